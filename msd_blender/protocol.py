@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything that crosses the wire between Blender and the server, defined once.
+
+Standard library and numpy only: the extension imports this inside Blender, the server outside of it.
+
+HTTP resources, all under ``/v1``:
+
+======  =========================  =====================================================
+GET     /health                    `Health`: also the version handshake
+POST    /jobs                      `JobRequest` -> `Job`; the same `client_key` gives the same job
+GET     /jobs, /jobs/{id}          `Job`
+POST    /jobs/{id}/cancel          `Job`; the worker keeps the last state as the job's files
+GET     /jobs/{id}/events          server-sent events, each data a `Progress`, `Log` or `Job`
+GET     /jobs/{id}/snapshots       chunked stream of length-prefixed `Snapshot` frames
+GET     /jobs/{id}/files/{name}    a finished job's file, see `FILES`
+======  =========================  =====================================================
+
+An error answer is ``{"detail": "one sentence that says what to do"}`` with a 4xx or 5xx status.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+PROTOCOL_VERSION = 1
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8732
+
+MAX_PROMPT = 1000          # characters
+MAX_ITERATIONS = 100_000
+MAX_SEED = 2**63 - 1
+MAX_FRAME = 1 << 30        # bytes
+
+GUIDANCES = ("msd", "sds")
+RASTERIZERS = ("auto", "nvdiffrast", "cpu")
+DEVICES = ("auto", "cuda", "cpu")
+
+# A job's states. Every job ends in one of FINAL_STATES.
+QUEUED, RUNNING, FINISHED, FAILED, CANCELLED = "queued", "running", "finished", "failed", "cancelled"
+STATES = (QUEUED, RUNNING, FINISHED, FAILED, CANCELLED)
+FINAL_STATES = (FINISHED, FAILED, CANCELLED)
+
+# What a job leaves: the asset, its base colour, 8 views in one picture, the record of how it was made.
+FILES = ("mesh.glb", "texture.png", "turntable.png", "job.json")
+
+
+class ProtocolError(ValueError):
+    """What was sent does not fit the protocol. The message is one sentence that says what to do."""
+
+
+@dataclass
+class JobRequest:
+    """A wish for an asset: everything that decides the result.
+
+    `iterations` None means the default of the pipeline; given, it scales its phases. `model` is a folder
+    with a diffusers Stable Diffusion pipeline on the server's machine, "" the bundled prior.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    seed: int = 0
+    guidance: str = "msd"
+    iterations: int | None = None
+    guidance_scale: float | None = None
+    model: str = ""
+    rasterizer: str = "auto"
+    device: str = "auto"
+    client_key: str = ""
+
+    def validate(self) -> JobRequest:
+        """Return self; raise `ProtocolError` with one sentence where a field is out of its range."""
+        for name in ("prompt", "negative_prompt", "model", "client_key"):
+            if not isinstance(getattr(self, name), str):
+                raise ProtocolError(f"{name} must be text.")
+        if not self.prompt.strip():
+            raise ProtocolError("The prompt is empty: say what to make, for example \"a red mushroom\".")
+        for name in ("prompt", "negative_prompt"):
+            length = len(getattr(self, name))
+            if length > MAX_PROMPT:
+                raise ProtocolError(f"The {name.replace('_', ' ')} has {length:,} characters; "
+                                    f"shorten it to at most {MAX_PROMPT:,}.")
+        _choice("guidance", self.guidance, GUIDANCES)
+        _choice("rasterizer", self.rasterizer, RASTERIZERS)
+        _choice("device", self.device, DEVICES)
+        _whole("seed", self.seed, 0, MAX_SEED)
+        if self.iterations is not None:
+            _whole("iterations", self.iterations, 1, MAX_ITERATIONS)
+        scale = self.guidance_scale
+        if scale is not None and not (isinstance(scale, (int, float)) and 0 <= scale <= 1000):
+            raise ProtocolError(f"guidance_scale must be a number from 0 to 1000, not {scale!r}.")
+        return self
+
+
+def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ProtocolError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+
+
+def _whole(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ProtocolError(f"{name} must be a whole number from {low} to {high}, not {value!r}.")
+
+
+@dataclass
+class Job:
+    """A job as the server knows it. `error` is one sentence, set when the state is failed."""
+
+    id: str
+    state: str
+    request: JobRequest
+    created: float = 0.0                    # Unix seconds
+    error: str = ""
+    files: list[str] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in FINAL_STATES
+
+
+@dataclass
+class Progress:
+    """How far a running job is. Counts run over the whole job; `eta` is seconds left, None unknown."""
+
+    phase: str
+    iteration: int
+    iterations: int
+    elapsed: float
+    eta: float | None = None
+    denoiser_calls: int = 0
+    bandwidth: float | None = None
+
+
+@dataclass
+class Log:
+    """One line for the user, such as a prompt that the bundled prior cannot know."""
+
+    message: str
+    level: str = "info"                     # info | warning
+
+
+@dataclass
+class Health:
+    """The handshake: a client speaks only with a server of its own `protocol`."""
+
+    protocol: int = PROTOCOL_VERSION
+    version: str = ""
+    pid: int = 0
+    device: str = ""
+    worker: str = ""                        # starting | idle | busy
+
+
+Message = Progress | Log | Job
+_KINDS: dict[str, type] = {"progress": Progress, "log": Log, "job": Job}
+
+
+def to_dict(message: Any) -> dict[str, Any]:
+    """A message as JSON-ready values."""
+    return asdict(message)
+
+
+def from_dict(kind: type, values: object) -> Any:
+    """The message of this `kind`; fields of a newer server are ignored. Raises `ProtocolError`."""
+    if not isinstance(values, dict):
+        raise ProtocolError(f"A {kind.__name__} must be a JSON object.")
+    known = {f.name for f in fields(kind)}
+    given = {name: value for name, value in values.items() if name in known}
+    if kind is Job and "request" in given:
+        given["request"] = from_dict(JobRequest, given["request"])
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise ProtocolError(f"A {kind.__name__} lacks a field: {error}.") from None
+
+
+def encode_event(number: int, message: Message) -> bytes:
+    """One server-sent event; `number` grows by one and is what `Last-Event-ID` names."""
+    kind = next(name for name, cls in _KINDS.items() if isinstance(message, cls))
+    return f"id: {number}\nevent: {kind}\ndata: {json.dumps(to_dict(message))}\n\n".encode()
+
+
+def decode_event(lines: list[str]) -> tuple[int, Message] | None:
+    """The (number, message) of one event's lines; None for a comment (keep-alive) or an unknown kind."""
+    values = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name:
+            values[name] = value.removeprefix(" ")
+    kind = _KINDS.get(values.get("event", ""))
+    if kind is None or "data" not in values:
+        return None
+    try:
+        return int(values.get("id", "0")), from_dict(kind, json.loads(values["data"]))
+    except ValueError as error:
+        raise ProtocolError(f"The server sent an event that cannot be read: {error}.") from None
+
+
+# Arrays of a snapshot: name -> (dtype, trailing shape).
+ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "positions": ("float32", (3,)),         # (V, 3) metres, Z up
+    "faces": ("int32", (3,)),               # (F, 3) counter-clockwise outward
+    "colours": ("uint8", (3,)),             # (V, 3) base colour, sRGB
+    "uvs": ("float32", (3, 2)),             # (F, 3, 2) per corner, origin bottom left
+    "texture": ("uint8", (0, 3)),           # (H, W, 3) base colour, sRGB, bottom row first; 0 = any
+}
+
+
+@dataclass
+class Snapshot:
+    """The asset at one iteration. A stream opens with all arrays, then sends only those that changed.
+
+    Arrays: see `ARRAYS`. `version` grows with each snapshot of a job.
+    """
+
+    version: int
+    iteration: int
+    arrays: dict[str, np.ndarray]
+
+    def since(self, previous: Snapshot | None) -> Snapshot:
+        """This snapshot without the arrays that `previous` already has."""
+        if previous is None:
+            return self
+        changed = {name: array for name, array in self.arrays.items()
+                   if not np.array_equal(array, previous.arrays.get(name))}
+        return Snapshot(self.version, self.iteration, changed)
+
+    def over(self, previous: Snapshot | None) -> Snapshot:
+        """The whole snapshot, where this one has only what changed since `previous`."""
+        if previous is None:
+            return self
+        return Snapshot(self.version, self.iteration, {**previous.arrays, **self.arrays})
+
+
+_LENGTH = struct.Struct("<Q")
+
+
+def encode_snapshot(snapshot: Snapshot) -> bytes:
+    """One frame: its length in 8 bytes, little endian, then an uncompressed ``.npz`` (whose zip holds CRCs)."""
+    buffer = io.BytesIO()
+    header = np.array([snapshot.version, snapshot.iteration], np.int64)
+    np.savez(buffer, header=header, **snapshot.arrays)  # type: ignore[arg-type]
+    return _LENGTH.pack(buffer.tell()) + buffer.getvalue()
+
+
+def decode_snapshot(data: bytes) -> Snapshot:
+    """The snapshot of a frame's bytes, without its length. Raises `ProtocolError` on anything malformed."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        version, iteration = (int(value) for value in arrays.pop("header"))
+    except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile, MemoryError) as error:
+        raise ProtocolError(f"A snapshot arrived damaged ({error}).") from None
+    for name, array in arrays.items():
+        check_array(name, array)
+    return Snapshot(version, iteration, arrays)
+
+
+def check_array(name: str, array: np.ndarray) -> None:
+    """Raise `ProtocolError` unless the array has the dtype and shape that `ARRAYS` gives this name."""
+    if name not in ARRAYS:
+        raise ProtocolError(f"A snapshot has an unknown array {name!r}.")
+    dtype, tail = ARRAYS[name]
+    shape = array.shape[1:]
+    if array.dtype != dtype or len(shape) != len(tail) or any(t and s != t for s, t in zip(shape, tail)):
+        raise ProtocolError(f"A snapshot's {name} is {array.dtype}{list(array.shape)}, "
+                            f"expected {dtype}[n, {', '.join(str(t or 'm') for t in tail)}].")
+
+
+def read_snapshot(read: Callable[[int], bytes]) -> Snapshot | None:
+    """The next snapshot from `read(n) -> at most n bytes`; None at the end of the stream."""
+    head = _read_exactly(read, _LENGTH.size)
+    if not head:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    if length > MAX_FRAME:
+        raise ProtocolError(f"A snapshot of {length:,} bytes is larger than {MAX_FRAME:,}.")
+    return decode_snapshot(_read_exactly(read, length))
+
+
+def _read_exactly(read: Callable[[int], bytes], length: int) -> bytes:
+    parts, missing = [], length
+    while missing:
+        part = read(min(missing, 1 << 20))
+        if not part:
+            if missing == length:
+                return b""
+            raise ProtocolError("The stream of snapshots broke off in the middle of a frame.")
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)

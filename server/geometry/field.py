@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Shape and colour as one smooth field on a regular grid over the cube [-1, 1]^3."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Field(nn.Module):
+    """A sum of trilinear grids, coarse to fine: channel 0 is the occupancy logit, 1..3 the colour logits.
+
+    The surface is the zero level of the occupancy logit, positive inside. Optimizing the sum rather than
+    the finest grid alone is a preconditioner: a step moves low frequencies first, so surfaces and colours
+    come out smooth. Grid axes are (z, y, x), as `torch.nn.functional.grid_sample` wants them.
+
+    Args:
+        levels: points along an edge of each grid, ascending.
+        radius: the start is a ball of this radius, in metres.
+    """
+
+    def __init__(self, levels: tuple[int, ...], radius: float = 0.6, device: str | torch.device = "cpu"):
+        super().__init__()
+        self.levels = levels
+        self.grids = nn.ParameterList(
+            [nn.Parameter(torch.zeros(1, 4, n, n, n, device=device)) for n in levels])
+        with torch.no_grad():
+            distance = grid_points(levels[-1], device).norm(dim=-1)
+            self.grids[-1][0, 0] = 4.0 * (radius - distance)
+
+    @property
+    def resolution(self) -> int:
+        return self.levels[-1]
+
+    def grid(self) -> Tensor:
+        """(1, 4, n, n, n) logits at the finest resolution."""
+        total = self.grids[-1]
+        for coarse in self.grids[:-1]:
+            total = total + F.interpolate(coarse, size=(self.resolution,) * 3, mode="trilinear",
+                                          align_corners=True)
+        return total
+
+    def refined(self, levels: tuple[int, ...], occupancy: Tensor) -> Field:
+        """A field of other levels with this one's colours and a given (1, 1, n, n, n) occupancy logit."""
+        field = Field(levels, device=occupancy.device)
+        size = (field.resolution,) * 3
+        with torch.no_grad():
+            colour = F.interpolate(self.grid()[:, 1:], size=size, mode="trilinear", align_corners=True)
+            field.grids[-1].copy_(torch.cat([occupancy, colour], dim=1))
+        return field
+
+
+def grid_points(resolution: int, device: str | torch.device = "cpu") -> Tensor:
+    """(n, n, n, 3) positions (x, y, z) of the points of a grid with axes (z, y, x)."""
+    axis = torch.linspace(-1, 1, resolution, device=device)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return torch.stack([x, y, z], dim=-1)
+
+
+def sample(grid: Tensor, points: Tensor) -> Tensor:
+    """(N, C) trilinear values of a (1, C, n, n, n) grid at (N, 3) points, clamped at the border."""
+    values = F.grid_sample(grid, points[None, None, None], align_corners=True, padding_mode="border")
+    return values[0, :, 0, 0].T
