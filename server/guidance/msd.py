@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mean-shift distillation (Thamizharasan et al. 2025, arXiv 2502.15989), with an exact estimator.
+
+The mean shift of the prior p under a Gaussian of standard deviation lambda, the bandwidth, is
+m(x) = E[y] - x with y drawn from the product density p(y) G_lambda(x - y) / Z: a positive multiple of the
+gradient of log (p * G_lambda), whose zeros tend to p's modes as lambda falls.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..priors.base import Prior, denoiser_calls, karras, randn
+from .bandwidth import Geometric, Schedule, as_schedule
+from .base import GuidanceStep, working
+from .product import product_posterior
+
+ESTIMATORS = ("exact", "tweedie")
+REACH = 8.0  # y spreads about lambda around its mean: more noise than this times lambda adds nothing
+
+
+@dataclass
+class MSD:
+    """Estimates E[y] of the product density by reverse diffusion, wholly or in part.
+
+    Two observations of y, x at level lambda and z at level sigma, are together one observation mu at a
+    lower level s (`product_posterior`), so the product density's denoiser is the prior's own at (mu, s). The
+    reverse process runs Euler steps of the probability-flow ODE from infinite noise, where z says nothing and
+    the estimate is D(x; lambda), through a Karras grid from sigma_max (or 8 lambda where that is less: above
+    it every step is nearly the first) down to sigma_min (or lambda / 4).
+
+    Every step's denoised estimate is unbiased (tower property); what falls with an early stop is variance
+    and cost, what grows is how far a learned denoiser works from what it was trained on, since x is a
+    render and not a noised image.
+
+    estimator: "exact", or "tweedie": D(x; lambda) and no more, the limit of the early stop.
+    bandwidth: lambda, a number or a schedule of progress; its start sets diversity, its end sharpness.
+    steps: denoiser evaluations of the full process, a sample of the product density.
+    stop_at: how many of them to make, 1 (Tweedie) to steps; None is just past the middle, because earlier
+    stops over-saturated a learned image prior.
+    sigma_max: the highest finite noise level, some times the data's standard deviation.
+    """
+
+    estimator: str = "exact"
+    bandwidth: float | Schedule = Geometric(4.0, 0.3)
+    steps: int = 8
+    stop_at: int | None = None
+    sigma_min: float = 0.02
+    sigma_max: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(f"MSD has no estimator {self.estimator!r}: choose {' or '.join(ESTIMATORS)}.")
+        if self.stop_at is None:
+            self.stop_at = self.steps // 2 + 1 if self.steps > 1 else 1
+        if not 1 <= self.stop_at <= self.steps:
+            raise ValueError(f"MSD stops at 1 to {self.steps}, its steps, but stop_at is {self.stop_at}.")
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"MSD needs 0 < sigma_min < sigma_max, not {self.sigma_min} and {self.sigma_max}."
+            )
+        as_schedule(self.bandwidth)  # raises for a number that is no bandwidth
+
+    @torch.no_grad()
+    def step(
+        self,
+        prior: Prior,
+        latents: Tensor,
+        condition: Any = None,
+        progress: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> GuidanceStep:
+        """One mean shift: the target estimates E[y], the gradient is latents - target; as `Guidance.step`."""
+        x = working(latents)
+        width = as_schedule(self.bandwidth)(progress)
+        levels = self._levels(width)
+
+        level = width  # infinite noise: x alone observes y
+        target = prior.denoise(x, x.new_full(x.shape[:1], level), condition)
+        if levels:
+            z = target + levels[0] * randn(x.shape, generator, x.device)
+        for i, sigma in enumerate(levels):
+            mu, level = product_posterior(x, z, width, sigma)
+            target = prior.denoise(mu, x.new_full(x.shape[:1], level), condition)
+            if i + 1 < len(levels):
+                z = target + (z - target) * (levels[i + 1] / sigma)
+
+        return GuidanceStep(
+            target=target.to(latents.dtype),
+            gradient=(x - target).to(latents.dtype),
+            denoiser_calls=(1 + len(levels)) * denoiser_calls(condition),
+            sigma=x.new_full(x.shape[:1], level),
+            bandwidth=width,
+        )
+
+    def _levels(self, width: float) -> list[float]:
+        """The finite noise levels to visit, falling; the first evaluation is at infinity."""
+        stop = 1 if self.estimator == "tweedie" else self.stop_at or 1
+        if stop == 1:
+            return []
+        high, low = min(self.sigma_max, REACH * width), min(self.sigma_min, width / 4)
+        return karras(self.steps - 1, high, low)[: stop - 1]

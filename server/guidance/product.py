@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Two Gaussian observations of one latent, combined exactly."""
+
+import math
+
+from torch import Tensor
+
+
+def product_posterior(x: Tensor, z: Tensor, bandwidth: float, sigma: float) -> tuple[Tensor, float]:
+    """Mean mu and standard deviation s of y seen as ``x = y + bandwidth n1`` and ``z = y + sigma n2``.
+
+    s^-2 = bandwidth^-2 + sigma^-2 and mu = s^2 (x / bandwidth^2 + z / sigma^2), so that
+    E[y | x, z] = D(mu; s) for the ordinary denoiser D: what z is to the density p, mu is to the product
+    density p(y) G_bandwidth(x - y) / Z. Written with the ratio of the two levels, which neither overflows
+    nor divides by zero: both may be anything in [0, inf], and x, z (B, …) anything finite.
+    """
+    if not (bandwidth >= 0 and sigma >= 0):
+        raise ValueError(f"Bandwidth and sigma must be zero or positive, but are {bandwidth} and {sigma}.")
+    low, high = min(bandwidth, sigma), max(bandwidth, sigma)
+    ratio = 1.0 if low == high else low / high  # also for 0, 0 and inf, inf
+    sharper = 1 / (1 + ratio * ratio)  # the weight of the sharper observation, in [1/2, 1]
+    blunter = ratio * ratio * sharper  # 1 - sharper, without its cancellation
+    mu = sharper * x + blunter * z if bandwidth <= sigma else blunter * x + sharper * z
+    return mu, low * math.sqrt(sharper)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+import pytest
+import torch
+
+from server.guidance import Geometric, create
+from server.priors.base import karras
+
+
+def points():
+    return torch.rand(12, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 4 - 2
+
+
+def estimates(mixture, repeats=1500, **settings):
+    """(repeats, N, 2) independent estimates at every point, and the truth D(x; lambda) (N, 2)."""
+    x = points()
+    step = create("msd", **settings).step(
+        mixture, x.repeat(repeats, 1), generator=torch.Generator().manual_seed(2)
+    )
+    truth = mixture.denoise(x, torch.full((len(x),), settings["bandwidth"]).to(x))
+    return step.target.view(repeats, *x.shape), truth
+
+
+@pytest.mark.parametrize("bandwidth", [0.1, 0.5, 3.0, 100.0])
+@pytest.mark.parametrize("stop_at", [1, 3, 12, 40])
+def test_unbiased_wherever_it_stops(mixture, bandwidth, stop_at):
+    """The mean of many estimates is E[y]: within 1.5 standard errors of its norm, and 1 % for Euler's."""
+    drawn, truth = estimates(mixture, bandwidth=bandwidth, steps=40, stop_at=stop_at)
+    error = (drawn.mean(0) - truth).norm()
+    standard_error = (drawn.var(0) / len(drawn)).sum().sqrt()
+    assert error <= 1.5 * standard_error + 0.01 * (truth - points()).norm()
+
+
+def test_a_full_process_samples_the_product_density(mixture):
+    """Not only the mean: the spread is that of the product density, here summed on a fine grid."""
+    bandwidth = 0.5
+    drawn, _ = estimates(mixture, bandwidth=bandwidth, steps=60, stop_at=60)
+    axis = torch.linspace(-2.5, 2.5, 401, dtype=torch.float64)
+    y = torch.cartesian_prod(axis, axis)
+    x = points()
+    log = mixture.log_density(y) - ((x[:, None] - y) ** 2).sum(-1) / (2 * bandwidth**2)
+    weights = log.softmax(-1)
+    expected = (weights @ y**2 - (weights @ y) ** 2).sum(-1)
+    torch.testing.assert_close(drawn.var(0).sum(-1), expected, rtol=0.15, atol=0.003)
+
+
+def test_stopping_early_lowers_variance(mixture):
+    spread = [
+        float(estimates(mixture, 200, bandwidth=0.5, steps=18, stop_at=stop)[0].var(0).sum())
+        for stop in (1, 3, 6, 9, 12, 18)
+    ]
+    assert spread[0] < 1e-20
+    assert spread == sorted(spread)
+    assert spread[2] < spread[-1] / 3
+
+
+def test_tweedie_is_the_limit(mixture):
+    one, truth = estimates(mixture, 1, bandwidth=0.4, stop_at=1)
+    tweedie, _ = estimates(mixture, 1, bandwidth=0.4, estimator="tweedie")
+    torch.testing.assert_close(one[0], truth)
+    assert torch.equal(one, tweedie)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 6, 18])
+@pytest.mark.parametrize("bandwidth", [0.01, 0.3, 20.0])
+def test_calls_and_levels(mixture, stop_at, bandwidth):
+    """stop_at counts evaluations; levels fall, never above lambda; sigma_max is kept to."""
+    guidance = create("msd", bandwidth=bandwidth, steps=18, stop_at=stop_at, sigma_max=5.0)
+    step = guidance.step(mixture, torch.zeros(1, 2).double(), generator=torch.Generator().manual_seed(0))
+    assert len(mixture.levels) == step.denoiser_calls == stop_at
+    assert mixture.levels == sorted(mixture.levels, reverse=True)
+    assert mixture.levels[0] == bandwidth == step.bandwidth
+    assert max(mixture.levels[1:], default=0) < 5.0
+    assert float(step.sigma) == mixture.levels[-1]
+    if stop_at == 18:
+        assert mixture.levels[-1] < 0.02
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 8])
+def test_ascends_to_the_modes(mixture, stop_at):
+    """From a grid that is mostly outside, every point ends inside the density."""
+    guidance = create("msd", bandwidth=Geometric(1.0, 0.05), steps=8, stop_at=stop_at)
+    axis = torch.linspace(-2, 2, 12, dtype=torch.float64)
+    x = torch.cartesian_prod(axis, axis)
+    generator = torch.Generator().manual_seed(0)
+    inside = mixture.log_density(mixture.means).min() - 2  # within two standard deviations of a mode
+    assert (mixture.log_density(x) > inside).double().mean() < 0.2
+    for i in range(60):
+        x = x - 0.5 * guidance.step(mixture, x, progress=i / 59, generator=generator).gradient
+    assert (mixture.log_density(x) > inside).all()
+
+
+def test_is_a_gradient_of_the_smoothed_log_density(mixture):
+    """m(x) = lambda^2 grad log (p * G_lambda)(x), by autograd."""
+    x, bandwidth = points().requires_grad_(), 0.6
+    (slope,) = torch.autograd.grad(mixture.log_density(x, bandwidth).sum(), x)
+    step = create("msd", bandwidth=bandwidth, stop_at=1).step(mixture, x)
+    torch.testing.assert_close(-step.gradient, bandwidth**2 * slope)
+
+
+def test_bad_settings():
+    for settings, words in [
+        ({"estimator": "exacter"}, "no estimator 'exacter': choose exact or tweedie"),
+        ({"steps": 4, "stop_at": 5}, "stops at 1 to 4"),
+        ({"stop_at": 0}, "stop_at is 0"),
+        ({"sigma_min": 5.0}, "sigma_min < sigma_max"),
+        ({"bandwidth": -1}, "finite positive"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            create("msd", **settings)
+
+
+def test_karras_grid():
+    grid = karras(18, 80.0, 0.002)
+    assert grid[0] == 80.0 and grid[-1] == 0.002 and len(grid) == 18
+    assert grid == sorted(grid, reverse=True)
+    assert grid[1] == pytest.approx((80 ** (1 / 7) + (0.002 ** (1 / 7) - 80 ** (1 / 7)) / 17) ** 7)
+    assert karras(1, 3.0, 0.1) == [3.0]
+    with pytest.raises(ValueError, match="noise grid"):
+        karras(3, 0.1, 3.0)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.guidance.product import product_posterior
+
+levels = st.floats(0, allow_nan=False)  # 0 and infinity included
+
+
+def test_against_numerical_integration(mixture):
+    """E[y] under p(y) G(x - y) G(z - y), summed on a fine grid, is the denoiser at (mu, s)."""
+    mixture.means = mixture.means[:, :1]
+    y = np.linspace(-4, 4, 200_001)
+    p = sum(np.exp(-((y - float(m)) ** 2) / (2 * mixture.std**2)) for m in mixture.means)
+    for x, z, bandwidth, sigma in [(0.3, -0.8, 0.4, 0.9), (1.0, 1.4, 1.0, 0.2), (-2.0, 0.5, 0.3, 0.3)]:
+        joint = p * np.exp(-((x - y) ** 2) / (2 * bandwidth**2) - (z - y) ** 2 / (2 * sigma**2))
+        expected = (joint * y).sum() / joint.sum()
+        both = torch.tensor([[[x]], [[z]]], dtype=torch.float64)
+        mu, s = product_posterior(*both, bandwidth, sigma)
+        assert float(mixture.denoise(mu, both.new_tensor([s]))) == pytest.approx(expected, abs=1e-9)
+
+
+@given(x=st.floats(-10, 10), z=st.floats(-10, 10), a=st.floats(1e-3, 1e3), b=st.floats(1e-3, 1e3))
+def test_closed_form(x, z, a, b):
+    mu, s = product_posterior(*torch.tensor([[x], [z]], dtype=torch.float64), a, b)
+    variance = 1 / (a**-2 + b**-2)
+    assert s == pytest.approx(math.sqrt(variance), rel=1e-12)
+    assert float(mu) == pytest.approx(variance * (x / a**2 + z / b**2), rel=1e-9, abs=1e-9)
+
+
+@given(x=st.floats(-1e30, 1e30), z=st.floats(-1e30, 1e30), bandwidth=levels, sigma=levels)
+def test_anything_finite_stays_between_the_observations(x, z, bandwidth, sigma):
+    mu, s = product_posterior(torch.tensor([x]), torch.tensor([z]), bandwidth, sigma)
+    x, z, slack = np.float32(x), np.float32(z), 1e-6 * max(abs(x), abs(z)) + 1e-30
+    assert min(x, z) - slack <= float(mu) <= max(x, z) + slack
+    assert 0 <= s <= min(bandwidth, sigma)
+
+
+def test_a_certain_observation_wins():
+    x, z = torch.tensor([1.0]), torch.tensor([2.0])
+    assert product_posterior(x, z, 0.0, 3.0) == (x, 0.0)
+    assert product_posterior(x, z, 3.0, math.inf) == (x, 3.0)
+    assert product_posterior(x, z, math.inf, 0.5) == (z, 0.5)
+
+
+@pytest.mark.parametrize("bandwidth, sigma", [(-1.0, 1.0), (1.0, math.nan)])
+def test_no_such_level(bandwidth, sigma):
+    with pytest.raises(ValueError, match="zero or positive"):
+        product_posterior(torch.zeros(1), torch.zeros(1), bandwidth, sigma)

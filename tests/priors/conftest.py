@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A real diffusers Stable Diffusion folder, tiny and untrained, made on the spot."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from server.priors import load
+
+WIDTH = 16
+
+
+def _save_pipeline(folder: Path, prediction: str = "epsilon", **scheduler_settings: object) -> Path:
+    torch.manual_seed(0)
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary, merges = folder.parent / "vocab.json", folder.parent / "merges.txt"
+    vocabulary.write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
+    merges.write_text("#version: 0.2\n", encoding="utf-8")
+    blocks = {"layers_per_block": 1, "norm_num_groups": 4}
+    StableDiffusionPipeline(
+        tokenizer=CLIPTokenizer(str(vocabulary), str(merges), model_max_length=12),
+        text_encoder=CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(words),
+                hidden_size=WIDTH,
+                intermediate_size=WIDTH,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=12,
+                bos_token_id=len(words) - 2,
+                eos_token_id=len(words) - 1,
+                pad_token_id=len(words) - 1,
+            )
+        ),
+        unet=UNet2DConditionModel(
+            sample_size=8,
+            in_channels=3,
+            out_channels=3,
+            block_out_channels=(8, 16),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=WIDTH,
+            attention_head_dim=8,
+            **blocks,
+        ),
+        vae=AutoencoderKL(
+            latent_channels=3,
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            sample_size=16,
+            scaling_factor=0.7,
+            shift_factor=0.2,
+            **blocks,
+        ),
+        scheduler=DDIMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type=prediction,
+            **scheduler_settings,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def save_pipeline():
+    return _save_pipeline
+
+
+@pytest.fixture(scope="session")
+def folders(save_pipeline, tmp_path_factory):
+    """Prediction type -> folder."""
+    root = tmp_path_factory.mktemp("models")
+    return {kind: save_pipeline(root / kind, kind) for kind in ("epsilon", "v_prediction", "sample")}
+
+
+@pytest.fixture(scope="session")
+def prior(folders):
+    return load(folders["v_prediction"], "cpu")
