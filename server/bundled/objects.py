@@ -1,0 +1,476 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Captioned procedural objects: the data that the bundled prior learns from.
+
+An object is a union of signed-distance primitives, one row of an array each, sphere-traced by numba (J. C. Hart,
+"Sphere tracing", 1996; the distances are I. Quilez's published closed forms). Right-handed, Z up, metres, front
+towards -Y; every object is centred at the origin inside the ball of radius `BALL`. To add a noun, write one function
+that returns its parts and list it in `NOUNS`.
+"""
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit, prange
+
+BALL = 0.85
+FIELD_OF_VIEW = 40.0
+DISTANCE = 3.0
+RESOLUTION = 64
+VIEWS = ("front", "side", "back", "overhead")
+
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.86, 0.07, 0.07),
+    "orange": (0.96, 0.48, 0.03),
+    "yellow": (0.96, 0.87, 0.08),
+    "green": (0.08, 0.58, 0.14),
+    "blue": (0.09, 0.20, 0.86),
+    "purple": (0.50, 0.12, 0.66),
+    "pink": (0.97, 0.52, 0.72),
+    "brown": (0.42, 0.23, 0.09),
+    "white": (0.95, 0.95, 0.95),
+    "black": (0.06, 0.06, 0.06),
+    "gray": (0.50, 0.50, 0.50),
+    "cyan": (0.08, 0.80, 0.85),
+}
+_CREAM, _BARK, _DARK, _WHITE = (0.93, 0.87, 0.74), (0.36, 0.22, 0.10), (0.20, 0.20, 0.22), (0.93, 0.93, 0.93)
+_ROOF, _GLASS, _BLACK, _LEAF = (0.27, 0.21, 0.18), (0.08, 0.11, 0.30), (0.05, 0.05, 0.05), (0.15, 0.50, 0.10)
+
+_SPHERE, _BOX, _CYLINDER, _CONE, _TORUS, _PRISM, _DOME, _CUP = range(8)
+_WIDTH = 21  # kind, albedo (3), centre (3), world-to-part rotation (9), sizes (4), padding
+
+Uniform = Callable[[float, float], float]
+MAIN = (-1.0, -1.0, -1.0)  # stands for the captioned colour
+
+
+def _part(kind: int, at, sizes, colour=MAIN, turn=None) -> np.ndarray:
+    row = np.zeros(_WIDTH)
+    row[0], row[1:4], row[4:7] = kind, colour, at
+    row[7:16] = (np.eye(3) if turn is None else np.asarray(turn).T).ravel()
+    row[16:16 + len(sizes)] = sizes
+    return row
+
+
+def _about(axis: str, degrees: float) -> np.ndarray:
+    """Rotation matrix (3, 3), counter-clockwise about a coordinate axis."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
+    matrix = np.eye(3)
+    matrix[i, i] = matrix[j, j] = c
+    matrix[i, j], matrix[j, i] = -s, s
+    return matrix
+
+
+def _ellipsoid(at, rx, ry, rz, colour=MAIN, turn=None):
+    return _part(_SPHERE, at, (rx, ry, rz), colour, turn)
+
+
+def _ball(at, radius, colour=MAIN):
+    return _ellipsoid(at, radius, radius, radius, colour)
+
+
+def _box(at, hx, hy, hz, colour=MAIN, turn=None, rounding=0.03):
+    return _part(_BOX, at, (hx, hy, hz, rounding), colour, turn)
+
+
+def _cylinder(at, radius, half, colour=MAIN, turn=None, rounding=0.03):
+    return _part(_CYLINDER, at, (radius, half, rounding), colour, turn)
+
+
+def _cone(at, bottom, top, half, colour=MAIN, turn=None):
+    return _part(_CONE, at, (bottom, top, half), colour, turn)
+
+
+def mushroom(u: Uniform) -> list[np.ndarray]:
+    stem, wide, tall = u(0.24, 0.32), u(0.66, 0.80), u(0.46, 0.62)
+    return [_cone((0, 0, -0.38), stem * 1.15, stem, u(0.36, 0.48), _CREAM),
+            _part(_DOME, (0, 0, 0), (wide, wide, tall))]
+
+
+def chair(u: Uniform) -> list[np.ndarray]:
+    half, leg, long, back = u(0.40, 0.46), u(0.085, 0.11), u(0.26, 0.34), u(0.36, 0.46)
+    corner = half - leg
+    legs = [_box((x * corner, y * corner, -long), leg, leg, long + 0.05) for x in (-1, 1) for y in (-1, 1)]
+    return [_box((0, 0, 0), half, half, 0.09), _box((0, half - 0.09, back), half, 0.09, back), *legs]
+
+
+def table(u: Uniform) -> list[np.ndarray]:
+    hx, hy, leg, long = u(0.68, 0.82), u(0.46, 0.58), u(0.09, 0.115), u(0.30, 0.40)
+    x, y = hx - leg - 0.03, hy - leg - 0.03
+    legs = [_box((sx * x, sy * y, -long), leg, leg, long + 0.05) for sx in (-1, 1) for sy in (-1, 1)]
+    return [_box((0, 0, 0), hx, hy, u(0.075, 0.10)), *legs]
+
+
+def tree(u: Uniform) -> list[np.ndarray]:
+    wide, trunk = u(0.50, 0.62), u(0.14, 0.18)
+    return [_cylinder((0, 0, -0.62), trunk, 0.26, _BARK),
+            _cone((0, 0, -0.18), wide, wide * 0.35, 0.24),
+            _cone((0, 0, 0.18), wide * 0.82, wide * 0.22, 0.24),
+            _cone((0, 0, 0.55), wide * 0.64, 0.02, 0.26)]
+
+
+def rocket(u: Uniform) -> list[np.ndarray]:
+    radius, half = u(0.24, 0.30), u(0.42, 0.50)
+    nose, reach = u(0.20, 0.26), u(0.24, 0.30)
+    fins = [_box(_about("z", a) @ (radius + reach * 0.42, 0, -half + 0.02), reach * 0.55, 0.07, 0.20, _DARK,
+                 _about("z", a) @ _about("y", 28)) for a in (0, 90, 180, 270)]
+    return [_cylinder((0, 0, 0), radius, half), _cone((0, 0, half + nose), radius, 0.03, nose, _DARK),
+            _cone((0, 0, -half - 0.07), radius * 0.75, radius * 0.5, 0.09, _DARK), *fins]
+
+
+def donut(u: Uniform) -> list[np.ndarray]:
+    return [_part(_TORUS, (0, 0, 0), (0.56, u(0.23, 0.28)))]
+
+
+def car(u: Uniform) -> list[np.ndarray]:
+    long, wide, wheel = u(0.76, 0.84), u(0.36, 0.42), u(0.17, 0.20)
+    cabin, back = u(0.36, 0.42), u(0.08, 0.16)
+    wheels = [_cylinder((x * (wide - 0.02), y * long * 0.58, -0.20), wheel, 0.09, _BLACK, _about("y", 90))
+              for x in (-1, 1) for y in (-1, 1)]
+    return [_box((0, 0, 0), wide, long, 0.17, rounding=0.06),
+            _box((0, back, 0.24), wide - 0.05, cabin, 0.14, _GLASS),
+            _box((0, back, 0.40), wide - 0.03, cabin - 0.04, 0.065), *wheels]
+
+
+def house(u: Uniform) -> list[np.ndarray]:
+    hx, hy, hz, tall = u(0.46, 0.54), u(0.50, 0.62), u(0.30, 0.38), u(0.44, 0.56)
+    return [_box((0, 0, 0), hx, hy, hz, rounding=0.01),
+            _part(_PRISM, (0, 0, hz - 0.02), (hx + 0.12, hy + 0.07, tall), _ROOF),
+            _box((0, -hy, -hz + 0.20), 0.13, 0.04, 0.20, _WHITE, rounding=0.01)]
+
+
+def sphere(u: Uniform) -> list[np.ndarray]:
+    return [_ball((0, 0, 0), 0.8)]
+
+
+def cube(u: Uniform) -> list[np.ndarray]:
+    return [_box((0, 0, 0), 0.5, 0.5, 0.5, rounding=u(0.01, 0.06))]
+
+
+def cylinder(u: Uniform) -> list[np.ndarray]:
+    return [_cylinder((0, 0, 0), u(0.36, 0.50), 0.65)]
+
+
+def cone(u: Uniform) -> list[np.ndarray]:
+    return [_cone((0, 0, 0), u(0.48, 0.62), 0.02, 0.65)]
+
+
+def snowman(u: Uniform) -> list[np.ndarray]:
+    head = u(0.23, 0.27)
+    return [_ball((0, 0, -0.42), u(0.40, 0.46), _WHITE), _ball((0, 0, 0.08), u(0.29, 0.34), _WHITE),
+            _ball((0, 0, 0.47), head, _WHITE),
+            _part(_TORUS, (0, 0, 0.30), (0.20, 0.085)),
+            _cylinder((0, 0, 0.64), head * 1.15, 0.045), _cylinder((0, 0, 0.78), head * 0.75, 0.15),
+            _cone((0, -head - 0.06, 0.47), 0.06, 0.01, 0.12, (0.95, 0.45, 0.05), _about("x", 90))]
+
+
+def apple(u: Uniform) -> list[np.ndarray]:
+    return [_ellipsoid((0, 0, 0), 0.70, 0.70, u(0.58, 0.66)),
+            _cylinder((0, 0, 0.70), 0.055, 0.16, _BARK),
+            _ellipsoid((0.20, 0, 0.76), 0.20, 0.10, 0.05, _LEAF, _about("y", -20))]
+
+
+def lamp(u: Uniform) -> list[np.ndarray]:
+    wide = u(0.48, 0.58)
+    return [_cylinder((0, 0, -0.74), u(0.30, 0.38), 0.07, _DARK), _cylinder((0, 0, -0.35), 0.085, 0.40, _DARK),
+            _cone((0, 0, 0.33), wide, wide * u(0.45, 0.6), u(0.34, 0.42))]
+
+
+def mug(u: Uniform) -> list[np.ndarray]:
+    radius = u(0.44, 0.50)
+    return [_part(_CUP, (0, 0, 0), (radius, u(0.50, 0.58), 0.09)),
+            _part(_TORUS, (radius + 0.08, 0, 0), (0.25, 0.085), turn=_about("x", 90))]
+
+
+NOUNS: dict[str, Callable[[Uniform], list[np.ndarray]]] = {f.__name__: f for f in (
+    mushroom, chair, tree, rocket, donut, car, house, table,
+    sphere, cube, cylinder, cone, snowman, apple, lamp, mug)}
+# The hard ones are seen most often, and the shapes that nobody would type seldom.
+FREQUENCY = {noun: 1.0 for noun in NOUNS} | dict.fromkeys(("mushroom", "tree", "donut"), 2.0) | dict.fromkeys(
+    ("chair", "car", "house", "table", "rocket"), 3.0)
+
+
+def _support(row: np.ndarray) -> np.ndarray:
+    """Points (n, 3) whose hull is the part's, to within a percent."""
+    a, b, c, _ = row[16:20]
+    kind = int(row[0])
+    t = np.linspace(0, 2 * np.pi, 33)[:-1]
+    ring = np.stack([np.cos(t), np.sin(t), 0 * t], 1)
+    signs = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
+    if kind in (_SPHERE, _DOME):
+        z = np.linspace(0 if kind == _DOME else -1, 1, 17)
+        points = np.concatenate([ring * math.sqrt(max(0, 1 - v * v)) + (0, 0, v) for v in z]) * (a, b, c)
+    elif kind == _BOX:
+        points = signs * (a, b, c)
+    elif kind in (_CYLINDER, _CUP):
+        points = np.concatenate([ring * a + (0, 0, b), ring * a - (0, 0, b)])
+    elif kind == _CONE:
+        points = np.concatenate([ring * a - (0, 0, c), ring * b + (0, 0, c)])
+    elif kind == _TORUS:
+        points = np.concatenate([ring * (a + b), ring * a + (0, 0, b), ring * a - (0, 0, b)])
+    else:
+        points = np.array([(x * (1 - z) * a, y * b, z * c) for x in (-1, 1) for y in (-1, 1) for z in (0, 1)], float)
+    return points @ row[7:16].reshape(3, 3) + row[4:7]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Parts (P, 21) of one object, normalized: box centred at the origin, touching the ball of radius 0.83."""
+
+    parts: np.ndarray
+
+    @staticmethod
+    def build(noun: str, rng: np.random.Generator | None = None) -> Shape:
+        """`noun` with random proportions, or with its middle ones when no generator is given."""
+        if noun not in NOUNS:
+            raise ValueError(f"Unknown noun {noun!r}; choose one of: {', '.join(NOUNS)}.")
+        rows = np.stack(NOUNS[noun](rng.uniform if rng else lambda low, high: 0.5 * (low + high)))
+        hull = np.concatenate([_support(row) for row in rows])
+        centre = 0.5 * (hull.min(0) + hull.max(0))
+        scale = (0.83 if rng is None else rng.uniform(0.79, 0.84)) / np.linalg.norm(hull - centre, axis=1).max()
+        rows[:, 4:7] = (rows[:, 4:7] - centre) * scale
+        rows[:, 16:20] *= scale
+        return Shape(rows)
+
+    def painted(self, colour: np.ndarray) -> np.ndarray:
+        """Parts with linear albedo; dark trim turns light on a dark object so that the two still differ."""
+        rows = self.parts.copy()
+        main = rows[:, 1] < 0
+        rows[main, 1:4] = colour
+        if np.mean(colour) < 0.3:
+            rows[(rows[:, 1:4] == _DARK).all(1), 1:4] = (0.62, 0.62, 0.64)
+        rows[:, 1:4] = to_linear(rows[:, 1:4])
+        return rows
+
+
+def to_linear(srgb: np.ndarray) -> np.ndarray:
+    """sRGB in [0, 1] to linear light (IEC 61966-2-1)."""
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((np.maximum(srgb, 0) + 0.055) / 1.055) ** 2.4)
+
+
+@njit(cache=True, fastmath=True)
+def _part_distance(row, px, py, pz):
+    kind = int(row[0])
+    dx, dy, dz = px - row[4], py - row[5], pz - row[6]
+    x = row[7] * dx + row[8] * dy + row[9] * dz
+    y = row[10] * dx + row[11] * dy + row[12] * dz
+    z = row[13] * dx + row[14] * dy + row[15] * dz
+    a, b, c, e = row[16], row[17], row[18], row[19]
+    if kind == _SPHERE or kind == _DOME:
+        if a == b and b == c:
+            d = math.sqrt(x * x + y * y + z * z) - a
+        else:
+            near = math.sqrt((x / a) ** 2 + (y / b) ** 2 + (z / c) ** 2)
+            slope = math.sqrt((x / a ** 2) ** 2 + (y / b ** 2) ** 2 + (z / c ** 2) ** 2)
+            d = near * (near - 1) / slope if slope > 1e-9 else -min(a, b, c)
+        return max(d, -z) if kind == _DOME else d
+    if kind == _BOX:
+        qx, qy, qz = abs(x) - a + e, abs(y) - b + e, abs(z) - c + e
+        return math.sqrt(max(qx, 0) ** 2 + max(qy, 0) ** 2 + max(qz, 0) ** 2) + min(max(qx, max(qy, qz)), 0.0) - e
+    if kind == _CYLINDER:
+        qr, qz = math.sqrt(x * x + y * y) - a + c, abs(z) - b + c
+        return math.sqrt(max(qr, 0) ** 2 + max(qz, 0) ** 2) + min(max(qr, qz), 0.0) - c
+    if kind == _CONE:
+        r = math.sqrt(x * x + y * y)
+        ax, ay = r - min(r, a if z < 0 else b), abs(z) - c
+        kx, ky = b - a, 2 * c
+        t = min(max(((b - r) * kx + (c - z) * ky) / (kx * kx + ky * ky), 0.0), 1.0)
+        bx, by = r - b + kx * t, z - c + ky * t
+        s = -1.0 if bx < 0 and ay < 0 else 1.0
+        return s * math.sqrt(min(ax * ax + ay * ay, bx * bx + by * by))
+    if kind == _TORUS:
+        r = math.sqrt(x * x + y * y) - a
+        return math.sqrt(r * r + z * z) - b
+    if kind == _PRISM:
+        slope = (abs(x) * c + z * a - a * c) / math.sqrt(a * a + c * c)
+        return max(max(slope, -z), abs(y) - b)
+    r = math.sqrt(x * x + y * y)
+    outer = max(r - a, abs(z) - b)
+    inner = max(r - a + c, -z - b + c)
+    return max(outer, -inner)
+
+
+@njit(cache=True, fastmath=True)
+def _distance(rows, x, y, z):
+    nearest, best = 0, 1e9
+    for i in range(rows.shape[0]):
+        if rows[i, 16] > 0:
+            d = _part_distance(rows[i], x, y, z)
+            if d < best:
+                nearest, best = i, d
+    return best, nearest
+
+
+@njit(cache=True)
+def _distances(rows, points):
+    out = np.empty(points.shape[0])
+    for i in range(points.shape[0]):
+        out[i] = _distance(rows, points[i, 0], points[i, 1], points[i, 2])[0]
+    return out
+
+
+def signed_distance(noun: str, points: np.ndarray, seed: int | None = None) -> np.ndarray:
+    """Signed distance (N,), metres, negative inside, of `noun` at points (N, 3).
+
+    Middle proportions, or those of `seed`. Exact or an under-estimate outside (bounds at sharp edges of roof, cap
+    and mug), so its zero set is exact.
+    """
+    points = np.asarray(points, np.float64)
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"points must have shape (N, 3), not {points.shape}.")
+    rng = None if seed is None else np.random.default_rng(seed)
+    return _distances(Shape.build(noun, rng).parts, np.ascontiguousarray(points))
+
+
+@njit(cache=True, parallel=True, fastmath=True)
+def _render(rows, eyes, lights, ambient, diffuse, backgrounds, tangent, size, samples):
+    count = eyes.shape[0]
+    out = np.empty((count, size, size, 3), np.uint8)
+    fine = size * samples
+    for n in prange(count):
+        eye, scene = eyes[n], rows[n]
+        reach = math.sqrt(eye[0] ** 2 + eye[1] ** 2 + eye[2] ** 2)
+        fx, fy, fz = -eye[0] / reach, -eye[1] / reach, -eye[2] / reach
+        across = math.sqrt(fx * fx + fy * fy)
+        rx, ry = fy / across, -fx / across
+        ux, uy, uz = ry * fz, -rx * fz, rx * fy - ry * fx
+        for row in range(size):
+            for column in range(size):
+                total = np.zeros(3)
+                for sub in range(samples * samples):
+                    sx = (2 * (column * samples + sub % samples + 0.5) / fine - 1) * tangent
+                    sy = (1 - 2 * (row * samples + sub // samples + 0.5) / fine) * tangent
+                    dx, dy, dz = fx + sx * rx + sy * ux, fy + sx * ry + sy * uy, fz + sy * uz
+                    length = math.sqrt(dx * dx + dy * dy + dz * dz)
+                    dx, dy, dz = dx / length, dy / length, dz / length
+                    middle = -(eye[0] * dx + eye[1] * dy + eye[2] * dz)
+                    chord = middle * middle - reach * reach + BALL * BALL
+                    hit = -1
+                    if chord > 0:
+                        t, end = middle - math.sqrt(chord), middle + math.sqrt(chord)
+                        for _ in range(96):
+                            d, part = _distance(scene, eye[0] + t * dx, eye[1] + t * dy, eye[2] + t * dz)
+                            if d < 1e-3:
+                                hit = part
+                                break
+                            t += 0.9 * d
+                            if t > end:
+                                break
+                    if hit < 0:
+                        for k in range(3):
+                            total[k] += backgrounds[n, k]
+                        continue
+                    x, y, z, h = eye[0] + t * dx, eye[1] + t * dy, eye[2] + t * dz, 1e-3
+                    one = scene[hit]
+                    nx = _part_distance(one, x + h, y, z) - _part_distance(one, x - h, y, z)
+                    ny = _part_distance(one, x, y + h, z) - _part_distance(one, x, y - h, z)
+                    nz = _part_distance(one, x, y, z + h) - _part_distance(one, x, y, z - h)
+                    norm = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
+                    facing = (nx * lights[n, 0] + ny * lights[n, 1] + nz * lights[n, 2]) / norm
+                    shade = ambient[n] + diffuse[n] * max(facing, 0.0)
+                    for k in range(3):
+                        v = min(one[1 + k] * shade, 1.0)
+                        total[k] += 12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055
+                for k in range(3):
+                    out[n, row, column, k] = int(255 * total[k] / (samples * samples) + 0.5)
+    return out
+
+
+def camera_position(azimuth: float, elevation: float, distance: float = DISTANCE) -> np.ndarray:
+    """Camera (3,) that looks at the origin; degrees; azimuth 0 is the front (-Y), 90 is +X."""
+    a, e = math.radians(azimuth), math.radians(elevation)
+    return distance * np.array([math.sin(a) * math.cos(e), -math.cos(a) * math.cos(e), math.sin(e)])
+
+
+def view_word(azimuth: float, elevation: float) -> str:
+    """One of `VIEWS` for a camera at these angles (degrees)."""
+    turn = abs((azimuth + 180) % 360 - 180)
+    return "overhead" if elevation > 55 else "front" if turn <= 45 else "back" if turn >= 135 else "side"
+
+
+def _background(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
+    while True:
+        if rng.random() < 0.7:
+            flat = np.full(3, rng.uniform(0.1, 0.95))
+        else:
+            flat = np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.3, 0.75), rng.uniform(0.3, 0.95)))
+        if np.abs(flat - colour).max() > 0.25:
+            return flat
+
+
+def _light(rng: np.random.Generator, eye: np.ndarray) -> np.ndarray:
+    """Unit vector to a head-light tilted by up to 50 degrees, mostly upwards."""
+    forward = eye / np.linalg.norm(eye)
+    right = np.cross((0, 0, 1), forward)
+    right /= np.linalg.norm(right)
+    tilt, way = math.radians(rng.uniform(0, 50)), math.radians(rng.normal(90, 60))
+    aside = math.cos(way) * right + math.sin(way) * np.cross(forward, right)
+    return math.cos(tilt) * forward + math.sin(tilt) * aside
+
+
+def render(picks: list[tuple[str, str]], rng: np.random.Generator, angles: np.ndarray | None = None,
+           vary: bool = True, size: int = RESOLUTION) -> tuple[np.ndarray, list[str]]:
+    """Pictures uint8 (N, size, size, 3), sRGB, top row first, and their view words, of (colour, noun) pairs.
+
+    `angles` (N, 2) are azimuth and elevation in degrees; random when not given. `vary=False` keeps the middle
+    proportions. The same generator state gives the same bytes.
+    """
+    painted, eyes, lights, shades, flats, views = [], [], [], [], [], []
+    for i, (name, noun) in enumerate(picks):
+        colour = np.clip(np.array(COLOURS[name]) + rng.normal(0, 0.02, 3), 0.02, 0.98)
+        painted.append(Shape.build(noun, rng if vary else None).painted(colour))
+        high = rng.uniform(60, 85) if rng.random() < 0.15 else rng.uniform(-10, 45)
+        azimuth, elevation = (rng.uniform(0, 360), high) if angles is None else angles[i]
+        eyes.append(camera_position(azimuth, elevation, DISTANCE + rng.uniform(-0.15, 0.15)))
+        lights.append(_light(rng, eyes[-1]))
+        shades.append((rng.uniform(0.35, 0.55), rng.uniform(0.5, 0.65)))
+        flats.append(_background(rng, colour))
+        views.append(view_word(azimuth, elevation))
+    rows = np.zeros((len(picks), max(len(p) for p in painted), _WIDTH))
+    for target, source in zip(rows, painted):
+        target[:len(source)] = source
+    shade = np.array(shades)
+    pictures = _render(rows, np.array(eyes), np.array(lights), shade[:, 0].copy(), shade[:, 1].copy(),
+                       np.array(flats), math.tan(math.radians(FIELD_OF_VIEW / 2)), size, 2)
+    return pictures, views
+
+
+def sample_labels(count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """`count` random (colour, noun) pairs, nouns by `FREQUENCY`, colours uniform."""
+    weight = np.array([FREQUENCY[n] for n in NOUNS])
+    nouns = rng.choice(list(NOUNS), count, p=weight / weight.sum())
+    return list(zip(rng.choice(list(COLOURS), count).tolist(), nouns.tolist()))
+
+
+_SYNONYMS = {"donut": ("doughnut",), "car": ("automobile",), "sphere": ("ball",), "cube": ("box",),
+             "mug": ("cup",), "gray": ("grey",), "purple": ("violet",)}
+_TEMPLATES = ("{a} {c} {n}", "{a} {c} {n}", "{a} {c} {n}", "{c} {n}", "{b} {n} that is {c}", "the {c} {n}",
+              "a photo of {a} {c} {n}", "a 3d render of {a} {c} {n}")
+_VIEW_PHRASES = {
+    "front": (", front view",) * 7 + (", seen from the front", ", from the front", ", viewed from the front"),
+    "side": (", side view",) * 7 + (", seen from the side", ", from the side", ", viewed from the side"),
+    "back": (", back view",) * 7 + (", seen from the back", ", from behind", ", rear view"),
+    "overhead": (", overhead view",) * 7 + (", seen from above", ", from above", ", top view"),
+}
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def caption(colour: str, noun: str, view: str, rng: np.random.Generator) -> str:
+    """A sentence for a picture; four in five name the view."""
+    c, n = (rng.choice(_SYNONYMS[w]) if w in _SYNONYMS and rng.random() < 0.15 else w for w in (colour, noun))
+    text = str(rng.choice(_TEMPLATES)).format(a=_article(c), b=_article(n), c=c, n=n)
+    return text + (str(rng.choice(_VIEW_PHRASES[view])) if rng.random() < 0.8 else "")
+
+
+def vocabulary() -> list[str]:
+    """Every word and mark that a caption can hold, sorted."""
+    names = [*NOUNS, *COLOURS, *(s for several in _SYNONYMS.values() for s in several)]
+    phrases = [*_TEMPLATES, *(p for several in _VIEW_PHRASES.values() for p in several)]
+    words = " ".join(phrases).replace(",", " , ").split() + ["an"]
+    return sorted({w for w in words if "{" not in w} | set(names))

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.bundled import objects
+
+ALL = sorted(objects.NOUNS)
+
+
+@pytest.mark.parametrize("noun", ALL)
+def test_distance_is_nearly_lipschitz_and_fits_the_ball(noun):
+    rng = np.random.default_rng(0)
+    for seed in (None, 1, 2, 3):
+        a = rng.uniform(-1, 1, (4000, 3))
+        b = a + rng.normal(0, 0.02, a.shape)
+        near, far = objects.signed_distance(noun, a, seed), objects.signed_distance(noun, b, seed)
+        slope = np.abs(far - near) / np.linalg.norm(b - a, axis=1)
+        assert np.quantile(slope, 0.99) <= 1.02
+        outside = near > 0
+        # The tracer must not step through the surface: no over-estimate of the distance to any inside point.
+        inside = a[near < -1e-6]
+        gaps = np.linalg.norm(a[outside][:400, None] - inside[None], axis=-1).min(1)
+        assert (near[outside][:400] <= gaps + 1e-9).mean() > 0.995
+        shell = rng.normal(size=(4000, 3))
+        shell *= objects.BALL / np.linalg.norm(shell, axis=1, keepdims=True)
+        assert objects.signed_distance(noun, shell, seed).min() > 0
+
+
+@pytest.mark.parametrize("noun", ALL)
+def test_objects_fill_the_ball(noun):
+    axis = np.linspace(-0.85, 0.85, 60)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    inside = grid[objects.signed_distance(noun, grid) < 0]
+    extent = inside.max(0) - inside.min(0)
+    assert 0.9 < extent.max() < 1.7
+    assert np.abs(inside.max(0) + inside.min(0)).max() < 0.15
+    assert np.linalg.norm(inside, axis=1).max() > 0.75
+
+
+def test_known_distances():
+    origin = np.zeros((1, 3))
+    assert objects.signed_distance("sphere", origin)[0] == pytest.approx(-0.83, abs=1e-6)
+    assert objects.signed_distance("sphere", origin + (1, 0, 0))[0] == pytest.approx(0.17, abs=1e-6)
+    assert objects.signed_distance("donut", origin)[0] > 0.1  # the hole
+    chair = objects.signed_distance("chair", np.array([(0, 0.2, -0.5), (0, 0.0, 0.6)]))
+    assert (chair > 0.1).all()  # between the legs; above the seat
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31))
+def test_rendering_is_deterministic_and_shows_the_object(seed):
+    def draw():
+        rng = np.random.default_rng(seed)
+        return objects.render(objects.sample_labels(3, rng), rng)
+
+    first, views = draw()
+    second, _ = draw()
+    assert np.array_equal(first, second)
+    assert first.shape == (3, 64, 64, 3) and first.dtype == np.uint8
+    assert set(views) <= set(objects.VIEWS)
+    for picture in first:
+        share = (np.abs(picture.astype(int) - picture[0, 0]).max(-1) > 8).mean()
+        assert 0.02 < share < 0.8
+
+
+def test_the_colour_goes_where_it_should():
+    rng = np.random.default_rng(0)
+    pictures, views = objects.render([("red", "mushroom")] * 2, rng, np.array([(0, 10), (0, 75)]), vary=False)
+    assert views == ["front", "overhead"]
+    cap, stem = pictures[0, 20, 32].astype(int), pictures[0, 48, 32].astype(int)
+    assert cap[0] > 2 * cap[1] and stem.min() > 90
+
+
+@pytest.mark.parametrize(("azimuth", "elevation", "word"), [
+    (0, 0, "front"), (-45, 10, "front"), (350, 0, "front"), (90, 0, "side"), (270, 30, "side"), (180, 0, "back"),
+    (225, 0, "back"), (0, 60, "overhead")])
+def test_view_words(azimuth, elevation, word):
+    assert objects.view_word(azimuth, elevation) == word
+
+
+def test_camera_stands_where_the_conventions_say():
+    assert objects.camera_position(0, 0) == pytest.approx([0, -3, 0])
+    assert objects.camera_position(90, 0) == pytest.approx([3, 0, 0])
+    assert objects.camera_position(0, 90) == pytest.approx([0, 0, 3])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(objects.COLOURS)), st.sampled_from(ALL), st.sampled_from(objects.VIEWS),
+       st.integers(0, 2**31))
+def test_captions_hold_only_known_words(colour, noun, view, seed):
+    words = objects.caption(colour, noun, view, np.random.default_rng(seed)).replace(",", " ,").split()
+    assert set(words) <= set(objects.vocabulary())
+    for article, following in itertools.pairwise(words):
+        if article in ("a", "an"):
+            assert (article == "an") == (following[0] in "aeiou")
+
+
+def test_bad_input_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="Unknown noun 'dragon'; choose one of: mushroom"):
+        objects.signed_distance("dragon", np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="shape"):
+        objects.signed_distance("mug", np.zeros(3))

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from server.bundled import objects, train
+
+TINY = train.Recipe(images=48, vae_steps=3, steps=3, batch=4, vae_batch=4, channels=(32, 32), hidden=32,
+                    vae_channels=(8, 8, 8), workers=1, sheet=())
+
+
+def _tiny(folder):
+    return dataclasses.replace(TINY, work=folder, output=folder / "model")
+
+
+def _assert_same(one, two):
+    # Some CPU kernels round by the memory's alignment, which differs from run to run; a lost optimizer state or a
+    # shifted seed shows as differences of a step's size, 6e-4.
+    assert one.keys() == two.keys()
+    for key, tensor in one.items():
+        if not key.startswith("optimizer."):
+            assert torch.allclose(tensor, two[key], rtol=0, atol=1e-4), key
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    recipe = dataclasses.replace(_tiny(tmp_path_factory.mktemp("prior")), sheet=("red",))
+    train.train(recipe)
+    return recipe
+
+
+def test_a_run_exports_a_pipeline_that_draws(finished):
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(finished.output, local_files_only=True, dtype=torch.float32)
+    assert pipe.scheduler.config.prediction_type == "v_prediction"
+    picture = pipe(["a red mushroom"], num_inference_steps=2, output_type="np").images
+    assert picture.shape == (1, 64, 64, 3) and np.isfinite(picture).all()
+    assert (finished.work / "sheet.png").exists()
+
+
+@pytest.mark.parametrize("halt", [1, 2])
+def test_an_interrupted_run_ends_in_the_same_state(finished, tmp_path, halt):
+    recipe = _tiny(tmp_path)
+    train.train(recipe, halt=halt)  # stops inside the VAE stage
+    assert not recipe.output.exists()
+    train.train(recipe)
+    for name in ("vae.safetensors", "denoiser.safetensors"):
+        _assert_same(load_file(finished.work / name), load_file(tmp_path / name))
+
+
+def test_two_workers_share_the_batch(tmp_path):
+    recipe = dataclasses.replace(_tiny(tmp_path), workers=2, vae_steps=1, steps=1)
+    train.train(recipe)
+    alone = dataclasses.replace(recipe, work=tmp_path / "alone", output=tmp_path / "alone" / "model", workers=1)
+    train.train(alone)
+    shared, single = (load_file(r.work / "denoiser.safetensors") for r in (recipe, alone))
+    assert shared.keys() == single.keys()
+    assert all(tensor.isfinite().all() for tensor in shared.values())
+    assert any(not torch.equal(shared[k], single[k]) for k in shared)  # each worker draws its own samples
+
+
+def test_every_caption_word_is_one_token_and_unknown_words_survive(tmp_path):
+    tokenizer = train.build_tokenizer(tmp_path)
+    assert tokenizer.get_vocab() == train.build_tokenizer(tmp_path / "again").get_vocab()
+    for word in filter(str.isalpha, objects.vocabulary()):
+        assert len(tokenizer(word).input_ids) == 3, word
+    assert tokenizer("A Red MUSHROOM").input_ids == tokenizer("a red mushroom").input_ids
+    letters = tokenizer.tokenize("zebra œ7!")
+    assert "".join(letters).startswith("zebra</w>") and tokenizer.unk_token not in letters
+    long = tokenizer("a photorealistic ornamental candelabra", max_length=train.TOKENS, truncation=True)
+    assert len(long.input_ids) == train.TOKENS
+
+
+def test_whitening_moves_the_latents_and_leaves_the_pictures():
+    torch.manual_seed(0)
+    vae = train.build_vae(TINY)
+    x = torch.rand(6, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        before = vae.encode(x).latent_dist.mean
+        picture = vae.decode(before).sample
+        latents = train.whiten(vae, before)
+        after = vae.encode(x).latent_dist.mean
+        assert torch.allclose(after, latents, atol=1e-3)
+        assert torch.allclose(vae.decode(after).sample, picture, atol=1e-3)
+    assert latents.mean((0, 2, 3)).abs().max() < 1e-3
+    assert latents.square().mean().item() == pytest.approx(1, abs=1e-2)
+    spread = [torch.linalg.eigvalsh(torch.cov(z.movedim(1, -1).reshape(-1, 4).T)) for z in (before, latents)]
+    assert spread[1][-1] / spread[1][0] < spread[0][-1] / spread[0][0]
+
+
+def test_captions_are_dropped_at_the_set_rate():
+    labels = np.zeros((4000, 3), np.uint8)
+    empty = sum(c == "" for c in train.captions(labels, TINY, 0))
+    assert 0.10 < empty / 4000 < 0.14
+
+
+def test_shipped_model_loads_and_is_small():
+    from diffusers import StableDiffusionPipeline
+
+    if not (train.MODEL / "model_index.json").exists():
+        pytest.skip("server/bundled/model has not been trained yet; run python -m server.bundled.train")
+    assert sum(f.stat().st_size for f in train.MODEL.rglob("*") if f.is_file()) <= 16e6
+    pipe = StableDiffusionPipeline.from_pretrained(train.MODEL, local_files_only=True, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    picture = pipe("a red sphere, front view", num_inference_steps=8, guidance_scale=4.0, output_type="np",
+                   generator=generator).images[0]
+    red, green, blue = picture[24:40, 24:40].reshape(-1, 3).mean(0)
+    assert red > 1.5 * max(green, blue)
