@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A finished mesh: plain arrays, its clean-up, unwrapping and export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from scipy import ndimage
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Arrays as `msd_blender.protocol.ARRAYS` names them; `uvs` and `texture` are None until unwrapped."""
+
+    positions: np.ndarray                   # (V, 3) float32, metres, Z up
+    faces: np.ndarray                       # (F, 3) int32, counter-clockwise outward
+    colours: np.ndarray                     # (V, 3) uint8, sRGB
+    uvs: np.ndarray | None = None           # (F, 3, 2) float32
+    texture: np.ndarray | None = None       # (H, W, 3) uint8, sRGB, bottom row first
+    lift: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))  # add to be back in the field
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        values = {"positions": self.positions, "faces": self.faces, "colours": self.colours,
+                  "uvs": self.uvs, "texture": self.texture}
+        return {name: np.ascontiguousarray(array) for name, array in values.items() if array is not None}
+
+    def on_ground(self) -> Mesh:
+        """The mesh moved along Z so that its lowest point is at 0: the origin is at its base."""
+        if not len(self.positions):
+            return self
+        lift = np.array([0, 0, self.positions[:, 2].min()], np.float32)
+        return replace(self, positions=self.positions - lift, lift=self.lift + lift)
+
+
+def edge_counts(faces: np.ndarray) -> tuple[int, int]:
+    """(edges, edges without exactly two faces): the second is 0 for a closed manifold mesh."""
+    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
+    _, count = np.unique(edges, axis=0, return_counts=True)
+    return len(count), int((count != 2).sum())
+
+
+def largest_parts(inside: np.ndarray, share: float = 0.05) -> np.ndarray:
+    """The mask without its connected parts smaller than `share` of the largest: the floaters."""
+    labels, count = ndimage.label(inside)
+    if count == 0:
+        return inside
+    sizes = np.bincount(labels.ravel())[1:]
+    keep = np.flatnonzero(sizes >= share * sizes.max()) + 1
+    return np.isin(labels, keep)
+
+
+def unwrap(positions: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unwrap with xatlas: (source vertex of each new vertex (N,), faces (F, 3), UVs (N, 2) in [0, 1])."""
+    import xatlas
+
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(positions, faces.astype(np.uint32))
+    pack = xatlas.PackOptions()
+    pack.padding = 4
+    pack.resolution = 1024
+    atlas.generate(pack_options=pack)
+    source, split, uvs = atlas[0]
+    return source.astype(np.int64), split.astype(np.int32), uvs.astype(np.float32)
+
+
+def fill_gutter(texture: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """The (H, W, C) texture with each texel that no chart covers set to its nearest covered one."""
+    if not covered.any():
+        return texture
+    nearest = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    return texture[tuple(nearest)]
+
+
+def save_glb(mesh: Mesh, path: Path) -> None:
+    """Write the mesh as GLB: Y up there, one vertex for each corner with its own UV, smooth normals."""
+    from PIL import Image
+
+    positions = mesh.positions @ np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32)
+    normals = trimesh.Trimesh(positions, mesh.faces, process=False).vertex_normals.copy()
+    if mesh.uvs is None or mesh.texture is None:
+        shape = trimesh.Trimesh(positions, mesh.faces, vertex_normals=normals, process=False)
+        # glTF's vertex colours are linear.
+        linear = trimesh.visual.color.to_rgba(
+            np.round(255 * srgb_to_linear(mesh.colours / 255)).astype(np.uint8))
+        shape.visual = trimesh.visual.ColorVisuals(shape, vertex_colors=linear)
+    else:
+        corner = np.concatenate([mesh.faces.reshape(-1, 1).astype(np.float64), mesh.uvs.reshape(-1, 2)], axis=1)
+        _, first, inverse = np.unique(corner, axis=0, return_index=True, return_inverse=True)
+        source = mesh.faces.reshape(-1)[first]
+        image = Image.fromarray(np.ascontiguousarray(mesh.texture[::-1]))
+        material = trimesh.visual.material.PBRMaterial(
+            name="msd", baseColorTexture=image, metallicFactor=0.0, roughnessFactor=0.8)
+        shape = trimesh.Trimesh(positions[source], inverse.reshape(-1, 3), vertex_normals=normals[source],
+                                process=False)
+        shape.visual = trimesh.visual.TextureVisuals(uv=mesh.uvs.reshape(-1, 2)[first], material=material)
+    path.write_bytes(trimesh.exchange.gltf.export_glb(trimesh.Scene(shape), include_normals=True))
+
+
+def srgb_to_linear(colour: np.ndarray) -> np.ndarray:
+    """IEC 61966-2-1, values in [0, 1]."""
+    return np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)

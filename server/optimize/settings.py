@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The settings of a generation: what the defaults are, and how a request changes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from msd_blender.protocol import JobRequest
+
+from ..guidance.bandwidth import Geometric
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of the optimization on one representation.
+
+    levels: of the field, see `geometry.field.Field`.
+    bandwidth: of the mean shift, in latents of unit standard deviation; it falls over the phase.
+    penalty: weight of the regularizers beside the guidance's gradient.
+    resolution: edge of a render, as a share of the edge that the prior wants.
+    """
+
+    iterations: int
+    levels: tuple[int, ...]
+    bandwidth: Geometric
+    learning_rate: float
+    penalty: float
+    resolution: float = 1.0
+
+    def guidance(self, name: str) -> dict[str, Any]:
+        """Settings for `guidance.create(name)`."""
+        return {"bandwidth": self.bandwidth, "steps": 8, "stop_at": 4} if name == "msd" else {}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything of a generation that the request does not name, with its defaults."""
+
+    views: int = 4
+    guidance_scale: float = 5.0
+    volume: Phase = field(default_factory=lambda: Phase(
+        220, (5, 9, 17, 33), Geometric(4.0, 0.5), learning_rate=0.07, penalty=50, resolution=0.5))
+    surface: Phase = field(default_factory=lambda: Phase(
+        200, (5, 9, 17, 33, 49), Geometric(0.8, 0.2), learning_rate=0.02, penalty=50))
+    snapshots: int = 40                     # over the whole run
+    texture_size: int = 512
+
+    @classmethod
+    def of(cls, request: JobRequest) -> Settings:
+        """The defaults with the request's guidance scale, its iterations shared out as the defaults are."""
+        settings = cls()
+        if request.guidance_scale is not None:
+            settings = replace(settings, guidance_scale=float(request.guidance_scale))
+        if request.iterations is not None:
+            volume, surface = settings.volume, settings.surface
+            share = volume.iterations / (volume.iterations + surface.iterations)
+            first = max(1, round(share * request.iterations))
+            settings = replace(settings, volume=replace(volume, iterations=first),
+                               surface=replace(surface, iterations=max(0, request.iterations - first)))
+        return settings

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Batches of perspective cameras that look at the origin.
+
+Right-handed, Z up. Azimuth 0 is the front: the camera stands at -Y and looks along +Y; azimuth grows
+counter-clockwise seen from above, so 90 degrees is at +X. Row 0 of every picture is the bottom.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# What the bundled prior was trained on, and a fair choice for any other.
+FIELD_OF_VIEW = 40.0                        # degrees, vertical
+DISTANCE = (2.85, 3.15)                     # metres
+ELEVATION = (-10.0, 45.0)                   # degrees
+OVERHEAD = (60.0, 85.0)
+OVERHEAD_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """B cameras, each field (B,): azimuth and elevation in radians, distance in metres, fov in radians."""
+
+    azimuth: Tensor
+    elevation: Tensor
+    distance: Tensor
+    fov: Tensor
+
+    def __len__(self) -> int:
+        return len(self.azimuth)
+
+    @property
+    def position(self) -> Tensor:
+        """(B, 3)."""
+        c = self.elevation.cos()
+        direction = torch.stack([self.azimuth.sin() * c, -self.azimuth.cos() * c, self.elevation.sin()], dim=1)
+        return self.distance[:, None] * direction
+
+    def axes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(right, up, backward), each (B, 3): the camera's x, y and z axes in the world."""
+        backward = F.normalize(self.position, dim=1)
+        zero = torch.zeros_like(self.azimuth)
+        right = torch.stack([self.azimuth.cos(), self.azimuth.sin(), zero], dim=1)
+        return right, torch.linalg.cross(backward, right), backward
+
+    def view(self) -> Tensor:
+        """(B, 4, 4): world to camera, which looks along its -Z."""
+        rotation = torch.stack(self.axes(), dim=1)
+        matrix = torch.zeros(len(self), 4, 4, device=self.azimuth.device, dtype=self.azimuth.dtype)
+        matrix[:, :3, :3] = rotation
+        matrix[:, :3, 3] = -(rotation @ self.position[:, :, None])[:, :, 0]
+        matrix[:, 3, 3] = 1
+        return matrix
+
+    def projection(self, near: float = 0.1, far: float = 10.0) -> Tensor:
+        """(B, 4, 4): camera to OpenGL clip space, square pictures."""
+        focal = 1 / (self.fov / 2).tan()
+        matrix = torch.zeros(len(self), 4, 4, device=self.azimuth.device, dtype=self.azimuth.dtype)
+        matrix[:, 0, 0] = matrix[:, 1, 1] = focal
+        matrix[:, 2, 2] = -(far + near) / (far - near)
+        matrix[:, 2, 3] = -2 * far * near / (far - near)
+        matrix[:, 3, 2] = -1
+        return matrix
+
+    def clip(self, positions: Tensor) -> Tensor:
+        """(B, V, 4) clip-space positions of (V, 3) world positions."""
+        homogeneous = F.pad(positions, (0, 1), value=1.0)
+        return homogeneous @ (self.projection() @ self.view()).transpose(1, 2).to(positions.dtype)
+
+    def rays(self, resolution: int) -> tuple[Tensor, Tensor]:
+        """Origins (B, 3) and unit directions (B, resolution, resolution, 3) through the pixels' centres."""
+        right, up, backward = (axis[:, None, None] for axis in self.axes())
+        centre = (torch.arange(resolution, device=self.azimuth.device) + 0.5) * (2 / resolution) - 1
+        slope = (self.fov / 2).tan()[:, None] * centre
+        directions = slope[:, None, :, None] * right + slope[:, :, None, None] * up - backward
+        return self.position, F.normalize(directions, dim=-1)
+
+
+def sample(batch: int, generator: torch.Generator, device: str | torch.device = "cpu") -> Cameras:
+    """Random training cameras: azimuths spread evenly round the circle from a random start, with jitter."""
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(batch, generator=generator)
+
+    start = torch.rand(1, generator=generator)
+    azimuth = 2 * math.pi * ((torch.arange(batch) + uniform(-0.5, 0.5)) / batch + start)
+    low, high = uniform(*ELEVATION), uniform(*OVERHEAD)
+    elevation = torch.where(torch.rand(batch, generator=generator) < OVERHEAD_SHARE, high, low)
+    fov = torch.full((batch,), math.radians(FIELD_OF_VIEW))
+    parts = azimuth, torch.deg2rad(elevation), uniform(*DISTANCE), fov
+    return Cameras(*(part.to(device) for part in parts))
+
+
+def orbit(count: int, elevation: float = 20.0, device: str | torch.device = "cpu") -> Cameras:
+    """`count` cameras evenly round the object from the front on, at an elevation in degrees."""
+    azimuth = 2 * math.pi * torch.arange(count, device=device) / count
+    full = torch.ones_like(azimuth)
+    return Cameras(azimuth, math.radians(elevation) * full, 3.0 * full, math.radians(FIELD_OF_VIEW) * full)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a rasterizer is, on every backend: nvdiffrast's documented operations and conventions."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Rasterizer(Protocol):
+    """Differentiable rasterization. Pictures are (B, H, W, C), row 0 at the bottom.
+
+    `supersample`: how many times larger a picture must be rendered, and averaged down, for silhouette
+    gradients of triangles finer than a pixel to survive; 1 where the backend needs no such help.
+    """
+
+    supersample: int
+
+    def rasterize(self, clip: Tensor, faces: Tensor, resolution: tuple[int, int]) -> Tensor:
+        """(B, H, W, 4) of (u, v, z/w, triangle id + 1), all 0 where nothing is.
+
+        Args:
+            clip: (B, V, 4) OpenGL clip-space positions.
+            faces: (F, 3) int32; both sides are drawn.
+            resolution: (H, W) pixels.
+
+        u and v are the perspective-correct barycentrics of a triangle's first and second corner. Gradients
+        flow from u and v to `clip`, not from z/w.
+        """
+        ...
+
+    def interpolate(self, attributes: Tensor, rast: Tensor, faces: Tensor) -> Tensor:
+        """(B, H, W, C) of per-vertex attributes (B or 1, V, C), 0 where nothing is."""
+        ...
+
+    def antialias(self, colour: Tensor, rast: Tensor, clip: Tensor, faces: Tensor) -> Tensor:
+        """`colour` (B, H, W, C) blended across silhouettes, so that gradients reach the positions.
+
+        Laine et al. 2020, section 3.6: where neighbouring pixels see different triangles, the silhouette
+        edge of the nearer one divides the space between their centres.
+        """
+        ...

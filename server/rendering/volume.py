@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Differentiable ray marching of a grid: emission and absorption (Max 1995), as in NeRF."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .cameras import Cameras
+from .shading import Lights
+
+
+def march(grid: Tensor, cameras: Cameras, lights: Lights, resolution: int, samples: int, density: float,
+          generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Render a field inside the ball of radius 1.
+
+    Args:
+        grid: (1, 4, n, n, n) over the cube [-1, 1]^3, axes (z, y, x): occupancy logit, colour logits.
+        samples: along each ray, stratified, jittered by the generator.
+        density: extinction of a fully occupied point, per metre.
+    Returns:
+        premultiplied colour (B, H, W, 3), shaded by the normals of the occupancy, and opacity (B, H, W, 1);
+        bottom row first.
+    """
+    origin, direction = cameras.rays(resolution)
+    closest = -(direction * origin[:, None, None]).sum(dim=-1, keepdim=True)
+    half = (1 - origin.square().sum(dim=1)[:, None, None, None] + closest.square()).clamp(min=0).sqrt()
+    jitter = torch.rand(*closest.shape[:-1], samples, generator=generator).to(closest)
+    depth = closest + half * (2 * (torch.arange(samples, device=closest.device) + jitter) / samples - 1)
+    points = origin[:, None, None, None] + depth[..., None] * direction[..., None, :]
+
+    occupancy = grid[:, :1]
+    slope = torch.cat([_central(occupancy, axis) for axis in (4, 3, 2)], dim=1)
+    values = F.grid_sample(torch.cat([grid, slope], dim=1), points.view(1, 1, 1, -1, 3), align_corners=True)
+    values = values.view(7, *points.shape[:-1])
+
+    step = 2 * half / samples
+    absorbed = density * step * values[0].sigmoid()
+    transmitted = (-absorbed.cumsum(dim=-1)).exp()
+    weight = F.pad(transmitted, (1, 0), value=1.0)[..., :-1] - transmitted
+    albedo = (weight * values[1:4].sigmoid()).sum(dim=-1).movedim(0, -1)
+    normal = F.normalize(-(weight * values[4:]).sum(dim=-1).movedim(0, -1), dim=-1, eps=1e-6)
+    alpha = 1 - transmitted[..., -1:]
+    shaded = lights.shade(albedo / alpha.clamp(min=1e-4), normal)
+    return alpha * shaded, alpha
+
+
+def _central(grid: Tensor, axis: int) -> Tensor:
+    """Central difference along one axis of a (1, 1, n, n, n) grid."""
+    pad = [0] * 6
+    pad[2 * (4 - axis)] = pad[2 * (4 - axis) + 1] = 1
+    wide = F.pad(grid, pad, mode="replicate")
+    n = grid.shape[axis]
+    return wide.narrow(axis, 2, n) - wide.narrow(axis, 0, n)
