@@ -1,4 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The Blender extension. Importing it needs no bpy; `register` does."""
 
+from types import ModuleType
+
 __version__ = "0.1.0"
+
+
+def _modules() -> tuple[ModuleType, ...]:
+    from . import commands, operators, panels, preferences, properties
+
+    return preferences, properties, operators, panels, commands
+
+
+def register() -> None:
+    for module in _modules():
+        module.register()
+
+
+def unregister() -> None:
+    for module in reversed(_modules()):
+        module.unregister()

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The HTTP client: submit a job, follow it, fetch its files. Standard library and numpy; no bpy."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from .protocol import (PROTOCOL_VERSION, Health, Job, JobRequest, Message, ProtocolError, Snapshot, decode_event,
+                       from_dict, read_snapshot, to_dict)
+
+RETRIES = 5                                 # reconnections of an event stream before it gives up
+SILENCE = 60.0                              # seconds; the server sends a comment more often than that
+
+
+class ClientError(RuntimeError):
+    """The server could not be asked, or it refused. The message is one sentence for the user."""
+
+
+class Client:
+    """Speaks with one server. Methods may be called from several threads; `close` ends those that wait.
+
+    Args:
+        url: such as http://127.0.0.1:8732.
+        token: needed where the server is not on this machine.
+        timeout: seconds to wait for an answer.
+    """
+
+    def __init__(self, url: str, token: str = "", timeout: float = 10):
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ClientError(f"{url!r} is not a server's address: write it like http://127.0.0.1:8732.")
+        self.url = url
+        try:
+            self._host, self._port = parts.hostname, parts.port
+        except ValueError:
+            raise ClientError(f"{url!r} has no valid port: write it like http://127.0.0.1:8732.") from None
+        self._secure, self._token, self._timeout = parts.scheme == "https", token, timeout
+        self._open: set[http.client.HTTPConnection] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every request under way; a thread that reads a stream stops."""
+        with self._lock:
+            self._closed = True
+            connections = list(self._open)
+        for connection in connections:
+            if connection.sock is not None:
+                try:
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+
+    def health(self) -> Health:
+        """The server's state. Raises `ClientError` where it speaks another version of the protocol."""
+        health = from_dict(Health, self._json("GET", "/v1/health"))
+        if health.protocol != PROTOCOL_VERSION:
+            older = "server" if health.protocol < PROTOCOL_VERSION else "extension"
+            raise ClientError(f"The server at {self.url} speaks protocol {health.protocol} and this extension "
+                              f"{PROTOCOL_VERSION}: update the {older}.")
+        return health
+
+    def submit(self, request: JobRequest) -> Job:
+        return from_dict(Job, self._json("POST", "/v1/jobs", to_dict(request)))
+
+    def job(self, id: str) -> Job:
+        return from_dict(Job, self._json("GET", f"/v1/jobs/{quote(id, '')}"))
+
+    def jobs(self) -> list[Job]:
+        return [from_dict(Job, each) for each in self._json("GET", "/v1/jobs")]
+
+    def cancel(self, id: str) -> Job:
+        return from_dict(Job, self._json("POST", f"/v1/jobs/{quote(id, '')}/cancel"))
+
+    def events(self, id: str, after: int = 0) -> Iterator[Message]:
+        """What happens to a job after event number `after`, to its end; a broken stream is taken up again."""
+        failures = 0
+        while True:
+            try:
+                for number, message in self._events(id, after):
+                    failures, after = 0, number
+                    yield message
+                    if isinstance(message, Job) and message.ended:
+                        return
+                problem = "the stream of events ended early"
+            except (OSError, http.client.HTTPException) as error:
+                problem = str(error) or type(error).__name__
+            failures += 1
+            if self._closed:
+                return
+            if failures > RETRIES:
+                raise ClientError(f"The server at {self.url} was lost: {problem}.")
+            time.sleep(min(0.1 * 2**failures, 1.0))
+
+    def _events(self, id: str, after: int) -> Iterator[tuple[int, Message]]:
+        with self._request("GET", f"/v1/jobs/{quote(id, '')}/events", headers={"Last-Event-ID": str(after)},
+                           timeout=SILENCE) as answer:
+            lines: list[str] = []
+            for raw in answer:
+                line = raw.decode().rstrip("\r\n")
+                if line:
+                    lines.append(line)
+                    continue
+                event = decode_event(lines)
+                lines = []
+                if event is not None:
+                    yield event
+
+    def snapshots(self, id: str) -> Iterator[Snapshot]:
+        """The asset as it grows, each snapshot whole, to the job's end. Slow readers get the newest."""
+        snapshot: Snapshot | None = None
+        try:
+            # A job may wait long for its turn: the event stream tells when the server is gone.
+            with self._request("GET", f"/v1/jobs/{quote(id, '')}/snapshots", timeout=None) as answer:
+                while (news := read_snapshot(answer.read1)) is not None:
+                    snapshot = news.over(snapshot)
+                    yield snapshot
+        except (OSError, http.client.HTTPException, ProtocolError) as error:
+            if not self._closed:
+                raise ClientError(f"The stream of snapshots from {self.url} broke: {error}.") from None
+
+    def download(self, id: str, name: str, path: str | os.PathLike[str]) -> None:
+        """Write a job's file to `path`, whole or not at all."""
+        path = Path(path)
+        part = path.with_name(f".{os.getpid()}-{path.name}.part")
+        try:
+            with self._request("GET", f"/v1/jobs/{quote(id, '')}/files/{quote(name, '')}") as answer:
+                with open(part, "wb") as file:
+                    while block := answer.read(1 << 20):
+                        file.write(block)
+            part.replace(path)
+        except http.client.HTTPException as error:
+            raise ClientError(f"{name} could not be fetched from {self.url}: {error!r}.") from None
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _json(self, method: str, path: str, body: Any = None) -> Any:
+        try:
+            with self._request(method, path, body) as answer:
+                return json.loads(answer.read())
+        except (OSError, http.client.HTTPException) as error:
+            raise ClientError(f"No server answers at {self.url} ({error}): start it, or correct the address.") \
+                from None
+        except ValueError:
+            raise ClientError(f"What answers at {self.url} is no msd_blender server.") from None
+
+    def _request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None,
+                 timeout: float | None = -1) -> _Answer:
+        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        connection = kind(self._host, self._port, timeout=self._timeout)
+        sent = {"Content-Type": "application/json", **(headers or {})}
+        if self._token:
+            sent["Authorization"] = f"Bearer {self._token}"
+        with self._lock:
+            if self._closed:
+                raise ClientError("The connection was closed.")
+            self._open.add(connection)
+        answer = _Answer(connection, self._forget)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), sent)
+            if timeout is None or timeout > 0:
+                connection.sock.settimeout(timeout)
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise ClientError(_refusal(response))
+        except BaseException:
+            answer.close()
+            raise
+        answer.response = response
+        return answer
+
+    def _forget(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            self._open.discard(connection)
+
+
+class _Answer:
+    """A response that closes its connection."""
+
+    response: http.client.HTTPResponse
+
+    def __init__(self, connection: http.client.HTTPConnection, done: Any):
+        self._connection, self._done = connection, done
+
+    def __enter__(self) -> http.client.HTTPResponse:
+        return self.response
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+        self._done(self._connection)
+
+
+def _refusal(response: http.client.HTTPResponse) -> str:
+    try:
+        detail = json.loads(response.read())["detail"]
+    except (ValueError, KeyError, TypeError):
+        detail = None
+    return detail if isinstance(detail, str) else f"The server refused ({response.status} {response.reason})."

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line: ``python -m msd_blender …`` and ``blender --background --command msd …``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from typing import Any, NoReturn
+
+from .live import describe, fraction
+from .protocol import DEVICES, GUIDANCES, RASTERIZERS, Progress, ProtocolError
+
+OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def parser(program: str = "python -m msd_blender") -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog=program, description="Text to 3D in Blender.")
+    generate = top.add_subparsers(dest="command", required=True).add_parser(
+        "generate", help="make an object from a prompt",
+        description="Writes FILE.blend, FILE.glb beside it, and turntable.png and job.json in the same folder.")
+    add = generate.add_argument
+    add("prompt", metavar="PROMPT")
+    add("--output", required=True, metavar="FILE.blend")
+    add("--negative-prompt", default="", metavar="TEXT", help="what to keep away from")
+    add("--seed", type=int, default=0, metavar="N")
+    add("--guidance", default="msd", choices=GUIDANCES)
+    add("--guidance-scale", type=float, metavar="X", help="strength of the prompt")
+    add("--iterations", type=int, metavar="N", help="fewer are faster and coarser")
+    add("--model", default="", metavar="DIR", help="a Stable Diffusion pipeline on the server's machine")
+    add("--rasterizer", default="auto", choices=RASTERIZERS)
+    add("--device", default="auto", choices=DEVICES)
+    add("--server", default="", metavar="URL", help="default: find or start one on this machine")
+    add("--token", default="", metavar="TEXT", help="of a server on another machine")
+    return top
+
+
+def main(arguments: list[str], program: str = "python -m msd_blender") -> int:
+    """Run a command line; the exit code. One sentence on stderr for whatever goes wrong."""
+    try:
+        given = vars(parser(program).parse_args(arguments))
+    except SystemExit as stop:              # argparse has spoken; Blender's commands return a number
+        return int(stop.code or 0)
+    given.pop("command")
+    # Blender takes Ctrl-C away from Python; a polite kill is to keep the last state as well.
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return _generate(given)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)   # once is enough: what follows saves the last state
+    raise KeyboardInterrupt
+
+
+def _generate(given: dict[str, Any]) -> int:
+    import bpy
+
+    from . import api
+
+    line = ProgressLine()
+    try:
+        bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+        line.say(f"Making {given['prompt'][:80]!r} …")
+        api.generate(**given, progress=line.show, log=line.say)
+    except KeyboardInterrupt:
+        line.say("Stopped.")
+        return INTERRUPTED
+    except (ProtocolError, api.BadInput) as error:
+        line.say(f"Error: {error}")
+        return BAD_INPUT
+    except (api.GenerationError, ValueError, RuntimeError, OSError) as error:
+        line.say(f"Error: {error}")
+        return FAILURE
+    line.say(f"Saved {given['output']}")
+    return OK
+
+
+class ProgressLine:
+    """A bar on stderr that rewrites itself on a terminal; elsewhere a line every tenth."""
+
+    width = 30
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._drawn = False
+        self._next = 0.0
+
+    def show(self, progress: Progress) -> None:
+        done = fraction(progress)
+        if self._live:
+            if time.monotonic() >= self._next or done == 1:
+                filled = round(done * self.width)
+                bar = "█" * filled + "░" * (self.width - filled)
+                sys.stderr.write(f"\r\x1b[K{bar} {done:4.0%}  {describe(progress)}")
+                sys.stderr.flush()
+                self._drawn, self._next = True, time.monotonic() + 0.1
+        elif done >= self._next:
+            print(f"{done:4.0%}  {describe(progress)}", file=sys.stderr, flush=True)
+            self._next = (int(done * 10 + 1e-9) + 1) / 10
+
+    def say(self, text: str) -> None:
+        sys.stderr.write("\n" * self._drawn)
+        self._drawn = False
+        print(text, file=sys.stderr, flush=True)
+
+
+_handle: Any = None
+
+
+def register() -> None:
+    import bpy
+
+    global _handle
+    _handle = bpy.utils.register_cli_command("msd", lambda arguments: main(arguments, "blender --command msd"))
+
+
+def unregister() -> None:
+    import bpy
+
+    bpy.utils.unregister_cli_command(_handle)

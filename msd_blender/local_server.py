@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Find, start and stop a server on this machine. Standard library only; no bpy."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .client import Client, ClientError
+
+ADDRESS = "server.json"                     # written by the server into its data folder, mode 0600
+LOG = "server.log"
+
+
+@dataclass
+class LocalServer:
+    """A server on this machine. `process` is None where somebody else started it."""
+
+    url: str
+    token: str
+    process: subprocess.Popen[bytes] | None = None
+
+    def stop(self) -> None:
+        """End the server if it was started here; it takes its worker with it."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def find(data: Path) -> LocalServer | None:
+    """The server of a data folder, if one answers and speaks our protocol."""
+    try:
+        known = json.loads((data / ADDRESS).read_text())
+        server = LocalServer(known["url"], known["token"])
+        Client(server.url, server.token, timeout=3).health()
+    except (OSError, ValueError, KeyError, TypeError, ClientError):
+        return None
+    return server
+
+
+def start(data: Path, python: str = sys.executable, folder: str | os.PathLike[str] = "",
+          timeout: float = 60) -> LocalServer:
+    """Start a server on any free port; it ends when this process ends.
+
+    Args:
+        data: where it keeps its jobs.
+        python, folder: the interpreter with the server's packages, and the folder that holds `server`
+            ("" is the one that this package was loaded from).
+    Raises `ClientError` where it does not come up; the sentence repeats the last line of its log.
+    """
+    folder = Path(folder or Path(__file__).resolve().parents[1])
+    if not (folder / "server" / "__main__.py").is_file():
+        raise ClientError(f"There is no server in {folder}: set its folder in the preferences.")
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        with open(data / LOG, "ab") as log:
+            process = subprocess.Popen(
+                [python, "-m", "server", "serve", "--port", "0", "--data", str(data.absolute()),
+                 "--parent", str(os.getpid())],
+                cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    except OSError as error:
+        raise ClientError(f"The server cannot be started: {error}.") from None
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        server = find(data)
+        if server is not None:
+            server.process = process
+            return server
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    LocalServer("", "", process).stop()
+    lines = (data / LOG).read_text(errors="replace").strip().splitlines()
+    reason = lines[-1].removeprefix("Error: ") if lines else "it said nothing"
+    raise ClientError(f"The server did not start: {reason}")
+
+
+def find_or_start(data: Path, python: str = sys.executable, folder: str | os.PathLike[str] = "") -> LocalServer:
+    """The server of a data folder, started if none answers."""
+    return find(data) or start(data, python, folder)

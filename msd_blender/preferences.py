@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the server is."""
+
+import atexit
+
+import bpy
+from bpy.props import EnumProperty, StringProperty
+
+from .connection import session
+from .protocol import DEFAULT_HOST, DEFAULT_PORT
+
+
+class MSD_Preferences(bpy.types.AddonPreferences):
+    bl_idname = __package__
+
+    place: EnumProperty(name="Server", items=[
+        ("LOCAL", "On this machine", "Start the server from its folder when it is needed"),
+        ("URL", "At an address", "Use a server that somebody runs")])
+    folder: StringProperty(name="Server folder", subtype="DIR_PATH",
+                           description="The folder of this project, where `make setup` was run")
+    python: StringProperty(name="Python", subtype="FILE_PATH",
+                           description="Python of the server; empty: the one that `make setup` made")
+    data: StringProperty(name="Data folder", subtype="DIR_PATH",
+                         description="Where the server keeps its jobs; empty: the extension's own folder")
+    url: StringProperty(name="Address", default=f"http://{DEFAULT_HOST}:{DEFAULT_PORT}")
+    token: StringProperty(name="Token", subtype="PASSWORD", description="Needed by a server on another machine")
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.use_property_split = True
+        layout.prop(self, "place")
+        for name in ("url", "token") if self.place == "URL" else ("folder", "python", "data"):
+            layout.prop(self, name)
+
+
+def register() -> None:
+    bpy.utils.register_class(MSD_Preferences)
+    atexit.register(session.close)
+
+
+def unregister() -> None:
+    atexit.unregister(session.close)
+    session.close()
+    bpy.utils.unregister_class(MSD_Preferences)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``python -m server serve | generate``."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from msd_blender import __version__
+from msd_blender.protocol import (DEFAULT_HOST, DEFAULT_PORT, DEVICES, GUIDANCES, PROTOCOL_VERSION, RASTERIZERS,
+                                  JobRequest, Log, Progress, Snapshot)
+
+OK, FAILURE, INTERRUPTED = 0, 1, 130
+
+
+class UsageError(Exception):
+    """What cannot be done as asked, in one sentence."""
+
+
+def default_data() -> Path:
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "msd_blender"
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m server", description="The msd_blender server.")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    serve = commands.add_parser("serve", help="answer Blender's panel and other clients")
+    serve.add_argument("--host", default=DEFAULT_HOST, help="any address but a loopback one needs the token")
+    serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes any free one")
+    serve.add_argument("--data", type=Path, default=default_data(), metavar="DIR", help="jobs and their files")
+    serve.add_argument("--parent", type=int, metavar="PID", help="end when this process has ended")
+
+    generate = commands.add_parser("generate", help="make an asset here and now, without Blender")
+    add = generate.add_argument
+    add("prompt", metavar="PROMPT")
+    add("--output", type=Path, required=True, metavar="DIR", help="gets mesh.glb, texture.png, …")
+    add("--negative-prompt", default="", metavar="TEXT")
+    add("--seed", type=int, default=0, metavar="N")
+    add("--guidance", default="msd", choices=GUIDANCES)
+    add("--guidance-scale", type=float, metavar="X")
+    add("--iterations", type=int, metavar="N")
+    add("--model", default="", metavar="DIR", help="a diffusers Stable Diffusion folder")
+    add("--rasterizer", default="auto", choices=RASTERIZERS)
+    add("--device", default="auto", choices=DEVICES)
+    return top
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if need be. Raises `UsageError` where nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"The folder {folder} cannot be written: {error.strerror}.") from None
+    return folder
+
+
+def bind(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise UsageError(f"A port is a number from 0 to 65535, not {port}.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise UsageError(f"The server cannot listen on {host}:{port} ({error.strerror}): "
+                         "choose another --port, or 0 for any free one.") from None
+    return listener
+
+
+def serve(host: str, port: int, data: Path, parent: int | None) -> int:
+    """Answer until a signal says stop."""
+    import uvicorn
+
+    from .api.app import create_app
+    from .api.auth import is_loopback
+    from .jobs.queue import Queue
+    from .jobs.store import Store
+
+    writable(data)
+    lock = open(data / "server.lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UsageError(f"Another server uses the data folder {data}: stop it, or choose another --data.") from None
+    listener = bind(host, port)
+    port = listener.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    token = secrets.token_urlsafe(32)
+
+    queue = Queue(Store(data))
+    app = create_app(queue, host, "" if is_loopback(host) else token, __version__)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+
+    def stop(*_: Any) -> None:
+        server.should_exit = True
+
+    def watch() -> None:
+        assert parent is not None
+        while _alive(parent):
+            time.sleep(0.5)
+        stop()
+
+    queue.start()
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
+    address = data / "server.json"
+    part = data / ".server.json"
+    part.touch(mode=0o600)
+    part.write_text(json.dumps({"url": f"http://{shown}:{port}", "token": token, "pid": os.getpid(),
+                                "protocol": PROTOCOL_VERSION}))
+    part.replace(address)
+    print(f"Serving on http://{shown}:{port}, data in {data}", flush=True)
+    # uvicorn waits for open streams before it calls anyone: end them as soon as the signal comes.
+    ender = threading.Thread(target=_end_streams, args=(server, queue), daemon=True)
+    ender.start()
+    try:
+        server.run(sockets=[listener])
+    finally:
+        server.should_exit = True
+        ender.join()
+        address.unlink(missing_ok=True)
+        queue.store.close()
+    return OK
+
+
+def _end_streams(server: Any, queue: Any) -> None:
+    while not server.should_exit:
+        time.sleep(0.05)
+    queue.stop()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def generate(output: Path, **request: Any) -> int:
+    """Run one job in this process, with its progress on stderr. Ctrl-C keeps the last state."""
+    wish = JobRequest(**request).validate()
+    writable(output)
+    stopped = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    live = sys.stderr.isatty()
+
+    def report(message: Progress | Log | Snapshot) -> None:
+        if isinstance(message, Log):
+            print(message.message, file=sys.stderr, flush=True)
+        elif isinstance(message, Progress):
+            last = message.iteration == message.iterations
+            if live or last or message.iteration % 50 == 0:
+                left = f", {message.eta:.0f} s left" if message.eta is not None else ""
+                print(f"{message.phase} {message.iteration}/{message.iterations}, {message.elapsed:.0f} s{left}",
+                      end="\x1b[K\r" if live else "\n", file=sys.stderr, flush=True)
+
+    print("Loading …", file=sys.stderr, flush=True)
+    from .optimize import generate as run
+
+    run(wish, output, report, stopped.is_set)
+    print(f"{'Stopped; what was reached is' if stopped.is_set() else 'Done:'} in {output}", file=sys.stderr)
+    return INTERRUPTED if stopped.is_set() else OK
+
+
+def main(arguments: list[str]) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    given = vars(parser().parse_args(arguments))
+    command = {"serve": serve, "generate": generate}[given.pop("command")]
+    try:
+        return command(**given)
+    except (UsageError, ValueError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return FAILURE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

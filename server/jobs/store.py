@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Jobs and their events in SQLite, and their files in folders beside it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+import uuid
+from pathlib import Path
+
+from msd_blender.protocol import FAILED, FILES, FINAL_STATES, QUEUED, RUNNING, Job, JobRequest, from_dict, to_dict
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, client_key TEXT UNIQUE, state TEXT NOT NULL,
+                                 request TEXT NOT NULL, created REAL NOT NULL, error TEXT NOT NULL DEFAULT '');
+CREATE TABLE IF NOT EXISTS events (job TEXT NOT NULL, number INTEGER NOT NULL, data BLOB NOT NULL,
+                                   PRIMARY KEY (job, number)) WITHOUT ROWID;
+"""
+
+
+class Store:
+    """All jobs of a data folder. Safe to use from several threads."""
+
+    def __init__(self, data: Path):
+        self.data = data
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(data / "jobs.sqlite", check_same_thread=False, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(_TABLES)
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _execute(self, query: str, *values: object) -> list[tuple]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def add(self, request: JobRequest) -> tuple[Job, bool]:
+        """(the job of this request, whether it is new): a known `client_key` gives the job it made before."""
+        job = uuid.uuid4().hex
+        # A request without a key is its own job: NULL is unique to SQLite.
+        self._execute("INSERT OR IGNORE INTO jobs (id, client_key, state, request, created) VALUES (?, ?, ?, ?, ?)",
+                      job, request.client_key or None, QUEUED, json.dumps(to_dict(request)), time.time())
+        found = self.get(job)
+        if found is not None:
+            return found, True
+        (known,), = self._execute("SELECT id FROM jobs WHERE client_key = ?", request.client_key)
+        return self._known(known), False
+
+    def get(self, job: str) -> Job | None:
+        rows = self._execute("SELECT id, state, request, created, error FROM jobs WHERE id = ?", job)
+        return self._job(rows[0]) if rows else None
+
+    def _known(self, job: str) -> Job:
+        found = self.get(job)
+        assert found is not None
+        return found
+
+    def all(self) -> list[Job]:
+        """Newest first."""
+        return [self._job(row) for row in self._execute(
+            "SELECT id, state, request, created, error FROM jobs ORDER BY created DESC, rowid DESC")]
+
+    def _job(self, row: tuple) -> Job:
+        job, state, request, created, error = row
+        folder = self.folder(job)
+        files = [name for name in FILES if (folder / name).is_file()] if state in FINAL_STATES else []
+        return Job(job, state, from_dict(JobRequest, json.loads(request)), created, error, files)
+
+    def folder(self, job: str) -> Path:
+        return self.data / "jobs" / job
+
+    def set_state(self, job: str, state: str, error: str = "") -> Job:
+        self._execute("UPDATE jobs SET state = ?, error = ? WHERE id = ?", state, error, job)
+        return self._known(job)
+
+    def next_queued(self) -> Job | None:
+        rows = self._execute("SELECT id, state, request, created, error FROM jobs WHERE state = ? "
+                             "ORDER BY created, rowid LIMIT 1", QUEUED)
+        return self._job(rows[0]) if rows else None
+
+    def fail_running(self) -> list[Job]:
+        """Jobs that a server which died left running."""
+        rows = self._execute("SELECT id FROM jobs WHERE state = ?", RUNNING)
+        return [self.set_state(job, FAILED, "The server stopped while this job ran: submit it again.")
+                for (job,) in rows]
+
+    def add_event(self, job: str, number: int, data: bytes) -> None:
+        self._execute("INSERT INTO events VALUES (?, ?, ?)", job, number, data)
+
+    def events(self, job: str, after: int = 0) -> list[tuple[int, bytes]]:
+        return self._execute("SELECT number, data FROM events WHERE job = ? AND number > ? ORDER BY number",
+                             job, after)
+
+    def last_event(self, job: str) -> int:
+        (number,), = self._execute("SELECT COALESCE(MAX(number), 0) FROM events WHERE job = ?", job)
+        return number
