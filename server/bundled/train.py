@@ -281,7 +281,8 @@ def vae_loss(vae: Any, pictures: np.ndarray, recipe: Recipe, step: int) -> torch
         y = vae.decode(posterior.sample(g)).sample
     error = y.float() - x
     chroma = error - error.mean(1, keepdim=True)
-    return error.abs().mean() + error.square().mean() + 4 * chroma.square().mean() + 5e-7 * posterior.kl().float().mean()
+    distance = error.abs().mean() + error.square().mean() + 4 * chroma.square().mean()
+    return distance + 5e-7 * posterior.kl().float().mean()
 
 
 @torch.no_grad()

@@ -92,8 +92,9 @@ def marching_tetrahedra(values: Tensor) -> tuple[Tensor, Tensor]:
     va, vb = value[a], value[b]
     va = torch.where(flat[a], va.clamp(min=1e-6), va.clamp(max=-1e-6))
     vb = torch.where(flat[b], vb.clamp(min=1e-6), vb.clamp(max=-1e-6))
-    # Away from the grid points themselves, so that no triangle degenerates.
-    t = (va / (va - vb)).clamp(0.05, 0.95)[:, None]
+    # Away from the grid points themselves, so that no triangle degenerates; the gradient goes straight through.
+    t = va / (va - vb)
+    t = (t + (t.clamp(0.05, 0.95) - t).detach())[:, None]
 
     def position(i: Tensor) -> Tensor:
         return torch.stack([i % n, i // n % n, i // n**2], dim=1).to(values.dtype) * (2 / (n - 1)) - 1

@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .cameras import Cameras
 from .shading import Lights
+
+
+# Extinction per metre where the logit is 0, whatever the density: seen from afar, a wisp over some tenths of
+# a metre is half opaque, so the outline of the fog lies where the mesh of the same field will have its own.
+SURFACE = 3.0
 
 
 def march(grid: Tensor, cameras: Cameras, lights: Lights, resolution: int, samples: int, density: float,
@@ -18,7 +25,7 @@ def march(grid: Tensor, cameras: Cameras, lights: Lights, resolution: int, sampl
     Args:
         grid: (1, 4, n, n, n) over the cube [-1, 1]^3, axes (z, y, x): occupancy logit, colour logits.
         samples: along each ray, stratified, jittered by the generator.
-        density: extinction of a fully occupied point, per metre.
+        density: extinction of a fully occupied point, per metre, above `SURFACE`.
     Returns:
         premultiplied colour (B, H, W, 3), shaded by the normals of the occupancy, and opacity (B, H, W, 1);
         bottom row first.
@@ -36,7 +43,7 @@ def march(grid: Tensor, cameras: Cameras, lights: Lights, resolution: int, sampl
     values = values.view(7, *points.shape[:-1])
 
     step = 2 * half / samples
-    absorbed = density * step * values[0].sigmoid()
+    absorbed = density * step * (values[0] - math.log(density / SURFACE - 1)).sigmoid()
     transmitted = (-absorbed.cumsum(dim=-1)).exp()
     weight = F.pad(transmitted, (1, 0), value=1.0)[..., :-1] - transmitted
     albedo = (weight * values[1:4].sigmoid()).sum(dim=-1).movedim(0, -1)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numba import njit
 
-WALK = 16                                   # most triangles to cross on the way to a silhouette
+WALK = 32                                   # most triangles to cross on the way to a silhouette
 
 
 @njit(cache=True, nogil=True)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``python -m msd_blender`` as a user runs it: its files, its sentences, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import bpy
+import pytest
+
+from msd_blender import local_server
+from msd_blender.local_server import LocalServer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    started = local_server.start(tmp_path_factory.mktemp("server"))
+    yield started
+    started.stop()
+
+
+class Run:
+    """A generate command under way, whose processes can be found by a mark in their environment."""
+
+    def __init__(self, prompt: str, output: Path, *more: str) -> None:
+        self.mark = uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "msd_blender", "generate", prompt, "--output", str(output), *more], cwd=ROOT,
+            env={**os.environ, "MSD_TEST": self.mark}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def wait_for_progress(self, lines: int = 2) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            lines -= "%" in line
+            if not lines:
+                return
+        raise AssertionError("the command ended before it made progress")
+
+    def end(self) -> tuple[int, str]:
+        """(exit code, stderr); nothing that was started is left."""
+        _, said = self.process.communicate(timeout=120)
+        deadline = time.monotonic() + 2
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not left
+        assert "Traceback" not in said
+        return self.process.returncode, said
+
+    def processes(self) -> dict[int, str]:
+        """Command lines by process id."""
+        found = {}
+        for folder in Path("/proc").iterdir():
+            try:
+                if self.mark.encode() in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+            except (OSError, ValueError):
+                continue
+        return found
+
+
+def check_glb(path: Path) -> None:
+    data = path.read_bytes()
+    assert data[:4] == b"glTF" and int.from_bytes(data[8:12], "little") == len(data)
+
+
+def open_blend(path: Path) -> bpy.types.Object:
+    bpy.ops.wm.open_mainfile(filepath=str(path))
+    (made,) = (object for object in bpy.data.objects if object.type == "MESH")
+    assert len(made.data.polygons) and not made.data.validate()
+    return made
+
+
+def test_a_prompt_becomes_files(tmp_path: Path) -> None:
+    blend = tmp_path / "new" / "mushroom.blend"
+    code, said = Run("a red mushroom", blend, "--iterations", "8", "--seed", "3").end()
+    assert code == 0, said
+    assert {path.name for path in blend.parent.iterdir()} == \
+        {"mushroom.blend", "mushroom.glb", "turntable.png", "job.json"}
+    assert "100%" in said and str(blend) in said
+
+    made = open_blend(blend)
+    assert made.name == "a red mushroom" and made["msd_seed"] == 3 and made["msd_prompt"] == "a red mushroom"
+    assert made["msd_state"] == "finished" and "torch" in made["msd_versions"]
+    assert made.data.uv_layers and made.data.color_attributes.active_color.name == "Color"
+    assert bpy.data.images[made.name].packed_file and bpy.context.scene.camera
+    check_glb(blend.with_suffix(".glb"))
+    record = json.loads((blend.parent / "job.json").read_text())
+    assert record["blender"]["updates"] >= 2 and record["blender"]["main_thread_ms"]["median"] > 0
+    assert record["request"]["seed"] == 3 and record["state"] == "finished"
+
+
+def test_interrupt_keeps_the_last_state(tmp_path: Path) -> None:
+    blend = tmp_path / "mushroom.blend"
+    run = Run("a red mushroom", blend, "--iterations", "150")
+    run.wait_for_progress()
+    run.process.send_signal(signal.SIGINT)
+    code, said = run.end()
+    assert code == 130, said
+    assert open_blend(blend)["msd_state"] == "cancelled"
+    check_glb(blend.with_suffix(".glb"))
+    assert json.loads((tmp_path / "job.json").read_text())["state"] == "cancelled"
+
+
+def test_a_server_that_dies_costs_nothing_that_arrived(tmp_path: Path) -> None:
+    blend = tmp_path / "mushroom.blend"
+    run = Run("a red mushroom", blend, "--iterations", "150")
+    run.wait_for_progress()
+    for pid, command in run.processes().items():
+        if " serve " in command:
+            os.kill(pid, signal.SIGKILL)
+    code, said = run.end()
+    assert code == 1 and said.strip().splitlines()[-1].startswith("Error: The server at")
+    assert open_blend(blend)["msd_state"] == "failed"
+    check_glb(blend.with_suffix(".glb"))
+
+
+@pytest.mark.parametrize("prompt, output, sentence", [
+    ("  ", "x.blend", "prompt is empty"),
+    ("mushroom " * 1200, "x.blend", "10,800 characters"),
+    ("a red mushroom", "file/x.blend", "cannot be written"),
+    ("a red mushroom", "x.obj", "must end in .blend"),
+])
+def test_bad_input_is_refused_before_work_starts(prompt: str, output: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, said = Run(prompt, tmp_path / output).end()
+    assert code == 2 and sentence in said
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_unreachable_server_is_refused(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        code, said = Run("a red mushroom", tmp_path / "x.blend", "--server",
+                         f"http://127.0.0.1:{taken.getsockname()[1]}").end()
+    assert code == 1 and "No server answers" in said
+
+
+def test_a_wrong_model_is_refused_and_saved_work_stays(server: LocalServer, tmp_path: Path) -> None:
+    blend = tmp_path / "x.blend"
+    blend.write_bytes(b"earlier work")
+    for model in (tmp_path / "missing", tmp_path):
+        code, said = Run("a red mushroom", blend, "--server", server.url, "--model", str(model)).end()
+        assert code == 1 and str(model) in said, said
+    assert blend.read_bytes() == b"earlier work"

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`Live` against a real server process; no bpy."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from msd_blender import local_server
+from msd_blender.client import Client
+from msd_blender.live import CONNECTING, Live, describe, fraction
+from msd_blender.local_server import LocalServer
+from msd_blender.protocol import CANCELLED, FAILED, FINISHED, JobRequest, Progress, Snapshot
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    started = local_server.start(tmp_path_factory.mktemp("server"))
+    yield started
+    started.stop()
+
+
+def follow(live: Live, applied: list[Snapshot], until: float = 60) -> None:
+    deadline = time.monotonic() + until
+    while live.pump(lambda snapshot: applied.append(snapshot) is None):
+        assert time.monotonic() < deadline, live.state
+        live.wait(0.1)
+
+
+def start(server: LocalServer, **settings: object) -> Live:
+    request = JobRequest("a red mushroom", **settings)  # type: ignore[arg-type]
+    return Live(request, lambda: Client(server.url, server.token))
+
+
+def test_a_job_is_followed_to_its_end(server: LocalServer) -> None:
+    live = start(server, iterations=4)
+    assert live.state == CONNECTING
+    applied: list[Snapshot] = []
+    follow(live, applied)
+    live.close()
+    assert (live.state, live.error) == (FINISHED, "")
+    assert [s.version for s in applied] == sorted({s.version for s in applied})
+    assert {"positions", "faces", "colours", "uvs", "texture"} <= applied[-1].arrays.keys()
+    assert live.progress and fraction(live.progress) == 1
+    assert len(live.milliseconds) == len(applied)
+    assert not any(thread.is_alive() for thread in live._threads)
+
+
+def test_a_snapshot_that_is_not_taken_is_offered_again_and_never_piles_up(server: LocalServer) -> None:
+    live = start(server, iterations=6)
+    offered: list[int] = []
+    deadline = time.monotonic() + 60
+    while live.state != FINISHED:
+        assert live.pump(lambda snapshot: bool(offered.append(snapshot.version))) and time.monotonic() < deadline
+        live.wait(0.1)
+    time.sleep(1)                           # the last snapshot is under way
+    assert not live.milliseconds
+    applied: list[Snapshot] = []
+    assert not live.pump(lambda snapshot: applied.append(snapshot) is None)
+    assert [snapshot.version for snapshot in applied] == [7]        # the newest alone: 6 and the texture
+    assert offered == sorted(offered)
+    live.close()
+
+
+def test_cancel_ends_the_job_and_keeps_its_files(server: LocalServer) -> None:
+    live = start(server, iterations=2000)
+    while not live.progress:
+        live.pump(lambda snapshot: True)
+        live.wait(0.1)
+    asked = time.monotonic()
+    live.cancel()
+    follow(live, [])
+    assert time.monotonic() - asked < 10
+    assert live.state == CANCELLED and live.job and "mesh.glb" in live.job.files
+    live.close()
+
+
+def test_cancel_before_the_server_answers() -> None:
+    def slow() -> Client:
+        time.sleep(0.3)
+        return Client("http://127.0.0.1:1")
+
+    live = Live(JobRequest("a red mushroom"), slow)
+    live.cancel()
+    follow(live, [])
+    assert live.state == CANCELLED and not live.error
+
+
+def test_an_unreachable_server_is_one_sentence() -> None:
+    with socket.socket() as taken:          # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        live = Live(JobRequest("a red mushroom"), lambda: Client(url))
+        follow(live, [])
+    assert live.state == FAILED and url in live.error and "\n" not in live.error
+
+
+def test_a_server_that_dies_is_one_sentence(tmp_path: Path) -> None:
+    doomed = local_server.start(tmp_path)
+    assert doomed.process
+    live = start(doomed, iterations=100)
+    while not live.milliseconds:
+        live.pump(lambda snapshot: True)
+        live.wait(0.1)
+    doomed.process.kill()
+    follow(live, [])
+    live.close()
+    doomed.stop()
+    assert live.state == FAILED and "lost" in live.error and "\n" not in live.error
+
+
+def test_progress_in_words() -> None:
+    assert describe(Progress("surface", 310, 420, 60.0, 68.4)) == "surface 310/420, 1:08 left"
+    assert describe(Progress("volume", 1, 420, 0.1)) == "volume 1/420"

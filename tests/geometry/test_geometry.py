@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fields, their meshes, clean-up, unwrapping and files, against shapes with known truth."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from server.geometry.field import Field, grid_points, sample
+from server.geometry.marching import marching_tetrahedra
+from server.geometry.mesh import Mesh, edge_counts, fill_gutter, largest_parts, save_glb, unwrap
+from server.geometry.regularize import bending, binary_entropy, normal_consistency, total_variation
+
+
+def solid(values):
+    positions, faces = marching_tetrahedra(values)
+    return trimesh.Trimesh(positions.detach().numpy(), faces.numpy(), process=False)
+
+
+def torus(n=40):
+    p = grid_points(n)
+    return 0.25 - ((p[..., :2].norm(dim=-1) - 0.55) ** 2 + p[..., 2] ** 2).sqrt()
+
+
+def test_a_torus_keeps_its_hole_volume_and_orientation():
+    mesh = solid(torus())
+    assert mesh.is_watertight and mesh.is_winding_consistent and mesh.euler_number == 0
+    assert mesh.volume == pytest.approx(2 * math.pi**2 * 0.55 * 0.25**2, rel=0.02)     # positive: outward
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_any_signs_give_a_closed_manifold(seed):
+    positions, faces = marching_tetrahedra(torch.randn(7, 7, 7, generator=torch.Generator().manual_seed(seed)))
+    assert edge_counts(faces.numpy())[1] == 0
+    areas = trimesh.Trimesh(positions.numpy(), faces.numpy(), process=False).area_faces
+    assert positions.abs().max() < 1 and areas.min() > 0
+
+
+def test_the_volume_grows_with_the_field_as_its_area_says():
+    """d(volume)/d(offset) of a signed distance is the area: the vertices' gradient is right in sign and size."""
+    field = torus().double()
+    offset = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    positions, faces = marching_tetrahedra(field + offset)
+    corners = positions[faces.long()]
+    volume = (corners[:, 0] * torch.linalg.cross(corners[:, 1], corners[:, 2])).sum() / 6
+    (slope,) = torch.autograd.grad(volume, offset)
+    assert float(slope) == pytest.approx(4 * math.pi**2 * 0.55 * 0.25, rel=0.02)
+
+
+def test_an_empty_field_has_an_empty_mesh():
+    positions, faces = marching_tetrahedra(-torch.ones(5, 5, 5))
+    assert positions.shape == (0, 3) and faces.shape == (0, 3)
+
+
+def test_sampling_a_linear_field_is_exact():
+    points = 1.8 * torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) - 0.9
+    grid = grid_points(6).movedim(-1, 0)[None]
+    torch.testing.assert_close(sample(grid, points), points, atol=1e-6, rtol=0)
+
+
+def test_levels_add_up_and_refining_keeps_the_colours():
+    field = Field((3, 5, 9))
+    with torch.no_grad():
+        for grid in field.grids:
+            grid[:, 1:] = 1.0
+    torch.testing.assert_close(field.grid()[:, 1:], torch.full((1, 3, 9, 9, 9), 3.0))
+    finer = field.refined((5, 17), torch.zeros(1, 1, 17, 17, 17))
+    torch.testing.assert_close(finer.grid()[:, 1:], torch.full((1, 3, 17, 17, 17), 3.0))
+    assert not finer.grid()[:, :1].any()
+
+
+def test_floaters_go_and_large_parts_stay():
+    inside = np.zeros((20, 20, 20), bool)
+    inside[2:10, 2:10, 2:10] = inside[12:18, 12:18, 12:18] = True
+    kept = inside.copy()
+    inside[18, 2, 2] = True
+    np.testing.assert_array_equal(largest_parts(inside), kept)
+    assert not largest_parts(np.zeros((3, 3, 3), bool)).any()
+
+
+def test_regularizers_are_zero_where_they_should_be():
+    linear = grid_points(5)[..., 0][None, None]
+    assert bending(linear) < 1e-10 < total_variation(linear)
+    assert binary_entropy(torch.tensor([0.0, 1.0])) < 0.01
+    assert float(binary_entropy(torch.tensor([0.5]))) == pytest.approx(math.log(2))
+    box = trimesh.creation.box()
+    faces = torch.tensor(np.asarray(box.faces), dtype=torch.int32)
+    # of a box's 18 edges, 12 turn by 90 degrees and 6 are diagonals of its flat sides
+    assert float(normal_consistency(torch.tensor(np.asarray(box.vertices)), faces)) == pytest.approx(12 / 18)
+
+
+@given(arrays.arrays(np.uint8, (6, 6, 3)), arrays.arrays(bool, (6, 6)))
+def test_the_gutter_repeats_covered_texels_only(texture, covered):
+    filled = fill_gutter(texture, covered)
+    np.testing.assert_array_equal(filled[covered], texture[covered])
+    if covered.any():
+        colours = {tuple(c) for c in texture[covered]}
+        assert all(tuple(c) in colours for c in filled.reshape(-1, 3))
+
+
+@pytest.fixture
+def mesh():
+    positions, faces = marching_tetrahedra(torus(20))
+    colours = (255 * (positions + 1) / 2).byte()
+    return Mesh(positions.numpy(), faces.numpy(), colours.numpy())
+
+
+def test_unwrapped_charts_lie_in_the_unit_square_without_overlap(mesh):
+    source, faces, uvs = unwrap(mesh.positions, mesh.faces)
+    np.testing.assert_array_equal(source[faces], mesh.faces)
+    assert uvs.min() >= 0 and uvs.max() <= 1
+    a, b, c = (uvs[faces][:, k] for k in range(3))
+    areas = np.abs(np.cross(b - a, c - a)) / 2
+    from server.rendering import rasterize
+    clip = np.concatenate([2 * uvs - 1, np.zeros_like(uvs[:, :1]), np.ones_like(uvs[:, :1])], axis=1)
+    rast = rasterize.create("cpu").rasterize(torch.from_numpy(clip)[None], torch.from_numpy(faces), (512, 512))
+    covered = float((rast[..., 3] > 0).float().mean())
+    assert areas.sum() == pytest.approx(covered, rel=0.05)     # overlapping charts would cover less
+
+
+def test_it_stands_on_the_ground(mesh):
+    grounded = mesh.on_ground()
+    assert grounded.positions[:, 2].min() == 0
+    np.testing.assert_allclose(grounded.positions + grounded.lift, mesh.positions, atol=1e-6)
+
+
+@pytest.mark.parametrize("textured", [False, True])
+def test_glb_comes_back_with_y_up(mesh, tmp_path, textured):
+    if textured:
+        _, faces, uvs = unwrap(mesh.positions, mesh.faces)
+        mesh = Mesh(mesh.positions, mesh.faces, mesh.colours, uvs[faces], np.full((8, 8, 3), 77, np.uint8))
+    save_glb(mesh, tmp_path / "mesh.glb")
+    read = trimesh.load(tmp_path / "mesh.glb", force="mesh")
+    extent = mesh.positions.max(axis=0) - mesh.positions.min(axis=0)
+    np.testing.assert_allclose(read.extents, extent[[0, 2, 1]], atol=1e-5)
+    assert len(read.faces) == len(mesh.faces) and read.volume > 0
+    assert (read.visual.kind == "texture") == textured
