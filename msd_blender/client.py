@@ -8,8 +8,8 @@ import json
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -46,7 +46,7 @@ class Client:
         self._secure, self._token, self._timeout = parts.scheme == "https", token, timeout
         self._open: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = threading.Event()
 
     def __enter__(self) -> Client:
         return self
@@ -57,7 +57,7 @@ class Client:
     def close(self) -> None:
         """End every request under way; a thread that reads a stream stops."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             connections = list(self._open)
         for connection in connections:
             if connection.sock is not None:
@@ -68,7 +68,7 @@ class Client:
 
     def health(self) -> Health:
         """The server's state. Raises `ClientError` where it speaks another version of the protocol."""
-        health = from_dict(Health, self._json("GET", "/v1/health"))
+        health = self._ask(Health, "GET", "/v1/health")
         if health.protocol != PROTOCOL_VERSION:
             older = "server" if health.protocol < PROTOCOL_VERSION else "extension"
             raise ClientError(f"The server at {self.url} speaks protocol {health.protocol} and this extension "
@@ -76,16 +76,16 @@ class Client:
         return health
 
     def submit(self, request: JobRequest) -> Job:
-        return from_dict(Job, self._json("POST", "/v1/jobs", to_dict(request)))
+        return self._ask(Job, "POST", "/v1/jobs", to_dict(request))
 
     def job(self, id: str) -> Job:
-        return from_dict(Job, self._json("GET", f"/v1/jobs/{quote(id, '')}"))
+        return self._ask(Job, "GET", f"/v1/jobs/{quote(id, '')}")
 
     def jobs(self) -> list[Job]:
-        return [from_dict(Job, each) for each in self._json("GET", "/v1/jobs")]
+        return self._ask(list, "GET", "/v1/jobs")
 
     def cancel(self, id: str) -> Job:
-        return from_dict(Job, self._json("POST", f"/v1/jobs/{quote(id, '')}/cancel"))
+        return self._ask(Job, "POST", f"/v1/jobs/{quote(id, '')}/cancel")
 
     def events(self, id: str, after: int = 0) -> Iterator[Message]:
         """What happens to a job after event number `after`, to its end; a broken stream is taken up again."""
@@ -100,12 +100,13 @@ class Client:
                 problem = "the stream of events ended early"
             except (OSError, http.client.HTTPException) as error:
                 problem = str(error) or type(error).__name__
+            except ValueError as error:     # what cannot be read would be sent again
+                raise ClientError(f"What {self.url} sends is no stream of events: {error}") from None
             failures += 1
-            if self._closed:
-                return
             if failures > RETRIES:
                 raise ClientError(f"The server at {self.url} was lost: {problem}.")
-            time.sleep(min(0.1 * 2**failures, 1.0))
+            if self._closed.wait(min(0.1 * 2**failures, 1.0)):
+                return
 
     def _events(self, id: str, after: int) -> Iterator[tuple[int, Message]]:
         with self._request("GET", f"/v1/jobs/{quote(id, '')}/events", headers={"Last-Event-ID": str(after)},
@@ -131,32 +132,40 @@ class Client:
                     snapshot = news.over(snapshot)
                     yield snapshot
         except (OSError, http.client.HTTPException, ProtocolError) as error:
-            if not self._closed:
+            if not self._closed.is_set():
                 raise ClientError(f"The stream of snapshots from {self.url} broke: {error}.") from None
 
     def download(self, id: str, name: str, path: str | os.PathLike[str]) -> None:
         """Write a job's file to `path`, whole or not at all."""
         path = Path(path)
-        part = path.with_name(f".{os.getpid()}-{path.name}.part")
+        part = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}.part")
         try:
             with self._request("GET", f"/v1/jobs/{quote(id, '')}/files/{quote(name, '')}") as answer:
+                missing = answer.length
                 with open(part, "wb") as file:
                     while block := answer.read(1 << 20):
                         file.write(block)
+                        missing = None if missing is None else missing - len(block)
+            if missing:                     # http.client takes a connection that broke off for the end
+                raise OSError(f"{missing} bytes are missing")
             part.replace(path)
-        except http.client.HTTPException as error:
-            raise ClientError(f"{name} could not be fetched from {self.url}: {error!r}.") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise ClientError(f"{name} could not be fetched from {self.url} to {path} "
+                              f"({str(error) or type(error).__name__}).") from None
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
-    def _json(self, method: str, path: str, body: Any = None) -> Any:
+    def _ask(self, kind: type, method: str, path: str, body: Any = None) -> Any:
+        """The answer as a message of this kind; list: of jobs."""
         try:
             with self._request(method, path, body) as answer:
-                return json.loads(answer.read())
+                values = json.loads(answer.read())
+            return [from_dict(Job, each) for each in values] if kind is list else from_dict(kind, values)
         except (OSError, http.client.HTTPException) as error:
-            raise ClientError(f"No server answers at {self.url} ({error}): start it, or correct the address.") \
-                from None
-        except ValueError:
+            raise ClientError(f"No server answers at {self.url} ({str(error) or type(error).__name__}): "
+                              "start it, or correct the address.") from None
+        except (ValueError, TypeError, RecursionError):
             raise ClientError(f"What answers at {self.url} is no msd_blender server.") from None
 
     def _request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None,
@@ -166,12 +175,13 @@ class Client:
         sent = {"Content-Type": "application/json", **(headers or {})}
         if self._token:
             sent["Authorization"] = f"Bearer {self._token}"
-        with self._lock:
-            if self._closed:
-                raise ClientError("The connection was closed.")
-            self._open.add(connection)
         answer = _Answer(connection, self._forget)
         try:
+            connection.connect()
+            with self._lock:                # after connecting: `close` can only end what has a socket
+                if self._closed.is_set():
+                    raise ClientError("The connection was closed.")
+                self._open.add(connection)
             connection.request(method, path, None if body is None else json.dumps(body), sent)
             if timeout is None or timeout > 0:
                 connection.sock.settimeout(timeout)

@@ -25,6 +25,7 @@ class LocalServer:
     url: str
     token: str
     process: subprocess.Popen[bytes] | None = None
+    pid: int = 0
 
     def stop(self) -> None:
         """End the server if it was started here; it takes its worker with it."""
@@ -42,11 +43,11 @@ def find(data: Path) -> LocalServer | None:
     """The server of a data folder, if one answers and speaks our protocol."""
     try:
         known = json.loads((data / ADDRESS).read_text())
-        server = LocalServer(known["url"], known["token"])
-        Client(server.url, server.token, timeout=3).health()
+        server = LocalServer(known["url"], known["token"], pid=known["pid"])
+        health = Client(server.url, server.token, timeout=3).health()
     except (OSError, ValueError, KeyError, TypeError, ClientError):
         return None
-    return server
+    return server if health.pid == server.pid else None    # another took the port of one that died
 
 
 def start(data: Path, python: str = sys.executable, folder: str | os.PathLike[str] = "",
@@ -74,10 +75,12 @@ def start(data: Path, python: str = sys.executable, folder: str | os.PathLike[st
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         server = find(data)
-        if server is not None:
+        if server is not None and server.pid == process.pid:
             server.process = process
             return server
         if process.poll() is not None:
+            if server is not None:          # another was faster with this data folder: take that one
+                return server
             break
         time.sleep(0.1)
     LocalServer("", "", process).stop()

@@ -7,13 +7,14 @@ from . import api
 from .client import ClientError
 from .connection import connector
 from .properties import RequestProperties
+from .protocol import JobRequest
 
 current: api.Generation | None = None       # the running generation, or the last one
 _INTERVAL = 0.05                            # seconds between two looks at what arrived
 
 
 def running() -> bool:
-    return bpy.app.timers.is_registered(_tick)
+    return bpy.app.timers.is_registered(tick)
 
 
 class MSD_OT_generate(RequestProperties, bpy.types.Operator):
@@ -29,33 +30,36 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
         return not running()
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        global current
         for name in RequestProperties.__annotations__:
             if not self.properties.is_property_set(name):
                 setattr(self, name, getattr(context.scene.msd, name))
-        try:
-            request = self.request()
-            connect = connector()
-        except (ValueError, ClientError) as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-        current = api.Generation(request, connect)
-        bpy.app.timers.register(_tick, persistent=True)
-        return {"FINISHED"}
+        return self._start(live=True)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        global current
+        return self._start(live=False)
+
+    def _start(self, live: bool) -> set[str]:
         try:
-            current = api.Generation(self.request(), connector())
+            generation = start(self.request())
         except (ValueError, ClientError) as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        api.follow(current, None, None)
-        current.live.close()
-        if current.live.error:
-            self.report({"ERROR"}, current.live.error)
+        if live:
+            bpy.app.timers.register(tick, persistent=True)
+            return {"FINISHED"}
+        api.follow(generation, None, None)
+        generation.live.close()
+        if generation.live.error:
+            self.report({"ERROR"}, generation.live.error)
             return {"CANCELLED"}
         return {"FINISHED"}
+
+
+def start(request: JobRequest) -> api.Generation:
+    """Make it the current generation, on the server of the preferences. Raises ValueError, `ClientError`."""
+    global current
+    current = api.Generation(request, connector())
+    return current
 
 
 class MSD_OT_stop(bpy.types.Operator):
@@ -74,7 +78,8 @@ class MSD_OT_stop(bpy.types.Operator):
         return {"FINISHED"}
 
 
-def _tick() -> float | None:
+def tick() -> float | None:
+    """Take the current generation on: the timer of the main thread. None, which ends it, when it is done."""
     more = current is not None and current.step()
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
@@ -99,7 +104,7 @@ def register() -> None:
 def unregister() -> None:
     global current
     if running():
-        bpy.app.timers.unregister(_tick)
+        bpy.app.timers.unregister(tick)
     if current is not None:
         current.live.cancel()
         current.live.close()

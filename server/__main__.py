@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import fcntl
 import json
 import logging
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
 
     serve = commands.add_parser("serve", help="answer Blender's panel and other clients")
-    serve.add_argument("--host", default=DEFAULT_HOST, help="any address but a loopback one needs the token")
+    serve.add_argument("--host", default=DEFAULT_HOST,
+                       help="where to listen; beyond this machine, clients need the token in server.json")
     serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes any free one")
     serve.add_argument("--data", type=Path, default=default_data(), metavar="DIR", help="jobs and their files")
     serve.add_argument("--parent", type=int, metavar="PID", help="end when this process has ended")
@@ -82,13 +85,18 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise UsageError(f"The server cannot listen on {host}:{port} ({error.strerror}): "
-                         "choose another --port, or 0 for any free one.") from None
+                         "choose another --port, or 0 for any free one, or another --host.") from None
     return listener
 
 
 def serve(host: str, port: int, data: Path, parent: int | None) -> int:
     """Answer until a signal says stop."""
     import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await asyncio.to_thread(queue.stop)         # uvicorn waits for the open streams: end them first
+            await super().shutdown(sockets)
 
     from .api.app import create_app
     from .api.auth import is_loopback
@@ -108,44 +116,38 @@ def serve(host: str, port: int, data: Path, parent: int | None) -> int:
 
     queue = Queue(Store(data))
     app = create_app(queue, host, "" if is_loopback(host) else token, __version__)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    server = Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
     def stop(*_: Any) -> None:
         server.should_exit = True
 
-    def watch() -> None:
-        assert parent is not None
-        while _alive(parent):
-            time.sleep(0.5)
-        stop()
-
-    queue.start()
+    # uvicorn raises the signal that ended it once more: these handlers let what follows run.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     if parent is not None:
-        threading.Thread(target=watch, daemon=True).start()
-    address = data / "server.json"
-    part = data / ".server.json"
-    part.touch(mode=0o600)
-    part.write_text(json.dumps({"url": f"http://{shown}:{port}", "token": token, "pid": os.getpid(),
-                                "protocol": PROTOCOL_VERSION}))
-    part.replace(address)
-    print(f"Serving on http://{shown}:{port}, data in {data}", flush=True)
-    # uvicorn waits for open streams before it calls anyone: end them as soon as the signal comes.
-    ender = threading.Thread(target=_end_streams, args=(server, queue), daemon=True)
-    ender.start()
+        threading.Thread(target=_watch, args=(parent, stop), daemon=True).start()
+    address, part = data / "server.json", data / ".server.json"
+    queue.start()
     try:
+        part.unlink(missing_ok=True)
+        part.touch(mode=0o600)
+        part.write_text(json.dumps({"url": f"http://{shown}:{port}", "token": token, "pid": os.getpid(),
+                                    "protocol": PROTOCOL_VERSION}))
+        part.replace(address)
+        print(f"Serving on http://{shown}:{port}, data in {data}", flush=True)
         server.run(sockets=[listener])
     finally:
-        server.should_exit = True
-        ender.join()
         address.unlink(missing_ok=True)
+        queue.stop()
         queue.store.close()
     return OK
 
 
-def _end_streams(server: Any, queue: Any) -> None:
-    while not server.should_exit:
-        time.sleep(0.05)
-    queue.stop()
+def _watch(parent: int, stop: Callable[[], None]) -> None:
+    child = os.getppid() == parent          # then its death shows at once, even while nobody has reaped it
+    while os.getppid() == parent if child else _alive(parent):
+        time.sleep(0.5)
+    stop()
 
 
 def _alive(pid: int) -> bool:
@@ -163,9 +165,11 @@ def generate(output: Path, **request: Any) -> int:
     wish = JobRequest(**request).validate()
     writable(output)
     stopped = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: stopped.set())
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     live = sys.stderr.isatty()
+
+    def stop(number: int, _: Any) -> None:
+        stopped.set()
+        signal.signal(number, signal.default_int_handler)       # the second time, at once
 
     def report(message: Progress | Log | Snapshot) -> None:
         if isinstance(message, Log):
@@ -180,6 +184,8 @@ def generate(output: Path, **request: Any) -> int:
     print("Loading …", file=sys.stderr, flush=True)
     from .optimize import generate as run
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     run(wish, output, report, stopped.is_set)
     print(f"{'Stopped; what was reached is' if stopped.is_set() else 'Done:'} in {output}", file=sys.stderr)
     return INTERRUPTED if stopped.is_set() else OK
@@ -188,9 +194,12 @@ def generate(output: Path, **request: Any) -> int:
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     given = vars(parser().parse_args(arguments))
-    command = {"serve": serve, "generate": generate}[given.pop("command")]
+    commands: dict[str, Callable[..., int]] = {"serve": serve, "generate": generate}
     try:
-        return command(**given)
+        return commands[given.pop("command")](**given)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
     except (UsageError, ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return FAILURE

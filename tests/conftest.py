@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A real diffusers Stable Diffusion folder, tiny and untrained, made on the spot."""
+"""Real parts for tests: a diffusers folder, tiny and untrained, and a server process."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from msd_blender.client import Client
 from server.priors import load
 
 WIDTH = 16
@@ -90,3 +95,59 @@ def folders(save_pipeline, tmp_path_factory):
 @pytest.fixture(scope="session")
 def prior(folders):
     return load(folders["v_prediction"], "cpu")
+
+
+class Server:
+    """A real server process on a real socket."""
+
+    def __init__(self, data: Path):
+        self.data = data
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "server", "serve", "--port", "0", "--data", str(data)],
+            cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        address = data / "server.json"
+        deadline = time.monotonic() + 60
+        while not address.is_file():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.process.communicate()[0]
+            time.sleep(0.05)
+        known = json.loads(address.read_text())
+        self.url, self.token = known["url"], known["token"]
+
+    def client(self) -> Client:
+        return Client(self.url, self.token)
+
+    def worker(self) -> int:
+        """The pid of the worker process: the child that multiprocessing spawned."""
+        return next(child.pid for child in psutil.Process(self.process.pid).children()
+                    if "spawn_main" in " ".join(child.cmdline()))
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def start_server():
+    """Start a server on a data folder; it is gone after the tests, if not before."""
+    servers: list[Server] = []
+
+    def start(data: Path) -> Server:
+        servers.append(Server(data))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(start_server, tmp_path_factory):
+    """One server that tests share where they leave it as it was."""
+    return start_server(tmp_path_factory.mktemp("server"))
+
+
+@pytest.fixture(scope="session")
+def tiny(folders):
+    """A job's settings that make it end within seconds."""
+    return {"model": str(folders["epsilon"]), "iterations": 4}

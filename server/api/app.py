@@ -7,12 +7,15 @@ import os
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Header, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
 from msd_blender.protocol import Health, Job, JobRequest, ProtocolError, from_dict
 
 from ..jobs.queue import Queue
 from .auth import Guard
+
+LAST_EVENT = 2**63 - 1                      # what SQLite can count to
 
 
 def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: str = "") -> FastAPI:
@@ -23,6 +26,16 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
     @app.exception_handler(ProtocolError)
     async def refuse(request: Request, error: ProtocolError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return JSONResponse({"detail": f"The request's {first['loc'][-1] if first['loc'] else 'body'} cannot be "
+                                       f"read: {first['msg']}."}, 422)
+
+    @app.exception_handler(Exception)       # uvicorn writes the traceback into the log
+    async def fault(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "The server met an unforeseen error: its log says more."}, 500)
 
     def job_of(id: str) -> Job:
         job = queue.store.get(id)
@@ -48,10 +61,10 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
 
     @app.post("/v1/jobs/{id}/cancel")
     def cancel(id: str) -> Job:
-        return queue.cancel(job_of(id))
+        return queue.cancel(job_of(id).id)
 
     @app.get("/v1/jobs/{id}/events")
-    async def events(id: str, last_event_id: Annotated[int, Header(ge=0)] = 0) -> StreamingResponse:
+    async def events(id: str, last_event_id: Annotated[int, Header(ge=0, le=LAST_EVENT)] = 0) -> StreamingResponse:
         job_of(id)
         return StreamingResponse(queue.events(id, last_event_id), media_type="text/event-stream")
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import threading
 import time
@@ -20,16 +21,24 @@ CREATE TABLE IF NOT EXISTS events (job TEXT NOT NULL, number INTEGER NOT NULL, d
 """
 
 
+class StoreError(OSError):
+    """The store cannot be opened, in one sentence."""
+
+
 class Store:
     """All jobs of a data folder. Safe to use from several threads."""
 
     def __init__(self, data: Path):
         self.data = data
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(data / "jobs.sqlite", check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_TABLES)
+        try:
+            self._db = sqlite3.connect(data / "jobs.sqlite", check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_TABLES)
+        except sqlite3.Error as error:
+            raise StoreError(f"The jobs in {data / 'jobs.sqlite'} cannot be opened ({error}): move that file away, "
+                             "or choose another --data.") from None
 
     def close(self) -> None:
         with self._lock:
@@ -72,7 +81,25 @@ class Store:
         return Job(job, state, from_dict(JobRequest, json.loads(request)), created, error, files)
 
     def folder(self, job: str) -> Path:
+        """Where an ended job's files are."""
         return self.data / "jobs" / job
+
+    def open_folder(self, job: str) -> Path:
+        """A new, empty folder for the files of a job that runs."""
+        self.discard_folder(job)
+        folder = self._part(job)
+        folder.mkdir(parents=True)
+        return folder
+
+    def keep_folder(self, job: str) -> None:
+        """Take the files of a running job as its result: all of them, or none if the server dies before."""
+        self._part(job).replace(self.folder(job))
+
+    def discard_folder(self, job: str) -> None:
+        shutil.rmtree(self._part(job), ignore_errors=True)
+
+    def _part(self, job: str) -> Path:
+        return self.folder(job).with_suffix(".part")
 
     def set_state(self, job: str, state: str, error: str = "") -> Job:
         self._execute("UPDATE jobs SET state = ?, error = ? WHERE id = ?", state, error, job)
@@ -86,6 +113,8 @@ class Store:
     def fail_running(self) -> list[Job]:
         """Jobs that a server which died left running."""
         rows = self._execute("SELECT id FROM jobs WHERE state = ?", RUNNING)
+        for (job,) in rows:
+            self.discard_folder(job)
         return [self.set_state(job, FAILED, "The server stopped while this job ran: submit it again.")
                 for (job,) in rows]
 

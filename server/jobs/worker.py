@@ -109,6 +109,7 @@ def _main(pipe: Connection) -> None:
             generate(from_dict(JobRequest, job["run"]), Path(job["folder"]), report, cancelled.is_set)
             pipe.send_bytes(b"D")
         except ValueError as error:
+            log.warning("The job was refused", exc_info=True)
             pipe.send_bytes(b"F" + str(error).encode())
         except Exception as error:
             log.exception("The job failed")

@@ -1,22 +1,33 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An empty Blender scene for each test."""
+"""An empty Blender scene for each test, and one server for all that need one."""
 
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 
 import pytest
 
+from msd_blender import local_server
+from msd_blender.local_server import LocalServer
 
-@pytest.fixture(scope="session", autouse=True)
-def _user_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keeps Blender away from the developer's own settings; read when bpy is first imported."""
-    os.environ["BLENDER_USER_RESOURCES"] = str(tmp_path_factory.mktemp("blender"))
-    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+
+# Away from the developer's own settings and jobs. Blender reads it when bpy is imported, so before the tests are.
+_folder = tempfile.TemporaryDirectory()
+os.environ["BLENDER_USER_RESOURCES"] = os.path.join(_folder.name, "blender")
+os.environ["XDG_DATA_HOME"] = os.path.join(_folder.name, "data")
 
 
 @pytest.fixture
-def empty_scene(_user_folder: None) -> None:
+def empty_scene() -> None:
     import bpy
 
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    started = local_server.start(tmp_path_factory.mktemp("server"))
+    yield started
+    started.stop()

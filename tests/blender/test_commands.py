@@ -11,23 +11,14 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import bpy
 import pytest
 
-from msd_blender import local_server
 from msd_blender.local_server import LocalServer
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
-    started = local_server.start(tmp_path_factory.mktemp("server"))
-    yield started
-    started.stop()
 
 
 class Run:
@@ -102,7 +93,7 @@ def test_a_prompt_becomes_files(tmp_path: Path) -> None:
 
 def test_interrupt_keeps_the_last_state(tmp_path: Path) -> None:
     blend = tmp_path / "mushroom.blend"
-    run = Run("a red mushroom", blend, "--iterations", "150")
+    run = Run("a red mushroom", blend, "--iterations", "40")
     run.wait_for_progress()
     run.process.send_signal(signal.SIGINT)
     code, said = run.end()
@@ -114,7 +105,7 @@ def test_interrupt_keeps_the_last_state(tmp_path: Path) -> None:
 
 def test_a_server_that_dies_costs_nothing_that_arrived(tmp_path: Path) -> None:
     blend = tmp_path / "mushroom.blend"
-    run = Run("a red mushroom", blend, "--iterations", "150")
+    run = Run("a red mushroom", blend, "--iterations", "40")
     run.wait_for_progress()
     for pid, command in run.processes().items():
         if " serve " in command:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,6 @@ from msd_blender.client import Client
 from msd_blender.live import CONNECTING, Live, describe, fraction
 from msd_blender.local_server import LocalServer
 from msd_blender.protocol import CANCELLED, FAILED, FINISHED, JobRequest, Progress, Snapshot
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
-    started = local_server.start(tmp_path_factory.mktemp("server"))
-    yield started
-    started.stop()
 
 
 def follow(live: Live, applied: list[Snapshot], until: float = 60) -> None:

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The server as its clients meet it: a real process, a real socket, real jobs."""
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import psutil
+import pytest
+
+from msd_blender.client import Client, ClientError
+from msd_blender.local_server import find, start
+from msd_blender.protocol import CANCELLED, FAILED, FILES, FINISHED, RUNNING, Job, JobRequest, Progress
+from server.api.auth import Guard
+
+ROOT = Path(__file__).parents[2]
+
+
+def follow(client, job):
+    return list(client.events(job.id))
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def raw(server, method="GET", path="/v1/health", headers=None, body=None):
+    """(status, body) of a request whose headers are given to the letter."""
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=10)
+    connection.putrequest(method, path, skip_host="Host" in (headers or {}))
+    for name, value in (headers or {}).items():
+        connection.putheader(name, value)
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def test_a_job_from_its_submission_to_its_files(server, tiny, tmp_path):
+    client = server.client()
+    assert client.health().worker in ("starting", "idle", "busy")
+    job = client.submit(JobRequest("a red mushroom", **tiny))
+    snapshots = list(client.snapshots(job.id))
+    messages = follow(client, job)
+    states = [message.state for message in messages if isinstance(message, Job)]
+    assert states == ["queued", "running", "finished"]
+    progress = [message for message in messages if isinstance(message, Progress)]
+    assert progress[-1].iteration == progress[-1].iterations == 4 and progress[-1].denoiser_calls > 0
+    assert set(snapshots[-1].arrays) == {"positions", "faces", "colours", "uvs", "texture"}
+    assert messages[-1].files == list(FILES)
+    for name in FILES:
+        client.download(job.id, name, tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 0
+    # whoever comes late is told all the same
+    assert follow(client, job) == messages
+    late = list(client.snapshots(job.id))
+    np.testing.assert_array_equal(late[-1].arrays["positions"], snapshots[-1].arrays["positions"])
+
+
+def test_the_same_key_is_the_same_job(server, tiny):
+    client = server.client()
+    request = JobRequest("a blue chair", client_key="once", **tiny)
+    first = client.submit(request)
+    assert client.submit(request).id == first.id
+    follow(client, first)
+    assert client.submit(request).state == FINISHED
+    assert [job.id for job in client.jobs()].count(first.id) == 1
+
+
+def test_cancel_stops_a_running_job_within_two_seconds_and_keeps_its_state(server, tiny):
+    client = server.client()
+    job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 100_000}))
+    events = client.events(job.id)
+    next(message for message in events if isinstance(message, Progress) and message.iteration >= 2)
+    asked = time.monotonic()
+    client.cancel(job.id)
+    last = list(events)[-1]
+    assert time.monotonic() - asked < 2.5
+    assert last.state == CANCELLED and last.error == ""
+    # the worker lives on, or a new one does
+    assert follow(client, client.submit(JobRequest("a blue chair", **tiny)))[-1].state == FINISHED
+
+
+def test_a_queued_job_is_cancelled_at_once(server, tiny):
+    client = server.client()
+    long = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 100_000}))
+    waiting = client.submit(JobRequest("a blue chair", **tiny))
+    assert client.cancel(waiting.id).state == CANCELLED
+    client.cancel(long.id)
+    assert follow(client, long)[-1].state == CANCELLED
+    assert client.cancel(long.id).state == CANCELLED        # again changes nothing
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"prompt": ""}, "empty"), ({"prompt": "x" * 10_000}, "shorten"), ({"guidance": "dream"}, "msd, sds")])
+def test_bad_requests_are_refused_in_a_sentence(server, changes, words):
+    with pytest.raises(ClientError, match=words):
+        server.client().submit(JobRequest(**{"prompt": "x", **changes}))
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda folder: folder / "nothing", "no folder|not|missing"),
+    (lambda folder: folder, "diffusers")])
+def test_a_model_that_is_none_fails_the_job_in_a_sentence(server, tmp_path, make, words):
+    client = server.client()
+    last = follow(client, client.submit(JobRequest("a red mushroom", model=str(make(tmp_path)))))[-1]
+    assert last.state == FAILED
+    assert re.search(words, last.error) and "Traceback" not in last.error
+
+
+def test_unknown_things_are_not_found(server):
+    client = server.client()
+    for ask in (lambda: client.job("x"), lambda: client.cancel("x"), lambda: list(client.events("x")),
+                lambda: list(client.snapshots("x"))):
+        with pytest.raises(ClientError, match="no job"):
+            ask()
+    job = client.jobs()[0]
+    assert raw(server, path=f"/v1/jobs/{job.id}/files/..%2f..%2fjobs.sqlite")[0] == 404
+
+
+def test_other_sites_and_large_bodies_are_refused(server):
+    assert raw(server)[0] == 200
+    assert raw(server, headers={"Host": "evil.example"})[0] == 403
+    assert raw(server, headers={"Origin": "http://evil.example"})[0] == 403
+    assert raw(server, "POST", "/v1/jobs", {"Content-Length": "10000000000"})[0] == 413
+    assert raw(server, "POST", "/v1/jobs", {"Content-Length": "3", "Content-Type": "application/json"},
+               b"[1]")[0] == 422
+
+
+@pytest.mark.parametrize("given, status", [("", 401), ("Bearer wrong", 401), ("Bearer secret", 0)])
+def test_the_token_is_asked_for_where_others_can_reach_the_server(given, status):
+    assert Guard(None, "0.0.0.0", "secret")._refusal({"authorization": given})[0] == status
+
+
+def test_a_worker_that_dies_fails_its_job_and_is_replaced(server, tiny):
+    client = server.client()
+    job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 100_000}))
+    events = client.events(job.id)
+    next(message for message in events if isinstance(message, Progress))
+    os.kill(server.worker(), signal.SIGKILL)
+    last = list(events)[-1]
+    assert last.state == FAILED and "worker" in last.error
+    assert follow(client, client.submit(JobRequest("a blue chair", **tiny)))[-1].state == FINISHED
+
+
+def test_a_server_that_is_killed_takes_its_worker_along_and_its_job_is_told_later(start_server, tiny, tmp_path):
+    server = start_server(tmp_path)
+    client = server.client()
+    job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 100_000}))
+    events = client.events(job.id)
+    next(message for message in events if isinstance(message, Progress))
+    worker = psutil.Process(server.worker())
+    server.process.kill()
+    with pytest.raises(ClientError, match="lost"):
+        list(events)
+    worker.wait(10)
+    server.process.wait()
+    (tmp_path / "server.json").unlink()
+    again = start_server(tmp_path).client().job(job.id)
+    assert again.state == FAILED and "submit it again" in again.error
+
+
+def test_the_server_ends_within_two_seconds_also_with_a_job_and_readers(start_server, tiny, tmp_path):
+    server = start_server(tmp_path)
+    client = server.client()
+    job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 100_000}))
+    until(lambda: client.job(job.id).state == RUNNING)
+    events = client.events(job.id)
+    next(events)
+    worker = psutil.Process(server.worker())
+    asked = time.monotonic()
+    server.stop()
+    assert time.monotonic() - asked < 2.5
+    worker.wait(2)
+    assert not (tmp_path / "server.json").exists()
+    client.close()
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "-m", "server", *map(str, arguments)], cwd=ROOT, text=True,
+                          capture_output=True, timeout=120)
+
+
+def test_what_cannot_be_served_ends_in_a_sentence(server, tmp_path):
+    port = urlsplit(server.url).port
+    (tmp_path / "file").write_text("")
+    for arguments, words in [(["--port", port, "--data", tmp_path], "choose another --port"),
+                             (["--port", 0, "--data", server.data], "Another server"),
+                             (["--port", 99999, "--data", tmp_path], "0 to 65535"),
+                             (["--port", 0, "--data", tmp_path / "file"], "cannot be written")]:
+        ended = run("serve", *arguments)
+        assert ended.returncode == 1 and words in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_generate_without_blender(tiny, tmp_path):
+    arguments = ["--output", tmp_path / "out", "--model", tiny["model"], "--iterations", 2]
+    ended = run("generate", "a red mushroom", *arguments)
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+    for prompt, more, words in [("", [], "empty"), ("x", ["--output", tiny["model"] + "/model_index.json"], "written")]:
+        ended = run("generate", prompt, *arguments, *more)
+        assert ended.returncode == 1 and words in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_local_server_is_started_found_and_stopped(tmp_path):
+    server = start(tmp_path)
+    try:
+        found = find(tmp_path)
+        assert found is not None and found.url == server.url
+        assert (tmp_path / "server.json").stat().st_mode & 0o777 == 0o600
+    finally:
+        server.stop()
+    assert find(tmp_path) is None
+
+
+def test_starting_in_vain_repeats_the_servers_own_words(tmp_path):
+    with pytest.raises(ClientError, match="There is no server"):
+        start(tmp_path / "data", folder=tmp_path)
+    with pytest.raises(ClientError, match="cannot be started"):
+        start(tmp_path / "data", python=str(tmp_path / "python"))
+
+
+def test_nobody_there():
+    with pytest.raises(ClientError, match="No server answers"):
+        Client("http://127.0.0.1:9", timeout=2).health()
+    with pytest.raises(ClientError, match="address"):
+        Client("ftp://x")

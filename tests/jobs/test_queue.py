@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A worker that hangs, one that cannot start, and a disk that fails: real processes all."""
+
+import os
+import shutil
+import signal
+import time
+
+import psutil
+
+from msd_blender.protocol import CANCELLED, FAILED, FINISHED, JobRequest, Progress
+
+
+def run_long(client, tiny):
+    """(a job under way, its stream of events)."""
+    job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 100_000}))
+    events = client.events(job.id)
+    next(message for message in events if isinstance(message, Progress))
+    return job, events
+
+
+def test_a_worker_that_hangs_is_killed_when_its_job_is_cancelled(server, tiny):
+    client = server.client()
+    job, events = run_long(client, tiny)
+    worker = psutil.Process(server.worker())
+    os.kill(worker.pid, signal.SIGSTOP)
+    asked = time.monotonic()
+    client.cancel(job.id)
+    last = list(events)[-1]
+    assert time.monotonic() - asked < 2.5
+    assert (last.state, last.error, last.files) == (CANCELLED, "", [])
+    worker.wait(1)
+
+
+def test_files_that_cannot_be_written_fail_the_job_and_no_other(server, tiny):
+    client = server.client()
+    job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 30}))
+    events = client.events(job.id)
+    next(message for message in events if isinstance(message, Progress))
+    shutil.rmtree(server.data / "jobs" / f"{job.id}.part")
+    last = list(events)[-1]
+    assert last.state == FAILED and "Traceback" not in last.error and last.error.count("\n") == 0
+    assert last.files == []
+    assert list(client.events(client.submit(JobRequest("a blue chair", **tiny)).id))[-1].state == FINISHED
+    assert not list((server.data / "jobs").glob("*.part"))
+
+
+def test_a_worker_that_cannot_start_fails_the_job_in_a_sentence(start_server, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    server = start_server(tmp_path / "data")
+    client = server.client()
+    for _ in range(2):                      # the second is refused at once, too
+        last = list(client.events(client.submit(JobRequest("a red mushroom")).id))[-1]
+        assert last.state == FAILED and "cannot start" in last.error
+    assert client.health().worker == "starting"
+    assert server.stop() == 0

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The pipeline as a whole, short, on the tiny untrained pipeline folder that tests make."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from msd_blender.protocol import FILES, JobRequest, Progress, Snapshot
+from server.geometry.field import Field
+from server.geometry.mesh import edge_counts
+from server.optimize import generate
+from server.optimize.assets import extract
+from server.optimize.settings import Settings
+
+
+def run(folder, tiny, cancelled=lambda: False, **changes):
+    said = []
+    folder.mkdir(exist_ok=True)
+    generate(JobRequest(**{"prompt": "a red mushroom", **tiny, **changes}), folder, said.append, cancelled)
+    return said
+
+
+def newest(said):
+    return [message for message in said if isinstance(message, Snapshot)][-1]
+
+
+def test_it_leaves_a_closed_textured_mesh_on_the_ground(tiny, tmp_path):
+    said = run(tmp_path, tiny)
+    arrays = newest(said).arrays
+    assert edge_counts(arrays["faces"])[1] == 0
+    solid = trimesh.Trimesh(arrays["positions"], arrays["faces"], process=False)
+    assert solid.volume > 0 and arrays["positions"][:, 2].min() == 0
+    assert len(np.unique(arrays["faces"])) == len(arrays["positions"])      # no loose vertices
+    assert arrays["uvs"].shape == (*arrays["faces"].shape, 2) and arrays["texture"].any()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+    progress = [message for message in said if isinstance(message, Progress)]
+    assert [p.iteration for p in progress[:4]] == [1, 2, 3, 4] and {p.phase for p in progress} >= {"volume", "surface"}
+    record = json.loads((tmp_path / "job.json").read_text())
+    assert record["iterations"] == 4 and record["mesh"]["non_manifold_edges"] == 0
+    assert record["denoiser_calls"] == progress[-1].denoiser_calls > 0
+    assert record["request"]["prompt"] == "a red mushroom" and record["seconds"]["denoiser"] > 0
+
+
+def test_the_texture_repeats_the_vertices_colours(tiny, tmp_path):
+    arrays = newest(run(tmp_path, tiny)).arrays
+    size = len(arrays["texture"])
+    texel = np.clip((arrays["uvs"].reshape(-1, 2) * size).astype(int), 0, size - 1)
+    baked = arrays["texture"][texel[:, 1], texel[:, 0]].astype(int)
+    vertex = arrays["colours"][arrays["faces"].reshape(-1)].astype(int)
+    assert np.abs(baked - vertex).mean() < 4
+
+
+@pytest.mark.parametrize("guidance", ["msd", "sds"])
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, tmp_path, guidance):
+    one, two, other = (newest(run(tmp_path / str(i), tiny, guidance=guidance, seed=seed)).arrays
+                       for i, seed in enumerate([3, 3, 4]))
+    for name, array in one.items():
+        assert array.tobytes() == two[name].tobytes(), name
+    assert one["positions"].tobytes() != other["positions"].tobytes()
+
+
+def test_cancelled_it_keeps_what_it_has(tiny, tmp_path):
+    asked = []
+
+    def cancelled():
+        asked.append(1)
+        return len(asked) > 2
+
+    said = run(tmp_path, {**tiny, "iterations": 1000}, cancelled)
+    assert max(message.iteration for message in said if isinstance(message, Progress)) == 2
+    assert trimesh.load(tmp_path / "mesh.glb", force="mesh").volume > 0
+    assert json.loads((tmp_path / "job.json").read_text())["state"] == "cancelled"
+
+
+def test_a_single_iteration_is_enough(tiny, tmp_path):
+    assert len(newest(run(tmp_path, {**tiny, "iterations": 1})).arrays["positions"])
+
+
+def test_a_field_that_vanished_still_has_a_mesh():
+    field = Field((9,))
+    with torch.no_grad():
+        field.grids[0][:, 0] = -5 - torch.rand(9, 9, 9, generator=torch.Generator().manual_seed(0))
+    assert len(extract(field.grid()).faces)
+    with torch.no_grad():
+        field.grids[0][:, 0] = -5
+    assert len(extract(field.grid()).faces)
+
+
+def test_iterations_are_shared_out_as_the_defaults_are():
+    default, half = Settings(), Settings.of(JobRequest("x", iterations=210))
+    assert half.volume.iterations + half.surface.iterations == 210
+    assert half.volume.iterations / 210 == pytest.approx(
+        default.volume.iterations / (default.volume.iterations + default.surface.iterations), abs=0.01)
+
+
+def test_unknown_models_are_named(tiny, tmp_path):
+    with pytest.raises(ValueError, match="nowhere"):
+        run(tmp_path, tiny, model=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_without_a_device_is_refused(tiny, tmp_path):
+    with pytest.raises(ValueError, match="no CUDA device"):
+        run(tmp_path, tiny, device="cuda")

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``python -m server`` and its signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from msd_blender.local_server import find
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_cleanly_and_soon(start_server, tmp_path, number):
+    server = start_server(tmp_path)
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    assert family
+    asked = time.monotonic()
+    server.process.send_signal(number)
+    said, _ = server.process.communicate(timeout=10)
+    assert time.monotonic() - asked < 2.5
+    assert server.process.returncode == 0 and b"Traceback" not in said, said
+    assert not psutil.wait_procs(family, timeout=1)[1]
+    assert not (tmp_path / "server.json").exists()
+
+
+def test_a_server_that_was_killed_leaves_nothing_in_the_way(start_server, tmp_path):
+    first = start_server(tmp_path)
+    first.process.kill()
+    first.process.wait()
+    assert find(tmp_path) is None
+    (tmp_path / ".server.json").touch(mode=0o666)       # as if killed while it wrote
+    (tmp_path / "server.json").unlink()
+    second = start_server(tmp_path)
+    assert second.url != first.url and (tmp_path / "server.json").stat().st_mode & 0o777 == 0o600
+    assert second.stop() == 0
+
+
+def test_interrupting_generate_keeps_the_last_state(tiny, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "generate", "a red mushroom", "--output", str(tmp_path), "--model",
+         tiny["model"], "--iterations", "2000"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    while "/2000" not in (line := process.stderr.readline()):
+        assert line, "it ended before it made progress"
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=20)[1]
+    assert time.monotonic() - asked < 2.5
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert json.loads((tmp_path / "job.json").read_text())["state"] == "cancelled"
+    glb = (tmp_path / "mesh.glb").read_bytes()
+    assert glb[:4] == b"glTF" and int.from_bytes(glb[8:12], "little") == len(glb)
+
+
+def test_interrupting_generate_while_it_loads(tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "server", "generate", "a red mushroom", "--output",
+                                str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr and "Loading" in process.stderr.readline()
+    os.kill(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 130 and said.strip().splitlines()[-1] == "Interrupted.", said

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What one side writes the other reads, and damage is refused in one sentence."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msd_blender.protocol import (ARRAYS, MAX_PROMPT, Job, JobRequest, Log, Progress, ProtocolError, Snapshot,
+                                  check_array, decode_event, decode_snapshot, encode_event, encode_snapshot,
+                                  from_dict, read_snapshot, to_dict)
+
+text = st.text(max_size=50)
+requests = st.builds(JobRequest, prompt=text, negative_prompt=text, seed=st.integers(0, 2**63 - 1))
+messages = st.one_of(
+    st.builds(Progress, text, st.integers(), st.integers(), st.floats(allow_nan=False)),
+    st.builds(Log, text), st.builds(Job, text, text, requests, error=text))
+
+
+def snapshot(version=1, **changes):
+    arrays = {"positions": np.zeros((4, 3), np.float32), "faces": np.zeros((2, 3), np.int32),
+              "colours": np.zeros((4, 3), np.uint8), "uvs": np.zeros((2, 3, 2), np.float32),
+              "texture": np.zeros((8, 8, 3), np.uint8)}
+    return Snapshot(version, 7, {**arrays, **changes})
+
+
+@given(messages, st.integers(0, 10**9))
+def test_events_round_trip(message, number):
+    lines = encode_event(number, message).decode().split("\n")
+    assert lines[-2:] == ["", ""]           # what ends an event
+    assert decode_event(lines[:-2]) == (number, message)
+
+
+def test_a_newer_servers_fields_and_events_are_ignored():
+    assert from_dict(Log, {"message": "x", "colour": "blue"}) == Log("x")
+    assert decode_event(["event: weather", "data: {}"]) is None
+    assert decode_event([": still here"]) is None
+
+
+@pytest.mark.parametrize("kind, values", [(Job, {"id": "x"}), (Log, []), (Job, {"id": "", "state": "", "request": 3})])
+def test_messages_that_lack_something_are_refused(kind, values):
+    with pytest.raises(ProtocolError):
+        from_dict(kind, values)
+
+
+def test_snapshots_round_trip_one_after_another():
+    stream = io.BytesIO(encode_snapshot(snapshot(1)) + encode_snapshot(snapshot(2)))
+    for version in (1, 2):
+        read = read_snapshot(stream.read)
+        assert read is not None and (read.version, read.iteration) == (version, 7)
+        for name, array in snapshot().arrays.items():
+            np.testing.assert_array_equal(read.arrays[name], array)
+    assert read_snapshot(stream.read) is None
+
+
+def test_only_what_changed_is_sent_and_put_back():
+    old, new = snapshot(1), snapshot(2, positions=np.ones((4, 3), np.float32))
+    news = new.since(old)
+    assert set(news.arrays) == {"positions"}
+    whole = news.over(old)
+    assert whole.version == 2
+    for name, array in new.arrays.items():
+        np.testing.assert_array_equal(whole.arrays[name], array)
+    assert new.since(None) is new
+
+
+@given(st.data())
+def test_damaged_frames_are_refused_and_nothing_else(data):
+    frame = bytearray(encode_snapshot(snapshot())[8:])
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] ^= data.draw(st.integers(1, 255))
+    cut = data.draw(st.integers(0, len(frame)))
+    for damaged in (bytes(frame), bytes(frame[:cut])):
+        try:
+            for name, array in decode_snapshot(damaged).arrays.items():
+                check_array(name, array)    # what is let through is at least well formed
+        except ProtocolError:
+            pass
+
+
+def test_pickles_are_refused():
+    buffer = io.BytesIO()
+    np.savez(buffer, header=np.array([1, 2]), positions=np.array([{"a": 1}], object))
+    with pytest.raises(ProtocolError):
+        decode_snapshot(buffer.getvalue())
+
+
+@pytest.mark.parametrize("name, array", [
+    ("positions", np.zeros((4, 3))), ("faces", np.zeros((4, 4), np.int32)),
+    ("texture", np.zeros((8, 3), np.uint8)), ("wings", np.zeros(1))])
+def test_arrays_of_another_form_are_refused(name, array):
+    with pytest.raises(ProtocolError):
+        check_array(name, array)
+    assert name == "wings" or name in ARRAYS
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"prompt": ""}, "empty"), ({"prompt": " \n"}, "empty"), ({"prompt": 3}, "text"),
+    ({"prompt": "x" * (MAX_PROMPT + 1)}, "shorten"), ({"guidance": "dream"}, "msd, sds"),
+    ({"seed": -1}, "whole number"), ({"seed": 1.5}, "whole number"), ({"iterations": 0}, "whole number"),
+    ({"guidance_scale": float("nan")}, "0 to 1000"), ({"device": "tpu"}, "auto, cuda, cpu")])
+def test_requests_out_of_range_are_refused_in_a_sentence(changes, words):
+    with pytest.raises(ProtocolError, match=words):
+        JobRequest(**{"prompt": "a red mushroom", **changes}).validate()
+
+
+def test_requests_survive_json():
+    request = JobRequest("a red mushroom", seed=3, iterations=10)
+    assert from_dict(JobRequest, json.loads(json.dumps(to_dict(request)))) == request
