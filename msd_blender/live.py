@@ -47,6 +47,7 @@ class Live:
         self._cancelled = threading.Event()
         self._ended = threading.Event()
         self._job_id = ""
+        self._canceller: threading.Thread | None = None
         self._threads: list[threading.Thread] = []
         self._spawn(self._run)
 
@@ -84,19 +85,22 @@ class Live:
         """Ask the server to stop the job; returns at once, the job's end arrives as a message."""
         self._cancelled.set()
         if self._job_id:
-            self._spawn(self._cancel)
+            self._canceller = self._spawn(self._cancel)
 
     def close(self) -> None:
-        """Leave the server and join the threads; the job itself is not touched."""
+        """Leave the server and join the threads; a wish to cancel is delivered first."""
+        if self._canceller is not None:
+            self._canceller.join(timeout=3)
         if self.client is not None:
             self.client.close()
         for thread in self._threads:
             thread.join(timeout=10)
 
-    def _spawn(self, target: Callable[[], None]) -> None:
+    def _spawn(self, target: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=self._guard, args=(target,), daemon=True)
         self._threads.append(thread)
         thread.start()
+        return thread
 
     def _guard(self, target: Callable[[], None]) -> None:
         try:

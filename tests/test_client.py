@@ -16,7 +16,7 @@ import pytest
 from msd_blender import client as module
 from msd_blender.client import Client, ClientError
 from msd_blender.local_server import find, find_or_start, start
-from msd_blender.protocol import PROTOCOL_VERSION, JobRequest, Progress
+from msd_blender.protocol import PROTOCOL_VERSION, JobRequest
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,7 +116,7 @@ def test_snapshots_that_break_off_are_one_sentence():
 @pytest.mark.parametrize("read", ["events", "snapshots"])
 def test_close_ends_a_thread_that_waits(server, tiny, read):
     other = server.client()
-    job = other.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 100_000}))
+    job = other.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 2000}))    # a snapshot every 50
     try:
         client = server.client()
         news = getattr(client, read)(job.id)
@@ -170,10 +170,3 @@ def test_the_server_ends_with_a_parent_that_is_killed(tmp_path):
     parent.communicate()
     assert not alive and not (tmp_path / "server.json").exists()
     assert "Traceback" not in (tmp_path / "server.log").read_text()
-
-
-def test_progress_numbers_only_grow(server, tiny):
-    client = server.client()
-    job = client.submit(JobRequest("a red mushroom", **tiny))
-    iterations = [message.iteration for message in client.events(job.id) if isinstance(message, Progress)]
-    assert iterations == sorted(iterations) and iterations[-1] == tiny["iterations"]

@@ -81,6 +81,17 @@ def test_damaged_frames_are_refused_and_nothing_else(data):
             pass
 
 
+@pytest.mark.parametrize("offset, bits", [(6, 1), (6, 32), (6, 64), (8, 8), (8, 99), (4, 255)])
+def test_what_only_other_zip_programs_write_is_refused(offset, bits):
+    """Flags (encrypted, patched), compression methods and versions of which zipfile says NotImplementedError."""
+    frame = bytearray(encode_snapshot(snapshot())[8:])
+    local, central = frame.index(b"PK\x03\x04"), frame.index(b"PK\x01\x02")
+    frame[local + offset] |= bits
+    frame[central + offset + 2] |= bits
+    with pytest.raises(ProtocolError, match="damaged"):
+        decode_snapshot(bytes(frame))
+
+
 def test_pickles_are_refused():
     buffer = io.BytesIO()
     np.savez(buffer, header=np.array([1, 2]), positions=np.array([{"a": 1}], object))

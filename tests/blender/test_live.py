@@ -7,8 +7,6 @@ import socket
 import time
 from pathlib import Path
 
-import pytest
-
 from msd_blender import local_server
 from msd_blender.client import Client
 from msd_blender.live import CONNECTING, Live, describe, fraction

@@ -34,7 +34,7 @@ def test_a_worker_that_hangs_is_killed_when_its_job_is_cancelled(server, tiny):
 
 def test_files_that_cannot_be_written_fail_the_job_and_no_other(server, tiny):
     client = server.client()
-    job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 30}))
+    job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 8}))
     events = client.events(job.id)
     next(message for message in events if isinstance(message, Progress))
     shutil.rmtree(server.data / "jobs" / f"{job.id}.part")
