@@ -49,7 +49,7 @@ def main(arguments: list[str], program: str = "python -m msd_blender") -> int:
         return _generate(given)
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)    # None: it was Blender's, which is about to end
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:

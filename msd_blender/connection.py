@@ -29,7 +29,8 @@ def check_online(url: str) -> None:
         loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = host == "localhost"
-    if not (loopback or bpy.app.online_access or bpy.app.module):   # the module has no such preference
+    outside = not bpy.app.binary_path       # bpy as a module has no such preference
+    if not (loopback or bpy.app.online_access or outside):
         raise ValueError(f"Blender may not go online to reach {host}: allow it in Preferences > System > "
                          "Network, or start Blender with --online-mode.")
 

@@ -53,7 +53,7 @@ def _cross(a, b):
 @njit(cache=True, nogil=True, inline="always")
 def _corner(clip, b, v):
     """(x, y, w): the homogeneous 2D point of Olano and Greer 1997, which needs no near clipping."""
-    return float(clip[b, v, 0]), float(clip[b, v, 1]), float(clip[b, v, 3])
+    return np.float64(clip[b, v, 0]), np.float64(clip[b, v, 1]), np.float64(clip[b, v, 3])
 
 
 @njit(cache=True, nogil=True)
@@ -84,7 +84,7 @@ def rasterize(clip, faces, rast):
                 y1 = min(height, int(math.ceil((high + 1) * 0.5 * height + 0.5)))
             elif p0[2] <= 1e-6 and p1[2] <= 1e-6 and p2[2] <= 1e-6:
                 continue
-            z0, z1, z2 = float(clip[b, i, 2]), float(clip[b, j, 2]), float(clip[b, k, 2])
+            z0, z1, z2 = np.float64(clip[b, i, 2]), np.float64(clip[b, j, 2]), np.float64(clip[b, k, 2])
             inverse = 1 / area
             for y in range(y0, y1):
                 qy = (2 * y + 1) / height - 1
@@ -118,7 +118,7 @@ def rasterize_backward(clip, faces, rast, grad, grad_clip):
             qy = (2 * y + 1) / height - 1
             for x in range(width):
                 f = int(rast[b, y, x, 3]) - 1
-                gu, gv = float(grad[b, y, x, 0]), float(grad[b, y, x, 1])
+                gu, gv = np.float64(grad[b, y, x, 0]), np.float64(grad[b, y, x, 1])
                 if f < 0 or (gu == 0 and gv == 0):
                     continue
                 q = ((2 * x + 1) / width - 1, qy, 1.0)
@@ -204,7 +204,7 @@ def _silhouette(clip, faces, across, b, face, along, x, y, sign, height, width):
         best, leave = -np.inf, -1
         for k in range(3):
             i, j = faces[face, k], faces[face, (k + 1) % 3]
-            wi, wj = float(clip[b, i, 3]), float(clip[b, j, 3])
+            wi, wj = np.float64(clip[b, i, 3]), np.float64(clip[b, j, 3])
             if wi <= 1e-6 or wj <= 1e-6:
                 return -1, -1, 0.0
             if came >= 0 and across[face, k] == came:
@@ -292,7 +292,7 @@ def antialias_backward(colour, rast, clip, faces, across, grad, grad_colour, gra
                     step = 2.0 / (width if along == 0 else height)
                     if nx > fx or ny > fy:
                         step = -step
-                    wi, wj = float(clip[b, i, 3]), float(clip[b, j, 3])
+                    wi, wj = np.float64(clip[b, i, 3]), np.float64(clip[b, j, 3])
                     ai, aj = clip[b, i, along] / wi, clip[b, j, along] / wj
                     si, sj = clip[b, i, 1 - along] / wi - level, clip[b, j, 1 - along] / wj - level
                     r = si / (si - sj)
