@@ -46,7 +46,7 @@ def test_the_server_knows_of_the_extension_only_the_protocol(path):
     assert all(name.startswith("msd_blender.protocol") or name == "msd_blender.__version__" for name in ours)
 
 
-LAYERS = {"api": {"jobs"}, "jobs": {"optimize"}, "optimize": {"guidance", "rendering", "geometry", "priors"},
+LAYERS = {"api": {"jobs"}, "jobs": {"optimize"}, "optimize": {"guidance", "rendering", "geometry", "priors", "bundled"},
           "guidance": {"priors"}, "priors": set(), "rendering": set(), "geometry": set()}
 
 

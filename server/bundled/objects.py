@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -474,3 +475,9 @@ def vocabulary() -> list[str]:
     phrases = [*_TEMPLATES, *(p for several in _VIEW_PHRASES.values() for p in several)]
     words = " ".join(phrases).replace(",", " , ").split() + ["an"]
     return sorted({w for w in words if "{" not in w} | set(names))
+
+
+def unknown_words(text: str) -> list[str]:
+    """The words of a prompt that no caption holds, in order."""
+    known = set(vocabulary())
+    return [word for word in dict.fromkeys(re.findall(r"[a-z0-9']+", text.lower())) if word not in known]

@@ -22,6 +22,7 @@ from msd_blender import __version__
 from msd_blender.protocol import JobRequest, Log, Progress, Snapshot
 
 from .. import guidance, priors
+from ..bundled import objects
 from ..geometry.field import Field
 from ..geometry.mesh import Mesh, edge_counts, save_glb
 from ..priors.prompts import view_prompts
@@ -69,13 +70,15 @@ class Generation:
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("There is no CUDA device here: choose the device cpu or auto.")
         self.device = torch.device(device)
+        # Threads on the CPU else add up an indexing's gradient in any order.
+        torch.use_deterministic_algorithms(device == "cpu")
         with self.clock("load"):
             self.prior = load_prior(request.model, device)
             self.rasterizer = rasterize.create(request.rasterizer, device)
         # Drawn on the CPU, so that a seed means the same on every device.
         self.generator = torch.Generator().manual_seed(request.seed)
         self.iteration = self.denoiser_calls = self.version = 0
-        self.ended = 0.0                    # seconds when the last iteration ended
+        self.shown = 0.0                    # seconds when the last snapshot was taken
 
     @property
     def iterations(self) -> int:
@@ -127,7 +130,9 @@ class Generation:
             self.iteration += 1
             self.denoiser_calls += step.denoiser_calls * settings.views
             self._progress(asset.name, step.bandwidth)
-            if self.iteration % every == 0 or self.iteration == self.iterations:
+            late = self.clock.elapsed - self.shown > settings.snapshot_seconds
+            if late or self.iteration % every == 0 or self.iteration == self.iterations:
+                self.shown = self.clock.elapsed
                 with self.clock("snapshot"):
                     self.snapshot(asset.mesh())
 
@@ -204,7 +209,7 @@ def generate(request: JobRequest, folder: Path, report: Report, cancelled: Calla
     On cancellation what was reached is kept. Raises ValueError with one sentence for what the user can mend.
     """
     run = Generation(request, report, cancelled)
-    unknown = run.prior.unknown_words(request.prompt) if hasattr(run.prior, "unknown_words") else []
-    if unknown:
-        report(Log(f"The model does not know {', '.join(unknown)}.", "warning"))
+    if not request.model and (unknown := objects.unknown_words(request.prompt)):
+        report(Log(f"The bundled model does not know {', '.join(unknown)}; it knows {', '.join(objects.NOUNS)}. "
+                   "For anything else, name a folder of Stable Diffusion as the model.", "warning"))
     run.finish(run.run(), folder)

@@ -43,7 +43,8 @@ class Settings:
         220, (5, 9, 17, 33), Geometric(4.0, 0.5), learning_rate=0.07, penalty=50, resolution=0.5))
     surface: Phase = field(default_factory=lambda: Phase(
         200, (5, 9, 17, 33, 49), Geometric(0.8, 0.2), learning_rate=0.02, penalty=50))
-    snapshots: int = 40                     # over the whole run
+    snapshots: int = 40                     # over the whole run, and
+    snapshot_seconds: float = 10.0          # at most this long from one to the next
     texture_size: int = 512
 
     @classmethod

@@ -32,7 +32,7 @@ def load(
         if not (BUNDLED_MODEL / "model_index.json").is_file():
             raise PriorError(
                 f"The bundled model is not in {BUNDLED_MODEL}: "
-                "train it as server/bundled/README.md says, or name a diffusers Stable Diffusion folder."
+                "train it with python -m server.bundled.train, or name a diffusers Stable Diffusion folder."
             )
         folder = BUNDLED_MODEL
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

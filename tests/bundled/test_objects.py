@@ -104,3 +104,8 @@ def test_bad_input_is_refused_in_a_sentence():
         objects.signed_distance("dragon", np.zeros((1, 3)))
     with pytest.raises(ValueError, match="shape"):
         objects.signed_distance("mug", np.zeros(3))
+
+
+def test_unknown_words_are_found_whatever_their_case_and_marks():
+    assert objects.unknown_words("A Red mushroom, seen from the front!") == []
+    assert objects.unknown_words("a dragon, a red dragon with 2 Wings") == ["dragon", "with", "2", "wings"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 import trimesh
 
-from msd_blender.protocol import FILES, JobRequest, Progress, Snapshot
+from msd_blender.protocol import FILES, JobRequest, Log, Progress, Snapshot
 from server.geometry.field import Field
 from server.geometry.mesh import edge_counts
 from server.optimize import generate
@@ -94,6 +94,13 @@ def test_iterations_are_shared_out_as_the_defaults_are():
     assert half.volume.iterations + half.surface.iterations == 210
     assert half.volume.iterations / 210 == pytest.approx(
         default.volume.iterations / (default.volume.iterations + default.surface.iterations), abs=0.01)
+
+
+@pytest.mark.parametrize("prompt, warned", [("a red dragon", True), ("a red mushroom", False)])
+def test_the_bundled_model_says_what_it_does_not_know(tmp_path, prompt, warned):
+    said = run(tmp_path, {}, prompt=prompt, iterations=1)
+    warnings = [message.message for message in said if isinstance(message, Log)]
+    assert [("dragon" in text, "mushroom" in text) for text in warnings] == [(True, True)] * warned
 
 
 def test_unknown_models_are_named(tiny, tmp_path):
