@@ -39,13 +39,12 @@ class Volume:
         return rgb + (1 - alpha) * backgrounds[:, None, None], penalty
 
     def surface(self, levels: tuple[int, ...], rasterizer: Rasterizer) -> Surface:
-        """The same field made ready for meshing: floaters gone, occupancy smoothed and bounded."""
+        """The same field made ready for meshing: floaters gone, occupancy bounded."""
         with torch.no_grad():
             logit = self.field.grid()[:, :1]
             solid = torch.from_numpy(largest_parts((logit[0, 0] > 0).cpu().numpy())).to(logit.device)
             logit = torch.where(solid | (logit <= 0), logit, -logit).clamp(-4, 4)
             fine = F.interpolate(logit, size=(levels[-1],) * 3, mode="trilinear", align_corners=True)
-            fine = F.avg_pool3d(F.pad(fine, (1,) * 6, mode="replicate"), 3, stride=1)
         return Surface(self.field.refined(levels, fine), rasterizer)
 
     def mesh(self) -> Mesh:

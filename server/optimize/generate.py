@@ -104,6 +104,8 @@ class Generation:
             if self.cancelled():
                 return
             progress = i / phase.iterations
+            for group in optimizer.param_groups:
+                group["lr"] = (1 - 0.9 * progress) * phase.learning_rate
             with self.clock("render forward"):
                 views = cameras.sample(settings.views, self.generator, self.device)
                 lights = Lights.sample(views, self.generator)

@@ -17,6 +17,7 @@ class Phase:
 
     levels: of the field, see `geometry.field.Field`.
     bandwidth: of the mean shift, in latents of unit standard deviation; it falls over the phase.
+    learning_rate: Adam's, in logits; it falls to a tenth, so that what is noise averages out.
     penalty: weight of the regularizers beside the guidance's gradient.
     resolution: edge of a render, as a share of the edge that the prior wants.
     """

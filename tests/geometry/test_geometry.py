@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from server.geometry.field import Field, grid_points, sample
+from server.geometry.field import Field, grid_points, sample, smooth
 from server.geometry.marching import marching_tetrahedra
 from server.geometry.mesh import Mesh, edge_counts, fill_gutter, largest_parts, save_glb, unwrap
 from server.geometry.regularize import bending, binary_entropy, normal_consistency, total_variation
@@ -62,6 +62,16 @@ def test_sampling_a_linear_field_is_exact():
     points = 1.8 * torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) - 0.9
     grid = grid_points(6).movedim(-1, 0)[None]
     torch.testing.assert_close(sample(grid, points), points, atol=1e-6, rtol=0)
+
+
+def test_smoothing_keeps_the_sum_and_the_axes_and_ends_what_alternates():
+    point = torch.zeros(1, 2, 7, 7, 7)
+    point[0, 0, 2, 3, 4], point[0, 1, 3, 3, 3] = 1, 2
+    wide = smooth(point)
+    assert wide.sum(dim=(2, 3, 4)).flatten().tolist() == [1, 2]
+    assert wide[0, 0, 2, 3, 4] == 1 / 8 and wide[0, 0, 1, 3, 4] == 1 / 16 and wide[0, 0, 2, 4, 5] == 1 / 32
+    signs = (-1.0) ** torch.arange(7)
+    assert smooth(signs.view(1, 1, 1, 7, 1).expand(1, 1, 7, 7, 7))[:, :, :, 1:-1].abs().max() == 0
 
 
 def test_levels_add_up_and_refining_keeps_the_colours():
