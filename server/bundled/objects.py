@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit, prange
 
+from ..priors.prompts import DIRECTIONS, VIEWS, view_word
+
 BALL = 0.85
 FIELD_OF_VIEW = 40.0
 DISTANCE = 3.0
 RESOLUTION = 64
-VIEWS = ("front", "side", "back", "overhead")
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.07, 0.07),
@@ -137,10 +138,12 @@ def car(u: Uniform) -> list[np.ndarray]:
 
 
 def house(u: Uniform) -> list[np.ndarray]:
-    hx, hy, hz, tall = u(0.46, 0.54), u(0.50, 0.62), u(0.30, 0.38), u(0.44, 0.56)
+    hx, hy, hz, tall = u(0.44, 0.50), u(0.50, 0.60), u(0.34, 0.40), u(0.44, 0.56)
+    windows = [_box(at, wide, deep, 0.14, _DARK, rounding=0.01)
+               for at, wide, deep in (((hx, 0, 0), 0.03, 0.24), ((-hx, 0, 0), 0.03, 0.24), ((0, hy, 0), 0.20, 0.03))]
     return [_box((0, 0, 0), hx, hy, hz, rounding=0.01),
             _part(_PRISM, (0, 0, hz - 0.02), (hx + 0.12, hy + 0.07, tall), _ROOF),
-            _box((0, -hy, -hz + 0.20), 0.13, 0.04, 0.20, _WHITE, rounding=0.01)]
+            _box((0, -hy, -hz + 0.24), 0.14, 0.03, 0.24, _DARK, rounding=0.01), *windows]
 
 
 def sphere(u: Uniform) -> list[np.ndarray]:
@@ -191,7 +194,7 @@ NOUNS: dict[str, Callable[[Uniform], list[np.ndarray]]] = {f.__name__: f for f i
     sphere, cube, cylinder, cone, snowman, apple, lamp, mug)}
 # The hard ones are seen most often, and the shapes that nobody would type seldom.
 FREQUENCY = {noun: 1.0 for noun in NOUNS} | dict.fromkeys(("mushroom", "tree", "donut"), 2.0) | dict.fromkeys(
-    ("chair", "car", "house", "table", "rocket"), 3.0)
+    ("car", "table", "rocket"), 3.0) | dict.fromkeys(("chair", "house"), 5.0)
 
 
 def _support(row: np.ndarray) -> np.ndarray:
@@ -386,12 +389,6 @@ def camera_position(azimuth: float, elevation: float, distance: float = DISTANCE
     return distance * np.array([math.sin(a) * math.cos(e), -math.cos(a) * math.cos(e), math.sin(e)])
 
 
-def view_word(azimuth: float, elevation: float) -> str:
-    """One of `VIEWS` for a camera at these angles (degrees)."""
-    turn = abs((azimuth + 180) % 360 - 180)
-    return "overhead" if elevation > 55 else "front" if turn <= 45 else "back" if turn >= 135 else "side"
-
-
 def _background(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
     while True:
         if rng.random() < 0.7:
@@ -412,31 +409,43 @@ def _light(rng: np.random.Generator, eye: np.ndarray) -> np.ndarray:
     return math.cos(tilt) * forward + math.sin(tilt) * aside
 
 
-def render(picks: list[tuple[str, str]], rng: np.random.Generator, angles: np.ndarray | None = None,
-           vary: bool = True, size: int = RESOLUTION) -> tuple[np.ndarray, list[str]]:
-    """Pictures uint8 (N, size, size, 3), sRGB, top row first, and their view words, of (colour, noun) pairs.
+@dataclass(frozen=True)
+class Scene:
+    """What one picture shows: the painted parts (P, 21), camera, light and flat background, and the view's word."""
 
-    `angles` (N, 2) are azimuth and elevation in degrees; random when not given. `vary=False` keeps the middle
-    proportions. The same generator state gives the same bytes.
+    parts: np.ndarray
+    eye: np.ndarray
+    light: np.ndarray
+    ambient: float
+    diffuse: float
+    background: np.ndarray
+    view: str
+
+
+def scene(colour: str, noun: str, rng: np.random.Generator, angles: np.ndarray | None = None,
+          vary: bool = True) -> Scene:
+    """A random scene of a noun; `angles` are azimuth and elevation in degrees, random when not given.
+
+    `vary=False` keeps the middle proportions.
     """
-    painted, eyes, lights, shades, flats, views = [], [], [], [], [], []
-    for i, (name, noun) in enumerate(picks):
-        colour = np.clip(np.array(COLOURS[name]) + rng.normal(0, 0.02, 3), 0.02, 0.98)
-        painted.append(Shape.build(noun, rng if vary else None).painted(colour))
-        high = rng.uniform(60, 85) if rng.random() < 0.15 else rng.uniform(-10, 45)
-        azimuth, elevation = (rng.uniform(0, 360), high) if angles is None else angles[i]
-        eyes.append(camera_position(azimuth, elevation, DISTANCE + rng.uniform(-0.15, 0.15)))
-        lights.append(_light(rng, eyes[-1]))
-        shades.append((rng.uniform(0.35, 0.55), rng.uniform(0.5, 0.65)))
-        flats.append(_background(rng, colour))
-        views.append(view_word(azimuth, elevation))
-    rows = np.zeros((len(picks), max(len(p) for p in painted), _WIDTH))
-    for target, source in zip(rows, painted):
-        target[:len(source)] = source
-    shade = np.array(shades)
-    pictures = _render(rows, np.array(eyes), np.array(lights), shade[:, 0].copy(), shade[:, 1].copy(),
-                       np.array(flats), math.tan(math.radians(FIELD_OF_VIEW / 2)), size, 2)
-    return pictures, views
+    paint = np.clip(np.array(COLOURS[colour]) + rng.normal(0, 0.02, 3), 0.02, 0.98)
+    parts = Shape.build(noun, rng if vary else None).painted(paint)
+    high = rng.uniform(60, 85) if rng.random() < 0.15 else rng.uniform(-10, 45)
+    azimuth, elevation = (rng.uniform(0, 360), high) if angles is None else angles
+    eye = camera_position(azimuth, elevation, DISTANCE + rng.uniform(-0.15, 0.15))
+    return Scene(parts, eye, _light(rng, eye), rng.uniform(0.35, 0.55), rng.uniform(0.5, 0.65),
+                 _background(rng, paint), view_word(azimuth, elevation))
+
+
+def render(scenes: list[Scene], size: int = RESOLUTION) -> np.ndarray:
+    """Pictures uint8 (N, size, size, 3), sRGB, top row first; the same scenes give the same bytes."""
+    rows = np.zeros((len(scenes), max(len(each.parts) for each in scenes), _WIDTH))
+    for target, each in zip(rows, scenes):
+        target[:len(each.parts)] = each.parts
+    eyes, lights, flats = (np.array([getattr(each, name) for each in scenes])
+                           for name in ("eye", "light", "background"))
+    ambient, diffuse = (np.array([getattr(each, name) for each in scenes]) for name in ("ambient", "diffuse"))
+    return _render(rows, eyes, lights, ambient, diffuse, flats, math.tan(math.radians(FIELD_OF_VIEW / 2)), size, 2)
 
 
 def sample_labels(count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
@@ -450,12 +459,15 @@ _SYNONYMS = {"donut": ("doughnut",), "car": ("automobile",), "sphere": ("ball",)
              "mug": ("cup",), "gray": ("grey",), "purple": ("violet",)}
 _TEMPLATES = ("{a} {c} {n}", "{a} {c} {n}", "{a} {c} {n}", "{c} {n}", "{b} {n} that is {c}", "the {c} {n}",
               "a photo of {a} {c} {n}", "a 3d render of {a} {c} {n}")
-_VIEW_PHRASES = {
+_VIEW_PHRASES = {view: (f", {view} view",) for view in VIEWS} | {
     "front": (", front view",) * 7 + (", seen from the front", ", from the front", ", viewed from the front"),
     "side": (", side view",) * 7 + (", seen from the side", ", from the side", ", viewed from the side"),
     "back": (", back view",) * 7 + (", seen from the back", ", from behind", ", rear view"),
     "overhead": (", overhead view",) * 7 + (", seen from above", ", from above", ", top view"),
 }
+# What a direction may be called by somebody with fewer words.
+_COARSE = {view: tuple(dict.fromkeys(word.replace("left", "side").replace("right", "side")
+                                     for word in view.split())) for view in DIRECTIONS}
 
 
 def _article(word: str) -> str:
@@ -463,10 +475,14 @@ def _article(word: str) -> str:
 
 
 def caption(colour: str, noun: str, view: str, rng: np.random.Generator) -> str:
-    """A sentence for a picture; four in five name the view."""
+    """A sentence for a picture; nine in ten name the view, some as front, side, back or overhead only."""
     c, n = (rng.choice(_SYNONYMS[w]) if w in _SYNONYMS and rng.random() < 0.15 else w for w in (colour, noun))
     text = str(rng.choice(_TEMPLATES)).format(a=_article(c), b=_article(n), c=c, n=n)
-    return text + (str(rng.choice(_VIEW_PHRASES[view])) if rng.random() < 0.8 else "")
+    if rng.random() < 0.1:
+        return text
+    if view in _COARSE and rng.random() < 0.25:
+        view = str(rng.choice(_COARSE[view]))
+    return text + str(rng.choice(_VIEW_PHRASES[view]))
 
 
 def vocabulary() -> list[str]:

@@ -55,13 +55,14 @@ def test_known_distances():
 def test_rendering_is_deterministic_and_shows_the_object(seed):
     def draw():
         rng = np.random.default_rng(seed)
-        return objects.render(objects.sample_labels(3, rng), rng)
+        scenes = [objects.scene(*pick, rng) for pick in objects.sample_labels(3, rng)]
+        return objects.render(scenes), {each.view for each in scenes}
 
     first, views = draw()
     second, _ = draw()
     assert np.array_equal(first, second)
     assert first.shape == (3, 64, 64, 3) and first.dtype == np.uint8
-    assert set(views) <= set(objects.VIEWS)
+    assert views <= set(objects.VIEWS)
     for picture in first:
         share = (np.abs(picture.astype(int) - picture[0, 0]).max(-1) > 8).mean()
         assert 0.02 < share < 0.8
@@ -69,17 +70,11 @@ def test_rendering_is_deterministic_and_shows_the_object(seed):
 
 def test_the_colour_goes_where_it_should():
     rng = np.random.default_rng(0)
-    pictures, views = objects.render([("red", "mushroom")] * 2, rng, np.array([(0, 10), (0, 75)]), vary=False)
-    assert views == ["front", "overhead"]
+    scenes = [objects.scene("red", "mushroom", rng, np.array([0, up]), vary=False) for up in (10, 75)]
+    assert [each.view for each in scenes] == ["front", "overhead"]
+    pictures = objects.render(scenes)
     cap, stem = pictures[0, 20, 32].astype(int), pictures[0, 48, 32].astype(int)
     assert cap[0] > 2 * cap[1] and stem.min() > 90
-
-
-@pytest.mark.parametrize(("azimuth", "elevation", "word"), [
-    (0, 0, "front"), (-45, 10, "front"), (350, 0, "front"), (90, 0, "side"), (270, 30, "side"), (180, 0, "back"),
-    (225, 0, "back"), (0, 60, "overhead")])
-def test_view_words(azimuth, elevation, word):
-    assert objects.view_word(azimuth, elevation) == word
 
 
 def test_camera_stands_where_the_conventions_say():

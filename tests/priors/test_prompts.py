@@ -1,26 +1,35 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.priors.prompts import view_prompts, view_words
+from server.priors.prompts import DIRECTIONS, view_prompts, view_word
 
 
-def test_view_words():
-    azimuth = torch.tensor([0.0, 45, -45, 46, 90, -134, 135, 180, -180, 225, 300, 315, 360, 0, 90])
-    elevation = torch.tensor([0.0, 55, -20, 10, 30, 0, 0, 0, 0, 0, 0, 0, 0, 56, 90])
-    assert view_words(azimuth, elevation) == [
-        *["front"] * 3, *["side"] * 3, *["back"] * 4, "side", *["front"] * 2, *["overhead"] * 2,
-    ]  # fmt: skip
+@pytest.mark.parametrize(("azimuth", "elevation", "word"), [
+    (0, 0, "front"), (-22, 10, "front"), (350, 55, "front"), (30, 0, "front right"), (90, -10, "right side"),
+    (112, 30, "right side"), (135, 0, "back right"), (180, 0, "back"), (-180, 0, "back"), (225, 0, "back left"),
+    (-90, 0, "left side"), (315, 0, "front left"), (0, 56, "overhead"), (90, 90, "overhead")])
+def test_view_words(azimuth, elevation, word):
+    assert view_word(azimuth, elevation) == word
 
 
 def test_view_prompts():
     assert view_prompts("a red chair", [0, 90, 180], 70) == ["a red chair, overhead view"] * 3
-    assert view_prompts("a red chair", -100, 20) == ["a red chair, side view"]
+    assert view_prompts("a red chair", torch.tensor([-100.0]), torch.tensor([20.0])) == [
+        "a red chair, left side view"]
 
 
-@given(azimuth=st.floats(-180, 180), turns=st.integers(-3, 3), elevation=st.floats(-90, 90))
-def test_a_whole_turn_changes_nothing(azimuth, turns, elevation):
-    azimuth = round(azimuth)  # so that adding turns is exact
-    assert view_words(azimuth, elevation) == view_words(azimuth + 360 * turns, elevation)
-    assert view_words(azimuth, elevation) == view_words(-azimuth, elevation)
+@given(azimuth=st.integers(-180, 180), turns=st.integers(-3, 3), elevation=st.floats(-90, 90))
+def test_a_whole_turn_changes_nothing_and_the_mirror_swaps_left_and_right(azimuth, turns, elevation):
+    word = view_word(azimuth, elevation)
+    assert view_word(azimuth + 360 * turns, elevation) == word
+    other = {"left": "right", "right": "left"}
+    if (azimuth - 22.5) % 45:
+        assert view_word(-azimuth, elevation) == " ".join(other.get(w, w) for w in word.split())
+
+
+def test_every_direction_is_an_eighth_of_a_turn():
+    words = [view_word(azimuth, 0) for azimuth in range(360)]
+    assert {d: words.count(d) for d in DIRECTIONS} == dict.fromkeys(DIRECTIONS, 45)
