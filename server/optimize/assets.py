@@ -66,8 +66,8 @@ class Surface:
         positions, faces = marching_tetrahedra(grid[0, 0])
         colours = sample(grid[:, 1:], positions.detach()).sigmoid()
         images = render(self.rasterizer, positions, faces, colours, cameras, lights, backgrounds, resolution)
-        penalty = 0.1 * normal_consistency(positions, faces) + 0.5 * bending(grid[:, :1]) \
-            + 0.05 * total_variation(grid[:, 1:])
+        penalty = 0.2 * normal_consistency(positions, faces) + 2 * bending(grid[:, :1]) \
+            + 0.01 * total_variation(grid[:, 1:])
         return images, penalty
 
     def mesh(self) -> Mesh:

@@ -25,6 +25,7 @@ from .. import guidance, priors
 from ..bundled import objects
 from ..geometry.field import Field
 from ..geometry.mesh import Mesh, edge_counts, save_glb
+from ..guidance.bandwidth import Linear
 from ..priors.prompts import view_prompts
 from ..rendering import cameras, rasterize
 from ..rendering.render import turntable
@@ -99,6 +100,7 @@ class Generation:
         settings, request = self.settings, self.request
         guide = guidance.create(request.guidance, **phase.guidance(request.guidance))
         optimizer = torch.optim.Adam(asset.field.parameters(), lr=phase.learning_rate, betas=(0.9, 0.99))
+        emphasis = Linear(phase.emphasis, 1)
         every = max(1, self.iterations // settings.snapshots)
         for i in range(phase.iterations):
             if self.cancelled():
@@ -117,9 +119,10 @@ class Generation:
             with self.clock("encode"):
                 latents = self.prior.encode(seen)
             with self.clock("denoiser"):
+                scale = settings.guidance_scale * emphasis(2 * progress)
                 azimuth, elevation = views.azimuth.rad2deg().tolist(), views.elevation.rad2deg().tolist()
                 condition = self.prior.condition(view_prompts(request.prompt, azimuth, elevation),
-                                                 request.negative_prompt, settings.guidance_scale)
+                                                 request.negative_prompt, scale)
                 step = guide.step(self.prior, latents, condition, progress, self.generator)
             with self.clock("encode"):
                 latents.backward(step.gradient)

@@ -20,6 +20,9 @@ class Phase:
     learning_rate: Adam's, in logits; it falls to a tenth, so that what is noise averages out.
     penalty: weight of the regularizers beside the guidance's gradient.
     resolution: edge of a render, as a share of the edge that the prior wants.
+    emphasis: the guidance scale starts so many times higher and comes down by the phase's middle. Where the shape
+        is decided the view's word must outweigh what the picture already looks like, or every side becomes a
+        front (Janus); more than a chair needs closes a donut.
     """
 
     iterations: int
@@ -28,6 +31,7 @@ class Phase:
     learning_rate: float
     penalty: float
     resolution: float = 1.0
+    emphasis: float = 1.0
 
     def guidance(self, name: str) -> dict[str, Any]:
         """Settings for `guidance.create(name)`."""
@@ -41,7 +45,8 @@ class Settings:
     views: int = 4
     guidance_scale: float = 5.0
     volume: Phase = field(default_factory=lambda: Phase(
-        220, (5, 9, 17, 33), Geometric(4.0, 0.5), learning_rate=0.07, penalty=50, resolution=0.5))
+        220, (5, 9, 17, 33), Geometric(4.0, 0.5), learning_rate=0.07, penalty=50, resolution=0.5,
+        emphasis=1.7))
     surface: Phase = field(default_factory=lambda: Phase(
         200, (5, 9, 17, 33, 49), Geometric(0.8, 0.2), learning_rate=0.02, penalty=50))
     snapshots: int = 40                     # over the whole run, and
