@@ -187,6 +187,7 @@ class Generation:
             "versions": {"msd_blender": __version__, "torch": torch.__version__,
                          "python": platform.python_version()},
             "device": str(self.device),
+            "threads": torch.get_num_threads(),
             "rasterizer": type(self.rasterizer).__module__.rpartition(".")[2],
             "iterations": self.iteration,
             "denoiser_calls": self.denoiser_calls,
