@@ -181,6 +181,11 @@ def generate(output: Path, **request: Any) -> int:
                 print(f"{message.phase} {message.iteration}/{message.iterations}, {message.elapsed:.0f} s{left}",
                       end="\x1b[K\r" if live else "\n", file=sys.stderr, flush=True)
 
+    def leave(*_: Any) -> None:             # nothing to save yet; an exception could be lost inside an import
+        os.write(2, b"Interrupted.\n")
+        os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, leave)
     print("Loading …", file=sys.stderr, flush=True)
     from .optimize import generate as run
 
