@@ -7,7 +7,9 @@ from bpy.props import EnumProperty, IntProperty, PointerProperty, StringProperty
 from .protocol import GUIDANCES, MAX_ITERATIONS, MAX_PROMPT, JobRequest
 
 _GUIDANCE_NAMES = {"msd": ("Mean shift", "Mean-shift distillation: sharp, follows the modes of the prior"),
-                   "sds": ("Score", "Score distillation sampling: the classic baseline")}
+                   "sds": ("Score", "Score distillation sampling: the classic baseline"),
+                   "sdi": ("Inversion", "Score distillation via inversion: found noise instead of drawn noise"),
+                   "vsd": ("Variational", "Variational score distillation: against a second denoiser that learns")}
 
 
 class RequestProperties:

@@ -5,14 +5,16 @@ from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
-from .bandwidth import Constant, Geometric, Linear
+from .bandwidth import Adaptive, Constant, Geometric, Linear
 from .base import Guidance, GuidanceStep
 
-__all__ = ["GUIDANCES", "Constant", "Geometric", "Guidance", "GuidanceStep", "Linear", "create"]
+__all__ = ["GUIDANCES", "Adaptive", "Constant", "Geometric", "Guidance", "GuidanceStep", "Linear", "create"]
 
 GUIDANCES = {  # module of this package: its dataclass, whose fields are the settings
     "msd": "MSD",
     "sds": "SDS",
+    "sdi": "SDI",
+    "vsd": "VSD",
 }
 
 

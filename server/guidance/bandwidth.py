@@ -56,6 +56,38 @@ class Linear:
         return (1 - t) * self.start + t * self.end
 
 
+class Adaptive:
+    """A bandwidth that falls when the mean shift says that the latents have converged under it.
+
+    It starts at `start` and is lowered by `ratio`, down to `end`, when the shift's length (the root mean square
+    of its entries, told to `observe` at each step) is below `tolerance` bandwidths, or when its mean over the last
+    `patience` steps is no longer at least a twentieth below that of the ones before: what is left is the
+    estimator's own spread. `converged` once that happens at `end`: a rule to stop by. Progress is not looked at.
+    """
+
+    def __init__(self, start: float, end: float, ratio: float = 0.7, tolerance: float = 0.02, patience: int = 6):
+        _check(start, end, ratio, tolerance)
+        if not (end <= start and ratio < 1 and patience >= 1):
+            raise ValueError(f"An adaptive bandwidth falls: it needs end <= start, ratio < 1 and patience >= 1, "
+                             f"not {end}, {start}, {ratio} and {patience}.")
+        self.end, self.ratio, self.tolerance, self.patience = end, ratio, tolerance, patience
+        self.converged = False
+        self._value, self._lengths = start, list[float]()
+
+    def __call__(self, progress: float) -> float:
+        return self._value
+
+    def observe(self, length: float) -> None:
+        """Hear of a step's shift."""
+        self._lengths.append(length)
+        before, last = self._lengths[-2 * self.patience:-self.patience], self._lengths[-self.patience:]
+        settled = len(before) == self.patience and sum(last) > 0.95 * sum(before)
+        if length > self.tolerance * self._value and not settled:
+            return
+        self.converged = self._value <= self.end
+        self._value, self._lengths = max(self.end, self.ratio * self._value), []
+
+
 def _unit(progress: float) -> float:
     return min(max(float(progress), 0.0), 1.0)
 

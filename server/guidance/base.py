@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a guidance is: one step from latents to where a prior would have them."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..priors.base import Prior
+from .bandwidth import Geometric
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class GuidanceStep:
     denoiser_calls: int  # network evaluations per latent, classifier-free guidance's two counted as two
     sigma: Tensor  # (B,) noise level of the last denoiser call
     bandwidth: float | None = None  # MSD's lambda at this step
+    converged: bool = False  # an adaptive bandwidth says that going on would move nothing
 
 
 class Guidance(Protocol):
@@ -37,3 +40,30 @@ class Guidance(Protocol):
 def working(latents: Tensor) -> Tensor:
     """The latents without their graph, in float32 or better."""
     return latents.detach().to(torch.promote_types(latents.dtype, torch.float32))
+
+
+@dataclass
+class NoiseLevels:
+    """The noise levels of a guidance that looks at one level each step.
+
+    anneal: sigma falls geometrically from sigma_max to sigma_min with progress; otherwise each latent draws
+    its own, log-uniform between the two.
+    """
+
+    sigma_min: float = 0.1
+    sigma_max: float = 10.0
+    anneal: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min <= self.sigma_max < math.inf:
+            raise ValueError(
+                f"{type(self).__name__} needs 0 < sigma_min <= sigma_max, not {self.sigma_min} and {self.sigma_max}."
+            )
+
+    def draw(self, x: Tensor, progress: float, generator: torch.Generator | None) -> Tensor:
+        """(B,) levels for latents x (B, …)."""
+        if self.anneal:
+            return x.new_full(x.shape[:1], Geometric(self.sigma_max, self.sigma_min)(progress))
+        source = x.device if generator is None else generator.device
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        return (low + (high - low) * torch.rand(len(x), generator=generator, device=source)).exp().to(x)

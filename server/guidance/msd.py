@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..priors.base import Prior, denoiser_calls, karras, randn
-from .bandwidth import Geometric, Schedule, as_schedule
+from .bandwidth import Adaptive, Geometric, Schedule, as_schedule
 from .base import GuidanceStep, working
-from .product import product_posterior
+from .product import diffused_kernel, kernel_step, product_posterior
 
-ESTIMATORS = ("exact", "tweedie")
+ESTIMATORS = ("exact", "tweedie", "paper", "added")
 REACH = 8.0  # y spreads about lambda around its mean: more noise than this times lambda adds nothing
 
 
@@ -35,7 +35,12 @@ class MSD:
     and cost, what grows is how far a learned denoiser works from what it was trained on, since x is a
     render and not a noised image.
 
-    estimator: "exact", or "tweedie": D(x; lambda) and no more, the limit of the early stop.
+    estimator: "exact", or "tweedie": D(x; lambda) and no more, the limit of the early stop. For comparison
+    two that add the kernel's force to the prior's score, from x + sigma n on and all steps down, and return
+    the sample itself: "paper" integrates the force (x - z) / lambda^2 exactly over each step, toward x with
+    its noise scaled to the step's level (on which levels, the paper's public text leaves open: here all from
+    8 lambda down); "added" takes the score of the kernel diffused to each level. Neither is the score of the
+    diffused product, so both are biased.
     bandwidth: lambda, a number or a schedule of progress; its start sets diversity, its end sharpness.
     steps: denoiser evaluations of the full process, a sample of the product density.
     stop_at: how many of them to make, 1 (Tweedie) to steps; None is just past the middle, because earlier
@@ -52,7 +57,7 @@ class MSD:
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
-            raise ValueError(f"MSD has no estimator {self.estimator!r}: choose {' or '.join(ESTIMATORS)}.")
+            raise ValueError(f"MSD has no estimator {self.estimator!r}: choose {', '.join(ESTIMATORS)}.")
         if self.stop_at is None:
             self.stop_at = self.steps // 2 + 1 if self.steps > 1 else 1
         if not 1 <= self.stop_at <= self.steps:
@@ -74,9 +79,26 @@ class MSD:
     ) -> GuidanceStep:
         """One mean shift: the target estimates E[y], the gradient is latents - target; as `Guidance.step`."""
         x = working(latents)
-        width = as_schedule(self.bandwidth)(progress)
+        schedule = as_schedule(self.bandwidth)
+        width = schedule(progress)
         levels = self._levels(width)
+        estimate = self._exact if self.estimator in ("exact", "tweedie") else self._approximate
+        target, level, calls = estimate(prior, x, width, levels, condition, generator)
+        if isinstance(schedule, Adaptive):
+            schedule.observe(float((target - x).double().square().mean().sqrt()))
+        return GuidanceStep(
+            target=target.to(latents.dtype),
+            gradient=(x - target).to(latents.dtype),
+            denoiser_calls=calls * denoiser_calls(condition),
+            sigma=x.new_full(x.shape[:1], level),
+            bandwidth=width,
+            converged=isinstance(schedule, Adaptive) and schedule.converged,
+        )
 
+    def _exact(
+        self, prior: Prior, x: Tensor, width: float, levels: list[float], condition: Any,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, float, int]:
         level = width  # infinite noise: x alone observes y
         target = prior.denoise(x, x.new_full(x.shape[:1], level), condition)
         if levels:
@@ -86,19 +108,29 @@ class MSD:
             target = prior.denoise(mu, x.new_full(x.shape[:1], level), condition)
             if i + 1 < len(levels):
                 z = target + (z - target) * (levels[i + 1] / sigma)
+        return target, level, 1 + len(levels)
 
-        return GuidanceStep(
-            target=target.to(latents.dtype),
-            gradient=(x - target).to(latents.dtype),
-            denoiser_calls=(1 + len(levels)) * denoiser_calls(condition),
-            sigma=x.new_full(x.shape[:1], level),
-            bandwidth=width,
-        )
+    def _approximate(
+        self, prior: Prior, x: Tensor, width: float, levels: list[float], condition: Any,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, float, int]:
+        noise = randn(x.shape, generator, x.device)
+        z = x + levels[0] * noise
+        for sigma, lower in zip(levels, [*levels[1:], 0.0], strict=True):
+            target = prior.denoise(z, x.new_full(x.shape[:1], sigma), condition)
+            if self.estimator == "added":
+                target = target + diffused_kernel(x - z, width, sigma)
+                z = target + (z - target) * (lower / sigma)
+            else:
+                z = target + (z - target) * (lower / sigma)
+                place = x + lower * noise  # x at this noise level
+                z = place + (z - place) * kernel_step(width, sigma, lower)
+        return z, levels[-1], len(levels)
 
     def _levels(self, width: float) -> list[float]:
         """The finite noise levels to visit, falling; the first evaluation is at infinity."""
-        stop = 1 if self.estimator == "tweedie" else self.stop_at or 1
-        if stop == 1:
-            return []
         high, low = min(self.sigma_max, REACH * width), min(self.sigma_min, width / 4)
-        return karras(self.steps - 1, high, low)[: stop - 1]
+        if self.estimator in ("paper", "added"):
+            return karras(self.steps, high, low)  # wholly: an early stop would give no sample
+        stop = 1 if self.estimator == "tweedie" else self.stop_at or 1
+        return karras(self.steps - 1, high, low)[: stop - 1] if stop > 1 else []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two Gaussian observations of one latent, combined exactly."""
+"""A Gaussian kernel and Gaussian noise on one latent: combined exactly, and in two approximations."""
 
 import math
 
@@ -22,3 +22,22 @@ def product_posterior(x: Tensor, z: Tensor, bandwidth: float, sigma: float) -> t
     blunter = ratio * ratio * sharper  # 1 - sharper, without its cancellation
     mu = sharper * x + blunter * z if bandwidth <= sigma else blunter * x + sharper * z
     return mu, low * math.sqrt(sharper)
+
+
+def kernel_step(bandwidth: float, sigma: float, lower: float) -> float:
+    """What is left of z's distance from x after its force alone moved it from level sigma to a lower one.
+
+    dz / dsigma = sigma (z - x) / bandwidth^2, the kernel's part of the probability-flow ODE, has the solution
+    exp(-(sigma^2 - lower^2) / (2 bandwidth^2)): in (0, 1], where an explicit step would overshoot.
+    """
+    high, low = sigma / bandwidth, lower / bandwidth
+    return math.exp(-(high - low) * (high + low) / 2)
+
+
+def diffused_kernel(force: Tensor, bandwidth: float, sigma: float) -> Tensor:
+    """sigma^2 times the score of the kernel diffused to level sigma, for force = x - z: what it adds to D(z; sigma).
+
+    The kernel about x seen through noise is Gaussian with variance bandwidth^2 + sigma^2.
+    """
+    ratio = bandwidth / sigma
+    return force / (1 + ratio * ratio)

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .base import PriorError, per_sample
+from .student import Student
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 PICKLES = {".bin", ".ckpt", ".pt", ".pth"}
@@ -30,6 +31,10 @@ class Condition:
     def denoiser_calls(self) -> int:
         """U-Net evaluations per latent of one `denoise`."""
         return 1 if self.negative is None else 2
+
+    def unguided(self) -> "Condition":
+        """The same prompts without classifier-free guidance."""
+        return Condition(self.embeddings)
 
 
 class LatentDiffusion:
@@ -129,7 +134,10 @@ class LatentDiffusion:
         lower = upper - 1
         return lower + (log_sigma - table[lower]) / (table[upper] - table[lower])
 
-    @torch.no_grad()
+    def student(self, rank: int = 4) -> Student:
+        """A denoiser that begins as this one and can be fitted, which leaves this one as it is."""
+        return Student(self, rank)
+
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         """E[clean | x], for x (B, C, h, w) = clean + sigma * noise and sigma (B,) in [0, inf].
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.guidance.bandwidth import Constant, Geometric, Linear, as_schedule
+from server.guidance import create
+from server.guidance.bandwidth import Adaptive, Constant, Geometric, Linear, as_schedule
 
 positive = st.floats(1e-6, 1e6)
 
@@ -30,3 +32,47 @@ def test_midpoints():
 def test_no_bandwidth(value):
     with pytest.raises(ValueError, match="finite positive numbers"):
         as_schedule(value)
+
+
+def follow(schedule, shifts):
+    """The bandwidths under a run of shift lengths."""
+    widths = []
+    for length in shifts:
+        widths.append(schedule(0.0))
+        schedule.observe(length)
+    return widths
+
+
+def test_adaptive_waits_for_the_shift_to_vanish():
+    schedule = Adaptive(1.0, 0.25, ratio=0.5, tolerance=0.1, patience=100)
+    widths = follow(schedule, [1.0, 0.5, 0.2, 0.09, 0.3, 0.04, 0.3, 0.2])
+    assert widths == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25] and not schedule.converged
+    schedule.observe(0.01)
+    assert schedule.converged and schedule(1.0) == 0.25
+
+
+def test_adaptive_sees_that_only_noise_is_left():
+    schedule = Adaptive(1.0, 0.1, ratio=0.5, tolerance=1e-9, patience=3)
+    falling = [0.8**i for i in range(12)]
+    assert follow(schedule, falling)[-1] == 1.0
+    assert follow(schedule, [falling[-1]] * 6)[:3] == [1.0, 1.0, 1.0] and schedule(0.0) == 0.5
+
+
+def test_adaptive_says_when_to_stop(mixture):
+    """Driven by MSD it comes down to its end and converges, with every point at a mode."""
+    schedule = Adaptive(1.0, 0.05)
+    guidance = create("msd", bandwidth=schedule, stop_at=1)
+    x = torch.cartesian_prod(*[torch.linspace(-2, 2, 6, dtype=torch.float64)] * 2)
+    for _ in range(300):
+        step = guidance.step(mixture, x)
+        x = x - 0.5 * step.gradient
+        if step.converged:
+            break
+    assert step.converged and step.bandwidth == 0.05
+    assert (mixture.log_density(x) > mixture.log_density(mixture.means).min() - 0.1).all()
+
+
+def test_adaptive_settings():
+    for settings in ((0.1, 1.0), (1.0, 0.1, 1.5), (1.0, 0.1, 0.5, 0.1, 0)):
+        with pytest.raises(ValueError, match="adaptive bandwidth falls"):
+            Adaptive(*settings)

@@ -60,6 +60,23 @@ def test_tweedie_is_the_limit(mixture):
     assert torch.equal(one, tweedie)
 
 
+@pytest.mark.parametrize("estimator", ["paper", "added"])
+def test_the_approximate_forms_are_right_in_the_limits_only(mixture, estimator):
+    """A wide kernel leaves a sample of p, a narrow one x itself; between them both are biased, and exact is not."""
+    x = points()
+    drawn, truth = estimates(mixture, 300, bandwidth=1e3, sigma_max=50.0, steps=40, estimator=estimator)
+    inside = mixture.log_density(drawn.reshape(-1, 2)) > mixture.log_density(mixture.means).min() - 8
+    assert inside.double().mean() > 0.95 and (drawn.mean(0) - truth).norm(dim=1).max() < 0.25
+    drawn, _ = estimates(mixture, 2, bandwidth=1e-3, steps=40, estimator=estimator)
+    assert (drawn - x).abs().max() < 0.02
+
+    def bias(**settings):
+        drawn, truth = estimates(mixture, bandwidth=0.5, steps=40, **settings)
+        return float((drawn.mean(0) - truth).norm() / (truth - x).norm())
+
+    assert bias(estimator=estimator) > 0.1 > 5 * bias(estimator="exact", stop_at=12)
+
+
 @pytest.mark.parametrize("stop_at", [1, 2, 6, 18])
 @pytest.mark.parametrize("bandwidth", [0.01, 0.3, 20.0])
 def test_calls_and_levels(mixture, stop_at, bandwidth):
@@ -99,7 +116,7 @@ def test_is_a_gradient_of_the_smoothed_log_density(mixture):
 
 def test_bad_settings():
     for settings, words in [
-        ({"estimator": "exacter"}, "no estimator 'exacter': choose exact or tweedie"),
+        ({"estimator": "exacter"}, "no estimator 'exacter': choose exact, tweedie, paper, added"),
         ({"steps": 4, "stop_at": 5}, "stops at 1 to 4"),
         ({"stop_at": 0}, "stop_at is 0"),
         ({"sigma_min": 5.0}, "sigma_min < sigma_max"),

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.guidance.product import product_posterior
+from server.guidance.product import diffused_kernel, kernel_step, product_posterior
 
 levels = st.floats(0, allow_nan=False)  # 0 and infinity included
 
@@ -52,3 +52,20 @@ def test_a_certain_observation_wins():
 def test_no_such_level(bandwidth, sigma):
     with pytest.raises(ValueError, match="zero or positive"):
         product_posterior(torch.zeros(1), torch.zeros(1), bandwidth, sigma)
+
+
+def test_kernel_step_is_the_flow_of_the_kernel_alone():
+    """Many explicit steps of dz/dsigma = sigma (z - x) / bandwidth^2."""
+    bandwidth, sigma, lower, left = 0.7, 1.1, 0.4, 1.0
+    grid = np.linspace(sigma, lower, 100_001)
+    for high, low in zip(grid, grid[1:]):
+        left += (low - high) * high / bandwidth**2 * left
+    assert kernel_step(bandwidth, sigma, lower) == pytest.approx(left, rel=1e-4)
+    assert kernel_step(1e-300, 1.0, 0.5) == 0 and kernel_step(1e300, 1.0, 0.5) == 1
+
+
+def test_diffused_kernel_is_the_score_of_a_wider_gaussian():
+    x, z = torch.tensor([0.4]).double(), torch.tensor([1.5], requires_grad=True, dtype=torch.float64)
+    bandwidth, sigma = 0.7, 1.1
+    (score,) = torch.autograd.grad(-((z - x) ** 2) / (2 * (bandwidth**2 + sigma**2)), z)
+    torch.testing.assert_close(diffused_kernel(x - z.detach(), bandwidth, sigma), sigma**2 * score)

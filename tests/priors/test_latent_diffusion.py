@@ -135,6 +135,23 @@ def test_guidance_runs_on_it(prior, name):
     assert torch.equal(target(), target())
 
 
+def test_a_student_begins_as_the_prior_and_learns(prior):
+    """Low-rank updates: nothing at first, then a lower loss, and the prior itself stays what it was."""
+    x, sigma = latents(prior), torch.tensor([0.5, 2.0])
+    guided = prior.condition(["a cat", "a red dog"], guidance_scale=7)
+    student, before = prior.student(), prior.denoise(x, sigma, guided.unguided())
+    assert torch.equal(student.denoise(x, sigma, guided), before)
+    optimizer, losses = torch.optim.Adam(student.parameters(), lr=1e-2), []
+    for _ in range(20):
+        loss = (student.denoise(x, sigma, guided) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.99 * losses[0]
+    assert torch.equal(prior.denoise(x, sigma, guided.unguided()), before)
+
+
 def test_zero_terminal_snr_stays_finite(save_pipeline, tmp_path):
     prior = load(save_pipeline(tmp_path / "model", "v_prediction", rescale_betas_zero_snr=True))
     assert prior.sigmas[1] <= 1000.1

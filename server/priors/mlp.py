@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A small learned denoiser for low-dimensional densities, with EDM's preconditioning."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .base import per_sample
+
+
+class MLPDenoiser(nn.Module):
+    """D(x; sigma) = c_skip x + c_out F(c_in x, log sigma), F a multilayer perceptron (Karras 2022, table 1).
+
+    shape: of one latent. data_std: about the data's standard deviation. classes: how many labels `condition`
+    may be, a tensor (B,) of which -1 stands for none; 0 makes a denoiser without. Its last layer starts at
+    zero, so that it starts as the denoiser of one Gaussian.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self, shape: tuple[int, ...], width: int = 64, layers: int = 3, data_std: float = 1.0, classes: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.shape, self.data_std = tuple(shape), data_std
+        size = int(torch.Size(shape).numel())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.register_buffer("frequencies", torch.randn(16) * 2)
+            self.label = nn.Embedding(classes + 1, width) if classes else None
+            self.first = nn.Linear(size + 32, width)
+            self.middle = nn.ModuleList([nn.Linear(width, width) for _ in range(layers - 1)])
+            self.last = nn.Linear(width, size)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Any = None) -> Tensor:
+        """E[clean | x]; as `Prior.denoise`, with gradients."""
+        level = per_sample(sigma, x)
+        total = (level**2 + self.data_std**2).sqrt()
+        angles = sigma.log()[:, None] / 4 * self.frequencies
+        scaled = (x / total).flatten(1)
+        hidden = self.first(torch.cat([scaled, angles.sin(), angles.cos()], dim=1))
+        if self.label is not None:
+            none = torch.full((len(x),), -1, device=x.device) if condition is None else condition
+            hidden = hidden + self.label(none + 1)
+        for layer in self.middle:
+            hidden = hidden + layer(nn.functional.silu(hidden))
+        change = self.last(nn.functional.silu(hidden)).unflatten(1, self.shape)
+        return (self.data_std / total) ** 2 * x + level * (self.data_std / total) * change
