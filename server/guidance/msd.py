@@ -19,6 +19,7 @@ from .product import diffused_kernel, kernel_step, product_posterior
 
 ESTIMATORS = ("exact", "tweedie", "paper", "added")
 REACH = 8.0  # y spreads about lambda around its mean: more noise than this times lambda adds nothing
+STOP = 4.0  # the reverse process may end below this times lambda, and below sigma_max by the same factor
 
 
 @dataclass
@@ -43,8 +44,9 @@ class MSD:
     diffused product, so both are biased.
     bandwidth: lambda, a number or a schedule of progress; its start sets diversity, its end sharpness.
     steps: denoiser evaluations of the full process, a sample of the product density.
-    stop_at: how many of them to make, 1 (Tweedie) to steps; None is just past the middle, because earlier
-    stops over-saturated a learned image prior.
+    stop_at: how many of them to make, 1 (Tweedie) to steps; None makes them down to the first noise level at or
+    below 4 lambda and sigma_max / 4, which is the fourth of 8 for all but extreme bandwidths: from there on
+    variance grows fast, while two or three over-saturated a learned image prior (docs/guidance.md has both).
     sigma_max: the highest finite noise level, some times the data's standard deviation.
     """
 
@@ -58,9 +60,9 @@ class MSD:
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"MSD has no estimator {self.estimator!r}: choose {', '.join(ESTIMATORS)}.")
-        if self.stop_at is None:
-            self.stop_at = self.steps // 2 + 1 if self.steps > 1 else 1
-        if not 1 <= self.stop_at <= self.steps:
+        if self.steps < 1:
+            raise ValueError(f"MSD needs steps >= 1, not {self.steps}.")
+        if self.stop_at is not None and not 1 <= self.stop_at <= self.steps:
             raise ValueError(f"MSD stops at 1 to {self.steps}, its steps, but stop_at is {self.stop_at}.")
         if not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(
@@ -132,5 +134,9 @@ class MSD:
         high, low = min(self.sigma_max, REACH * width), min(self.sigma_min, width / 4)
         if self.estimator in ("paper", "added"):
             return karras(self.steps, high, low)  # wholly: an early stop would give no sample
-        stop = 1 if self.estimator == "tweedie" else self.stop_at or 1
-        return karras(self.steps - 1, high, low)[: stop - 1] if stop > 1 else []
+        if self.estimator == "tweedie" or self.steps == 1:
+            return []
+        grid = karras(self.steps - 1, high, low)
+        if self.stop_at is None:
+            return grid[: 1 + sum(level > min(STOP * width, self.sigma_max / STOP) for level in grid)]
+        return grid[: self.stop_at - 1]

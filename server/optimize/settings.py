@@ -35,7 +35,7 @@ class Phase:
 
     def guidance(self, name: str) -> dict[str, Any]:
         """Settings for `guidance.create(name)`."""
-        return {"bandwidth": self.bandwidth, "steps": 8, "stop_at": 4} if name == "msd" else {}
+        return {"bandwidth": self.bandwidth} if name == "msd" else {}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+import math
+
 import pytest
 import torch
 
@@ -92,7 +94,26 @@ def test_calls_and_levels(mixture, stop_at, bandwidth):
         assert mixture.levels[-1] < 0.02
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 8])
+@pytest.mark.parametrize("bandwidth", [1e-3, 0.03, 0.1, 0.3, 1.0, 20.0])
+@pytest.mark.parametrize("steps", [1, 2, 8, 18])
+def test_default_stop(mixture, bandwidth, steps):
+    """The last level is the first at or below 4 lambda and sigma_max / 4, if there is one."""
+    x = torch.zeros(1, 2).double()
+
+    def sigma(stop_at):
+        """The noise level that the last call's level s was made of: s^-2 = lambda^-2 + sigma^-2."""
+        step = create("msd", bandwidth=bandwidth, steps=steps, stop_at=stop_at).step(
+            mixture, x, generator=torch.Generator().manual_seed(0))
+        ratio = (float(step.sigma) / bandwidth) ** 2
+        return step.denoiser_calls, bandwidth * math.sqrt(ratio / (1 - ratio)) if ratio < 1 else math.inf
+
+    calls, level = sigma(None)
+    low_enough = min(4 * bandwidth, 5 / 4)
+    assert calls == steps or level <= low_enough * (1 + 1e-6)
+    assert calls == 1 or sigma(calls - 1)[1] > low_enough
+
+
+@pytest.mark.parametrize("stop_at", [None, 1, 3, 8])
 def test_ascends_to_the_modes(mixture, stop_at):
     """From a grid that is mostly outside, every point ends inside the density."""
     guidance = create("msd", bandwidth=Geometric(1.0, 0.05), steps=8, stop_at=stop_at)
@@ -119,6 +140,7 @@ def test_bad_settings():
         ({"estimator": "exacter"}, "no estimator 'exacter': choose exact, tweedie, paper, added"),
         ({"steps": 4, "stop_at": 5}, "stops at 1 to 4"),
         ({"stop_at": 0}, "stop_at is 0"),
+        ({"steps": 0}, "steps >= 1"),
         ({"sigma_min": 5.0}, "sigma_min < sigma_max"),
         ({"bandwidth": -1}, "finite positive"),
     ]:
