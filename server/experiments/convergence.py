@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where each guidance takes points: at equal denoiser calls, at equal iterations, with classes, in many dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..guidance import Geometric, create
+from . import report
+from .densities import DENSITIES, Labels, Mixture, gaussians
+from .learned import learn
+from .metrics import measure
+
+LEVELS = {"sigma_min": 0.02, "sigma_max": 5.0}
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "MSD": ("msd", {"bandwidth": Geometric(1.0, 0.02)}),
+    "MSD, paper's estimator": ("msd", {"bandwidth": Geometric(1.0, 0.02), "estimator": "paper"}),
+    "SDS": ("sds", LEVELS),
+    "SDS, annealed": ("sds", {"anneal": True, **LEVELS}),
+    "SDI": ("sdi", LEVELS),
+    "VSD": ("vsd", LEVELS),
+}
+SETS = ("fractal", "pinwheel", "spiral")
+RATES = (0.1, 0.5, 1.0)                     # every method's steps are tried; its best, by NLL, is what counts
+CALLS, ITERATIONS = 400, 100
+
+
+def grid(edge: int, reach: float = 2.5) -> Tensor:
+    """(edge^2, 2) starts that cover the density and what is round it."""
+    axis = torch.linspace(-reach, reach, edge)
+    return torch.cartesian_prod(axis, axis)
+
+
+def ascend(prior: Any, method: tuple[str, dict[str, Any]], start: Tensor, rate: float, calls: int = 0,
+           iterations: int = 0, condition: Any = None, seed: int = 0) -> tuple[Tensor, int]:
+    """Plain descent x <- x - rate * gradient from start (N, D); returns where it ends and the calls per point.
+
+    Until `calls` denoiser calls are spent or for so many `iterations`, whichever is given.
+    """
+    kind, settings = method
+    guidance, generator = create(kind, **settings), torch.Generator().manual_seed(seed)
+    x, spent, made = start.clone(), 0, 0
+    while (spent < calls) if calls else (made < iterations):
+        step = guidance.step(prior, x, condition, spent / calls if calls else made / iterations, generator)
+        x = x - rate * step.gradient
+        spent, made = spent + step.denoiser_calls, made + 1
+    return x, spent
+
+
+def compare(prior: Any, density: Mixture, start: Tensor, methods: dict[str, tuple[str, dict[str, Any]]],
+            **budget: int) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """A row and the final points of each method, at its best rate."""
+    for name, method in methods.items():
+        best: tuple[dict[str, Any], Tensor] | None = None
+        for rate in RATES:
+            x, calls = ascend(prior, method, start, rate, **budget)
+            row = {"method": name, "rate": rate, "calls": calls,
+                   **measure(x, density, torch.Generator().manual_seed(1))}
+            if best is None or not best[0]["nll"] <= row["nll"]:
+                best = row, x
+        assert best
+        yield best
+
+
+def of_the_data(density: Mixture, count: int) -> dict[str, Any]:
+    """The row of the density's own samples."""
+    x, _ = density.sample(count, torch.Generator().manual_seed(7))
+    return {"method": "the data itself", "rate": 0.0, "calls": 0,
+            **measure(x, density, torch.Generator().manual_seed(1))}
+
+
+def purity(prior: Any, density: Mixture, start: Tensor, scale: float) -> Iterator[dict[str, Any]]:
+    """How many points that asked for a class end where it is the likeliest; half the points ask for each."""
+    wanted = torch.arange(len(start)) % 2
+    for name, method in METHODS.items():
+        best: dict[str, Any] | None = None
+        for rate in RATES:
+            x, calls = ascend(prior, method, start, rate, calls=CALLS, condition=Labels(wanted, scale))
+            row = {"method": name, "guidance scale": scale, "rate": rate, "calls": calls,
+                   "purity": float((density.class_of(x) == wanted).float().mean()),
+                   "nll of the class": float(-density.log_density(x, classes=wanted).mean())}
+            if best is None or not best["nll of the class"] <= row["nll of the class"]:
+                best = row
+        assert best
+        yield best
+
+
+def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """Tables, and a picture of where the points end for each kind of denoiser."""
+    start = grid(6 if quick else 20)
+    count = 200 if quick else 2000
+    sets = SETS[1:2] if quick else SETS
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for denoiser in ("ideal", "learned"):
+        ends: dict[str, list[tuple[str, Tensor]]] = {}
+        for name in sets:
+            density = DENSITIES[name]()
+            prior: Any = density if denoiser == "ideal" else learn(
+                density, output / "learned" / f"{name}.safetensors", steps=100 if quick else 6000)
+            own = of_the_data(density, count)
+            for title, budget in ((f"{CALLS} calls", {"calls": CALLS}), (f"{ITERATIONS} iterations",
+                                                                         {"iterations": ITERATIONS})):
+                found = list(compare(prior, density, start, METHODS, **budget))
+                tables[f"{name}, {denoiser} denoiser, {title}"] = [row for row, _ in found] + [own]
+                if "calls" in budget:
+                    ends[name] = [(row["method"], x) for row, x in found]
+            report.write(output, "Convergence", tables)
+            if name == "fractal" or quick:
+                tables[f"{name}, {denoiser} denoiser, classes, {CALLS} calls"] = [
+                    row for scale in (1.0, 3.0) for row in purity(prior, density, start, scale)]
+        _plot(ends, output / f"ends-{denoiser}.png")
+    for dimensions in (16,) if quick else (16, 256, 4096):
+        density = gaussians(dimensions=dimensions)
+        generator = torch.Generator().manual_seed(3)
+        start = 1.5 * torch.randn(36 if quick else 200, dimensions, generator=generator)
+        methods = {name: METHODS[name] for name in ("MSD", "SDS", "SDS, annealed")}
+        tables[f"8 Gaussians in {dimensions} dimensions, ideal denoiser, {CALLS} calls"] = [
+            row for row, _ in compare(density, density, start, methods, calls=CALLS)] + [of_the_data(density, count)]
+    report.write(output, "Convergence", tables)
+    return tables
+
+
+def _plot(ends: dict[str, list[tuple[str, Tensor]]], path: Path) -> None:
+    with report.figure(path, len(ends), len(METHODS), width=2.2, height=2.3) as axes:
+        for line, (name, methods) in zip(axes, ends.items()):
+            density = DENSITIES[name]()
+            for axis, (method, x) in zip(line, methods):
+                report.background(axis, density.log_density)
+                axis.plot(*x.T.numpy(), ".", color="crimson", markersize=2.5)
+                axis.set_title(f"{name}: {method}", fontsize=7)
