@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..guidance import Geometric, create
 from . import report
-from .densities import DENSITIES, Labels, Mixture, gaussians
+from .densities import DENSITIES, Labels, Mixture, scattered
 from .learned import learn
 from .metrics import measure
 
@@ -25,8 +25,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "SDI": ("sdi", LEVELS),
     "VSD": ("vsd", LEVELS),
 }
-SETS = ("fractal", "pinwheel", "spiral")
-RATES = (0.1, 0.5, 1.0)                     # every method's steps are tried; its best, by NLL, is what counts
+SETS = ("fractal", "pinwheel", "gaussians", "spiral")
+RATES = (0.1, 0.3, 1.0)                     # every method's steps are tried; its best, by NLL, is what counts
 CALLS, ITERATIONS = 400, 100
 
 
@@ -74,14 +74,15 @@ def of_the_data(density: Mixture, count: int) -> dict[str, Any]:
             **measure(x, density, torch.Generator().manual_seed(1))}
 
 
-def purity(prior: Any, density: Mixture, start: Tensor, scale: float) -> Iterator[dict[str, Any]]:
+def purity(prior: Any, density: Mixture, start: Tensor, scale: float,
+           calls: int) -> Iterator[dict[str, Any]]:
     """How many points that asked for a class end where it is the likeliest; half the points ask for each."""
     wanted = torch.arange(len(start)) % 2
     for name, method in METHODS.items():
         best: dict[str, Any] | None = None
         for rate in RATES:
-            x, calls = ascend(prior, method, start, rate, calls=CALLS, condition=Labels(wanted, scale))
-            row = {"method": name, "guidance scale": scale, "rate": rate, "calls": calls,
+            x, spent = ascend(prior, method, start, rate, calls=calls, condition=Labels(wanted, scale))
+            row = {"method": name, "guidance scale": scale, "rate": rate, "calls": spent,
                    "purity": float((density.class_of(x) == wanted).float().mean()),
                    "nll of the class": float(-density.log_density(x, classes=wanted).mean())}
             if best is None or not best["nll of the class"] <= row["nll of the class"]:
@@ -94,6 +95,7 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
     """Tables, and a picture of where the points end for each kind of denoiser."""
     start = grid(6 if quick else 20)
     count = 200 if quick else 2000
+    calls, iterations = (40, 10) if quick else (CALLS, ITERATIONS)
     sets = SETS[1:2] if quick else SETS
     tables: dict[str, list[dict[str, Any]]] = {}
     for denoiser in ("ideal", "learned"):
@@ -103,24 +105,22 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
             prior: Any = density if denoiser == "ideal" else learn(
                 density, output / "learned" / f"{name}.safetensors", steps=100 if quick else 6000)
             own = of_the_data(density, count)
-            for title, budget in ((f"{CALLS} calls", {"calls": CALLS}), (f"{ITERATIONS} iterations",
-                                                                         {"iterations": ITERATIONS})):
-                found = list(compare(prior, density, start, METHODS, **budget))
-                tables[f"{name}, {denoiser} denoiser, {title}"] = [row for row, _ in found] + [own]
-                if "calls" in budget:
-                    ends[name] = [(row["method"], x) for row, x in found]
+            for what, budget in (("iterations", iterations), ("calls", calls)):
+                found = list(compare(prior, density, start, METHODS, **{what: budget}))
+                tables[f"{name}, {denoiser} denoiser, {budget} {what}"] = [row for row, _ in found] + [own]
+            ends[name] = [(row["method"], x) for row, x in found]
             report.write(output, "Convergence", tables)
             if name == "fractal" or quick:
-                tables[f"{name}, {denoiser} denoiser, classes, {CALLS} calls"] = [
-                    row for scale in (1.0, 3.0) for row in purity(prior, density, start, scale)]
+                tables[f"{name}, {denoiser} denoiser, classes, {calls} calls"] = [
+                    row for scale in (1.0, 3.0) for row in purity(prior, density, start, scale, calls)]
         _plot(ends, output / f"ends-{denoiser}.png")
     for dimensions in (16,) if quick else (16, 256, 4096):
-        density = gaussians(dimensions=dimensions)
+        density = scattered(8, dimensions)
         generator = torch.Generator().manual_seed(3)
         start = 1.5 * torch.randn(36 if quick else 200, dimensions, generator=generator)
         methods = {name: METHODS[name] for name in ("MSD", "SDS", "SDS, annealed")}
-        tables[f"8 Gaussians in {dimensions} dimensions, ideal denoiser, {CALLS} calls"] = [
-            row for row, _ in compare(density, density, start, methods, calls=CALLS)] + [of_the_data(density, count)]
+        tables[f"8 Gaussians in {dimensions} dimensions, ideal denoiser, {calls} calls"] = [
+            row for row, _ in compare(density, density, start, methods, calls=calls)] + [of_the_data(density, count)]
     report.write(output, "Convergence", tables)
     return tables
 

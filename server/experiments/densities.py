@@ -64,20 +64,25 @@ class Mixture:
         return guided(exact, condition)
 
     def _posterior_mean(self, x: Tensor, sigma: Tensor, classes: Tensor | None) -> Tensor:
+        if (sigma == sigma[0]).all():
+            sigma = sigma[:1]                                      # spares passes over batch by components
         variance = self.stds.to(x).square()[None] + sigma.to(x)[:, None].square()
         log = self._log_parts(x, variance)
         if classes is not None:
             log = log.masked_fill(self.classes[None] != classes[:, None], -torch.inf)
-        share = log.softmax(dim=1)
-        keep = share * self.stds.to(x).square() / variance         # how much of x each part would keep
-        return (share - keep) @ self.means.to(x) + keep.sum(dim=1, keepdim=True) * x
+        share, means = log.softmax(dim=1), self.means.to(x)
+        keep = self.stds.to(x).square() / variance                 # how much of x each part would keep
+        if len(keep) == 1:
+            return share @ ((1 - keep).T * means) + share @ keep.T * x
+        keep = share * keep
+        return (share - keep) @ means + keep.sum(dim=1, keepdim=True) * x
 
     def _log_parts(self, x: Tensor, variance: Tensor) -> Tensor:
         """log of w_k N(x; m_k, variance_k I), (B, K)."""
-        means = self.means.to(x)
-        distance = (x.square().sum(dim=1, keepdim=True) - 2 * x @ means.T + means.square().sum(dim=1)).clamp(min=0)
-        return (self.weights.to(x).log() - self.dimensions / 2 * (2 * math.pi * variance).log()
-                - distance / (2 * variance))
+        # Not by a matrix product: its rounding is as large as the narrowest parts' variances.
+        distance = torch.cdist(x, self.means.to(x), compute_mode="donot_use_mm_for_euclid_dist").square()
+        height = self.weights.to(x).log() - self.dimensions / 2 * (2 * math.pi * variance).log()
+        return torch.addcdiv(height, distance, variance, value=-0.5)
 
     def log_density(self, x: Tensor, bandwidth: float = 0.0, classes: Tensor | None = None) -> Tensor:
         """log (p * G_bandwidth)(x), (B,); with classes (B,), of the class's own density."""
@@ -135,14 +140,18 @@ def _mixture(means: Tensor, stds: Tensor, classes: Tensor | None = None, weights
     return Mixture(means / scale, stds / scale, weights, classes)
 
 
-def gaussians(count: int = 8, dimensions: int = 2, std: float = 0.12, seed: int = 0) -> Mixture:
-    """Round Gaussians: on a ring in the plane, at random places elsewhere; two classes, in turn."""
-    if dimensions == 2:
-        angle = 2 * math.pi * torch.arange(count) / count
-        means = torch.stack([angle.cos(), angle.sin()], dim=1)
-    else:
-        means = torch.randn(count, dimensions, generator=torch.Generator().manual_seed(seed))
-    return _mixture(means, torch.full((count,), std), torch.arange(count) % 2)
+def gaussians(count: int = 8, std: float = 0.12) -> Mixture:
+    """Round Gaussians on a ring; two classes, in turn."""
+    angle = 2 * math.pi * torch.arange(count) / count
+    return _mixture(torch.stack([angle.cos(), angle.sin()], dim=1), torch.full((count,), std), torch.arange(count) % 2)
+
+
+def scattered(count: int = 24, dimensions: int = 2, std: float = 0.06, seed: int = 0) -> Mixture:
+    """Round Gaussians at random places, of unequal weights: some are found more easily than others."""
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.randn(count, dimensions, generator=generator)
+    return _mixture(means, torch.full((count,), std), torch.arange(count) % 2,
+                    0.2 + torch.rand(count, generator=generator))
 
 
 def pinwheel(arms: int = 5, parts: int = 40) -> Mixture:
@@ -153,8 +162,8 @@ def pinwheel(arms: int = 5, parts: int = 40) -> Mixture:
     return _mixture(torch.stack([t * angle.cos(), t * angle.sin()], dim=1), 0.03 + 0.05 * t, arm % 2)
 
 
-def spiral(parts: int = 240, turns: float = 2.5) -> Mixture:
-    """One arm, equally thick along its length; its inner and its outer half are the classes."""
+def spiral(parts: int = 100, turns: float = 2.5) -> Mixture:
+    """One arm, a string of beads three deviations apart; its inner and its outer half are the classes."""
     t = torch.linspace(0.04, 1, parts).sqrt()
     angle = 2 * math.pi * turns * t
     return _mixture(torch.stack([t * angle.cos(), t * angle.sin()], dim=1), torch.full((parts,), 0.025),

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from ..guidance import create
+from ..guidance.msd import MSD
 from . import report
 from .densities import Mixture, fractal
 from .learned import learn
 
 BANDWIDTHS = (1.0, 0.3, 0.1, 0.03)
 STEPS = 18                                  # of the full process whose stop is studied
+STOPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18)
+PAPER = 8                                   # steps of the paper's estimator, all of them made
 
 
 def measure(prior: Any, density: Mixture, x: Tensor, estimates: int, bandwidth: float, seed: int = 0,
@@ -45,3 +48,99 @@ def measure(prior: Any, density: Mixture, x: Tensor, estimates: int, bandwidth: 
         "efficiency": 1 / (nmse * step.denoiser_calls) if nmse > 1e-9 else float("inf"),
         "sigma": float(step.sigma[0]),
     }
+
+
+def near(density: Mixture, count: int, bandwidth: float) -> Tensor:
+    """(count, D) points as an optimization under this bandwidth meets them: data, as far away as its kernel."""
+    generator = torch.Generator().manual_seed(11)
+    y, _ = density.sample(count, generator)
+    return y + bandwidth * torch.randn(y.shape, generator=generator)
+
+
+def away(count: int) -> Tensor:
+    """(count, 2) points of a grid, most of them far from the data: what a learned denoiser has not seen."""
+    axis = torch.linspace(-2, 2, round(count**0.5))
+    return torch.cartesian_prod(axis, axis)
+
+
+def biases(density: Mixture, points: int, estimates: int, steps: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Rows over bandwidths, estimators and the length of the process, none of which stops early.
+
+    An eighth of the estimates for those that are biased, where this is plain with fewer.
+    """
+    return [{"bandwidth": bandwidth, "estimator": estimator, "steps": count,
+             **measure(density, density, near(density, points, bandwidth),
+                       estimates if estimator == "exact" else estimates // 8, bandwidth,
+                       estimator=estimator, steps=count, stop_at=count)}
+            for bandwidth in BANDWIDTHS for estimator in ("exact", "paper", "added") for count in steps]
+
+
+def stops(prior: Any, density: Mixture, points: int, estimates: int) -> list[dict[str, Any]]:
+    """Rows over bandwidths, where the points lie, and the step at which the process of STEPS ends."""
+    return [{"bandwidth": bandwidth, "points": place, "stop_at": stop,
+             **measure(prior, density, x, estimates, bandwidth, steps=STEPS, stop_at=stop)}
+            for bandwidth in BANDWIDTHS
+            for place, x in (("near", near(density, points, bandwidth)), ("away", away(points)))
+            for stop in STOPS]
+
+
+def defaults(prior: Any, density: Mixture, points: int, estimates: int) -> list[dict[str, Any]]:
+    """MSD as it comes beside the paper's estimator at as many steps, all of which it needs."""
+    rows = []
+    for bandwidth in BANDWIDTHS:
+        x = near(density, points, bandwidth)
+        ours = measure(prior, density, x, estimates, bandwidth)
+        paper = measure(prior, density, x, estimates, bandwidth, estimator="paper", steps=PAPER)
+        rows.append({"bandwidth": bandwidth, "calls": ours["calls"], "of": MSD().steps, "nmse": ours["nmse"],
+                     "efficiency": ours["efficiency"], "paper's nmse": paper["nmse"],
+                     "paper's efficiency": paper["efficiency"], "ratio": ours["efficiency"] / paper["efficiency"]})
+    return rows
+
+
+def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """The tables bias, stops and defaults, with their plots bias.png and stops.png."""
+    points, estimates, spread = (16, 64, 32) if quick else (64, 4096, 512)
+    density = fractal()
+    learned = learn(density, output / "learned" / "fractal.safetensors", steps=100 if quick else 6000)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for name, prior in (("ideal", density), ("learned", learned)):
+        tables[f"The default stop, {name} denoiser"] = defaults(prior, density, points, spread)
+        tables[f"Stopping a process of {STEPS} steps, {name} denoiser"] = stops(prior, density, points, spread)
+        report.write(output, "Estimators of the mean shift", tables)
+    _plot_stops({name: rows for name, rows in tables.items() if name.startswith("Stopping")}, output / "stops.png")
+    tables["Bias, ideal denoiser, whole process"] = biases(density, points, estimates,
+                                                           (4, 8) if quick else (4, 8, 16, 32))
+    report.write(output, "Estimators of the mean shift", tables)
+    _plot_bias(tables["Bias, ideal denoiser, whole process"], output / "bias.png")
+    return tables
+
+
+def _plot_stops(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    with report.figure(path, len(tables), 3) as axes:
+        for line, (name, rows) in zip(axes, tables.items()):
+            for axis, (what, place) in zip(line, (("efficiency", "near"), ("nmse", "near"), ("mean", "away"))):
+                for bandwidth in BANDWIDTHS:
+                    part = [row for row in rows if row["bandwidth"] == bandwidth and row["points"] == place
+                            and row[what] < float("inf")]
+                    axis.plot([row["stop_at"] for row in part], [row[what] for row in part], marker=".",
+                              label=f"λ = {bandwidth:g}")
+                label = {"mean": "bias, with the spread of the mean", "nmse": "NMSE"}.get(what, what)
+                axis.set(xlabel=f"stopped after call, of {STEPS}", ylabel=f"{label}, points {place}", yscale="log")
+                axis.set_title(name.split(", ")[1], fontsize=9)
+        axes[0, 0].legend(fontsize=8)
+
+
+def _plot_bias(rows: list[dict[str, Any]], path: Path) -> None:
+    with report.figure(path, 1, len(BANDWIDTHS), width=2.8, sharey=True) as axes:
+        for axis, bandwidth in zip(axes[0], BANDWIDTHS):
+            here = [row for row in rows if row["bandwidth"] == bandwidth]
+            for estimator in ("exact", "paper", "added"):
+                part = [row for row in here if row["estimator"] == estimator]
+                (line,) = axis.plot([row["steps"] for row in part], [row["mean"] for row in part], marker="o",
+                                    label=estimator)
+                if estimator == "exact":
+                    axis.plot([row["steps"] for row in part], [row["error"] for row in part], "--",
+                              color=line.get_color(), label="its standard error")
+            axis.set(title=f"λ = {bandwidth:g}", xlabel="steps", xscale="log", yscale="log")
+        axes[0, 0].set_ylabel("bias / length of the shift")
+        axes[0, 0].legend(fontsize=8)

@@ -17,14 +17,15 @@ def measure(x: Tensor, density: Mixture, generator: torch.Generator, count: int 
     nll: mean of -log p; inside: share above the density's 5 % quantile; precision, recall: share of points
     (of samples) within the 3-nearest-neighbour radius of a sample (a point) (Kynkaanniemi et al. 2019); mmd:
     squared maximum mean discrepancy, Gaussian kernel at the samples' median distance, unbiased (Gretton et al.
-    2012, equation 3); mode_distance: mean distance to the nearest mode in the mean standard deviation of a part;
-    modes: how many are the nearest one of some point that is inside.
+    2012, equation 3); mode_distance: mean distance to the nearest mode; modes: how many are the nearest one of some
+    point that is inside; modes_evenly: as many modes with equal shares would have the same entropy.
     """
     samples, _ = density.sample(count, generator)
     x = x.float()
     log = density.log_density(x)
     inside = log > density.quantile(EDGE)
     distance, nearest = torch.cdist(x, density.modes).min(dim=1)
+    counts = nearest[inside].unique(return_counts=True)[1]
     return {
         "nll": float(-log.mean()),
         "inside": float(inside.float().mean()),
@@ -32,7 +33,8 @@ def measure(x: Tensor, density: Mixture, generator: torch.Generator, count: int 
         "recall": _covered(samples, x),
         "mmd": mmd(x, samples),
         "mode_distance": float(distance.mean()),
-        "modes": float(len(nearest[inside].unique())),
+        "modes": float(len(counts)),
+        "modes_evenly": float(torch.special.entr(counts / counts.sum()).sum().exp()) if len(counts) else 0.0,
     }
 
 

@@ -56,5 +56,5 @@ def background(axis: Any, log_density: Callable[[Tensor], Tensor], reach: float 
     ticks = torch.linspace(-reach, reach, edge)
     values = log_density(torch.cartesian_prod(ticks, ticks)).view(edge, edge).T
     axis.imshow((values - values.max()).clamp(min=floor), origin="lower", extent=(-reach, reach, -reach, reach),
-                cmap="Greys", vmax=3)
+                cmap="Greys", vmin=floor, vmax=3)
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")

@@ -8,7 +8,6 @@ coordinates, so a method can not paint pixels one by one; reference are samples 
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,35 +18,58 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import guidance, priors
+from .. import priors
 from ..bundled import judge, objects
+from ..guidance import Geometric, create
 from ..priors.sampling import sample
+from . import report
 
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "MSD": ("msd", {}),
-    "SDS": ("sds", {}),
-    "SDS, annealed": ("sds", {"anneal": True}),
-    "SDI": ("sdi", {}),
-    "VSD": ("vsd", {}),
+SCALE = 5.0                                 # of classifier-free guidance, of all methods and of the samples
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A guidance with its settings, and Adam's learning rate on the pictures."""
+
+    guidance: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float = 0.01
+
+    def __str__(self) -> str:
+        return ", ".join([*(f"{name} {value}" for name, value in self.settings.items()), f"rate {self.learning_rate}"])
+
+
+METHODS = {
+    "MSD": [Choice("msd", {"bandwidth": Geometric(1.0, 0.3)}),
+            Choice("msd", {"bandwidth": Geometric(1.0, 0.3), "stop_at": 2}),
+            Choice("msd", {"bandwidth": Geometric(4.0, 0.3)})],
+    "SDS": [Choice("sds"), Choice("sds", {"sigma_min": 0.3}), Choice("sds", learning_rate=0.003)],
+    "SDS, annealed": [Choice("sds", {"anneal": True}), Choice("sds", {"anneal": True, "sigma_max": 3.0}),
+                      Choice("sds", {"anneal": True}, 0.003)],
+    "SDI": [Choice("sdi"), Choice("sdi", {"steps": 2}), Choice("sdi", {"sigma_max": 3.0})],
+    "VSD": [Choice("vsd"), Choice("vsd", {"learning_rate": 1e-4}), Choice("vsd", learning_rate=0.003)],
 }
 
 
 class Pictures(nn.Module):
     """N pictures, each an own network of Fourier features of the coordinates (Tancik et al. 2020, equation 5).
 
-    features: random frequencies, standard deviation `bandwidth` periods per picture edge.
+    features: random frequencies, standard deviation `bandwidth` periods per picture edge. The last layer starts
+    small, so that all pictures start nearly grey: from a contrasty start backgrounds went to pure colours.
     """
 
     frequencies: Tensor
 
     def __init__(self, count: int, generator: torch.Generator, features: int = 64, width: int = 64,
-                 bandwidth: float = 4.0):
+                 bandwidth: float = 2.0):
         super().__init__()
         self.register_buffer("frequencies", bandwidth * torch.randn(2, features, generator=generator))
         sizes = [2 * features, width, width, 3]
         self.weights = nn.ParameterList(
             [nn.Parameter((2 / fan) ** 0.5 * torch.randn(count, fan, out, generator=generator))
              for fan, out in itertools.pairwise(sizes)])
+        with torch.no_grad():
+            self.weights[-1].mul_(0.1)
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(count, 1, out)) for out in sizes[1:]])
 
     def forward(self, size: int) -> Tensor:
@@ -70,26 +92,20 @@ class Curve:
     seconds: float = 0.0
 
 
-def optimize(prior: Any, guide: guidance.Guidance, prompts: list[str], calls: int, scale: float,
-             seed: int, updates: int = 1, learning_rate: float = 0.01, stops: int = 4) -> Curve:
-    """Pictures of the prompts, one each, after `calls` denoiser calls per picture and at `stops` on the way.
-
-    updates: Adam steps toward each target that the guidance finds.
-    """
+def optimize(prior: Any, choice: Choice, prompts: list[str], calls: int, seed: int, stops: int = 4) -> Curve:
+    """Pictures of the prompts, one each, after `calls` denoiser calls per picture and at `stops` on the way."""
+    guidance = create(choice.guidance, **choice.settings)
     generator = torch.Generator().manual_seed(seed)
     pictures = Pictures(len(prompts), generator).to(prior.device)
-    optimizer = torch.optim.Adam(pictures.parameters(), lr=learning_rate)
-    condition = prior.condition(prompts, "", scale)
+    optimizer = torch.optim.Adam(pictures.parameters(), lr=choice.learning_rate)
+    condition = prior.condition(prompts, "", SCALE)
     curve, spent, start = Curve(), 0, time.perf_counter()
     while spent < calls:
         latents = prior.encode(pictures(prior.resolution))
-        step = guide.step(prior, latents, condition, spent / calls, generator)
-        for i in range(updates):
-            if i:
-                latents = prior.encode(pictures(prior.resolution))
-            latents.backward(latents.detach() - step.target)
-            optimizer.step()
-            optimizer.zero_grad()
+        step = guidance.step(prior, latents, condition, spent / calls, generator)
+        latents.backward(step.gradient)
+        optimizer.step()
+        optimizer.zero_grad()
         spent += step.denoiser_calls
         if spent >= calls * (len(curve.calls) + 1) / stops:
             with torch.no_grad():
@@ -124,72 +140,56 @@ def sheet(rows: list[Tensor], path: Path, columns: int = 16) -> None:
     Image.fromarray(picture).save(path, optimize=True)
 
 
-def run(output: Path, methods: dict[str, tuple[str, dict[str, Any]]] | None = None, pictures: int = 192,
-        calls: int = 400, scale: float = 5.0, batch: int = 16, model: str = "", seed: int = 0) -> dict[str, Any]:
-    """Run and score the methods; writes table.json, table.md, curves.png and sheet.png, and returns the table."""
-    output.mkdir(parents=True, exist_ok=True)
+def run(output: Path, quick: bool = False, model: str = "", seed: int = 0) -> dict[str, Any]:
+    """Try every method's settings on a few pictures, then run its best on all; writes tables and pictures."""
+    count, tried, calls, batch = (4, 4, 16, 4) if quick else (48, 16, 800, 16)
     prior = priors.load(model or None, "cpu")
-    pairs = prompts_of(pictures)
-    texts = [f"{'an' if c[0] in 'aeiou' else 'a'} {c} {n}, front view" for c, n in pairs]
-    look = judge.load()
+    pairs = prompts_of(count)
+    texts = [f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {noun}, front view" for colour, noun in pairs]
+    batches = [texts[i:i + batch] for i in range(0, count, batch)]
 
     def drawn(seed: int) -> Tensor:
-        parts = [prior.decode(sample(prior, (len(chunk), *prior.latent_shape), prior.condition(chunk, "", scale), 25,
-                                     torch.Generator().manual_seed(seed + i)))
-                 for i, chunk in enumerate(_chunks(texts, batch))]
-        return torch.cat(parts)
+        return torch.cat([prior.decode(sample(prior, (len(part), *prior.latent_shape), prior.condition(part, "", SCALE),
+                                              4 if quick else 25, torch.Generator().manual_seed(seed + i)))
+                          for i, part in enumerate(batches)])
 
-    reference, second = drawn(1_000_000), drawn(2_000_000)
+    reference = torch.cat([drawn(1000 * i) for i in range(1, 2 if quick else 5)])
     with torch.no_grad():
-        features = look.features(reference)
-    table: dict[str, Any] = {"DDIM, other seeds": {"calls": [50], "scores": [score(second, pairs, features)]}}
-    rows = [reference]
-    for name, (kind, settings) in (methods or METHODS).items():
-        curves = [optimize(prior, guidance.create(kind, **settings), chunk, calls, scale, seed + i)
-                  for i, chunk in enumerate(_chunks(texts, batch))]
-        stops = [torch.cat([curve.pictures[k] for curve in curves]) for k in range(len(curves[0].calls))]
-        table[name] = {"guidance": kind, "settings": {k: repr(v) for k, v in settings.items()},
-                       "calls": curves[0].calls, "scores": [score(each, pairs, features) for each in stops],
-                       "seconds": round(sum(curve.seconds for curve in curves), 1)}
-        rows.append(stops[-1])
-        print(name, table[name]["calls"][-1], table[name]["scores"][-1], f"{table[name]['seconds']} s", flush=True)
-        sheet(rows, output / "sheet.png")
-        _write(table, output, pictures, scale)
-    return table
+        features = judge.load().features(reference)
+    rows: list[dict[str, Any]] = [{"method": "DDIM, other seeds", "settings": "", "calls": 50,
+                                   **score(drawn(9000), pairs, features)}]
+    trials: list[dict[str, Any]] = []
+    curves: dict[str, list[dict[str, Any]]] = {}
+    pictures = [reference[:count]]
+    for name, choices in METHODS.items():
+        for choice in choices:
+            curve = optimize(prior, choice, batches[0], calls // 2, seed)
+            trials.append({"method": name, "settings": str(choice), "calls": curve.calls[-1],
+                           **score(curve.pictures[-1], pairs[:tried], features)})
+        own = trials[-len(choices):]
+        best = choices[min(range(len(choices)), key=lambda i: own[i]["frechet"])]
+        found = [optimize(prior, best, part, calls, seed + i) for i, part in enumerate(batches)]
+        stops = [torch.cat([curve.pictures[k] for curve in found]) for k in range(len(found[0].calls))]
+        curves[name] = [{"calls": spent, **score(each, pairs, features)} for spent, each in zip(found[0].calls, stops)]
+        rows.append({"method": name, "settings": str(best), **curves[name][-1],
+                     "seconds": round(sum(curve.seconds for curve in found))})
+        rows[0]["seconds"] = 0
+        pictures.append(stops[-1])
+        tables = {f"{count} pictures, guidance scale {SCALE:g}": rows,
+                  f"Settings tried, {tried} pictures": trials,
+                  **{f"{method} by calls": curve for method, curve in curves.items()}}
+        report.write(output, "Text to pictures", tables)
+        sheet(pictures, output / "sheet.png")
+    _plot(curves, rows[0], output / "curves.png")
+    return tables
 
 
-def _chunks(items: list[str], size: int) -> list[list[str]]:
-    return [items[i:i + size] for i in range(0, len(items), size)]
-
-
-def _write(table: dict[str, Any], output: Path, pictures: int, scale: float) -> None:
-    (output / "table.json").write_text(json.dumps(table, indent=1) + "\n")
-    lines = [f"{pictures} pictures a method, guidance scale {scale:g}.", "",
-             "| method | denoiser calls | Fréchet distance | noun | colour | both |", "|---|---|---|---|---|---|"]
-    for name, row in table.items():
-        last = row["scores"][-1]
-        lines.append(f"| {name} | {row['calls'][-1]} | {last['frechet']:.2f} | {last['noun']:.0%} | "
-                     f"{last['colour']:.0%} | {last['both']:.0%} |")
-    (output / "table.md").write_text("\n".join(lines) + "\n")
-    _plot(table, output / "curves.png")
-
-
-def _plot(table: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for (name, row), axis_pair in zip(table.items(), itertools.repeat(axes)):
-        for axis, key in zip(axis_pair, ("frechet", "both")):
-            values = [each[key] for each in row["scores"]]
-            if "guidance" in row:
-                axis.plot(row["calls"], values, marker="o", label=name)
-            else:
-                axis.axhline(values[0], color="black", linestyle=":", label=name)
-    axes[0].set(xlabel="denoiser calls per picture", ylabel="Fréchet distance", yscale="log")
-    axes[1].set(xlabel="denoiser calls per picture", ylabel="noun and colour read right", ylim=(0, 1.02))
-    axes[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+def _plot(curves: dict[str, list[dict[str, Any]]], samples: dict[str, Any], path: Path) -> None:
+    with report.figure(path, 1, 2, width=4.5, height=3.5) as axes:
+        for axis, key in zip(axes[0], ("frechet", "both")):
+            for name, curve in curves.items():
+                axis.plot([row["calls"] for row in curve], [row[key] for row in curve], marker="o", label=name)
+            axis.axhline(samples[key], color="black", linestyle=":", label=samples["method"])
+        axes[0, 0].set(xlabel="denoiser calls per picture", ylabel="Fréchet distance", yscale="log")
+        axes[0, 1].set(xlabel="denoiser calls per picture", ylabel="noun and colour read right", ylim=(0, 1.02))
+        axes[0, 0].legend(fontsize=8)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""python -m server.experiments NAME --output DIR: tables (table.md, table.json) and pictures (PNG)."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..priors.base import PriorError
+
+NAMES = {
+    "estimators": "bias, variance and cost of the mean shift's estimators, and where to stop",
+    "convergence": "where each guidance takes points, at equal calls and at equal iterations",
+    "diversity": "modes covered, by the bandwidth that MSD starts with",
+    "landscapes": "the losses that SDS and MSD descend, and what the bandwidth does",
+    "text-to-2d": "pictures by each guidance of a text-to-image prior, against its own samples",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m server.experiments", description=__doc__, formatter_class=argparse.RawTextHelpFormatter,
+        epilog="\n".join(f"{name:12}  {what}" for name, what in NAMES.items()))
+    parser.add_argument("name", choices=NAMES, metavar="NAME", help="one of those below")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR",
+                        help="where to write; denoisers that were trained there before are used again")
+    parser.add_argument("--quick", action="store_true", help="a short form that shows that it works, not what holds")
+    parser.add_argument("--model", default="", metavar="DIR",
+                        help="a diffusers folder for diversity and text-to-2d, instead of the bundled prior")
+    options = parser.parse_args(arguments)
+    settings: dict[str, Any] = {"quick": options.quick}
+    if options.name in ("diversity", "text-to-2d"):
+        settings["model"] = options.model
+    elif options.model:
+        parser.error(f"{options.name} works on densities in closed form and takes no --model.")
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"cannot write to {options.output}: {error.strerror}.")
+    start = time.perf_counter()
+    try:
+        import_module(f".{options.name.replace('-', '_')}", __package__).run(options.output, **settings)
+    except PriorError as error:
+        parser.exit(1, f"{error}\n")
+    print(f"{options.output / 'table.md'} and pictures beside it, in {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

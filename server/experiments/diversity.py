@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How many modes are found, by the bandwidth that MSD starts with: its diversity setting.
+
+On densities with known modes, and on a text-to-image prior, where the spread of the same prompt's pictures counts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import priors
+from ..bundled import judge
+from ..guidance import Geometric
+from ..priors.sampling import sample
+from . import report
+from .convergence import CALLS, ascend
+from .densities import Mixture, fractal, pinwheel, scattered
+from .metrics import measure
+from .text_to_2d import SCALE, prompts_of, score, sheet
+
+STARTS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)       # in standard deviations of the data
+END, IMAGE_END = 0.02, 0.3
+SETS: dict[str, Any] = {
+    "24 Gaussians in 2 dimensions": scattered,
+    "24 Gaussians in 16 dimensions": lambda: scattered(24, 16),
+    "24 Gaussians in 256 dimensions": lambda: scattered(24, 256),
+    "pinwheel": pinwheel,
+    "fractal": fractal,
+}
+
+
+def rows_of(density: Mixture, count: int) -> list[dict[str, Any]]:
+    """A row for each start of the bandwidth; the points begin as white noise of the data's standard deviation."""
+    start = torch.randn(count, density.dimensions, generator=torch.Generator().manual_seed(2))
+    rows = []
+    for width in STARTS:
+        x, _ = ascend(density, ("msd", {"bandwidth": Geometric(width, END)}), start, 0.5, calls=CALLS)
+        found = measure(x, density, torch.Generator().manual_seed(1))
+        rows.append({"start": width, "modes covered": f"{found['modes']:.0f} of {len(density.modes)}",
+                     "evenly": found["modes_evenly"], "recall": found["recall"],
+                     "inside": found["inside"], "nll": found["nll"]})
+    return rows
+
+
+def of_pictures(output: Path, quick: bool, model: str) -> list[dict[str, Any]]:
+    """A row for each start, of latents that begin as white noise; and pictures.png, samples in its first row.
+
+    spread: mean distance of two pictures of one prompt in the judge's features, as a share of the samples'.
+    """
+    kinds, seeds = (2, 2) if quick else (4, 8)
+    prior = priors.load(model or None, "cpu")
+    pairs = [pair for pair in prompts_of(kinds) for _ in range(seeds)]
+    texts = [f"a {colour} {noun}, front view" for colour, noun in pairs]
+    condition = prior.condition(texts, "", SCALE)
+    generator = torch.Generator().manual_seed(4)
+    start = torch.randn(len(pairs), *prior.latent_shape, generator=generator)
+    ends = {"samples": sample(prior, start.shape, condition, 4 if quick else 25, generator)}
+    for width in STARTS[::4] if quick else (0.35, 0.7, 1.0, 2.0, 4.0):
+        ends[str(width)], _ = ascend(prior, ("msd", {"bandwidth": Geometric(width, IMAGE_END)}), start, 0.5,
+                                     calls=16 if quick else CALLS, condition=condition)
+    shown = {name: prior.decode(latents) for name, latents in ends.items()}
+    with torch.no_grad():
+        features = {name: judge.load().features(pictures) for name, pictures in shown.items()}
+
+    def spread(name: str) -> float:
+        return float(torch.stack([torch.pdist(part).mean() for part in features[name].split(seeds)]).mean())
+
+    sheet(list(shown.values()), output / "pictures.png", columns=len(pairs))
+    return [{"start": name, "spread": spread(name) / spread("samples"), "deviation of the latents":
+             float(latents.std()), **score(shown[name], pairs, features["samples"])} for name, latents in ends.items()]
+
+
+def run(output: Path, quick: bool = False, model: str = "") -> dict[str, list[dict[str, Any]]]:
+    """A table for each density and for the prior, coverage.png and pictures.png."""
+    names = list(SETS)[:2] if quick else list(SETS)
+    tables = {name: rows_of(SETS[name](), 64 if quick else 512) for name in names}
+    report.write(output, "Diversity", tables)
+    with report.figure(output / "coverage.png", 1, 2) as axes:
+        for axis, what in zip(axes[0], ("evenly", "recall")):
+            for name, rows in tables.items():
+                most = max(row[what] for row in rows)
+                axis.plot([row["start"] for row in rows], [row[what] / most for row in rows], marker=".", label=name)
+            axis.set(xlabel="bandwidth at the start, in the data's standard deviation", xscale="log",
+                     ylabel="modes, had they equal shares, of the most" if what == "evenly" else "recall, of the most", ylim=(0, 1.05))
+        axes[0, 0].legend(fontsize=7)
+    tables["Text-to-image prior"] = of_pictures(output, quick, model)
+    report.write(output, "Diversity", tables)
+    return tables
