@@ -47,7 +47,8 @@ def test_the_server_knows_of_the_extension_only_the_protocol(path):
 
 
 LAYERS = {"api": {"jobs"}, "jobs": {"optimize"}, "optimize": {"guidance", "rendering", "geometry", "priors", "bundled"},
-          "guidance": {"priors"}, "experiments": {"guidance", "priors", "bundled"}, "priors": set(), "rendering": set(), "geometry": set()}
+          "guidance": {"priors"}, "experiments": {"guidance", "priors", "bundled"}, "priors": set(),
+          "rendering": set(), "geometry": set()}
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -18,15 +18,16 @@ from .metrics import measure
 
 LEVELS = {"sigma_min": 0.02, "sigma_max": 5.0}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "MSD": ("msd", {"bandwidth": Geometric(1.0, 0.02)}),
-    "MSD, paper's estimator": ("msd", {"bandwidth": Geometric(1.0, 0.02), "estimator": "paper"}),
+    "MSD": ("msd", {"bandwidth": Geometric(5.0, 0.02)}),
+    "MSD, λ from 1": ("msd", {"bandwidth": Geometric(1.0, 0.02)}),
+    "MSD, paper's estimator": ("msd", {"bandwidth": Geometric(5.0, 0.02), "estimator": "paper"}),
     "SDS": ("sds", LEVELS),
     "SDS, annealed": ("sds", {"anneal": True, **LEVELS}),
     "SDI": ("sdi", LEVELS),
     "VSD": ("vsd", LEVELS),
 }
 SETS = ("fractal", "pinwheel", "gaussians", "spiral")
-RATES = (0.1, 0.3, 1.0)                     # every method's steps are tried; its best, by NLL, is what counts
+RATES = (0.1, 0.2, 0.5, 1.0)                   # every method's steps are tried; its best, by NLL, is what counts
 CALLS, ITERATIONS = 400, 100
 
 

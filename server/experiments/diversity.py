@@ -74,7 +74,7 @@ def of_pictures(output: Path, quick: bool, model: str) -> list[dict[str, Any]]:
 
 
 def run(output: Path, quick: bool = False, model: str = "") -> dict[str, list[dict[str, Any]]]:
-    """A table for each density and for the prior, coverage.png and pictures.png."""
+    """A table for each density and for the prior, coverage.png (each line a share of its best) and pictures.png."""
     names = list(SETS)[:2] if quick else list(SETS)
     tables = {name: rows_of(SETS[name](), 64 if quick else 512) for name in names}
     report.write(output, "Diversity", tables)
@@ -84,7 +84,7 @@ def run(output: Path, quick: bool = False, model: str = "") -> dict[str, list[di
                 most = max(row[what] for row in rows)
                 axis.plot([row["start"] for row in rows], [row[what] / most for row in rows], marker=".", label=name)
             axis.set(xlabel="bandwidth at the start, in the data's standard deviation", xscale="log",
-                     ylabel="modes, had they equal shares, of the most" if what == "evenly" else "recall, of the most", ylim=(0, 1.05))
+                     ylabel="modes, had they equal shares" if what == "evenly" else "recall", ylim=(0, 1.05))
         axes[0, 0].legend(fontsize=7)
     tables["Text-to-image prior"] = of_pictures(output, quick, model)
     report.write(output, "Diversity", tables)

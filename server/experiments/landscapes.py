@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,16 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
     edge = 60 if quick else 220
     names = list(SETS)[:1] if quick else list(SETS)
     rows: list[dict[str, Any]] = []
-    with report.figure(output / "landscapes.png", len(names), 4, width=2.6, height=2.7) as axes:
+    losses: dict[str, Callable[[Mixture, Tensor], Tensor]] = {
+        "-log p": lambda density, x: -density.log_density(x),
+        "SDS": lambda density, x: sds_loss(density, x, 16 if quick else 64),
+        "MSD, λ = 0.3": lambda density, x: msd_loss(density, x, 0.3),
+        "MSD, λ = 0.05": lambda density, x: msd_loss(density, x, 0.05)}
+    with report.figure(output / "landscapes.png", len(names), len(losses), width=2.6, height=2.7) as axes:
         for line, name in zip(axes, names):
             density = SETS[name]()
-            for axis, (title, loss) in zip(line, (
-                    ("-log p", lambda x: -density.log_density(x)),
-                    ("SDS", lambda x: sds_loss(density, x, 16 if quick else 64)),
-                    ("MSD, λ = 0.3", lambda x: msd_loss(density, x, 0.3)),
-                    ("MSD, λ = 0.05", lambda x: msd_loss(density, x, 0.05)))):
-                values = loss(grid(edge)).view(edge, edge).T
+            for axis, (title, loss) in zip(line, losses.items()):
+                values = loss(density, grid(edge)).view(edge, edge).T
                 low = _minima(values)
                 places = torch.stack([low[1], low[0]], dim=1) * (5 / (edge - 1)) - 2.5
                 distance = torch.cdist(places, density.modes).min(dim=1).values

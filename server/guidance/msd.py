@@ -42,7 +42,8 @@ class MSD:
     its noise scaled to the step's level (on which levels, the paper's public text leaves open: here all from
     8 lambda down); "added" takes the score of the kernel diffused to each level. Neither is the score of the
     diffused product, so both are biased.
-    bandwidth: lambda, a number or a schedule of progress; its start sets diversity, its end sharpness.
+    bandwidth: lambda, a number or a schedule of progress; its start sets diversity, its end sharpness. From one
+    standard deviation of the data on (1 by convention) more points share fewer modes.
     steps: denoiser evaluations of the full process, a sample of the product density.
     stop_at: how many of them to make, 1 (Tweedie) to steps; None makes them down to the first noise level at or
     below 4 lambda and sigma_max / 4, which is the fourth of 8 for all but extreme bandwidths: from there on
@@ -51,7 +52,7 @@ class MSD:
     """
 
     estimator: str = "exact"
-    bandwidth: float | Schedule = Geometric(4.0, 0.3)
+    bandwidth: float | Schedule = Geometric(1.0, 0.3)
     steps: int = 8
     stop_at: int | None = None
     sigma_min: float = 0.02

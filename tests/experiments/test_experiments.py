@@ -25,14 +25,14 @@ def test_the_default_stop_is_more_efficient_than_the_papers_estimator(bandwidth,
 
 def test_exact_is_unbiased_where_the_others_are_not():
     density = fractal()
-    x = estimators.near(density, 64, 0.3)
+    x = estimators.near(density, 64, 1.0)
 
     def bias(**settings):
-        return estimators.measure(density, density, x, 512, 0.3, **settings)
+        return estimators.measure(density, density, x, 256, 1.0, **settings)
 
-    exact = bias(steps=32, stop_at=32)
-    assert exact["mean"] < 0.02 + 2 * exact["error"]
-    assert bias(estimator="paper", steps=32)["bias"] > 0.1 < bias(estimator="added", steps=32)["bias"]
+    exact = bias(steps=16, stop_at=16)
+    assert exact["mean"] < 0.02 + 2 * exact["error"] < 0.12
+    assert bias(estimator="paper", steps=8)["bias"] > 0.15 < bias(estimator="added", steps=8)["bias"]
 
 
 def test_an_early_stop_lowers_the_variance():
