@@ -4,12 +4,14 @@ export PROMPT SEED
 
 PY = .venv/bin/python
 
-.PHONY: help setup demo test lint bench extension
+.PHONY: help setup demo test lint bench mutants experiments extension
 help:
 	@echo 'make setup      everything into .venv (the other targets do it themselves)'
 	@echo 'make demo       PROMPT="a red mushroom" SEED=0 -> out/a-red-mushroom.blend'
 	@echo 'make test       ruff, mypy, pytest'
 	@echo 'make bench      speed per iteration'
+	@echo 'make mutants    one wrong sign or factor in each formula: do the tests notice?'
+	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
 	@echo 'make extension  the zip for Blender, into dist/'
 
 setup:
@@ -28,6 +30,13 @@ test: lint
 
 bench: setup
 	$(PY) -m benchmarks
+
+mutants: setup
+	$(PY) scripts/mutants.py
+
+experiments: setup
+	for name in estimators convergence landscapes diversity text-to-2d; do \
+	    $(PY) -m server.experiments $$name --output out/experiments/$$name || exit; done
 
 extension: setup
 	@$(PY) scripts/extension.py dist

@@ -124,9 +124,11 @@ def _plot_stops(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
                             and row[what] < float("inf")]
                     axis.plot([row["stop_at"] for row in part], [row[what] for row in part], marker=".",
                               label=f"λ = {bandwidth:g}")
-                label = {"mean": "bias, with the spread of the mean", "nmse": "NMSE"}.get(what, what)
-                axis.set(xlabel=f"stopped after call, of {STEPS}", ylabel=f"{label}, points {place}", yscale="log")
-                axis.set_title(name.split(", ")[1], fontsize=9)
+                axis.set(xlabel=f"stopped after call, of {STEPS}", yscale="log")
+                if what != "efficiency":
+                    axis.set_ylim(bottom=3e-4)              # an ideal denoiser's first answer is exact
+                label = {"mean": "error of the mean", "nmse": "NMSE"}.get(what, what)
+                axis.set_title(f"{label}, {'near' if place == 'near' else 'far'}, {name.split(', ')[1]}", fontsize=9)
         axes[0, 0].legend(fontsize=8)
 
 
@@ -142,5 +144,7 @@ def _plot_bias(rows: list[dict[str, Any]], path: Path) -> None:
                     axis.plot([row["steps"] for row in part], [row["error"] for row in part], "--",
                               color=line.get_color(), label="its standard error")
             axis.set(title=f"λ = {bandwidth:g}", xlabel="steps", xscale="log", yscale="log")
+            axis.set_xticks([row["steps"] for row in part], [str(row["steps"]) for row in part])
+            axis.minorticks_off()
         axes[0, 0].set_ylabel("bias / length of the shift")
-        axes[0, 0].legend(fontsize=8)
+        axes[0, 1].legend(fontsize=7)

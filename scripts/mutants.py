@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Put one wrong sign or factor into each formula, in a copy, and see that the tests notice.
+
+    python scripts/mutants.py          # a line for each; exit 1 if one survives
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MUTANTS = [  # what, file, right, wrong, tests
+    ("product posterior: mean", "server/guidance/product.py",
+     "sharper * x + blunter * z if", "sharper * x - blunter * z if", "guidance"),
+    ("product posterior: level", "server/guidance/product.py",
+     "low * math.sqrt(sharper)", "low * sharper", "guidance"),
+    ("kernel's force, integrated", "server/guidance/product.py", "(high + low) / 2)", "(high + low))", "guidance"),
+    ("kernel, diffused", "server/guidance/product.py", "force / (1 + ratio * ratio)", "force / (1 + ratio)", "guidance"),
+    ("mean shift: the reverse process", "server/guidance/msd.py",
+     "z = target + (z - target) * (levels[i + 1] / sigma)", "z = target + (z - target) * (sigma / levels[i + 1])",
+     "guidance"),
+    ("mean shift: sign", "server/guidance/msd.py", "gradient=(x - target)", "gradient=(target - x)", "guidance"),
+    ("mean shift: default stop", "server/guidance/msd.py", "STOP = 4.0", "STOP = 1.0", "guidance"),
+    ("SDS", "server/guidance/sds.py", "gradient=(x - target)", "gradient=(target - x)", "guidance"),
+    ("SDI: DDIM inversion", "server/guidance/sdi.py", "per_sample(higher / level, z)", "per_sample(level / higher, z)",
+     "guidance"),
+    ("VSD: sign", "server/guidance/vsd.py",
+     "gradient = self._student.denoise(noisy, sigma, condition) - prior.denoise(noisy, sigma, condition)",
+     "gradient = prior.denoise(noisy, sigma, condition) - self._student.denoise(noisy, sigma, condition)", "guidance"),
+    ("VSD: the student's data", "server/guidance/vsd.py", "sigma.flatten(), condition) - x",
+     "sigma.flatten(), condition) - noisy", "guidance"),
+    ("geometric schedule", "server/guidance/bandwidth.py", "self.start ** (1 - t) * self.end**t",
+     "self.start**t * self.end ** (1 - t)", "guidance"),
+    ("Karras's noise levels", "server/priors/base.py", "sigma_max ** (1 / rho), sigma_min ** (1 / rho)",
+     "sigma_max ** (1 / 5), sigma_min ** (1 / 5)", "priors guidance"),
+    ("DDIM", "server/priors/sampling.py", "clean + (x - clean) * (lower / sigma)",
+     "clean + (x - clean) * (lower / sigma) ** 2", "priors"),
+    ("variance preserving to exploding: input", "server/priors/latent_diffusion.py", "scale = (1 + sigma**2).rsqrt()",
+     "scale = (1 + sigma).rsqrt()", "priors"),
+    ("variance preserving to exploding: levels", "server/priors/latent_diffusion.py", "((1 - abar) / abar).log() / 2",
+     "((1 - abar) / abar).log()", "priors"),
+    ("epsilon prediction", "server/priors/latent_diffusion.py", "output = noisy - sigma * output",
+     "output = noisy + sigma * output", "priors"),
+    ("v prediction", "server/priors/latent_diffusion.py", "noisy * scale**2 - sigma * scale * output",
+     "noisy * scale - sigma * scale * output", "priors"),
+    ("classifier-free guidance", "server/priors/latent_diffusion.py",
+     "negative + condition.guidance_scale * (positive - negative)",
+     "positive + condition.guidance_scale * (positive - negative)", "priors"),
+    ("a mixture's denoiser", "server/experiments/densities.py", "share @ ((1 - keep).T * means)",
+     "share @ (keep.T * means)", "experiments/test_densities.py"),
+    ("a mixture's smoothed density", "server/experiments/densities.py", "+ bandwidth**2", "+ bandwidth",
+     "experiments/test_densities.py"),
+    ("SDS's landscape", "server/experiments/landscapes.py", "total -= sigma**2 *", "total -= sigma *",
+     "experiments/test_experiments.py::test_the_landscape_of_sds_is_what_it_descends"),
+    ("MSD's landscape", "server/experiments/landscapes.py", "return -bandwidth**2 *", "return -bandwidth *",
+     "experiments/test_experiments.py::test_the_landscape_of_sds_is_what_it_descends"),
+]
+
+
+def caught(root: Path, tests: str) -> bool:
+    paths = [f"tests/{name}" for name in tests.split()]
+    done = subprocess.run([sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *paths], cwd=root,
+                          capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        sys.exit(done.stdout + done.stderr)
+    return done.returncode == 1
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "copy"
+        shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "out", "dist", "docs"))
+        alive = []
+        for what, name, right, wrong, tests in MUTANTS:
+            path = root / name
+            text = path.read_text()
+            if text.count(right) != 1:
+                sys.exit(f"{name} has {text.count(right)} times {right!r}, not once: mend this list.")
+            path.write_text(text.replace(right, wrong))
+            found = caught(root, tests)
+            path.write_text(text)
+            print(f"{'caught' if found else 'SURVIVED':9} {what}", flush=True)
+            alive += [] if found else [what]
+    if alive:
+        sys.exit(f"No test noticed: {', '.join(alive)}.")
+
+
+if __name__ == "__main__":
+    main()
