@@ -78,14 +78,20 @@ def run(output: Path, quick: bool = False, model: str = "") -> dict[str, list[di
     names = list(SETS)[:2] if quick else list(SETS)
     tables = {name: rows_of(SETS[name](), 64 if quick else 512) for name in names}
     report.write(output, "Diversity", tables)
-    with report.figure(output / "coverage.png", 1, 2) as axes:
-        for axis, what in zip(axes[0], ("evenly", "recall")):
-            for name, rows in tables.items():
-                most = max(row[what] for row in rows)
-                axis.plot([row["start"] for row in rows], [row[what] / most for row in rows], marker=".", label=name)
-            axis.set(xlabel="bandwidth at the start, in the data's standard deviation", xscale="log",
-                     ylabel="modes, had they equal shares" if what == "evenly" else "recall", ylim=(0, 1.05))
-        axes[0, 0].legend(fontsize=7)
+    _plot(tables, output / "coverage.png")
     tables["Text-to-image prior"] = of_pictures(output, quick, model)
     report.write(output, "Diversity", tables)
     return tables
+
+
+def _plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    with report.figure(path, width=6.4, height=3.6) as axes:
+        for name, rows in tables.items():
+            most = max(row["evenly"] for row in rows)
+            axes[0, 0].plot([row["start"] for row in rows], [row["evenly"] / most for row in rows], marker=".",
+                            label=name)
+        axes[0, 0].set(xlabel="bandwidth at the start, in the data's standard deviations", xscale="log", ylim=(0, 1.05),
+                       ylabel="modes, had they equal shares, of the most")
+        axes[0, 0].set_xticks(STARTS, [f"{start:g}" for start in STARTS])
+        axes[0, 0].minorticks_off()
+        axes[0, 0].legend(fontsize=8)
