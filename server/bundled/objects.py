@@ -470,14 +470,14 @@ _COARSE = {view: tuple(dict.fromkeys(word.replace("left", "side").replace("right
                                      for word in view.split())) for view in DIRECTIONS}
 
 
-def _article(word: str) -> str:
+def article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
 def caption(colour: str, noun: str, view: str, rng: np.random.Generator) -> str:
     """A sentence for a picture; nine in ten name the view, some as front, side, back or overhead only."""
     c, n = (rng.choice(_SYNONYMS[w]) if w in _SYNONYMS and rng.random() < 0.15 else w for w in (colour, noun))
-    text = str(rng.choice(_TEMPLATES)).format(a=_article(c), b=_article(n), c=c, n=n)
+    text = str(rng.choice(_TEMPLATES)).format(a=article(c), b=article(n), c=c, n=n)
     if rng.random() < 0.1:
         return text
     if view in _COARSE and rng.random() < 0.25:

@@ -397,7 +397,7 @@ def contact_sheet(folder: Path, path: Path, colours: tuple[str, ...], steps: int
     pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.to(memory_format=torch.channels_last)
-    prompts = [f"{objects._article(c)} {c} {noun}, {view} view" for i, noun in enumerate(objects.NOUNS)
+    prompts = [f"{objects.article(c)} {c} {noun}, {view} view" for i, noun in enumerate(objects.NOUNS)
                for c in [colours[i % len(colours)]]
                for view in ("front", "right side", "back", "overhead")]
     pictures = np.concatenate([

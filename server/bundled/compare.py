@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How near a mesh is to a procedural object's true shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from scipy.spatial import cKDTree
+
+from ..geometry.marching import marching_tetrahedra
+from . import objects
+
+POINTS, EDGE = 4000, 48
+ANGLES = 24                                 # yaws that the fit starts from
+THRESHOLD = 0.05                            # of the true shape's diameter, for the F-score
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """iou: of the volumes, in [0, 1]. f_score: harmonic mean of the shares of either surface within `THRESHOLD`
+    diameters of the other (Tatarchenko et al. 2019). chamfer: mean of both surfaces' mean distances, in diameters."""
+
+    iou: float
+    f_score: float
+    chamfer: float
+
+
+def truth(noun: str, edge: int = 96) -> trimesh.Trimesh:
+    """The surface of a noun with middle proportions, metres, Z up, front towards -Y."""
+    axis = np.linspace(-1, 1, edge)
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)[..., ::-1].reshape(-1, 3)   # z slowest
+    values = -objects.signed_distance(noun, points).reshape(edge, edge, edge)
+    positions, faces = marching_tetrahedra(torch.from_numpy(values))
+    return trimesh.Trimesh(positions.numpy(), faces.numpy())
+
+
+def load(path: Path) -> trimesh.Trimesh:
+    """A GLB's triangles, Y up there, in our axes."""
+    mesh = trimesh.load_mesh(path, process=False)
+    return trimesh.Trimesh(mesh.vertices @ np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], float), mesh.faces)
+
+
+def fit(source: np.ndarray, target: np.ndarray, rounds: int = 12) -> np.ndarray:
+    """(4, 4) similarity that takes the points source (N, 3) onto target (M, 3): a yaw, one scale and an offset.
+
+    Iterated closest points with the closed-form best similarity of each round (Umeyama 1991), from `ANGLES` yaws.
+    """
+    tree = cKDTree(target)
+    best, least = np.eye(4), np.inf
+    for angle in 2 * np.pi * np.arange(ANGLES) / ANGLES:
+        c, s = np.cos(angle), np.sin(angle)
+        turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        scale = np.ptp(target, axis=0).max() / np.ptp(source @ turn.T, axis=0).max()
+        offset = _middle(target) - scale * turn @ _middle(source)
+        for _ in range(rounds):
+            moved = scale * source @ turn.T + offset
+            there = target[tree.query(moved)[1]]
+            back = cKDTree(moved).query(target)[1]
+            a, b = np.concatenate([source, source[back]]), np.concatenate([there, target])
+            turn, scale, offset = _similarity(a, b)
+        moved = scale * source @ turn.T + offset
+        error = tree.query(moved)[0].mean() + cKDTree(moved).query(target)[0].mean()
+        if error < least:
+            least, best = error, np.eye(4)
+            best[:3, :3], best[:3, 3] = scale * turn, offset
+    return best
+
+
+def _middle(points: np.ndarray) -> np.ndarray:
+    return (points.max(0) + points.min(0)) / 2
+
+
+def _similarity(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+    """Yaw (3, 3), scale and offset that take a (N, 3) to b with the least squared error."""
+    centre, goal = a.mean(0), b.mean(0)
+    p, q = a - centre, b - goal
+    angle = np.arctan2((p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum(), (p[:, :2] * q[:, :2]).sum())
+    c, s = np.cos(angle), np.sin(angle)
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    scale = float((q * (p @ turn.T)).sum() / np.square(p).sum())
+    return turn, scale, goal - scale * turn @ centre
+
+
+def compare(mesh: trimesh.Trimesh, noun: str, seed: int = 0) -> Likeness:
+    """The likeness of a mesh and a noun's middle proportions after the best yaw, scale and offset.
+
+    Raises ValueError for a mesh without faces.
+    """
+    if not len(mesh.faces):
+        raise ValueError("The mesh has no faces: there is nothing to compare.")
+    real = truth(noun)
+    diameter = 2 * np.linalg.norm(real.vertices - _middle(real.vertices), axis=1).max()
+    ours, faces = trimesh.sample.sample_surface(mesh, POINTS, seed=seed)
+    theirs, _ = trimesh.sample.sample_surface(real, POINTS, seed=seed)
+    place = fit(ours[::4], theirs[::4])
+    moved = ours @ place[:3, :3].T + place[:3, 3]
+    there, back = cKDTree(theirs).query(moved)[0] / diameter, cKDTree(moved).query(theirs)[0] / diameter
+    precision, recall = (there < THRESHOLD).mean(), (back < THRESHOLD).mean()
+    axis = np.linspace(-1.1, 1.1, EDGE) * objects.BALL
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    inside = objects.signed_distance(noun, grid) < 0
+    filled = _inside(mesh.copy().apply_transform(place), grid)
+    return Likeness(iou=float((inside & filled).sum() / max(1, (inside | filled).sum())),
+                    f_score=float(2 * precision * recall / max(precision + recall, 1e-9)),
+                    chamfer=float((there.mean() + back.mean()) / 2))
+
+
+def _inside(mesh: trimesh.Trimesh, points: np.ndarray) -> np.ndarray:
+    """Which points lie behind the nearest of many places on the surface, by its normal."""
+    places, faces = trimesh.sample.sample_surface(mesh, 10 * POINTS, seed=0)
+    nearest = cKDTree(places).query(points)[1]
+    return ((points - places[nearest]) * mesh.face_normals[faces[nearest]]).sum(axis=1) < 0

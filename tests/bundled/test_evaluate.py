@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from server.bundled import evaluate, judge, objects
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "-m", "server.bundled.evaluate", *map(str, arguments)],
+                          capture_output=True, text=True, timeout=300)
+
+
+def test_a_table_and_sheets_from_a_short_run(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("red mushroom\n\na blue sphere\n")
+    output = tmp_path / "out"
+    done = run("--prompts", prompts, "--output", output, "--iterations", 6)
+    assert done.returncode == 0, done.stderr
+    text = (output / "table.md").read_text()
+    assert "| msd | 2 |" in text and "| red mushroom |" in text and "| blue sphere |" in text
+    rows = json.loads((output / "table.json").read_text())["msd"]
+    assert [row["iterations"] for row in rows] == [6, 6] and all(0 <= row["f_score"] <= 1 for row in rows)
+    for picture in ("msd.png", "failures.png"):
+        with Image.open(output / picture) as image:
+            assert image.width > 700
+    made = (output / "msd" / "red-mushroom" / "mesh.glb").stat().st_mtime_ns
+    assert run("--prompts", prompts, "--output", output, "--iterations", 6).returncode == 0
+    assert (output / "msd" / "red-mushroom" / "mesh.glb").stat().st_mtime_ns == made    # not made again
+
+
+def test_all_prompts_are_even():
+    pairs = evaluate.all_prompts()
+    assert len(set(pairs)) == 48 and {noun for _, noun in pairs} == set(objects.NOUNS)
+    assert {colour for colour, _ in pairs} == set(objects.COLOURS)
+
+
+def test_the_judge_reads_the_true_turntables():
+    right = []
+    for colour, noun in evaluate.all_prompts(24):
+        pictures = torch.from_numpy(evaluate.real_views(colour, noun)).movedim(-1, 1) / 255
+        right += [each["noun"] == noun and each["colour"] == colour for each in judge.load().read(pictures)]
+    assert sum(right) > 0.97 * len(right)
+
+
+def test_prompts_that_have_no_truth_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="one colour"):
+        evaluate.parse("a mushroom")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a purple dragon\n")
+    done = run("--prompts", prompts, "--output", tmp_path / "out")
+    assert done.returncode == 2 and "one thing of" in done.stderr and "Traceback" not in done.stderr
+    assert run("--prompts", tmp_path / "none", "--output", tmp_path / "out").returncode == 2
