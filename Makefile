@@ -4,11 +4,12 @@ export PROMPT SEED
 
 PY = .venv/bin/python
 
-.PHONY: help setup demo test lint bench mutants experiments extension
+.PHONY: help setup demo test long lint bench mutants experiments extension
 help:
 	@echo 'make setup      everything into .venv (the other targets do it themselves)'
 	@echo 'make demo       PROMPT="a red mushroom" SEED=0 -> out/a-red-mushroom.blend'
 	@echo 'make test       ruff, mypy, pytest'
+	@echo 'make long       the long checks in full: 200 prompts'
 	@echo 'make bench      speed per iteration'
 	@echo 'make mutants    one wrong sign or factor in each formula: do the tests notice?'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
@@ -27,6 +28,9 @@ lint: setup
 
 test: lint
 	$(PY) -m pytest -q
+
+long: setup
+	$(PY) -m pytest -q --long tests/optimize/test_any_prompt.py
 
 bench: setup
 	$(PY) -m benchmarks
