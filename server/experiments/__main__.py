@@ -30,12 +30,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a short form that shows that it works, not what holds")
     parser.add_argument("--model", default="", metavar="DIR",
                         help="a diffusers folder for diversity and text-to-2d, instead of the bundled prior")
+    parser.add_argument("--clip", default="", metavar="DIR",
+                        help="a CLIP model on this disk, for a second Fréchet distance in text-to-2d")
     options = parser.parse_args(arguments)
     settings: dict[str, Any] = {"quick": options.quick}
     if options.name in ("diversity", "text-to-2d"):
         settings["model"] = options.model
     elif options.model:
         parser.error(f"{options.name} works on densities in closed form and takes no --model.")
+    if options.name == "text-to-2d":
+        settings["clip"] = options.clip
+    elif options.clip:
+        parser.error(f"Only text-to-2d takes --clip, not {options.name}.")
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

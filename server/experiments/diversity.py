@@ -70,7 +70,7 @@ def of_pictures(output: Path, quick: bool, model: str) -> list[dict[str, Any]]:
 
     sheet(list(shown.values()), output / "pictures.png", columns=len(pairs))
     return [{"start": name, "spread": spread(name) / spread("samples"), "deviation of the latents":
-             float(latents.std()), **score(shown[name], pairs, features["samples"])} for name, latents in ends.items()]
+             float(latents.std()), **score(shown[name], pairs, shown["samples"])} for name, latents in ends.items()]
 
 
 def run(output: Path, quick: bool = False, model: str = "") -> dict[str, list[dict[str, Any]]]:

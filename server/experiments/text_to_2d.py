@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from .. import priors
 from ..bundled import judge, objects
 from ..guidance import Geometric, create
+from ..priors.base import PriorError
 from ..priors.sampling import sample
 from . import report
 
@@ -121,13 +123,44 @@ def prompts_of(count: int) -> list[tuple[str, str]]:
     return [(colours[(i + i // len(nouns)) % len(colours)], nouns[i % len(nouns)]) for i in range(count)]
 
 
-def score(pictures: Tensor, pairs: list[tuple[str, str]], reference: Tensor) -> dict[str, float]:
-    """Fréchet distance to the reference's features, and the share of nouns and colours that the judge reads right."""
-    look = judge.load()
+Features = Callable[[Tensor], Tensor]       # pictures (N, 3, H, W), sRGB in [0, 1] -> (N, d)
+
+
+def judges_features(pictures: Tensor) -> Tensor:
+    """The judge's own, (N, 32)."""
     with torch.no_grad():
-        features = look.features(pictures)
-    read = look.read(pictures)
-    return {"frechet": judge.frechet_distance(features, reference),
+        return judge.load().features(pictures)
+
+
+def clip_features(folder: Path) -> Features:
+    """Projected image embeddings of a CLIP model in transformers' layout, safetensors, on this disk.
+
+    Raises PriorError where the folder has none.
+    """
+    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+    try:
+        model = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise PriorError(f"{folder} is no CLIP model that can be read: it needs config.json, model.safetensors and "
+                         f"preprocessor_config.json ({str(error).splitlines()[0]}).") from None
+
+    @torch.no_grad()
+    def features(pictures: Tensor) -> Tensor:
+        pixels = processor(images=list(pictures), do_rescale=False, return_tensors="pt")["pixel_values"]
+        return model(pixels).image_embeds
+
+    return features
+
+
+def score(pictures: Tensor, pairs: list[tuple[str, str]], reference: Tensor,
+          clip: Features | None = None) -> dict[str, float]:
+    """Fréchet distances to the reference pictures, and the share of nouns and colours that the judge reads right."""
+    read = judge.load().read(pictures)
+    distances = {name: judge.frechet_distance(features(pictures), features(reference))
+                 for name, features in (("frechet", judges_features), ("frechet, CLIP", clip)) if features}
+    return {**distances,
             "noun": float(np.mean([r["noun"] == n for r, (_, n) in zip(read, pairs)])),
             "colour": float(np.mean([r["colour"] == c for r, (c, _) in zip(read, pairs)])),
             "both": float(np.mean([(r["colour"], r["noun"]) == pair for r, pair in zip(read, pairs)]))}
@@ -140,7 +173,7 @@ def sheet(rows: list[Tensor], path: Path, columns: int = 16) -> None:
     Image.fromarray(picture).save(path, optimize=True)
 
 
-def run(output: Path, quick: bool = False, model: str = "", seed: int = 0) -> dict[str, Any]:
+def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed: int = 0) -> dict[str, Any]:
     """Try every method's settings on a few pictures, then run its best on all; writes tables and pictures."""
     count, tried, calls, batch = (4, 4, 16, 4) if quick else (48, 16, 800, 16)
     prior = priors.load(model or None, "cpu")
@@ -153,11 +186,10 @@ def run(output: Path, quick: bool = False, model: str = "", seed: int = 0) -> di
                                               4 if quick else 25, torch.Generator().manual_seed(seed + i)))
                           for i, part in enumerate(batches)])
 
+    looked = clip_features(Path(clip)) if clip else None
     reference = torch.cat([drawn(1000 * i) for i in range(1, 2 if quick else 5)])
-    with torch.no_grad():
-        features = judge.load().features(reference)
     rows: list[dict[str, Any]] = [{"method": "DDIM, other seeds", "settings": "", "calls": 50,
-                                   **score(drawn(9000), pairs, features)}]
+                                   **score(drawn(9000), pairs, reference, looked)}]
     trials: list[dict[str, Any]] = []
     curves: dict[str, list[dict[str, Any]]] = {}
     pictures = [reference[:count]]
@@ -165,12 +197,13 @@ def run(output: Path, quick: bool = False, model: str = "", seed: int = 0) -> di
         for choice in choices:
             curve = optimize(prior, choice, batches[0], calls // 2, seed)
             trials.append({"method": name, "settings": str(choice), "calls": curve.calls[-1],
-                           **score(curve.pictures[-1], pairs[:tried], features)})
+                           **score(curve.pictures[-1], pairs[:tried], reference, looked)})
         own = trials[-len(choices):]
         best = choices[min(range(len(choices)), key=lambda i: own[i]["frechet"])]
         found = [optimize(prior, best, part, calls, seed + i) for i, part in enumerate(batches)]
         stops = [torch.cat([curve.pictures[k] for curve in found]) for k in range(len(found[0].calls))]
-        curves[name] = [{"calls": spent, **score(each, pairs, features)} for spent, each in zip(found[0].calls, stops)]
+        curves[name] = [{"calls": spent, **score(each, pairs, reference, looked)}
+                        for spent, each in zip(found[0].calls, stops)]
         rows.append({"method": name, "settings": str(best), **curves[name][-1],
                      "seconds": round(sum(curve.seconds for curve in found))})
         rows[0]["seconds"] = 0

@@ -8,10 +8,12 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from server.experiments import convergence, estimators, landscapes, text_to_2d
 from server.experiments.densities import fractal, pinwheel
 from server.guidance import create
+from server.priors.base import PriorError
 
 
 @pytest.mark.parametrize("bandwidth, least", [(1.0, 2), (0.3, 2), (0.1, 10), (0.03, 10)])
@@ -73,6 +75,21 @@ def test_prompts_go_through_all_nouns_and_colours():
         assert max(counts) - min(counts) <= 2
 
 
+def test_clip_features_come_from_a_folder_on_the_disk(tmp_path):
+    torch.manual_seed(0)
+    CLIPVisionModelWithProjection(CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                                                   num_attention_heads=2, image_size=32, patch_size=16,
+                                                   projection_dim=8)).save_pretrained(tmp_path)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    pairs, pictures = text_to_2d.prompts_of(12), torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    clip = text_to_2d.clip_features(tmp_path)
+    assert clip(pictures).shape == (12, 8)
+    assert abs(text_to_2d.score(pictures, pairs, pictures, clip)["frechet, CLIP"]) < 1e-2
+    assert text_to_2d.score(pictures**2, pairs, pictures, clip)["frechet, CLIP"] > 1e-2
+    with pytest.raises(PriorError, match="no CLIP model"):
+        text_to_2d.clip_features(tmp_path / "none")
+
+
 def run(*arguments):
     return subprocess.run([sys.executable, "-m", "server.experiments", *map(str, arguments)], capture_output=True,
                           text=True, timeout=240)
@@ -103,6 +120,7 @@ def test_says_what_there_is(tmp_path):
     done = run("convergance", "--output", tmp_path)
     assert done.returncode == 2 and "estimators, convergence" in done.stderr.replace("'", "")
     assert run("convergence", "--output", tmp_path, "--model", tmp_path).returncode == 2
+    assert run("landscapes", "--output", tmp_path, "--clip", tmp_path).returncode == 2
     (tmp_path / "file").touch()
     done = run("landscapes", "--output", tmp_path / "file")
     assert done.returncode == 2 and "cannot write" in done.stderr and "Traceback" not in done.stderr
