@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint import load_optimizer, optimizer_tensors
 from ..priors.base import Prior, denoiser_calls, per_sample, randn
 from ..priors.mlp import MLPDenoiser
 from .base import GuidanceStep, NoiseLevels, working
@@ -33,6 +34,7 @@ class VSD(NoiseLevels):
                 f"VSD needs updates >= 1 and learning_rate > 0, not {self.updates} and {self.learning_rate}."
             )
         self._student: Any = None
+        self._saved: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def step(
@@ -53,6 +55,10 @@ class VSD(NoiseLevels):
             make = getattr(prior, "student", None)
             self._student = make() if make else MLPDenoiser(x.shape[1:]).to(x)
             self._optimizer = torch.optim.Adam(self._student.parameters(), lr=self.learning_rate)
+            if self._saved:
+                self._student.load_state_dict({name.removeprefix("student."): value
+                                               for name, value in self._saved.items() if name.startswith("student.")})
+                load_optimizer(self._optimizer, self._saved)
         for _ in range(self.updates):
             self._fit(x, condition, progress, generator)
         sigma = self.draw(x, progress, generator)
@@ -64,6 +70,17 @@ class VSD(NoiseLevels):
             denoiser_calls=denoiser_calls(condition) + 1 + self.updates,
             sigma=sigma,
         )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The student and its optimizer, for a checkpoint."""
+        if self._student is None:
+            return self._saved
+        return {f"student.{name}": value for name, value in self._student.state_dict().items()} \
+            | optimizer_tensors(self._optimizer)
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from a checkpoint's student, which the next step makes."""
+        self._saved = tensors
 
     def _fit(self, x: Tensor, condition: Any, progress: float, generator: torch.Generator | None) -> None:
         """One Adam step on |D'(x + sigma n; sigma) - x|^2 (1 + 1 / sigma^2), the loss of the noise and the data."""

@@ -22,6 +22,7 @@ from msd_blender import __version__
 from msd_blender.protocol import JobRequest, Log, Progress, Snapshot
 
 from .. import guidance, priors
+from ..checkpoint import Checkpoints, load_optimizer, optimizer_tensors
 from ..bundled import objects
 from ..geometry.field import Field
 from ..geometry.mesh import Mesh, edge_counts, save_glb
@@ -34,6 +35,12 @@ from .assets import Surface, Volume, bake
 from .settings import Phase, Settings
 
 Report = Callable[[Progress | Log | Snapshot], None]
+CHECKPOINT_SECONDS = 5.0                    # at least so long from one to the next, and
+CHECKPOINT_COST = 0.01                      # at most this share of the time is spent on them
+
+
+class Paused(Exception):
+    """The run ended at a checkpoint because it was asked to pause."""
 
 
 class Clock:
@@ -42,6 +49,12 @@ class Clock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._start = time.perf_counter()
+
+    def resume(self, seconds: dict[str, float], elapsed: float) -> None:
+        """Add what was spent before."""
+        for name, value in seconds.items():
+            self.seconds[name] += value
+        self._start -= elapsed
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -57,13 +70,18 @@ class Clock:
 
 
 class Generation:
-    """One run of the pipeline. `report` hears of every iteration; `cancelled` is asked before each."""
+    """One run of the pipeline. `report` hears of every iteration; `cancelled` and `paused` are asked before each.
+
+    With `checkpoints` it goes on from the newest of them and adds its own: on the CPU, to the same bytes.
+    """
 
     def __init__(self, request: JobRequest, report: Report, cancelled: Callable[[], bool],
-                 settings: Settings | None = None):
+                 settings: Settings | None = None, checkpoints: Checkpoints | None = None,
+                 paused: Callable[[], bool] = lambda: False):
         self.request = request.validate()
         self.settings = settings or Settings.of(request)
-        self.report, self.cancelled = report, cancelled
+        self.report, self.cancelled, self.paused = report, cancelled, paused
+        self.checkpoints = checkpoints
         self.clock = Clock()
         device = request.device
         if device == "auto":
@@ -79,32 +97,49 @@ class Generation:
         # Drawn on the CPU, so that a seed means the same on every device.
         self.generator = torch.Generator().manual_seed(request.seed)
         self.iteration = self.denoiser_calls = self.version = 0
-        self.shown = 0.0                    # seconds when the last snapshot was taken
+        self.warned = False
+        self.shown = self.saved = 0.0       # seconds when the last snapshot and checkpoint were taken
 
     @property
     def iterations(self) -> int:
         return self.settings.volume.iterations + self.settings.surface.iterations
 
     def run(self) -> Mesh:
-        """Optimize through all phases; the mesh as it is at the end, or when the job was cancelled."""
-        volume = Volume(Field(self.settings.volume.levels, device=self.device))
-        asset: Volume | Surface = volume
-        self._phase(volume, self.settings.volume)
-        if not self.cancelled() and self.settings.surface.iterations:
-            asset = volume.surface(self.settings.surface.levels, self.rasterizer)
-            self._phase(asset, self.settings.surface)
+        """Optimize through all phases; the mesh as it is at the end, or when the job was cancelled.
+
+        Raises `Paused` where `paused` said so.
+        """
+        volume, surface = self.settings.volume, self.settings.surface
+        found = self.checkpoints.newest() if self.checkpoints else None
+        asset: Volume | Surface
+        if found and found[1]["phase"] == Surface.name:
+            asset = Surface(Field(surface.levels, device=self.device), self.rasterizer)
+            self._phase(asset, surface, volume.iterations, found)
+        else:
+            asset = Volume(Field(volume.levels, device=self.device))
+            self._phase(asset, volume, 0, found)
+            if not self.cancelled() and surface.iterations:
+                asset = asset.surface(surface.levels, self.rasterizer)
+                self._phase(asset, surface, volume.iterations)
         self.field = asset.field
         return asset.mesh()
 
-    def _phase(self, asset: Volume | Surface, phase: Phase) -> None:
+    def _phase(self, asset: Volume | Surface, phase: Phase, first: int,
+               found: tuple[dict[str, Tensor], dict[str, Any]] | None = None) -> None:
+        """Optimize one asset, whose first iteration is the run's `first`, from the start or from a checkpoint."""
         settings, request = self.settings, self.request
         guide = guidance.create(request.guidance, **phase.guidance(request.guidance))
         optimizer = torch.optim.Adam(asset.field.parameters(), lr=phase.learning_rate, betas=(0.9, 0.99))
+        if found:
+            self._restore(asset, optimizer, guide, *found)
         emphasis = Linear(phase.emphasis, 1)
         every = max(1, self.iterations // settings.snapshots)
-        for i in range(phase.iterations):
+        for i in range(self.iteration - first, phase.iterations):
             if self.cancelled():
                 return
+            if self.paused():
+                self._checkpoint(asset, optimizer, guide)
+                raise Paused
             progress = i / phase.iterations
             for group in optimizer.param_groups:
                 group["lr"] = (1 - 0.9 * progress) * phase.learning_rate
@@ -140,6 +175,48 @@ class Generation:
                 self.shown = self.clock.elapsed
                 with self.clock("snapshot"):
                     self.snapshot(asset.mesh())
+            elapsed = self.clock.elapsed
+            if (self.checkpoints and elapsed - self.saved > CHECKPOINT_SECONDS
+                    and self.clock.seconds["checkpoint"] <= CHECKPOINT_COST * elapsed):
+                try:
+                    self._checkpoint(asset, optimizer, guide)
+                except OSError as error:
+                    self.saved = self.clock.elapsed
+                    if not self.warned:
+                        self.warned = True
+                        self.report(Log(f"A checkpoint could not be written ({error.strerror}): the job goes on, "
+                                        "but make room, or what it does from here is lost if the server stops.",
+                                        "warning"))
+
+    def _checkpoint(self, asset: Volume | Surface, optimizer: torch.optim.Optimizer, guide: Any) -> None:
+        """Everything that the next iterations depend on. Raises OSError where it cannot be written."""
+        if self.checkpoints is None:
+            return
+        with self.clock("checkpoint"):
+            tensors = {f"field.{name}": value for name, value in asset.field.state_dict().items()}
+            tensors |= optimizer_tensors(optimizer) | {"generator": self.generator.get_state()}
+            if hasattr(guide, "state_dict"):
+                tensors |= {f"guidance.{name}": value for name, value in guide.state_dict().items()}
+            state = {"phase": asset.name, "iteration": self.iteration, "denoiser_calls": self.denoiser_calls,
+                     "version": self.version, "seconds": self.clock.seconds, "elapsed": self.clock.elapsed}
+            self.checkpoints.save(self.iteration, tensors, state)
+        self.saved = self.clock.elapsed
+
+    def _restore(self, asset: Volume | Surface, optimizer: torch.optim.Optimizer, guide: Any,
+                 tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        asset.field.load_state_dict(part("field."))
+        load_optimizer(optimizer, tensors)
+        if hasattr(guide, "load_state_dict"):
+            guide.load_state_dict(part("guidance."))
+        self.generator.set_state(tensors["generator"])
+        self.iteration, self.denoiser_calls = state["iteration"], state["denoiser_calls"]
+        # Readers may have seen later snapshots than this one's: versions only grow.
+        self.version = state["version"] + self.iterations
+        self.clock.resume(state["seconds"], state["elapsed"])
+        self.shown = self.saved = self.clock.elapsed
 
     def _fit(self, images: Tensor) -> Tensor:
         """(B, H, W, 3) renders, bottom row first, as the prior wants them: (B, 3, h, w), top row first."""
@@ -209,13 +286,17 @@ def load_prior(model: str, device: str) -> Any:
     return _priors[model, device]
 
 
-def generate(request: JobRequest, folder: Path, report: Report, cancelled: Callable[[], bool]) -> None:
+def generate(request: JobRequest, folder: Path, report: Report, cancelled: Callable[[], bool],
+             settings: Settings | None = None, checkpoints: Checkpoints | None = None,
+             paused: Callable[[], bool] = lambda: False) -> None:
     """Make the asset of a request and leave `protocol.FILES` in `folder`, which exists.
 
-    On cancellation what was reached is kept. Raises ValueError with one sentence for what the user can mend.
+    On cancellation what was reached is kept. Raises ValueError with one sentence for what the user can mend, and
+    `Paused`.
     """
-    run = Generation(request, report, cancelled)
-    if not request.model and (unknown := objects.unknown_words(request.prompt)):
+    run = Generation(request, report, cancelled, settings, checkpoints, paused)
+    fresh = checkpoints is None or checkpoints.step < 0
+    if fresh and not request.model and (unknown := objects.unknown_words(request.prompt)):
         report(Log(f"The bundled model does not know {', '.join(unknown)}; it knows {', '.join(objects.NOUNS)}. "
                    "For anything else, name a folder of Stable Diffusion as the model.", "warning"))
     run.finish(run.run(), folder)

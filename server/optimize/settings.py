@@ -54,9 +54,13 @@ class Settings:
     texture_size: int = 512
 
     @classmethod
-    def of(cls, request: JobRequest) -> Settings:
-        """The defaults with the request's guidance scale, its iterations shared out as the defaults are."""
+    def of(cls, request: JobRequest, halvings: int = 0) -> Settings:
+        """The defaults with the request's guidance scale, its iterations shared out as the defaults are.
+
+        halvings: of the views that are worked on at once, for a device with too little memory.
+        """
         settings = cls()
+        settings = replace(settings, views=max(1, settings.views >> halvings))
         if request.guidance_scale is not None:
             settings = replace(settings, guidance_scale=float(request.guidance_scale))
         if request.iterations is not None:
