@@ -87,6 +87,13 @@ class Client:
     def cancel(self, id: str) -> Job:
         return self._ask(Job, "POST", f"/v1/jobs/{quote(id, '')}/cancel")
 
+    def pause(self, id: str) -> Job:
+        return self._ask(Job, "POST", f"/v1/jobs/{quote(id, '')}/pause")
+
+    def resume(self, id: str) -> Job:
+        """Go on with a job that is paused, or that failed and has a checkpoint."""
+        return self._ask(Job, "POST", f"/v1/jobs/{quote(id, '')}/resume")
+
     def events(self, id: str, after: int = 0) -> Iterator[Message]:
         """What happens to a job after event number `after`, to its end; a broken stream is taken up again."""
         failures = 0

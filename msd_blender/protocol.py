@@ -39,6 +39,7 @@ DEFAULT_PORT = 8732
 MAX_PROMPT = 1000          # characters
 MAX_ITERATIONS = 100_000
 MAX_SEED = 2**63 - 1
+MAX_PRIORITY = 100
 MAX_FRAME = 1 << 30        # bytes
 
 GUIDANCES = ("msd", "sds", "sdi", "vsd")
@@ -46,8 +47,9 @@ RASTERIZERS = ("auto", "nvdiffrast", "cpu")
 DEVICES = ("auto", "cuda", "cpu")
 
 # A job's states. Every job ends in one of FINAL_STATES.
-QUEUED, RUNNING, FINISHED, FAILED, CANCELLED = "queued", "running", "finished", "failed", "cancelled"
-STATES = (QUEUED, RUNNING, FINISHED, FAILED, CANCELLED)
+QUEUED, RUNNING, PAUSED, FINISHED, FAILED, CANCELLED = (
+    "queued", "running", "paused", "finished", "failed", "cancelled")
+STATES = (QUEUED, RUNNING, PAUSED, FINISHED, FAILED, CANCELLED)
 FINAL_STATES = (FINISHED, FAILED, CANCELLED)
 
 # What a job leaves: the asset, its base colour, 8 views in one picture, the record of how it was made.
@@ -76,6 +78,7 @@ class JobRequest:
     rasterizer: str = "auto"
     device: str = "auto"
     client_key: str = ""
+    priority: int = 0                       # of those that wait, the highest is next
 
     def validate(self) -> JobRequest:
         """Return self; raise `ProtocolError` with one sentence where a field is out of its range."""
@@ -92,6 +95,7 @@ class JobRequest:
         _choice("rasterizer", self.rasterizer, RASTERIZERS)
         _choice("device", self.device, DEVICES)
         _whole("seed", self.seed, 0, MAX_SEED)
+        _whole("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
         if self.iterations is not None:
             _whole("iterations", self.iterations, 1, MAX_ITERATIONS)
         scale = self.guidance_scale

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checkpoints: tensors and JSON in one safetensors file, whole on the disk or not there."""
+"""Checkpoints: tensors and JSON in one safetensors file, whole on the disk or not there.
+
+The server itself only counts them: torch is imported where tensors are.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -19,6 +21,8 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
 
     Raises OSError, for instance on a full disk; what was at `path` then still is.
     """
+    from safetensors.torch import save as serialize
+
     data = serialize({name: value.detach().cpu().contiguous() for name, value in tensors.items()},
                      {"state": json.dumps(state)})
     part = path.with_name(path.name + ".part")
@@ -40,6 +44,8 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The (tensors, state) of `save`. Raises ValueError for a file that is damaged or something else."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["state"])
@@ -47,13 +53,13 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"The checkpoint {path.name} cannot be read ({error}).") from None
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     """An optimizer's state by flat names; its groups' settings are the caller's."""
     return {f"optimizer.{i}.{name}": value for i, entry in optimizer.state_dict()["state"].items()
             for name, value in entry.items()}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave; other names are left alone."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
 from msd_blender.protocol import Health, Job, JobRequest, ProtocolError, from_dict
 
-from ..jobs.queue import Queue
+from ..jobs.queue import Queue, QueueError
 from .auth import Guard
 
 LAST_EVENT = 2**63 - 1                      # what SQLite can count to
@@ -26,6 +26,10 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
     @app.exception_handler(ProtocolError)
     async def refuse(request: Request, error: ProtocolError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(QueueError)
+    async def conflict(request: Request, error: QueueError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 409)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -62,6 +66,14 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
     @app.post("/v1/jobs/{id}/cancel")
     def cancel(id: str) -> Job:
         return queue.cancel(job_of(id).id)
+
+    @app.post("/v1/jobs/{id}/pause")
+    def pause(id: str) -> Job:
+        return queue.pause(job_of(id).id)
+
+    @app.post("/v1/jobs/{id}/resume")
+    def resume(id: str) -> Job:
+        return queue.resume(job_of(id).id)
 
     @app.get("/v1/jobs/{id}/events")
     async def events(id: str, last_event_id: Annotated[int, Header(ge=0, le=LAST_EVENT)] = 0) -> StreamingResponse:

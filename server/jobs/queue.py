@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The queue: runs one job after another on the worker, and hands what it says to every reader."""
+"""The queue: runs jobs on executors, one after another on each, and hands what they say to every reader."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 
-from msd_blender.protocol import (CANCELLED, FAILED, FINAL_STATES, FINISHED, QUEUED, RUNNING, Job, JobRequest,
-                                  Message, Snapshot, decode_event, decode_snapshot, encode_event, encode_snapshot)
+from msd_blender.protocol import (CANCELLED, FAILED, FINAL_STATES, FINISHED, PAUSED, QUEUED, RUNNING, Job, JobRequest,
+                                  Log, Message, Snapshot, decode_event, decode_snapshot, encode_event, encode_snapshot)
 
+from .executor import Executor, ExecutorDied
 from .store import Store
-from .worker import Worker, WorkerDied
+from .worker import Worker, devices
 
 log = logging.getLogger(__name__)
 
-GRACE = 1.8                                 # seconds that a cancelled job has to leave its last state
+GRACE = 1.8                                 # seconds that a job has to leave its last state when it is asked to end
+DEATHS = 3                                  # of an executor without a new checkpoint: then its job has failed
+HALVINGS = 2                                # of the views at once, until one is left
 KEPT = 8                                    # jobs whose last snapshot stays in memory
 KEEP_ALIVE = 15.0                           # seconds between comments on a silent event stream
 
@@ -49,34 +54,37 @@ class Channel:
             self._waiting = {pair for pair in self._waiting if pair[1] is not event}
 
 
-class Queue:
-    """Runs the jobs of a store. `start` before use, `stop` at the end."""
+class QueueError(ValueError):
+    """What a job's state does not allow, in one sentence."""
 
-    def __init__(self, store: Store):
+
+class Queue:
+    """Runs the jobs of a store, on one executor for each of `executors`. `start` before use, `stop` at the end."""
+
+    def __init__(self, store: Store, executors: Sequence[Callable[[], Executor]] = ()):
         self.store = store
         self._channels: OrderedDict[str, Channel] = OrderedDict()
         # A change of state and its event are one step: readers never see a job go backwards.
         self._lock = threading.RLock()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._stopped = False
-        self._cancel: set[str] = set()
-        self._worker: Worker | None = None
-        self._ready = self._busy = False
-        self._thread = threading.Thread(target=self._run, name="msd-queue", daemon=True)
+        self._asked: dict[str, str] = {}                # running job -> the state that it was asked to end in
+        self._lanes = [_Lane(self, make) for make in executors or [partial(Worker, device) for device in devices()]]
 
     def start(self) -> None:
-        for job in self.store.fail_running():
+        """Take up what a server before left undone, and then the work."""
+        for job in self.store.take_up_running():
             self._publish(job)
-        self._thread.start()
+        for lane in self._lanes:
+            lane.start()
 
     def stop(self) -> None:
-        """End the running job, the worker and then every stream, now."""
+        """End the executors and then every stream, soon; running jobs wait at a checkpoint for the next server."""
         self._stopping.set()
         self._wake.set()
-        self._thread.join()
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
+        for lane in self._lanes:
+            if lane.ident is not None:
+                lane.join()
         self._stopped = True
         with self._lock:
             channels = list(self._channels.values())
@@ -85,8 +93,9 @@ class Queue:
 
     @property
     def state(self) -> str:
-        """Of the worker: starting, idle or busy."""
-        return "busy" if self._busy else "idle" if self._ready else "starting"
+        """Of the executors: idle when one is free, busy when all are at work, or starting."""
+        states = [lane.state for lane in self._lanes]
+        return next((state for state in ("idle", "busy") if state in states), "starting")
 
     def submit(self, request: JobRequest) -> Job:
         """The job of a request, queued; a `client_key` that is known gives the job it made before."""
@@ -98,15 +107,48 @@ class Queue:
         return job
 
     def cancel(self, job: str) -> Job:
-        """Stop a job. A queued one ends at once, a running one within two seconds."""
+        """Stop a job. One that waits ends at once, a running one within two seconds."""
         with self._lock:
-            current = self.store.get(job)
-            assert current is not None
-            if current.state == QUEUED:
+            current = self._known(job)
+            if current.state in (QUEUED, PAUSED):
+                self.store.discard_folder(job)
                 current = self._set_state(job, CANCELLED)
             elif current.state == RUNNING:
-                self._cancel.add(job)
+                self._asked[job] = CANCELLED
             return current
+
+    def pause(self, job: str) -> Job:
+        """Take a job off the executor at a checkpoint, from which `resume` goes on. Raises `QueueError`."""
+        with self._lock:
+            current = self._known(job)
+            if current.state == QUEUED:
+                current = self._set_state(job, PAUSED)
+            elif current.state == RUNNING:
+                self._asked.setdefault(job, PAUSED)
+            elif current.state != PAUSED:
+                raise QueueError(f"The job is {current.state}: only one that waits or runs can be paused.")
+            return current
+
+    def resume(self, job: str) -> Job:
+        """Queue a paused job again, or a failed one that has a checkpoint. Raises `QueueError`."""
+        with self._lock:
+            current = self._known(job)
+            whole = current.state == PAUSED or current.state == FAILED and self.store.checkpoints(job).step >= 0
+            if whole:
+                self._channel(job).ended = False
+                current = self._set_state(job, QUEUED)
+            elif self._asked.get(job) == PAUSED:
+                del self._asked[job]                    # it has not stopped yet
+            elif current.state not in (QUEUED, RUNNING):
+                raise QueueError(f"The job is {current.state} and has no checkpoint to go on from: submit it again.")
+        self._wake.set()
+        return current
+
+    def _known(self, job: str) -> Job:
+        found = self.store.get(job)
+        if found is None:
+            raise QueueError(f"There is no job {job!r} on this server.")
+        return found
 
     async def events(self, job: str, after: int) -> AsyncIterator[bytes]:
         """The journal's events after a number, then new ones as they come, to the end of the job."""
@@ -117,9 +159,10 @@ class Queue:
                 news.clear()
                 # Read in this order: what is published before `ended` is then never missed.
                 ended = channel.ended or self._stopped
-                for number, data in self.store.events(job, after):
-                    after = number
-                    yield data
+                while page := self.store.events(job, after):
+                    for number, data in page:
+                        after = number
+                        yield data
                 if ended:
                     return
                 try:
@@ -170,91 +213,152 @@ class Queue:
         with self._lock:
             channel = self._channel(job)
             number = self.store.last_event(job) + 1
-            self.store.add_event(job, number, encode_event(number, message))
+            try:
+                self.store.add_event(job, number, encode_event(number, message))
+            except sqlite3.OperationalError as error:   # a full disk must not end the job that may make room
+                log.error("An event of job %s was lost: %s", job, error)
             if isinstance(message, Job) and message.ended:
                 channel.ended = True
         channel.notify()
 
-    def _run(self) -> None:
-        deaths = 0
-        while not self._stopping.is_set():
+    def _claim(self) -> Job | None:
+        """The next job, now running; None where none waits."""
+        with self._lock:
+            job = self.store.next_queued()
+            return job and self._set_state(job.id, RUNNING)
+
+
+class _Lane(threading.Thread):
+    """An executor and the jobs that it runs, one after another."""
+
+    def __init__(self, queue: Queue, make: Callable[[], Executor]):
+        super().__init__(name="msd-lane", daemon=True)
+        self._queue, self._store, self._make = queue, queue.store, make
+        self._executor: Executor | None = None
+        self._ready = self._busy = False
+
+    @property
+    def state(self) -> str:
+        return "busy" if self._busy else "idle" if self._ready else "starting"
+
+    def run(self) -> None:
+        deaths, queue = 0, self._queue
+        while not queue._stopping.is_set():
             try:
-                if self._worker is None:
-                    self._worker, self._ready = Worker(), False
+                if self._executor is None:
+                    self._executor, self._ready = self._make(), False
                 if not self._ready:
-                    said = self._worker.receive(0.1)
-                    self._ready = said is not None
-                elif job := self.store.next_queued():
+                    self._ready = self._executor.receive(0.1) is not None
+                elif job := queue._claim():
                     deaths = 0
-                    self._job(job, self._worker)
+                    self._job(job, self._executor)
                 else:
-                    self._worker.receive(0)             # says nothing, but raises if it died
-                    self._wake.wait(0.5)
-                    self._wake.clear()
-            except WorkerDied as death:
+                    self._executor.receive(0)           # says nothing, but raises if it died
+                    queue._wake.wait(0.5)
+                    queue._wake.clear()
+            except ExecutorDied as death:
                 log.error("The worker ended: %s", death)
-                started, self._ready, self._worker = self._ready, False, None
+                started, self._ready, self._executor = self._ready, False, None
                 if not started:
                     self._refuse_next(death)
                     deaths += 1
-                    self._wake.wait(min(2.0**deaths, 60))       # what cannot start is not tried without rest
-                    self._wake.clear()
+                    queue._wake.wait(min(2.0**deaths, 60))      # what cannot start is not tried without rest
+                    queue._wake.clear()
             except Exception:
                 log.exception("The queue met an unforeseen error")
-                self._stopping.wait(1)
+                queue._stopping.wait(1)
+        self._drop()
 
-    def _refuse_next(self, death: WorkerDied) -> None:
-        """Fail the job that waits for a worker which cannot start."""
-        with self._lock:
-            job = self.store.next_queued()
+    def _refuse_next(self, death: ExecutorDied) -> None:
+        """Fail the job that waits for an executor which cannot start."""
+        with self._queue._lock:
+            job = self._store.next_queued()
             if job is not None:
-                self._set_state(job.id, FAILED, f"The server's worker process cannot start ({death}): "
-                                                "the server's log says why.")
+                self._queue._set_state(job.id, FAILED, f"The server's worker process cannot start ({death}): "
+                                                       "the server's log says why.")
 
-    def _job(self, job: Job, worker: Worker) -> None:
-        """Run one job to its end on the worker."""
-        with self._lock:
-            current = self.store.get(job.id)
-            if current is None or current.state != QUEUED:
-                return
-            self._set_state(job.id, RUNNING)
-            self._busy = True
+    def _job(self, job: Job, executor: Executor) -> None:
+        """Run one job on the executor until it ends, is paused, or must be queued again."""
+        store = self._store
+        self._busy = True
         state, error = FAILED, "The job stopped on an unforeseen error of the server: its log says more."
         try:
-            worker.run(job.request, self.store.open_folder(job.id))
-            state, error = self._follow(job, worker)
-            if state in (FINISHED, CANCELLED) and self._worker is not None:
-                self.store.keep_folder(job.id)
-        except WorkerDied as death:
+            executor.run(job.request, store.open_folder(job.id), store.halvings(job.id))
+            state, error = self._follow(job, executor)
+            if state in (FINISHED, CANCELLED) and self._executor is not None:
+                store.keep_folder(job.id)
+        except ExecutorDied as death:
             log.error("The worker ended during job %s: %s", job.id, death)
-            self._worker, self._ready = None, False
-            state, error = FAILED, (f"The worker process died ({death}): the server's log says more; "
-                                    "submit the job again.")
-            if job.id in self._cancel:
-                state, error = CANCELLED, ""
+            self._executor, self._ready = None, False
+            state, error = self._after_death(job, death)
         except OSError as problem:
-            self._drop_worker()
+            self._drop()
             state, error = FAILED, f"The server cannot write its data folder: {problem.strerror}."
         except Exception:
-            self._drop_worker()                         # it may still be at work on this job
+            self._drop()                                # it may still be at work on this job
             raise
         finally:
-            self.store.discard_folder(job.id)
+            if state == CANCELLED or state == FAILED and store.checkpoints(job.id).step < 0:
+                store.discard_folder(job.id)
             self._busy = False
-            self._set_state(job.id, state, error)
-            self._cancel.discard(job.id)
+            self._settle(job, state, error)
 
-    def _follow(self, job: Job, worker: Worker) -> tuple[str, str]:
-        """Hand on what the worker says of a job; at its end the job's (state, error)."""
-        channel, deadline = self._channel(job.id), 0.0
-        while not self._stopping.is_set():
-            if job.id in self._cancel and not deadline:
-                worker.cancel()
-                deadline = time.monotonic() + GRACE
+    def _settle(self, job: Job, state: str, error: str) -> None:
+        """Set the state, which a full disk may refuse for a while."""
+        while True:
+            try:
+                with self._queue._lock:
+                    asked = self._queue._asked.pop(job.id, "")
+                    if state == QUEUED and asked == CANCELLED:
+                        state = CANCELLED
+                        self._store.discard_folder(job.id)
+                    self._queue._set_state(job.id, state, error)
+                return
+            except sqlite3.OperationalError as problem:
+                log.error("The state of job %s cannot be written, trying again: %s", job.id, problem)
+                if self._queue._stopping.wait(1):
+                    return                              # the next server finds it running, and its files
+
+    def _after_death(self, job: Job, death: ExecutorDied) -> tuple[str, str]:
+        """What becomes of a job whose executor died."""
+        if self._queue._asked.get(job.id) == CANCELLED:
+            return CANCELLED, ""
+        if self._store.add_death(job.id) >= DEATHS:
+            return FAILED, (f"The worker process died {DEATHS} times at the same place ({death}): "
+                            "the server's log says more.")
+        step = self._store.checkpoints(job.id).step
+        self._say(job, f"The worker process died ({death}): going on from "
+                       f"{f'iteration {step}' if step >= 0 else 'the start'}.")
+        return QUEUED, ""
+
+    def _after_memory(self, job: Job) -> tuple[str, str]:
+        """What becomes of a job that needs more memory than there is."""
+        self._drop()                                    # with all that it holds
+        if self._store.halvings(job.id) >= HALVINGS:
+            return FAILED, "The device has too little memory even for one view at a time: close other programs on it."
+        self._store.halve(job.id)
+        self._say(job, "The device ran out of memory: going on with half as many views at once.")
+        return QUEUED, ""
+
+    def _say(self, job: Job, text: str) -> None:
+        self._queue._publish(Log(text, "warning"), job.id)
+
+    def _follow(self, job: Job, executor: Executor) -> tuple[str, str]:
+        """Hand on what the executor says of a job; at its end the job's (state, error)."""
+        queue, told, deadline = self._queue, "", 0.0
+        channel = queue._channel(job.id)
+        while True:
+            asked = queue._asked.get(job.id, "") or (PAUSED if queue._stopping.is_set() else "")
+            if asked == CANCELLED and told != CANCELLED:
+                executor.cancel()
+                told, deadline = asked, time.monotonic() + GRACE
+            elif asked == PAUSED and not told:
+                executor.pause()
+                told, deadline = asked, time.monotonic() + (GRACE if queue._stopping.is_set() else 60)
             if deadline and time.monotonic() > deadline:
-                self._drop_worker()
-                return CANCELLED, ""
-            said = worker.receive(0.05)
+                self._drop()                            # its last checkpoint is what there is
+                return self._ended(job, told), ""
+            said = executor.receive(0.05)
             if said is None:
                 continue
             letter, body = said
@@ -264,14 +368,23 @@ class Queue:
             elif letter == "E":
                 event = decode_event(body.decode().splitlines())
                 assert event is not None
-                self._publish(event[1], job.id)
+                queue._publish(event[1], job.id)
             elif letter == "D":
-                return (CANCELLED if deadline else FINISHED), ""
+                return (CANCELLED if told == CANCELLED else FINISHED), ""
+            elif letter == "P":
+                return self._ended(job, PAUSED), ""
+            elif letter == "O":
+                return self._after_memory(job)
             else:
-                return (CANCELLED, "") if deadline else (FAILED, body.decode())
-        return FAILED, "The server was stopped while this job ran: submit it again."
+                return (CANCELLED, "") if told == CANCELLED else (FAILED, body.decode())
 
-    def _drop_worker(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker, self._ready = None, False
+    def _ended(self, job: Job, told: str) -> str:
+        """The state of a job that ended as it was told, unless that was taken back or the server itself stops."""
+        if told == PAUSED and (self._queue._stopping.is_set() or job.id not in self._queue._asked):
+            return QUEUED
+        return told
+
+    def _drop(self) -> None:
+        if self._executor is not None:
+            self._executor.kill()
+            self._executor, self._ready = None, False

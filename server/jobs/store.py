@@ -11,7 +11,9 @@ import time
 import uuid
 from pathlib import Path
 
-from msd_blender.protocol import FAILED, FILES, FINAL_STATES, QUEUED, RUNNING, Job, JobRequest, from_dict, to_dict
+from msd_blender.protocol import FILES, FINAL_STATES, FINISHED, QUEUED, RUNNING, Job, JobRequest, from_dict, to_dict
+
+from ..checkpoint import Checkpoints
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, client_key TEXT UNIQUE, state TEXT NOT NULL,
@@ -19,6 +21,15 @@ CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, client_key TEXT UNIQUE, st
 CREATE TABLE IF NOT EXISTS events (job TEXT NOT NULL, number INTEGER NOT NULL, data BLOB NOT NULL,
                                    PRIMARY KEY (job, number)) WITHOUT ROWID;
 """
+# What each version of the tables adds to the one before; PRAGMA user_version counts them.
+_CHANGES = [
+    """ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+       ALTER TABLE jobs ADD COLUMN halvings INTEGER NOT NULL DEFAULT 0;
+       ALTER TABLE jobs ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;
+       ALTER TABLE jobs ADD COLUMN death_step INTEGER NOT NULL DEFAULT -1;""",
+]
+_COLUMNS = "id, state, request, created, error"
+PAGE = 500                                  # events that are read at once
 
 
 class StoreError(OSError):
@@ -36,6 +47,9 @@ class Store:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_TABLES)
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            for number, change in enumerate(_CHANGES[version:], version + 1):
+                self._db.executescript(f"BEGIN; {change} PRAGMA user_version = {number}; COMMIT;")
         except sqlite3.Error as error:
             raise StoreError(f"The jobs in {data / 'jobs.sqlite'} cannot be opened ({error}): move that file away, "
                              "or choose another --data.") from None
@@ -52,8 +66,9 @@ class Store:
         """(the job of this request, whether it is new): a known `client_key` gives the job it made before."""
         job = uuid.uuid4().hex
         # A request without a key is its own job: NULL is unique to SQLite.
-        self._execute("INSERT OR IGNORE INTO jobs (id, client_key, state, request, created) VALUES (?, ?, ?, ?, ?)",
-                      job, request.client_key or None, QUEUED, json.dumps(to_dict(request)), time.time())
+        self._execute("INSERT OR IGNORE INTO jobs (id, client_key, state, request, created, priority) "
+                      "VALUES (?, ?, ?, ?, ?, ?)", job, request.client_key or None, QUEUED,
+                      json.dumps(to_dict(request)), time.time(), request.priority)
         found = self.get(job)
         if found is not None:
             return found, True
@@ -61,7 +76,7 @@ class Store:
         return self._known(known), False
 
     def get(self, job: str) -> Job | None:
-        rows = self._execute("SELECT id, state, request, created, error FROM jobs WHERE id = ?", job)
+        rows = self._execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", job)
         return self._job(rows[0]) if rows else None
 
     def _known(self, job: str) -> Job:
@@ -72,7 +87,7 @@ class Store:
     def all(self) -> list[Job]:
         """Newest first."""
         return [self._job(row) for row in self._execute(
-            "SELECT id, state, request, created, error FROM jobs ORDER BY created DESC, rowid DESC")]
+            f"SELECT {_COLUMNS} FROM jobs ORDER BY rowid DESC")]
 
     def _job(self, row: tuple) -> Job:
         job, state, request, created, error = row
@@ -85,14 +100,17 @@ class Store:
         return self.data / "jobs" / job
 
     def open_folder(self, job: str) -> Path:
-        """A new, empty folder for the files of a job that runs."""
-        self.discard_folder(job)
+        """The folder in which a job works: its checkpoints stay there from one run to the next."""
         folder = self._part(job)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def checkpoints(self, job: str) -> Checkpoints:
+        return Checkpoints(self._part(job) / "checkpoints")
 
     def keep_folder(self, job: str) -> None:
         """Take the files of a running job as its result: all of them, or none if the server dies before."""
+        shutil.rmtree(self._part(job) / "checkpoints", ignore_errors=True)
         self._part(job).replace(self.folder(job))
 
     def discard_folder(self, job: str) -> None:
@@ -106,24 +124,44 @@ class Store:
         return self._known(job)
 
     def next_queued(self) -> Job | None:
-        rows = self._execute("SELECT id, state, request, created, error FROM jobs WHERE state = ? "
-                             "ORDER BY created, rowid LIMIT 1", QUEUED)
+        """The one of highest priority that has waited longest; the clock may jump, the order of rows does not."""
+        rows = self._execute(f"SELECT {_COLUMNS} FROM jobs WHERE state = ? ORDER BY priority DESC, rowid LIMIT 1",
+                             QUEUED)
         return self._job(rows[0]) if rows else None
 
-    def fail_running(self) -> list[Job]:
-        """Jobs that a server which died left running."""
-        rows = self._execute("SELECT id FROM jobs WHERE state = ?", RUNNING)
-        for (job,) in rows:
-            self.discard_folder(job)
-        return [self.set_state(job, FAILED, "The server stopped while this job ran: submit it again.")
-                for (job,) in rows]
+    def count(self, state: str) -> int:
+        (number,), = self._execute("SELECT COUNT(*) FROM jobs WHERE state = ?", state)
+        return number
+
+    def take_up_running(self) -> list[Job]:
+        """Jobs that a server which died left running: queued again, or finished where their files are there."""
+        rows = self._execute("SELECT id FROM jobs WHERE state = ? ORDER BY rowid", RUNNING)
+        return [self.set_state(job, FINISHED if self.folder(job).exists() else QUEUED) for (job,) in rows]
+
+    def halvings(self, job: str) -> int:
+        """How often a job's views at once were halved for lack of memory."""
+        (number,), = self._execute("SELECT halvings FROM jobs WHERE id = ?", job)
+        return number
+
+    def halve(self, job: str) -> int:
+        self._execute("UPDATE jobs SET halvings = halvings + 1 WHERE id = ?", job)
+        return self.halvings(job)
+
+    def add_death(self, job: str) -> int:
+        """Note that a job's worker died; how many have since the last new checkpoint."""
+        step = self.checkpoints(job).step
+        self._execute("UPDATE jobs SET deaths = CASE WHEN ? > death_step THEN 1 ELSE deaths + 1 END, death_step = ? "
+                      "WHERE id = ?", step, step, job)
+        (number,), = self._execute("SELECT deaths FROM jobs WHERE id = ?", job)
+        return number
 
     def add_event(self, job: str, number: int, data: bytes) -> None:
         self._execute("INSERT INTO events VALUES (?, ?, ?)", job, number, data)
 
     def events(self, job: str, after: int = 0) -> list[tuple[int, bytes]]:
-        return self._execute("SELECT number, data FROM events WHERE job = ? AND number > ? ORDER BY number",
-                             job, after)
+        """The first of those after a number, `PAGE` at most."""
+        return self._execute("SELECT number, data FROM events WHERE job = ? AND number > ? ORDER BY number LIMIT ?",
+                             job, after, PAGE)
 
     def last_event(self, job: str) -> int:
         (number,), = self._execute("SELECT COALESCE(MAX(number), 0) FROM events WHERE job = ?", job)

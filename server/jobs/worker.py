@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The worker: one process that does the numerical work, so that no fault in it ends the server.
+"""The local executor: a process per device that does the numerical work, so that no fault in it ends the server.
 
-Both ends speak bytes over a pipe. To the worker, JSON: {"run": request, "folder": path}, {"cancel": true}.
-From it, a letter and a body: R ready, E an event, S a snapshot frame, D done, F failed with a sentence.
+Both ends speak bytes over a pipe. To the worker, JSON: {"run": request, "folder": path, "halvings": n},
+{"cancel": true}, {"pause": true}. From it the letters of `executor`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,26 @@ from pathlib import Path
 from msd_blender.protocol import (JobRequest, Log, Progress, Snapshot, encode_event, encode_snapshot, from_dict,
                                   to_dict)
 
+from ..checkpoint import Checkpoints
+from .executor import ExecutorDied
+
 log = logging.getLogger(__name__)
 
 
-class WorkerDied(Exception):
-    """The worker process ended without being asked to."""
+def devices() -> list[str]:
+    """A worker's CUDA_VISIBLE_DEVICES for each card that the driver lists; one "" where there is none."""
+    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*"))
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return chosen.split(",") if chosen else [str(i) for i in range(len(cards))] or [""]
 
 
 class Worker:
-    """The server's end: starts the process, sends it work, receives what it says."""
+    """An `Executor`: starts the process, sends it work, receives what it says."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "") -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_main, args=(theirs,), name="msd-worker", daemon=True)
+        self._process = context.Process(target=_main, args=(theirs, device), name="msd-worker", daemon=True)
         self._process.start()
         theirs.close()
 
@@ -40,11 +46,14 @@ class Worker:
     def pid(self) -> int | None:
         return self._process.pid
 
-    def run(self, request: JobRequest, folder: Path) -> None:
-        self._send({"run": to_dict(request), "folder": str(folder)})
+    def run(self, request: JobRequest, folder: Path, halvings: int = 0) -> None:
+        self._send({"run": to_dict(request), "folder": str(folder), "halvings": halvings})
 
     def cancel(self) -> None:
         self._send({"cancel": True})
+
+    def pause(self) -> None:
+        self._send({"pause": True})
 
     def _send(self, message: dict) -> None:
         try:
@@ -53,14 +62,14 @@ class Worker:
             pass                            # it died: `receive` tells
 
     def receive(self, timeout: float) -> tuple[str, bytes] | None:
-        """The next (letter, body), None after `timeout` seconds without one. Raises `WorkerDied`."""
+        """The next (letter, body), None after `timeout` seconds without one. Raises `ExecutorDied`."""
         try:
             if not self._pipe.poll(timeout):
                 return None
             data = self._pipe.recv_bytes()
         except (EOFError, OSError):
             self._process.join(1)
-            raise WorkerDied(f"exit code {self._process.exitcode}") from None
+            raise ExecutorDied(f"exit code {self._process.exitcode}") from None
         return chr(data[0]), data[1:]
 
     def kill(self) -> None:
@@ -69,10 +78,12 @@ class Worker:
         self._pipe.close()
 
 
-def _main(pipe: Connection) -> None:
+def _main(pipe: Connection, device: str) -> None:
+    if device:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device     # before torch is imported
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C in a terminal is the server's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    cancelled, wake = threading.Event(), threading.Event()
+    cancelled, paused, wake = threading.Event(), threading.Event(), threading.Event()
     work: list[dict] = []
 
     def listen() -> None:
@@ -83,14 +94,17 @@ def _main(pipe: Connection) -> None:
                 os._exit(0)                             # the server is gone, in whatever way
             if "cancel" in message:
                 cancelled.set()
+            elif "pause" in message:
+                paused.set()
             else:
                 cancelled.clear()
+                paused.clear()
                 work.append(message)
                 wake.set()
 
     threading.Thread(target=listen, daemon=True).start()
 
-    from ..optimize import generate, warm_up
+    from ..optimize import Paused, Settings, generate, is_out_of_memory, warm_up
 
     warm_up()
     pipe.send_bytes(b"R")
@@ -105,13 +119,26 @@ def _main(pipe: Connection) -> None:
         wake.wait()
         wake.clear()
         job = work.pop(0)
+        request, folder = from_dict(JobRequest, job["run"]), Path(job["folder"])
         try:
-            generate(from_dict(JobRequest, job["run"]), Path(job["folder"]), report, cancelled.is_set)
+            generate(request, folder, report, cancelled.is_set, Settings.of(request, job["halvings"]),
+                     Checkpoints(folder / "checkpoints"), paused.is_set)
             pipe.send_bytes(b"D")
+        except Paused:
+            pipe.send_bytes(b"P")
         except ValueError as error:
             log.warning("The job was refused", exc_info=True)
             pipe.send_bytes(b"F" + str(error).encode())
         except Exception as error:
             log.exception("The job failed")
-            pipe.send_bytes(b"F" + f"The job stopped on {type(error).__name__}: "
-                                   f"{str(error).splitlines()[0] if str(error) else 'no more is known'}".encode())
+            if is_out_of_memory(error):
+                pipe.send_bytes(b"O")
+            else:
+                pipe.send_bytes(b"F" + _sentence(error).encode())
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"The job's files cannot be written ({error.strerror}): make room or repair the disk, then resume it."
+    first = str(error).splitlines()[0] if str(error) else "no more is known"
+    return f"The job stopped on {type(error).__name__}: {first}"

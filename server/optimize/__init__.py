@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The loop that joins prior, guidance, rendering and geometry: a prompt in, a mesh out."""
 
-from .generate import generate, load_prior
+from .generate import Paused, generate, load_prior
+from .settings import Settings
 
-__all__ = ["generate", "warm_up"]
+__all__ = ["Paused", "Settings", "generate", "is_out_of_memory", "warm_up"]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory of the machine or of its card ran out."""
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def warm_up() -> None:

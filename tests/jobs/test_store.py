@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Jobs outlive the server that took them."""
 
-import pytest
+import sqlite3
+import time
 
-from msd_blender.protocol import FAILED, FINISHED, QUEUED, RUNNING, JobRequest
-from server.jobs.store import Store, StoreError
+import pytest
+import torch
+
+from msd_blender.protocol import FINISHED, QUEUED, RUNNING, JobRequest
+from server.jobs.store import PAGE, Store, StoreError
 
 
 @pytest.fixture
@@ -37,15 +41,60 @@ def test_the_oldest_queued_job_is_next(store):
     assert [job.request.prompt for job in store.all()] == ["c", "b", "a"]
 
 
-def test_what_a_dead_server_left_running_has_failed_and_its_half_files_are_gone(store):
-    running, queued = store.add(JobRequest("a"))[0], store.add(JobRequest("b"))[0]
-    store.set_state(running.id, RUNNING)
-    folder = store.open_folder(running.id)
-    (folder / "mesh.glb").write_text("half")
-    (failed,) = store.fail_running()
-    assert failed.id == running.id and failed.state == FAILED and "submit it again" in failed.error
-    assert failed.files == [] and not folder.exists()
-    assert store.get(queued.id).state == QUEUED
+def test_the_highest_priority_is_next(store):
+    jobs = [store.add(JobRequest(str(priority), priority=priority))[0] for priority in (0, 5, -1, 5)]
+    order = []
+    while (job := store.next_queued()) is not None:
+        order.append(job.id)
+        store.set_state(job.id, FINISHED)
+    assert order == [jobs[i].id for i in (1, 3, 0, 2)]
+
+
+def test_a_clock_that_jumps_changes_no_order(store, monkeypatch):
+    first = store.add(JobRequest("a"))[0]
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    second = store.add(JobRequest("b"))[0]
+    assert store.next_queued() == first and [job.id for job in store.all()] == [second.id, first.id]
+
+
+def test_what_a_dead_server_left_running_waits_again_with_its_checkpoints(store):
+    running, queued, whole = (store.add(JobRequest(name))[0] for name in "abc")
+    for job in (running, whole):
+        store.set_state(job.id, RUNNING)
+        store.open_folder(job.id)
+    store.checkpoints(running.id).save(7, {"a": torch.zeros(1)}, {})
+    store.keep_folder(whole.id)
+    taken = {job.id: job.state for job in store.take_up_running()}
+    assert taken == {running.id: QUEUED, whole.id: FINISHED} and store.next_queued().id == running.id
+    assert store.checkpoints(running.id).step == 7 and store.get(queued.id).state == QUEUED
+
+
+def test_deaths_count_from_the_last_new_checkpoint(store):
+    job = store.add(JobRequest("a"))[0].id
+    assert [store.add_death(job), store.add_death(job)] == [1, 2]
+    store.open_folder(job)
+    store.checkpoints(job).save(7, {"a": torch.zeros(1)}, {})
+    assert [store.add_death(job), store.add_death(job)] == [1, 2]
+    assert store.halvings(job) == 0 and store.halve(job) == 1 == store.halvings(job)
+
+
+def test_a_store_of_the_first_version_is_taken_over(tmp_path):
+    old = sqlite3.connect(tmp_path / "jobs.sqlite")
+    old.executescript("CREATE TABLE jobs (id TEXT PRIMARY KEY, client_key TEXT UNIQUE, state TEXT NOT NULL, "
+                      "request TEXT NOT NULL, created REAL NOT NULL, error TEXT NOT NULL DEFAULT '');"
+                      "INSERT INTO jobs VALUES ('x', NULL, 'queued', '{\"prompt\": \"a mug\"}', 1.0, '');")
+    old.close()
+    for _ in range(2):
+        store = Store(tmp_path)
+        assert store.next_queued().request.prompt == "a mug" and store.halvings("x") == 0
+        store.close()
+
+
+def test_a_long_journal_is_read_in_pages(store):
+    job = store.add(JobRequest("a"))[0].id
+    for number in range(1, PAGE + 3):
+        store.add_event(job, number, b"x")
+    assert len(store.events(job)) == PAGE and len(store.events(job, PAGE)) == 2
 
 
 def test_files_are_a_jobs_own_only_once_they_are_kept(store):

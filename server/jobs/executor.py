@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the queue needs of whatever runs its jobs. Another kind of executor is another file beside `worker`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from msd_blender.protocol import JobRequest
+
+
+class ExecutorDied(Exception):
+    """An executor ended without being asked to."""
+
+
+class Executor(Protocol):
+    """Runs one job at a time. It says, as (letter, body):
+
+    R ready for work; E an event (`encode_event`); S a snapshot frame (`encode_snapshot`); and of a job's end
+    D done, P paused at a checkpoint, O out of memory, F failed with a sentence.
+    """
+
+    def run(self, request: JobRequest, folder: Path, halvings: int = 0) -> None:
+        """Start a job, or go on with it, in its folder; `halvings`: see `Settings.of`."""
+
+    def cancel(self) -> None:
+        """End the job soon, with what it has as its result."""
+
+    def pause(self) -> None:
+        """End the job soon, at a checkpoint."""
+
+    def receive(self, timeout: float) -> tuple[str, bytes] | None:
+        """What it says next, None after `timeout` seconds of silence. Raises `ExecutorDied`."""
+
+    def kill(self) -> None:
+        """End it now; it may have died before."""
