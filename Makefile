@@ -9,7 +9,7 @@ help:
 	@echo 'make setup      everything into .venv (the other targets do it themselves)'
 	@echo 'make demo       PROMPT="a red mushroom" SEED=0 -> out/a-red-mushroom.blend'
 	@echo 'make test       ruff, mypy, pytest'
-	@echo 'make long       the long checks in full: 200 prompts'
+	@echo 'make long       the long checks in full: 200 prompts, 200 kills (two hours)'
 	@echo 'make bench      speed per iteration'
 	@echo 'make mutants    one wrong sign or factor in each formula: do the tests notice?'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
@@ -30,7 +30,7 @@ test: lint
 	$(PY) -m pytest -q
 
 long: setup
-	$(PY) -m pytest -q --long tests/optimize/test_any_prompt.py
+	$(PY) -m pytest -q --long tests/optimize/test_any_prompt.py tests/jobs/test_kills.py
 
 bench: setup
 	$(PY) -m benchmarks

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections import defaultdict
@@ -35,8 +36,9 @@ from .assets import Surface, Volume, bake
 from .settings import Phase, Settings
 
 Report = Callable[[Progress | Log | Snapshot], None]
-CHECKPOINT_SECONDS = 5.0                    # at least so long from one to the next, and
-CHECKPOINT_COST = 0.01                      # at most this share of the time is spent on them
+# At least so long from one to the next, and at most this share of the time is spent on them; 0: after every iteration.
+CHECKPOINT_SECONDS = float(os.environ.get("MSD_CHECKPOINT_SECONDS", "5"))
+CHECKPOINT_COST = 0.01
 
 
 class Paused(Exception):
@@ -176,8 +178,8 @@ class Generation:
                 with self.clock("snapshot"):
                     self.snapshot(asset.mesh())
             elapsed = self.clock.elapsed
-            if (self.checkpoints and elapsed - self.saved > CHECKPOINT_SECONDS
-                    and self.clock.seconds["checkpoint"] <= CHECKPOINT_COST * elapsed):
+            cheap = self.clock.seconds["checkpoint"] <= CHECKPOINT_COST * elapsed or not CHECKPOINT_SECONDS
+            if self.checkpoints and cheap and elapsed - self.saved > CHECKPOINT_SECONDS:
                 try:
                     self._checkpoint(asset, optimizer, guide)
                 except OSError as error:
