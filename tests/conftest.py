@@ -121,9 +121,17 @@ class Server:
         return Client(self.url, self.token)
 
     def worker(self) -> int:
-        """The pid of the worker process: the child that multiprocessing spawned."""
-        return next(child.pid for child in psutil.Process(self.process.pid).children()
-                    if "spawn_main" in " ".join(child.cmdline()))
+        """The pid of the worker process, the child that multiprocessing spawned; a dead one is soon replaced."""
+        deadline = time.monotonic() + 20
+        while True:
+            for child in psutil.Process(self.process.pid).children():
+                try:
+                    if child.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(child.cmdline()):
+                        return child.pid
+                except psutil.NoSuchProcess:
+                    pass
+            assert time.monotonic() < deadline, "the server has no worker"
+            time.sleep(0.02)
 
     def stop(self) -> int:
         self.process.terminate()

@@ -44,7 +44,9 @@ class Choice:
 METHODS = {
     "MSD": [Choice("msd", {"bandwidth": Geometric(1.0, 0.3)}),
             Choice("msd", {"bandwidth": Geometric(1.0, 0.3), "stop_at": 2}),
-            Choice("msd", {"bandwidth": Geometric(4.0, 0.3)})],
+            Choice("msd", {"bandwidth": Geometric(4.0, 0.3)}),
+            Choice("msd", {"bandwidth": Geometric(1.0, 0.3)}, 0.003),
+            Choice("msd", {"bandwidth": Geometric(2.0, 0.5)}, 0.003)],
     "SDS": [Choice("sds"), Choice("sds", {"sigma_min": 0.3}), Choice("sds", learning_rate=0.003)],
     "SDS, annealed": [Choice("sds", {"anneal": True}), Choice("sds", {"anneal": True, "sigma_max": 3.0}),
                       Choice("sds", {"anneal": True}, 0.003)],
