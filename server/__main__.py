@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m server serve | generate``."""
+"""``python -m server serve | generate | doctor``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import fcntl
 import json
-import logging
 import os
 import secrets
 import signal
@@ -23,6 +22,8 @@ from typing import Any
 from msd_blender import __version__
 from msd_blender.protocol import (DEFAULT_HOST, DEFAULT_PORT, DEVICES, GUIDANCES, PROTOCOL_VERSION, RASTERIZERS,
                                   JobRequest, Log, Progress, Snapshot)
+
+from . import logs
 
 OK, FAILURE, INTERRUPTED = 0, 1, 130
 
@@ -45,7 +46,17 @@ def parser() -> argparse.ArgumentParser:
                        help="where to listen; beyond this machine, clients need the token in server.json")
     serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes any free one")
     serve.add_argument("--data", type=Path, default=default_data(), metavar="DIR", help="jobs and their files")
+    serve.add_argument("--models", type=Path, action="append", metavar="DIR",
+                       help="open models only below this folder; may be given again. Without it: any on this "
+                            "machine's own address, none but the bundled one beyond it")
     serve.add_argument("--parent", type=int, metavar="PID", help="end when this process has ended")
+
+    doctor = commands.add_parser("doctor", help="say what this machine has and what is missing")
+    doctor.add_argument("--host", default=DEFAULT_HOST)
+    doctor.add_argument("--port", type=int, default=DEFAULT_PORT)
+    doctor.add_argument("--data", type=Path, default=default_data(), metavar="DIR")
+    doctor.add_argument("--models", type=Path, action="append", metavar="DIR", help="a model to look at; may be given "
+                        "again")
 
     generate = commands.add_parser("generate", help="make an asset here and now, without Blender")
     add = generate.add_argument
@@ -89,7 +100,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(host: str, port: int, data: Path, parent: int | None) -> int:
+def serve(host: str, port: int, data: Path, parent: int | None, models: list[Path] | None) -> int:
     """Answer until a signal says stop."""
     import uvicorn
 
@@ -100,6 +111,7 @@ def serve(host: str, port: int, data: Path, parent: int | None) -> int:
 
     from .api.app import create_app
     from .api.auth import is_loopback
+    from .api.patience import PatientProtocol
     from .jobs.queue import Queue
     from .jobs.store import Store
 
@@ -115,8 +127,10 @@ def serve(host: str, port: int, data: Path, parent: int | None) -> int:
     token = secrets.token_urlsafe(32)
 
     queue = Queue(Store(data))
-    app = create_app(queue, host, "" if is_loopback(host) else token, __version__)
-    server = Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    if models is None and not is_loopback(host):
+        models = []
+    app = create_app(queue, host, "" if is_loopback(host) else token, __version__, models)
+    server = Server(uvicorn.Config(app, http=PatientProtocol, log_level="warning", timeout_graceful_shutdown=1))
 
     def stop(*_: Any) -> None:
         server.should_exit = True
@@ -196,10 +210,16 @@ def generate(output: Path, **request: Any) -> int:
     return INTERRUPTED if stopped.is_set() else OK
 
 
+def doctor(**given: Any) -> int:
+    from .doctor import main
+
+    return main(**given)
+
+
 def main(arguments: list[str]) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up()
     given = vars(parser().parse_args(arguments))
-    commands: dict[str, Callable[..., int]] = {"serve": serve, "generate": generate}
+    commands: dict[str, Callable[..., int]] = {"serve": serve, "generate": generate, "doctor": doctor}
     try:
         return commands[given.pop("command")](**given)
     except KeyboardInterrupt:

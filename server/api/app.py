@@ -4,24 +4,72 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Header, HTTPException, Request
+from fastapi import Body, FastAPI, Header, HTTPException, Request, Response
+from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from pydantic import BaseModel, TypeAdapter
 
-from msd_blender.protocol import Health, Job, JobRequest, ProtocolError, from_dict
+from msd_blender.protocol import (DEVICES, FILES, GUIDANCES, MAX_ITERATIONS, MAX_PRIORITY, MAX_PROMPT, MAX_SEED, QUEUED,
+                                  RASTERIZERS, Health, Job, JobRequest, ProtocolError, from_dict)
 
 from ..jobs.queue import Queue, QueueError
-from .auth import Guard
+from . import metrics
+from .auth import Guard, RateLimit, allowed_model
 
 LAST_EVENT = 2**63 - 1                      # what SQLite can count to
+MAX_QUEUED = 1000                           # jobs that wait
+MAX_READERS = 200                           # open streams
+SUBMISSIONS = 600                           # a minute and address
+PAGE = Path(__file__).parent / "page"
 
 
-def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: str = "") -> FastAPI:
-    """The application on a started queue. With a token every request must carry it."""
-    app = FastAPI(title="msd_blender server", version=version or "0")
+class Refusal(BaseModel):
+    """Every error's answer."""
+
+    detail: str
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refusal, "description": what} for status, what in {
+        401: "the token is missing or wrong", 403: "another host or site is named",
+        408: "the body did not arrive in time", 413: "the body is too large",
+        422: "a value is out of its range", 500: "an unforeseen error"}.items()}
+NO_JOB: dict[int | str, dict[str, Any]] = {404: {"model": Refusal, "description": "there is no such job"}}
+CONFLICT: dict[int | str, dict[str, Any]] = {
+    **NO_JOB, 409: {"model": Refusal, "description": "the job's state does not allow it"}}
+BUSY: dict[int | str, dict[str, Any]] = {429: {"model": Refusal, "description": "too much at once"}}
+JobId = Annotated[str, PathParameter(max_length=64)]
+
+
+def request_schema() -> dict[str, Any]:
+    """`JobRequest` with its ranges: what the route itself is documented with, since the protocol checks it."""
+    schema = TypeAdapter(JobRequest).json_schema()
+    properties = schema["properties"]
+    for name, more in {"prompt": {"minLength": 1, "maxLength": MAX_PROMPT, "pattern": r"\S"},
+                       "negative_prompt": {"maxLength": MAX_PROMPT}, "seed": {"minimum": 0, "maximum": MAX_SEED},
+                       "guidance": {"enum": list(GUIDANCES)}, "rasterizer": {"enum": list(RASTERIZERS)},
+                       "device": {"enum": list(DEVICES)},
+                       "priority": {"minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY}}.items():
+        properties[name] |= more
+    properties["iterations"]["anyOf"][0] |= {"minimum": 1, "maximum": MAX_ITERATIONS}
+    properties["guidance_scale"]["anyOf"][0] |= {"minimum": 0, "maximum": 1000}
+    return schema
+
+
+def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: str = "",
+               models: list[Path] | None = None) -> FastAPI:
+    """The application on a started queue. With a token every request must carry it.
+
+    models: folders below which a request's model must lie; None allows any.
+    """
+    app = FastAPI(title="msd_blender server", version=version or "0", docs_url=None, redoc_url=None,
+                  responses=REFUSALS)
     app.add_middleware(Guard, host=host, token=token)
+    submissions = RateLimit(SUBMISSIONS)
 
     @app.exception_handler(ProtocolError)
     async def refuse(request: Request, error: ProtocolError) -> JSONResponse:
@@ -47,48 +95,89 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
             raise HTTPException(404, f"There is no job {id!r} on this server.")
         return job
 
+    def admit_reader() -> None:
+        if queue.readers >= MAX_READERS:
+            raise HTTPException(429, f"The server has {MAX_READERS} readers already: try again later.")
+
     @app.get("/v1/health")
     def health() -> Health:
+        """The server's state and the version of its protocol."""
         return Health(version=version, pid=os.getpid(), worker=queue.state)
 
-    @app.post("/v1/jobs", status_code=201)
-    def submit(request: Annotated[dict[str, Any], Body()]) -> Job:
-        return queue.submit(from_dict(JobRequest, request).validate())
+    @app.get("/v1/metrics", response_class=Response,
+             responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
+    def measures() -> Response:
+        """Counts in Prometheus's text format."""
+        return Response(metrics.text(queue), media_type="text/plain; version=0.0.4")
+
+    @app.post("/v1/jobs", status_code=201, responses=BUSY, openapi_extra={"requestBody": {
+        "required": True, "content": {"application/json": {"schema": request_schema()}}}})
+    def submit(request: Request, body: Annotated[dict[str, Any], Body()]) -> Job:
+        """Queue a job; a known `client_key` gives the job that it made before."""
+        wish = from_dict(JobRequest, body).validate()
+        if not allowed_model(wish.model, models):
+            raise HTTPException(403, "This server opens models only below the folders that it was started with "
+                                     "(--models): name one of those, or none for the bundled model.")
+        if not submissions.allows(request.client.host if request.client else ""):
+            raise HTTPException(429, f"At most {SUBMISSIONS} jobs a minute can be submitted: try again later.")
+        if queue.store.count(QUEUED) >= MAX_QUEUED:
+            raise HTTPException(429, f"{MAX_QUEUED} jobs wait already: cancel some, or try again later.")
+        return queue.submit(wish)
 
     @app.get("/v1/jobs")
     def jobs() -> list[Job]:
+        """All jobs, newest first."""
         return queue.store.all()
 
-    @app.get("/v1/jobs/{id}")
-    def job(id: str) -> Job:
+    @app.get("/v1/jobs/{id}", responses=NO_JOB)
+    def job(id: JobId) -> Job:
         return job_of(id)
 
-    @app.post("/v1/jobs/{id}/cancel")
-    def cancel(id: str) -> Job:
+    @app.post("/v1/jobs/{id}/cancel", responses=NO_JOB)
+    def cancel(id: JobId) -> Job:
+        """Stop a job; what a running one has reached is kept."""
         return queue.cancel(job_of(id).id)
 
-    @app.post("/v1/jobs/{id}/pause")
-    def pause(id: str) -> Job:
+    @app.post("/v1/jobs/{id}/pause", responses=CONFLICT)
+    def pause(id: JobId) -> Job:
+        """Take a job off its worker at a checkpoint."""
         return queue.pause(job_of(id).id)
 
-    @app.post("/v1/jobs/{id}/resume")
-    def resume(id: str) -> Job:
+    @app.post("/v1/jobs/{id}/resume", responses=CONFLICT)
+    def resume(id: JobId) -> Job:
+        """Go on with a job that is paused, or that failed and has a checkpoint."""
         return queue.resume(job_of(id).id)
 
-    @app.get("/v1/jobs/{id}/events")
-    async def events(id: str, last_event_id: Annotated[int, Header(ge=0, le=LAST_EVENT)] = 0) -> StreamingResponse:
+    @app.get("/v1/jobs/{id}/events", response_class=StreamingResponse, responses={
+        **NO_JOB, **BUSY, 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}})
+    async def events(id: JobId, last_event_id: Annotated[int, Header(ge=0, le=LAST_EVENT)] = 0) -> StreamingResponse:
+        """Server-sent events after a number, to the end of the job."""
         job_of(id)
+        admit_reader()
         return StreamingResponse(queue.events(id, last_event_id), media_type="text/event-stream")
 
-    @app.get("/v1/jobs/{id}/snapshots")
-    async def snapshots(id: str) -> StreamingResponse:
+    @app.get("/v1/jobs/{id}/snapshots", response_class=StreamingResponse, responses={
+        **NO_JOB, **BUSY, 200: {"content": {"application/octet-stream": {"schema": {
+            "type": "string", "format": "binary"}}}}})
+    async def snapshots(id: JobId) -> StreamingResponse:
+        """Length-prefixed frames of the asset as it grows."""
         job_of(id)
+        admit_reader()
         return StreamingResponse(queue.snapshots(id), media_type="application/octet-stream")
 
-    @app.get("/v1/jobs/{id}/files/{name}")
-    def file(id: str, name: str) -> FileResponse:
-        if name not in job_of(id).files:
+    @app.get("/v1/jobs/{id}/files/{name}", response_class=FileResponse, responses={
+        **NO_JOB, 200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}})
+    def file(id: JobId, name: Annotated[str, PathParameter(max_length=64)]) -> FileResponse:
+        """A file that an ended job left."""
+        if name not in FILES or name not in job_of(id).files:
             raise HTTPException(404, f"Job {id!r} has no file {name!r}.")
         return FileResponse(queue.store.folder(id) / name)
 
+    def page(name: str, kind: str) -> None:
+        @app.get(f"/{name}" if name != "index.html" else "/", include_in_schema=False)
+        def part() -> FileResponse:
+            return FileResponse(PAGE / name, media_type=kind)
+
+    for name, kind in (("index.html", "text/html"), ("page.js", "text/javascript"), ("page.css", "text/css")):
+        page(name, kind)
     return app

@@ -3,14 +3,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
+import time
+from collections import deque
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY = 1 << 16                          # bytes
+BODY_SECONDS = 10.0                         # for a request's body to arrive
+HEADERS = [(b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"),
+           (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store"),
+           (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' "
+                                        b"data: blob:; connect-src 'self'; form-action 'none'; base-uri 'none'")]
+PUBLIC = ("/", "/page.js", "/page.css")     # the page itself is no secret: it asks for the token
 
 
 def is_loopback(host: str) -> bool:
@@ -29,8 +39,41 @@ def hostname(authority: str) -> str:
         return ""
 
 
+class RateLimit:
+    """At most `count` events in `seconds` for each of the addresses seen lately."""
+
+    def __init__(self, count: int, seconds: float = 60.0):
+        self.count, self.seconds = count, seconds
+        self._times: dict[str, deque[float]] = {}
+
+    def allows(self, address: str) -> bool:
+        """Whether one more is allowed now, which then counts."""
+        now = time.monotonic()
+        for known in [name for name, times in self._times.items() if times[-1] < now - self.seconds]:
+            del self._times[known]
+        times = self._times.setdefault(address, deque(maxlen=self.count))
+        if len(times) == self.count and times[0] > now - self.seconds:
+            return False
+        times.append(now)
+        return True
+
+
+def allowed_model(model: str, roots: list[Path] | None) -> bool:
+    """Whether a request may name this model's folder: any where `roots` is None, else what lies below one of them.
+
+    Links are followed first, so that none leads out.
+    """
+    if not model or roots is None:
+        return True
+    try:
+        folder = Path(model).expanduser().resolve()
+        return any(folder.is_relative_to(root.resolve()) for root in roots)
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
 class Guard:
-    """Turns away requests that name another host (DNS rebinding), lack the token, or are too large.
+    """Turns away requests that name another host (DNS rebinding), lack the token, or are too large or too slow.
 
     host: what the server is bound to; its own name, or on every address any name, is accepted.
     token: "" on loopback, where no token is asked for.
@@ -44,15 +87,26 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        status, detail = self._refusal(headers)
-        if status:
-            await JSONResponse({"detail": detail}, status)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
 
-    def _refusal(self, headers: dict[str, str]) -> tuple[int, str]:
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
+            await send(message)
+
+        status, detail = self._refusal(headers, scope["path"])
+        if not status:
+            try:
+                receive = await asyncio.wait_for(_whole(receive), BODY_SECONDS)
+            except TimeoutError:
+                status, detail = 408, f"The request's body did not arrive within {BODY_SECONDS:g} seconds."
+        if status:
+            await JSONResponse({"detail": detail}, status)(scope, receive, answer)
+        else:
+            await self.app(scope, receive, answer)
+
+    def _refusal(self, headers: dict[str, str], path: str = "") -> tuple[int, str]:
         given = headers.get("authorization", "").encode()
-        if self.token and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
+        if self.token and path not in PUBLIC and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
             return 401, "The token is missing or wrong: it is in server.json in the server's data folder."
         named = [headers[name] for name in ("host", "origin") if name in headers] or [""]
         if not all(self._is_ours(hostname(name)) for name in named):
@@ -66,3 +120,20 @@ class Guard:
         if is_loopback(self.host):
             return is_loopback(name)
         return self.host in ("", "0.0.0.0", "::") or name == self.host.lower() or is_loopback(name)
+
+
+async def _whole(receive: Receive) -> Receive:
+    """A `receive` whose first message has the whole body; what comes later, such as a disconnect, is passed on."""
+    parts, more = [], True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            break
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    first: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+
+    async def replay() -> Message:
+        return first.pop() if first else await receive()
+
+    return replay

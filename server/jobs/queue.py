@@ -15,6 +15,7 @@ from functools import partial
 from msd_blender.protocol import (CANCELLED, FAILED, FINAL_STATES, FINISHED, PAUSED, QUEUED, RUNNING, Job, JobRequest,
                                   Log, Message, Snapshot, decode_event, decode_snapshot, encode_event, encode_snapshot)
 
+from ..logs import JOB
 from .executor import Executor, ExecutorDied
 from .store import Store
 from .worker import Worker, devices
@@ -49,6 +50,10 @@ class Channel:
             self._waiting.add((asyncio.get_running_loop(), event))
         return event
 
+    @property
+    def readers(self) -> int:
+        return len(self._waiting)
+
     def leave(self, event: asyncio.Event) -> None:
         with self._lock:
             self._waiting = {pair for pair in self._waiting if pair[1] is not event}
@@ -68,6 +73,7 @@ class Queue:
         self._lock = threading.RLock()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._stopped = False
+        self.counts = dict.fromkeys(("events", "snapshots", "deaths"), 0)
         self._asked: dict[str, str] = {}                # running job -> the state that it was asked to end in
         self._lanes = [_Lane(self, make) for make in executors or [partial(Worker, device) for device in devices()]]
 
@@ -94,8 +100,18 @@ class Queue:
     @property
     def state(self) -> str:
         """Of the executors: idle when one is free, busy when all are at work, or starting."""
-        states = [lane.state for lane in self._lanes]
+        states = self.worker_states
         return next((state for state in ("idle", "busy") if state in states), "starting")
+
+    @property
+    def worker_states(self) -> list[str]:
+        return [lane.state for lane in self._lanes]
+
+    @property
+    def readers(self) -> int:
+        """How many streams are open."""
+        with self._lock:
+            return sum(channel.readers for channel in self._channels.values())
 
     def submit(self, request: JobRequest) -> Job:
         """The job of a request, queued; a `client_key` that is known gives the job it made before."""
@@ -213,6 +229,7 @@ class Queue:
         with self._lock:
             channel = self._channel(job)
             number = self.store.last_event(job) + 1
+            self.counts["events"] += 1
             try:
                 self.store.add_event(job, number, encode_event(number, message))
             except sqlite3.OperationalError as error:   # a full disk must not end the job that may make room
@@ -258,6 +275,7 @@ class _Lane(threading.Thread):
                     queue._wake.clear()
             except ExecutorDied as death:
                 log.error("The worker ended: %s", death)
+                queue.counts["deaths"] += 1
                 started, self._ready, self._executor = self._ready, False, None
                 if not started:
                     self._refuse_next(death)
@@ -280,6 +298,7 @@ class _Lane(threading.Thread):
     def _job(self, job: Job, executor: Executor) -> None:
         """Run one job on the executor until it ends, is paused, or must be queued again."""
         store = self._store
+        JOB.set(job.id)
         self._busy = True
         state, error = FAILED, "The job stopped on an unforeseen error of the server: its log says more."
         try:
@@ -288,7 +307,8 @@ class _Lane(threading.Thread):
             if state in (FINISHED, CANCELLED) and self._executor is not None:
                 store.keep_folder(job.id)
         except ExecutorDied as death:
-            log.error("The worker ended during job %s: %s", job.id, death)
+            log.error("The worker ended: %s", death)
+            self._queue.counts["deaths"] += 1
             self._executor, self._ready = None, False
             state, error = self._after_death(job, death)
         except OSError as problem:
@@ -302,6 +322,8 @@ class _Lane(threading.Thread):
                 store.discard_folder(job.id)
             self._busy = False
             self._settle(job, state, error)
+            log.info("The job is %s%s", state, error and f": {error}")
+            JOB.set("")
 
     def _settle(self, job: Job, state: str, error: str) -> None:
         """Set the state, which a full disk may refuse for a while."""
@@ -364,6 +386,7 @@ class _Lane(threading.Thread):
             letter, body = said
             if letter == "S":
                 channel.snapshot = decode_snapshot(body[8:])
+                queue.counts["snapshots"] += 1
                 channel.notify()
             elif letter == "E":
                 event = decode_event(body.decode().splitlines())

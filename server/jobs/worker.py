@@ -19,6 +19,7 @@ from pathlib import Path
 from msd_blender.protocol import (JobRequest, Log, Progress, Snapshot, encode_event, encode_snapshot, from_dict,
                                   to_dict)
 
+from .. import logs
 from ..checkpoint import Checkpoints
 from .executor import ExecutorDied
 
@@ -81,6 +82,7 @@ class Worker:
 def _main(pipe: Connection, device: str) -> None:
     if device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device     # before torch is imported
+    logs.set_up()
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C in a terminal is the server's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cancelled, paused, wake = threading.Event(), threading.Event(), threading.Event()
@@ -120,6 +122,7 @@ def _main(pipe: Connection, device: str) -> None:
         wake.clear()
         job = work.pop(0)
         request, folder = from_dict(JobRequest, job["run"]), Path(job["folder"])
+        logs.JOB.set(folder.stem)
         try:
             generate(request, folder, report, cancelled.is_set, Settings.of(request, job["halvings"]),
                      Checkpoints(folder / "checkpoints"), paused.is_set)
