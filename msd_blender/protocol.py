@@ -7,6 +7,7 @@ HTTP resources, all under ``/v1``:
 
 ======  =========================  =====================================================
 GET     /health                    `Health`: also the version handshake
+GET     /metrics                   counts, in Prometheus's text format
 POST    /jobs                      `JobRequest` -> `Job`; the same `client_key` gives the same job
 GET     /jobs, /jobs/{id}          `Job`
 POST    /jobs/{id}/cancel          `Job`; the worker keeps the last state as the job's files
