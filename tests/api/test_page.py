@@ -2,6 +2,8 @@
 """The server's own page, in a real browser."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -9,8 +11,10 @@ from PIL import Image
 from msd_blender.protocol import JobRequest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+DRIVER = subprocess.run([sys.executable, "-m", "playwright", "--version"], capture_output=True).returncode
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here: apt-get install chromium")
+pytestmark = pytest.mark.skipif(not CHROMIUM or DRIVER != 0, reason="there is no browser that can be driven here: "
+                                                                    "apt-get install chromium libatomic1")
 
 
 @pytest.fixture(scope="module")
