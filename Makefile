@@ -9,8 +9,8 @@ help:
 	@echo 'make setup      everything into .venv (the other targets do it themselves)'
 	@echo 'make demo       PROMPT="a red mushroom" SEED=0 -> out/a-red-mushroom.blend'
 	@echo 'make test       ruff, mypy, pytest'
-	@echo 'make long       the long checks in full: 200 prompts, 200 kills (two hours)'
-	@echo 'make bench      speed per iteration'
+	@echo 'make long       the long checks in full: prompts, kills, fuzz, soak (three hours)'
+	@echo 'make bench      where an iteration spends its time; a server with and without load'
 	@echo 'make mutants    one wrong sign or factor in each formula: do the tests notice?'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
 	@echo 'make extension  the zip for Blender, into dist/'
@@ -30,10 +30,12 @@ test: lint
 	$(PY) -m pytest -q
 
 long: setup
-	$(PY) -m pytest -q --long tests/optimize/test_any_prompt.py tests/jobs/test_kills.py
+	$(PY) -m pytest -q --long tests/optimize/test_any_prompt.py tests/jobs/test_kills.py tests/jobs/test_soak.py \
+	    tests/api/test_fuzz.py tests/test_protocol.py::test_damaged_frames_are_refused_and_nothing_else
 
 bench: setup
-	$(PY) -m benchmarks
+	$(PY) -m benchmarks.iterations
+	$(PY) -m benchmarks.load
 
 mutants: setup
 	$(PY) scripts/mutants.py

@@ -96,19 +96,21 @@ class Client:
 
     def events(self, id: str, after: int = 0) -> Iterator[Message]:
         """What happens to a job after event number `after`, to its end; a broken stream is taken up again."""
-        failures = 0
+        failures, ended = 0, False
         while True:
             try:
                 for number, message in self._events(id, after):
                     failures, after = 0, number
+                    if isinstance(message, Job):
+                        ended = message.ended           # a failed job may have been resumed since
                     yield message
-                    if isinstance(message, Job) and message.ended:
-                        return
                 problem = "the stream of events ended early"
             except (OSError, http.client.HTTPException) as error:
                 problem = str(error) or type(error).__name__
             except ValueError as error:     # what cannot be read would be sent again
                 raise ClientError(f"What {self.url} sends is no stream of events: {error}") from None
+            if ended:
+                return
             failures += 1
             if failures > RETRIES:
                 raise ClientError(f"The server at {self.url} was lost: {problem}.")

@@ -51,6 +51,7 @@ DEVICES = ("auto", "cuda", "cpu")
 QUEUED, RUNNING, PAUSED, FINISHED, FAILED, CANCELLED = (
     "queued", "running", "paused", "finished", "failed", "cancelled")
 STATES = (QUEUED, RUNNING, PAUSED, FINISHED, FAILED, CANCELLED)
+WRITING = "files"                           # the last phase of a job, in which it writes what it has reached
 FINAL_STATES = (FINISHED, FAILED, CANCELLED)
 
 # What a job leaves: the asset, its base colour, 8 views in one picture, the record of how it was made.
@@ -185,6 +186,9 @@ def from_dict(kind: type, values: object) -> Any:
         raise ProtocolError(f"A {kind.__name__} must be a JSON object.")
     known = {f.name: f for f in fields(kind)}
     given = {name: value for name, value in values.items() if name in known}
+    for name, value in given.items():       # JSON has one kind of number
+        if isinstance(value, float) and value.is_integer() and str(known[name].type).startswith("int"):
+            given[name] = int(value)
     lacking = [name for name, f in known.items()
                if name not in given and f.default is MISSING and f.default_factory is MISSING]
     if lacking:

@@ -2,11 +2,14 @@
 """Real parts for tests: a diffusers folder, tiny and untrained, and a server process."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 import torch
@@ -21,6 +24,12 @@ WIDTH = 16
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the whole counts of the long checks")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile("long", max_examples=100_000, deadline=None)
+    if config.getoption("--long"):
+        hypothesis.settings.load_profile("long")
 
 
 def _save_pipeline(folder: Path, prediction: str = "epsilon", **scheduler_settings: object) -> Path:
@@ -106,13 +115,14 @@ class Server:
 
     def __init__(self, data: Path):
         self.data = data
+        self._log = tempfile.TemporaryFile()            # not a pipe, which is full one day
         self.process = subprocess.Popen(
             [sys.executable, "-m", "server", "serve", "--port", "0", "--data", str(data)],
-            cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            cwd=Path(__file__).parents[1], stdout=self._log, stderr=subprocess.STDOUT)
         address = data / "server.json"
         deadline = time.monotonic() + 60
         while not address.is_file():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.process.communicate()[0]
+            assert self.process.poll() is None and time.monotonic() < deadline, self.said()
             time.sleep(0.05)
         known = json.loads(address.read_text())
         self.url, self.token = known["url"], known["token"]
@@ -132,6 +142,10 @@ class Server:
                     pass
             assert time.monotonic() < deadline, "the server has no worker"
             time.sleep(0.02)
+
+    def said(self) -> str:
+        """The server's log so far."""
+        return os.pread(self._log.fileno(), 1 << 24, 0).decode()
 
     def stop(self) -> int:
         self.process.terminate()

@@ -121,3 +121,9 @@ def test_requests_out_of_range_are_refused_in_a_sentence(changes, words):
 def test_requests_survive_json():
     request = JobRequest("a red mushroom", seed=3, iterations=10)
     assert from_dict(JobRequest, json.loads(json.dumps(to_dict(request)))) == request
+
+
+def test_whole_numbers_are_whole_however_json_writes_them():
+    request = from_dict(JobRequest, json.loads('{"prompt": "x", "seed": 3.0, "iterations": 1e2, "guidance_scale": 7.0}'))
+    assert isinstance(request.seed, int) and isinstance(request.iterations, int)
+    assert isinstance(request.validate().guidance_scale, float)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from msd_blender.protocol import (DEVICES, FILES, GUIDANCES, MAX_ITERATIONS, MAX
                                   RASTERIZERS, Health, Job, JobRequest, ProtocolError, from_dict)
 
 from ..jobs.queue import Queue, QueueError
+from ..jobs.store import ROOM
 from . import metrics
 from .auth import Guard, RateLimit, allowed_model
 
@@ -25,6 +27,10 @@ MAX_QUEUED = 1000                           # jobs that wait
 MAX_READERS = 200                           # open streams
 SUBMISSIONS = 600                           # a minute and address
 PAGE = Path(__file__).parent / "page"
+KINDS = {".glb": "model/gltf-binary", ".png": "image/png", ".json": "application/json"}     # of FILES
+EVENT = {"type": "object", "description": "each event; its data is JSON", "required": ["id", "event", "data"],
+         "properties": {"id": {"type": "string", "pattern": "^[0-9]+$"}, "data": {"type": "string"},
+                        "event": {"enum": ["job", "progress", "log"]}}}
 
 
 class Refusal(BaseModel):
@@ -37,7 +43,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Refusal, "description": what} for status, what in {
         401: "the token is missing or wrong", 403: "another host or site is named",
         408: "the body did not arrive in time", 413: "the body is too large",
-        422: "a value is out of its range", 500: "an unforeseen error"}.items()}
+        422: "a value is out of its range", 500: "an unforeseen error", 507: "the disk is full"}.items()}
 NO_JOB: dict[int | str, dict[str, Any]] = {404: {"model": Refusal, "description": "there is no such job"}}
 CONFLICT: dict[int | str, dict[str, Any]] = {
     **NO_JOB, 409: {"model": Refusal, "description": "the job's state does not allow it"}}
@@ -78,6 +84,11 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
     @app.exception_handler(QueueError)
     async def conflict(request: Request, error: QueueError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 409)
+
+    @app.exception_handler(sqlite3.OperationalError)
+    async def unwritable(request: Request, error: sqlite3.OperationalError) -> JSONResponse:
+        return JSONResponse({"detail": f"The server cannot write its data folder ({error}): make room there, or "
+                                       "repair the disk."}, 507)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -122,6 +133,9 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
             raise HTTPException(429, f"At most {SUBMISSIONS} jobs a minute can be submitted: try again later.")
         if queue.store.count(QUEUED) >= MAX_QUEUED:
             raise HTTPException(429, f"{MAX_QUEUED} jobs wait already: cancel some, or try again later.")
+        if not queue.store.has_room():
+            raise HTTPException(507, f"The disk of the data folder {queue.store.data} has less than {ROOM >> 20} MB "
+                                     "left: make room there, then submit again.")
         return queue.submit(wish)
 
     @app.get("/v1/jobs")
@@ -149,7 +163,7 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
         return queue.resume(job_of(id).id)
 
     @app.get("/v1/jobs/{id}/events", response_class=StreamingResponse, responses={
-        **NO_JOB, **BUSY, 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}})
+        **NO_JOB, **BUSY, 200: {"content": {"text/event-stream": {"schema": EVENT}}}})
     async def events(id: JobId, last_event_id: Annotated[int, Header(ge=0, le=LAST_EVENT)] = 0) -> StreamingResponse:
         """Server-sent events after a number, to the end of the job."""
         job_of(id)
@@ -166,12 +180,12 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
         return StreamingResponse(queue.snapshots(id), media_type="application/octet-stream")
 
     @app.get("/v1/jobs/{id}/files/{name}", response_class=FileResponse, responses={
-        **NO_JOB, 200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}})
+        **NO_JOB, 200: {"content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS.values()}}})
     def file(id: JobId, name: Annotated[str, PathParameter(max_length=64)]) -> FileResponse:
         """A file that an ended job left."""
         if name not in FILES or name not in job_of(id).files:
             raise HTTPException(404, f"Job {id!r} has no file {name!r}.")
-        return FileResponse(queue.store.folder(id) / name)
+        return FileResponse(queue.store.folder(id) / name, media_type=KINDS[Path(name).suffix])
 
     def page(name: str, kind: str) -> None:
         @app.get(f"/{name}" if name != "index.html" else "/", include_in_schema=False)

@@ -12,8 +12,9 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
-from msd_blender.protocol import (CANCELLED, FAILED, FINAL_STATES, FINISHED, PAUSED, QUEUED, RUNNING, Job, JobRequest,
-                                  Log, Message, Snapshot, decode_event, decode_snapshot, encode_event, encode_snapshot)
+from msd_blender.protocol import (CANCELLED, FAILED, FINAL_STATES, FINISHED, PAUSED, QUEUED, RUNNING, WRITING, Job,
+                                  JobRequest, Log, Message, Progress, Snapshot, decode_event, decode_snapshot,
+                                  encode_event, encode_snapshot)
 
 from ..logs import JOB
 from .executor import Executor, ExecutorDied
@@ -22,7 +23,8 @@ from .worker import Worker, devices
 
 log = logging.getLogger(__name__)
 
-GRACE = 1.8                                 # seconds that a job has to leave its last state when it is asked to end
+GRACE = 1.8                                 # seconds in which a job must heed that it is asked to end
+WRITING_SECONDS = 30.0                      # in which it must then have written what it has reached
 DEATHS = 3                                  # of an executor without a new checkpoint: then its job has failed
 HALVINGS = 2                                # of the views at once, until one is left
 KEPT = 8                                    # jobs whose last snapshot stays in memory
@@ -326,7 +328,7 @@ class _Lane(threading.Thread):
             JOB.set("")
 
     def _settle(self, job: Job, state: str, error: str) -> None:
-        """Set the state, which a full disk may refuse for a while."""
+        """Set the state, which a full disk may refuse for a while when another job takes even what is spare."""
         while True:
             try:
                 with self._queue._lock:
@@ -338,6 +340,7 @@ class _Lane(threading.Thread):
                 return
             except sqlite3.OperationalError as problem:
                 log.error("The state of job %s cannot be written, trying again: %s", job.id, problem)
+                self._store.use_spare()
                 if self._queue._stopping.wait(1):
                     return                              # the next server finds it running, and its files
 
@@ -391,6 +394,8 @@ class _Lane(threading.Thread):
             elif letter == "E":
                 event = decode_event(body.decode().splitlines())
                 assert event is not None
+                if told == CANCELLED and isinstance(event[1], Progress) and event[1].phase == WRITING:
+                    deadline = time.monotonic() + WRITING_SECONDS
                 queue._publish(event[1], job.id)
             elif letter == "D":
                 return (CANCELLED if told == CANCELLED else FINISHED), ""

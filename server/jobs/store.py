@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import threading
@@ -30,6 +31,8 @@ _CHANGES = [
 ]
 _COLUMNS = "id, state, request, created, error"
 PAGE = 500                                  # events that are read at once
+SPARE = 4 << 20                             # bytes kept back, to write down how a job ended on a full disk
+ROOM = 48 << 20                             # bytes that a job should find free
 
 
 class StoreError(OSError):
@@ -41,6 +44,7 @@ class Store:
 
     def __init__(self, data: Path):
         self.data = data
+        self._spare = data / "spare"
         self._lock = threading.Lock()
         try:
             self._db = sqlite3.connect(data / "jobs.sqlite", check_same_thread=False, isolation_level=None)
@@ -53,6 +57,7 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError(f"The jobs in {data / 'jobs.sqlite'} cannot be opened ({error}): move that file away, "
                              "or choose another --data.") from None
+        self._keep_spare()
 
     def close(self) -> None:
         with self._lock:
@@ -61,6 +66,19 @@ class Store:
     def _execute(self, query: str, *values: object) -> list[tuple]:
         with self._lock:
             return self._db.execute(query, values).fetchall()
+
+    def _keep_spare(self) -> None:
+        if self.has_room() and not self._spare.exists():
+            with open(self._spare, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, SPARE)
+
+    def use_spare(self) -> None:
+        """Give up the bytes that are kept back: the next job takes them again, where it can."""
+        self._spare.unlink(missing_ok=True)
+
+    def has_room(self) -> bool:
+        """Whether the disk has the bytes for another job, `ROOM`."""
+        return shutil.disk_usage(self.data).free >= ROOM
 
     def add(self, request: JobRequest) -> tuple[Job, bool]:
         """(the job of this request, whether it is new): a known `client_key` gives the job it made before."""
@@ -103,6 +121,7 @@ class Store:
         """The folder in which a job works: its checkpoints stay there from one run to the next."""
         folder = self._part(job)
         folder.mkdir(parents=True, exist_ok=True)
+        self._keep_spare()
         return folder
 
     def checkpoints(self, job: str) -> Checkpoints:

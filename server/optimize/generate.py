@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from msd_blender import __version__
-from msd_blender.protocol import JobRequest, Log, Progress, Snapshot
+from msd_blender.protocol import WRITING, JobRequest, Log, Progress, Snapshot
 
 from .. import guidance, priors
 from ..checkpoint import Checkpoints, load_optimizer, optimizer_tensors
@@ -124,6 +124,8 @@ class Generation:
                 asset = asset.surface(surface.levels, self.rasterizer)
                 self._phase(asset, surface, volume.iterations)
         self.field = asset.field
+        if self.cancelled():
+            self._stage(WRITING)
         return asset.mesh()
 
     def _phase(self, asset: Volume | Surface, phase: Phase, first: int,
@@ -234,6 +236,9 @@ class Generation:
         eta = running / self.iteration * (self.iterations - self.iteration)
         self.report(Progress(phase, self.iteration, self.iterations, elapsed, eta, self.denoiser_calls, bandwidth))
 
+    def _stage(self, name: str) -> None:
+        self.report(Progress(name, self.iteration, self.iterations, self.clock.elapsed, None, self.denoiser_calls))
+
     def snapshot(self, mesh: Mesh) -> None:
         self.version += 1
         self.report(Snapshot(self.version, self.iteration, mesh.arrays()))
@@ -243,10 +248,10 @@ class Generation:
         whole = not self.cancelled()
         if whole:
             with self.clock("texture"):
-                self.report(Progress("texture", self.iteration, self.iterations, self.clock.elapsed, None,
-                                     self.denoiser_calls))
+                self._stage("texture")
                 mesh = bake(mesh, self.field, self.rasterizer, self.settings.texture_size)
                 self.snapshot(mesh)
+        self._stage(WRITING)
         with self.clock("files"):
             save_glb(mesh, folder / "mesh.glb")
             if mesh.texture is not None:

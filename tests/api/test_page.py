@@ -46,7 +46,7 @@ def test_a_job_grows_in_the_page_and_leaves_its_files(page, server, tiny, tmp_pa
     page.get_by_role("button", name="Pause").click()
     expect(page.locator("#state")).to_contain_text("paused", timeout=30_000)
     page.get_by_role("button", name="Resume").click()
-    expect(page.locator("#state")).to_contain_text("finished", timeout=90_000)
+    expect(page.locator("#state")).to_contain_text("finished", timeout=200_000)
     # Grey at the corner, and something else in the middle: the mesh is there.
     page.wait_for_timeout(500)
     shot = tmp_path / "page.png"
