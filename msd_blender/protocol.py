@@ -39,7 +39,7 @@ DEFAULT_PORT = 8732
 
 MAX_PROMPT = 1000          # characters
 MAX_ITERATIONS = 100_000
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**53 - 1                       # what every reader of JSON keeps exact
 MAX_PRIORITY = 100
 MAX_FRAME = 1 << 30        # bytes
 

@@ -28,6 +28,7 @@ MAX_READERS = 200                           # open streams
 SUBMISSIONS = 600                           # a minute and address
 PAGE = Path(__file__).parent / "page"
 KINDS = {".glb": "model/gltf-binary", ".png": "image/png", ".json": "application/json"}     # of FILES
+TEXT = r"^[^\x00]*$"
 EVENT = {"type": "object", "description": "each event; its data is JSON", "required": ["id", "event", "data"],
          "properties": {"id": {"type": "string", "pattern": "^[0-9]+$"}, "data": {"type": "string"},
                         "event": {"enum": ["job", "progress", "log"]}}}
@@ -55,8 +56,10 @@ def request_schema() -> dict[str, Any]:
     """`JobRequest` with its ranges: what the route itself is documented with, since the protocol checks it."""
     schema = TypeAdapter(JobRequest).json_schema()
     properties = schema["properties"]
-    for name, more in {"prompt": {"minLength": 1, "maxLength": MAX_PROMPT, "pattern": r"\S"},
-                       "negative_prompt": {"maxLength": MAX_PROMPT}, "seed": {"minimum": 0, "maximum": MAX_SEED},
+    for name, more in {"prompt": {"minLength": 1, "maxLength": MAX_PROMPT, "pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"},
+                       "negative_prompt": {"maxLength": MAX_PROMPT, "pattern": TEXT},
+                       "model": {"pattern": TEXT}, "client_key": {"pattern": TEXT},
+                       "seed": {"minimum": 0, "maximum": MAX_SEED},
                        "guidance": {"enum": list(GUIDANCES)}, "rasterizer": {"enum": list(RASTERIZERS)},
                        "device": {"enum": list(DEVICES)},
                        "priority": {"minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY}}.items():
@@ -180,7 +183,8 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
         return StreamingResponse(queue.snapshots(id), media_type="application/octet-stream")
 
     @app.get("/v1/jobs/{id}/files/{name}", response_class=FileResponse, responses={
-        **NO_JOB, 200: {"content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS.values()}}})
+        **NO_JOB, 200: {"content": {kind: {"schema": {"type": "string", "format": "binary"}}
+                                    for kind in KINDS.values()}}})
     def file(id: JobId, name: Annotated[str, PathParameter(max_length=64)]) -> FileResponse:
         """A file that an ended job left."""
         if name not in FILES or name not in job_of(id).files:
