@@ -8,10 +8,12 @@ HTTP resources, all under ``/v1``:
 ======  =========================  =====================================================
 GET     /health                    `Health`: also the version handshake
 GET     /metrics                   counts, in Prometheus's text format
+POST    /meshes                    a frame of `UPLOADED` arrays -> `Upload`; what `JobRequest.mesh` names
 POST    /jobs                      `JobRequest` -> `Job`; the same `client_key` gives the same job
 GET     /jobs, /jobs/{id}          `Job`
 POST    /jobs/{id}/cancel          `Job`; the worker keeps the last state as the job's files
 POST    /jobs/{id}/pause, …/resume `Job`; a paused one keeps its place, not the worker
+POST    /jobs/{id}/edit            `Edit` -> `Job`; the artist's changes, from which the job goes on
 GET     /jobs/{id}/events          server-sent events, each data a `Progress`, `Log` or `Job`
 GET     /jobs/{id}/snapshots       chunked stream of length-prefixed `Snapshot` frames
 GET     /jobs/{id}/files/{name}    a finished job's file, see `FILES`
@@ -33,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8732
 
@@ -42,8 +44,19 @@ MAX_ITERATIONS = 100_000
 MAX_SEED = 2**53 - 1                       # what every reader of JSON keeps exact
 MAX_PRIORITY = 100
 MAX_FRAME = 1 << 30        # bytes
+MAX_UPLOAD = 256 << 20     # bytes of a mesh with its textures
+MAX_FACES = 2_000_000      # of an uploaded mesh, as triangles
+MAX_SLOTS = 64             # textures of one asset
 
+MODES = ("generate", "texture", "refine")
 GUIDANCES = ("msd", "sds", "sdi", "vsd")
+MAPS = ("roughness", "metallic", "normal")  # what a texture can have beside base colour
+AXES = ("", "x", "y", "z")
+BACKGROUNDS = ("random", "white", "gray", "black")
+# The ranges of a request's numbers, where they are given.
+COUNTS = {"iterations": (1, MAX_ITERATIONS), "target_faces": (100, MAX_FACES), "texture_size": (64, 8192)}
+NUMBERS = {"guidance_scale": (0, 1e3), "diversity": (1e-3, 1e3), "sharpness": (1e-3, 1e3),
+           "max_displacement": (0, 1e3), "regularization": (0, 1e3), "field_of_view": (5, 120)}
 RASTERIZERS = ("auto", "nvdiffrast", "cpu")
 DEVICES = ("auto", "cuda", "cpu")
 
@@ -64,10 +77,26 @@ class ProtocolError(ValueError):
 
 @dataclass
 class JobRequest:
-    """A wish for an asset: everything that decides the result.
+    """A wish for an asset: everything that decides the result. None means the pipeline's default.
 
-    `iterations` None means the default of the pipeline; given, it scales its phases. `model` is a folder
-    with a diffusers Stable Diffusion pipeline on the server's machine, "" the bundled prior.
+    Args:
+        mode: "generate" makes an object from nothing; "texture" paints the uploaded mesh, whose vertices and UVs
+            stay as they are; "refine" moves its vertices too.
+        mesh: id of an upload, for texture and refine.
+        iterations: given, it scales the phases.
+        model: folder of a diffusers Stable Diffusion pipeline on the server's machine, "" the bundled prior.
+        diversity, sharpness: the mean shift's bandwidth at the start and at the end, in latents of unit deviation.
+        target_faces: triangles of the result of generate, and of refine with `remesh`.
+        texture_size: edge of a texture in pixels, where the mesh brings none.
+        maps: of `MAPS`, what is painted beside base colour.
+        flat: flat instead of smooth normals.
+        symmetry: axis whose plane through the origin the shape mirrors in.
+        max_displacement: how far refine may move a vertex, metres.
+        remesh: refine may change the topology.
+        regularization: how strong smoothness weighs, 1 as the pipeline finds right.
+        elevation: lowest and highest of the cameras, degrees.
+        field_of_view: of the cameras, degrees.
+        background: what is behind the object while it is optimized.
     """
 
     prompt: str
@@ -81,30 +110,94 @@ class JobRequest:
     device: str = "auto"
     client_key: str = ""
     priority: int = 0                       # of those that wait, the highest is next
+    mode: str = "generate"
+    mesh: str = ""
+    diversity: float | None = None
+    sharpness: float | None = None
+    target_faces: int | None = None
+    texture_size: int | None = None
+    maps: list[str] = field(default_factory=list)
+    flat: bool = False
+    symmetry: str = ""
+    max_displacement: float | None = None
+    remesh: bool = False
+    regularization: float | None = None
+    elevation: list[float] | None = None
+    field_of_view: float | None = None
+    background: str = "random"
 
     def validate(self) -> JobRequest:
         """Return self; raise `ProtocolError` with one sentence where a field is out of its range."""
-        for name in ("prompt", "negative_prompt", "model", "client_key"):
+        for name in ("prompt", "negative_prompt", "model", "client_key", "mesh"):
             _text(name, getattr(self, name))
-        if not self.prompt.strip():
-            raise ProtocolError("The prompt is empty: say what to make, for example \"a red mushroom\".")
-        for name in ("prompt", "negative_prompt"):
-            length = len(getattr(self, name))
-            if length > MAX_PROMPT:
-                raise ProtocolError(f"The {name.replace('_', ' ')} has {length:,} characters; "
-                                    f"shorten it to at most {MAX_PROMPT:,}.")
+        _prompt(self.prompt)
+        _short("negative_prompt", self.negative_prompt)
+        _choice("mode", self.mode, MODES)
         _choice("guidance", self.guidance, GUIDANCES)
         _choice("rasterizer", self.rasterizer, RASTERIZERS)
         _choice("device", self.device, DEVICES)
+        _choice("symmetry", self.symmetry, AXES)
+        _choice("background", self.background, BACKGROUNDS)
         _whole("seed", self.seed, 0, MAX_SEED)
         _whole("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
-        if self.iterations is not None:
-            _whole("iterations", self.iterations, 1, MAX_ITERATIONS)
-        scale = self.guidance_scale
-        if scale is not None and (isinstance(scale, bool) or not isinstance(scale, (int, float))
-                                  or not 0 <= scale <= 1000):
-            raise ProtocolError(f"guidance_scale must be a number from 0 to 1000, not {scale!r}.")
+        for name, (low, high) in COUNTS.items():
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), low, high)
+        for name, (lowest, highest) in NUMBERS.items():
+            if getattr(self, name) is not None:
+                _number(name, getattr(self, name), lowest, highest)
+        for name in ("flat", "remesh"):
+            if not isinstance(getattr(self, name), bool):
+                raise ProtocolError(f"{name} must be true or false, not {getattr(self, name)!r}.")
+        if not isinstance(self.maps, list) or not all(isinstance(each, str) and each in MAPS for each in self.maps):
+            raise ProtocolError(f"maps must be a list of {', '.join(MAPS)}, not {self.maps!r}.")
+        if self.elevation is not None:
+            if not isinstance(self.elevation, list) or len(self.elevation) != 2:
+                raise ProtocolError(f"elevation must be two numbers, the lowest and the highest, not "
+                                    f"{self.elevation!r}.")
+            for each in self.elevation:
+                _number("elevation", each, -90, 90)
+            if self.elevation[0] > self.elevation[1]:
+                raise ProtocolError("elevation must have the lowest first.")
+        if (self.mode == "generate") != (not self.mesh):
+            raise ProtocolError("Mode generate starts from nothing: leave out the mesh." if self.mesh else
+                                f"Mode {self.mode} needs a mesh: upload it first.")
         return self
+
+
+@dataclass
+class Edit:
+    """What an artist changed while a job ran or was paused; None and "" leave things as they are.
+
+    mesh: id of an upload that takes the place of the asset as it is: its vertices, locks and textures.
+    """
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    mesh: str = ""
+
+    def validate(self) -> Edit:
+        """Return self; raise `ProtocolError` with one sentence where a field is out of its range."""
+        _text("mesh", self.mesh)
+        for name in ("prompt", "negative_prompt"):
+            if getattr(self, name) is not None:
+                _text(name, getattr(self, name))
+        if self.prompt is not None:
+            _prompt(self.prompt)
+        if self.negative_prompt is not None:
+            _short("negative_prompt", self.negative_prompt)
+        if self == Edit():
+            raise ProtocolError("The edit changes nothing: give a prompt, a negative prompt or a mesh.")
+        return self
+
+
+@dataclass
+class Upload:
+    """A mesh that the server keeps. `id` is its content's hash: the same mesh has the same."""
+
+    id: str
+    vertices: int
+    faces: int
 
 
 def _text(name: str, value: object) -> None:
@@ -116,6 +209,23 @@ def _text(name: str, value: object) -> None:
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ProtocolError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+
+
+def _prompt(value: str) -> None:
+    if not value.strip():
+        raise ProtocolError("The prompt is empty: say what to make, for example \"a red mushroom\".")
+    _short("prompt", value)
+
+
+def _short(name: str, value: str) -> None:
+    if len(value) > MAX_PROMPT:
+        raise ProtocolError(f"The {name.replace('_', ' ')} has {len(value):,} characters; "
+                            f"shorten it to at most {MAX_PROMPT:,}.")
+
+
+def _number(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ProtocolError(f"{name} must be a number from {low:g} to {high:g}, not {value!r}.")
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:
@@ -220,14 +330,34 @@ def decode_event(lines: list[str]) -> tuple[int, Message] | None:
         raise ProtocolError(f"The server sent an event that cannot be read: {error}.") from None
 
 
-# Arrays of a snapshot: name -> (dtype, trailing shape).
+# Arrays of a snapshot or an upload: name -> (dtype, trailing shape).
 ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "positions": ("float32", (3,)),         # (V, 3) metres, Z up
     "faces": ("int32", (3,)),               # (F, 3) counter-clockwise outward
     "colours": ("uint8", (3,)),             # (V, 3) base colour, sRGB
     "uvs": ("float32", (3, 2)),             # (F, 3, 2) per corner, origin bottom left
-    "texture": ("uint8", (0, 3)),           # (H, W, 3) base colour, sRGB, bottom row first; 0 = any
+    "slots": ("int32", ()),                 # (F,) the texture that each face has; without it all have the first
+    "locked": ("uint8", ()),                # (V,) 1: this vertex and the texels of faces between such must not change
+    "preview": ("uint8", (0, 3)),           # (H, W, 3) a picture of the asset, sRGB, bottom row first
 }
+# Arrays of each slot, a material's UV tile, named such as "texture.0"; bottom row first, 0 = any.
+SLOT_ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "texture": ("uint8", (0, 3)),           # (H, W, 3) base colour, sRGB
+    "roughness": ("uint8", (0,)),           # (H, W) 0..255 is 0..1, as the next
+    "metallic": ("uint8", (0,)),            # (H, W)
+    "normal": ("uint8", (0, 3)),            # (H, W, 3) tangent space, OpenGL's green up
+    "frozen": ("uint8", (0,)),              # (H, W) 1: this texel must not change
+}
+UPLOADED = ("positions", "faces", "colours", "uvs", "slots", "locked", *SLOT_ARRAYS)
+
+
+def array_kind(name: str) -> str:
+    """The name without its slot: "texture" of "texture.0". Raises `ProtocolError` for one that is not known."""
+    kind, dot, slot = name.partition(".")
+    if name in ARRAYS or (kind in SLOT_ARRAYS and dot and slot.isdecimal() and slot.isascii()
+                          and slot == str(int(slot)) and int(slot) < MAX_SLOTS):
+        return kind
+    raise ProtocolError(f"A frame has an unknown array {name!r}.")
 
 
 @dataclass
@@ -299,9 +429,8 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 
 def check_array(name: str, array: np.ndarray) -> None:
     """Raise `ProtocolError` unless the array has the dtype and shape that `ARRAYS` gives this name."""
-    if name not in ARRAYS:
-        raise ProtocolError(f"A snapshot has an unknown array {name!r}.")
-    dtype, tail = ARRAYS[name]
+    kind = array_kind(name)
+    dtype, tail = ARRAYS.get(kind) or SLOT_ARRAYS[kind]
     shape = array.shape[1:]
     if array.dtype != dtype or len(shape) != len(tail) or any(t and s != t for s, t in zip(shape, tail)):
         raise ProtocolError(f"A snapshot's {name} is {array.dtype}{list(array.shape)}, "

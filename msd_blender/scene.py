@@ -89,8 +89,8 @@ class Asset:
         if "uvs" in new:
             layer = mesh.uv_layers.get(UV_MAP) or mesh.uv_layers.new(name=UV_MAP)
             layer.uv.foreach_set("vector", _floats(arrays["uvs"]))
-        if "texture" in new and "uvs" in arrays:
-            self._set_texture(arrays["texture"])
+        if "texture.0" in new and "uvs" in arrays:
+            self._set_texture(arrays["texture.0"])
         mesh.update()
         self._shown = dict(arrays)
         self._version = mesh[SHOWN] = snapshot.version

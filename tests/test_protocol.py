@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd_blender.protocol import (ARRAYS, MAX_PROMPT, Job, JobRequest, Log, Progress, ProtocolError, Snapshot,
-                                  check_array, decode_event, decode_snapshot, encode_event, encode_snapshot,
-                                  from_dict, read_snapshot, to_dict)
+from msd_blender.protocol import (ARRAYS, MAX_PROMPT, SLOT_ARRAYS, Edit, Job, JobRequest, Log, Progress,
+                                  ProtocolError, Snapshot, array_kind, check_array, decode_event,
+                                  decode_snapshot, encode_event, encode_snapshot, from_dict, read_snapshot, to_dict)
 
 text = st.text(max_size=50)
 requests = st.builds(JobRequest, prompt=text, negative_prompt=text, seed=st.integers(0, 2**63 - 1))
@@ -23,7 +23,7 @@ messages = st.one_of(
 def snapshot(version=1, **changes):
     arrays = {"positions": np.zeros((4, 3), np.float32), "faces": np.zeros((2, 3), np.int32),
               "colours": np.zeros((4, 3), np.uint8), "uvs": np.zeros((2, 3, 2), np.float32),
-              "texture": np.zeros((8, 8, 3), np.uint8)}
+              "texture.0": np.zeros((8, 8, 3), np.uint8)}
     return Snapshot(version, 7, {**arrays, **changes})
 
 
@@ -101,11 +101,11 @@ def test_pickles_are_refused():
 
 @pytest.mark.parametrize("name, array", [
     ("positions", np.zeros((4, 3))), ("faces", np.zeros((4, 4), np.int32)),
-    ("texture", np.zeros((8, 3), np.uint8)), ("wings", np.zeros(1))])
+    ("texture.0", np.zeros((8, 3), np.uint8)), ("wings", np.zeros(1))])
 def test_arrays_of_another_form_are_refused(name, array):
     with pytest.raises(ProtocolError):
         check_array(name, array)
-    assert name == "wings" or name in ARRAYS
+    assert name == "wings" or array_kind(name) in {**ARRAYS, **SLOT_ARRAYS}
 
 
 @pytest.mark.parametrize("changes, words", [
@@ -127,3 +127,29 @@ def test_whole_numbers_are_whole_however_json_writes_them():
     request = from_dict(JobRequest, json.loads('{"prompt": "x", "seed": 3.0, "iterations": 1e2, "guidance_scale": 7}'))
     assert isinstance(request.seed, int) and isinstance(request.iterations, int)
     assert request.validate().guidance_scale == 7
+
+
+@pytest.mark.parametrize("changes, says", [
+    ({"mode": "texture"}, "upload it first"), ({"mesh": "x"}, "leave out the mesh"),
+    ({"mode": "carve"}, "mode must be"),
+    ({"maps": ["gloss"]}, "maps must be"), ({"elevation": [30, 10]}, "lowest first"), ({"elevation": 3}, "two numbers"),
+    ({"target_faces": 3}, "target_faces must be"), ({"diversity": float("nan")}, "diversity must be"),
+    ({"flat": 1}, "flat must be"), ({"symmetry": "w"}, "symmetry must be")])
+def test_a_wish_out_of_range_is_refused_in_a_sentence(changes, says):
+    with pytest.raises(ProtocolError, match=says):
+        JobRequest("a chair", **changes).validate()
+
+
+@pytest.mark.parametrize("edit, says", [(Edit(), "changes nothing"), (Edit(" "), "prompt is empty"),
+                                        (Edit(mesh="\0"), "plain")])
+def test_an_edit_must_change_something(edit, says):
+    with pytest.raises(ProtocolError, match=says):
+        edit.validate()
+    assert Edit("a chair").validate() == Edit("a chair")
+
+
+@pytest.mark.parametrize("name", ["texture", "texture.", "texture.01", "texture.64", "uvs.0", "texture.²"])
+def test_slots_have_plain_numbers(name):
+    with pytest.raises(ProtocolError, match="unknown array"):
+        array_kind(name)
+    assert array_kind("texture.63") == "texture"

@@ -14,8 +14,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, TypeAdapter
 
-from msd_blender.protocol import (DEVICES, FILES, GUIDANCES, MAX_ITERATIONS, MAX_PRIORITY, MAX_PROMPT, MAX_SEED, QUEUED,
-                                  RASTERIZERS, Health, Job, JobRequest, ProtocolError, from_dict)
+from msd_blender.protocol import (AXES, BACKGROUNDS, COUNTS, DEVICES, FILES, GUIDANCES, MAPS, MAX_PRIORITY, MAX_PROMPT,
+                                  MAX_SEED, MODES, NUMBERS, QUEUED, RASTERIZERS, Health, Job, JobRequest,
+                                  ProtocolError, from_dict)
 
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import ROOM
@@ -62,10 +63,15 @@ def request_schema() -> dict[str, Any]:
                        "seed": {"minimum": 0, "maximum": MAX_SEED},
                        "guidance": {"enum": list(GUIDANCES)}, "rasterizer": {"enum": list(RASTERIZERS)},
                        "device": {"enum": list(DEVICES)},
+                       "mode": {"enum": list(MODES)}, "mesh": {"pattern": TEXT}, "symmetry": {"enum": list(AXES)},
+                       "background": {"enum": list(BACKGROUNDS)},
                        "priority": {"minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY}}.items():
         properties[name] |= more
-    properties["iterations"]["anyOf"][0] |= {"minimum": 1, "maximum": MAX_ITERATIONS}
-    properties["guidance_scale"]["anyOf"][0] |= {"minimum": 0, "maximum": 1000}
+    properties["maps"]["items"] |= {"enum": list(MAPS)}
+    properties["elevation"]["anyOf"][0] |= {"minItems": 2, "maxItems": 2,
+                                            "items": {"type": "number", "minimum": -90, "maximum": 90}}
+    for name, (low, high) in {**COUNTS, **NUMBERS}.items():
+        properties[name]["anyOf"][0] |= {"minimum": low, "maximum": high}
     return schema
 
 

@@ -10,22 +10,38 @@ import numpy as np
 import trimesh
 from scipy import ndimage
 
+from msd_blender.protocol import SLOT_ARRAYS, array_kind
+
 
 @dataclass(frozen=True)
 class Mesh:
-    """Arrays as `msd_blender.protocol.ARRAYS` names them; `uvs` and `texture` are None until unwrapped."""
+    """Arrays as `msd_blender.protocol.ARRAYS` names them; what is None is not there."""
 
     positions: np.ndarray                   # (V, 3) float32, metres, Z up
     faces: np.ndarray                       # (F, 3) int32, counter-clockwise outward
-    colours: np.ndarray                     # (V, 3) uint8, sRGB
+    colours: np.ndarray | None = None       # (V, 3) uint8, sRGB
     uvs: np.ndarray | None = None           # (F, 3, 2) float32
-    texture: np.ndarray | None = None       # (H, W, 3) uint8, sRGB, bottom row first
+    slots: np.ndarray | None = None         # (F,) int32: the texture that a face has
+    locked: np.ndarray | None = None        # (V,) uint8: 1 must not change
+    textures: dict[str, np.ndarray] = field(default_factory=dict)   # of `protocol.SLOT_ARRAYS`, such as "texture.0"
     lift: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))  # add to be back in the field
 
     def arrays(self) -> dict[str, np.ndarray]:
-        values = {"positions": self.positions, "faces": self.faces, "colours": self.colours,
-                  "uvs": self.uvs, "texture": self.texture}
+        values = {"positions": self.positions, "faces": self.faces, "colours": self.colours, "uvs": self.uvs,
+                  "slots": self.slots, "locked": self.locked, **self.textures}
         return {name: np.ascontiguousarray(array) for name, array in values.items() if array is not None}
+
+    @classmethod
+    def of(cls, arrays: dict[str, np.ndarray]) -> Mesh:
+        """The mesh of a frame's arrays."""
+        names = ("positions", "faces", "colours", "uvs", "slots", "locked")
+        return cls(**{name: arrays[name] for name in names if name in arrays},
+                   textures={name: array for name, array in arrays.items() if array_kind(name) in SLOT_ARRAYS})
+
+    @property
+    def shown_colours(self) -> np.ndarray:
+        """(V, 3) uint8: the vertex colours, or a light gray where there are none."""
+        return np.full((len(self.positions), 3), 204, np.uint8) if self.colours is None else self.colours
 
     def on_ground(self) -> Mesh:
         """The mesh moved along Z so that its lowest point is at 0: the origin is at its base."""
@@ -80,17 +96,17 @@ def save_glb(mesh: Mesh, path: Path) -> None:
 
     positions = mesh.positions @ np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32)
     normals = trimesh.Trimesh(positions, mesh.faces, process=False).vertex_normals.copy()
-    if mesh.uvs is None or mesh.texture is None:
+    if mesh.uvs is None or "texture.0" not in mesh.textures:
         shape = trimesh.Trimesh(positions, mesh.faces, vertex_normals=normals, process=False)
         # glTF's vertex colours are linear.
         linear = trimesh.visual.color.to_rgba(
-            np.round(255 * srgb_to_linear(mesh.colours / 255)).astype(np.uint8))
+            np.round(255 * srgb_to_linear(mesh.shown_colours / 255)).astype(np.uint8))
         shape.visual = trimesh.visual.ColorVisuals(shape, vertex_colors=linear)
     else:
         corner = np.concatenate([mesh.faces.reshape(-1, 1).astype(np.float64), mesh.uvs.reshape(-1, 2)], axis=1)
         _, first, inverse = np.unique(corner, axis=0, return_index=True, return_inverse=True)
         source = mesh.faces.reshape(-1)[first]
-        image = Image.fromarray(np.ascontiguousarray(mesh.texture[::-1]))
+        image = Image.fromarray(np.ascontiguousarray(mesh.textures["texture.0"][::-1]))
         material = trimesh.visual.material.PBRMaterial(
             name="msd", baseColorTexture=image, metallicFactor=0.0, roughnessFactor=0.8)
         shape = trimesh.Trimesh(positions[source], inverse.reshape(-1, 3), vertex_normals=normals[source],

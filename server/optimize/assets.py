@@ -103,4 +103,4 @@ def bake(mesh: Mesh, field: Field, rasterizer: Rasterizer, size: int) -> Mesh:
     colours = sample(field.grid()[:, 1:], places.reshape(-1, 3)).sigmoid().view(size, size, 3)
     covered = (rast[0, ..., 3] > 0).cpu().numpy()
     texture = fill_gutter((255 * colours).round().byte().cpu().numpy(), covered)
-    return replace(mesh, uvs=uvs[split], texture=texture)
+    return replace(mesh, uvs=uvs[split], textures={"texture.0": texture})

@@ -254,9 +254,9 @@ class Generation:
         self._stage(WRITING)
         with self.clock("files"):
             save_glb(mesh, folder / "mesh.glb")
-            if mesh.texture is not None:
-                Image.fromarray(mesh.texture[::-1].copy()).save(folder / "texture.png")
-            picture = turntable(self.rasterizer, mesh.positions, mesh.faces, mesh.colours, self.device)
+            if "texture.0" in mesh.textures:
+                Image.fromarray(mesh.textures["texture.0"][::-1].copy()).save(folder / "texture.png")
+            picture = turntable(self.rasterizer, mesh.positions, mesh.faces, mesh.shown_colours, self.device)
             Image.fromarray(picture).save(folder / "turntable.png")
         record = self.record(mesh, whole)
         (folder / "job.json").write_text(json.dumps(record, indent=2) + "\n")

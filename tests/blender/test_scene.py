@@ -164,7 +164,7 @@ def test_texture_renders_and_is_packed(tmp_path: Path) -> None:
     texture = np.zeros((8, 8, 3), np.uint8)
     texture[:4] = (20, 60, 210)             # the lower half
     uvs = np.full((12, 3, 2), (0.5, 0.25), np.float32)
-    made.apply(Snapshot(2, 2, {**first.arrays, "uvs": uvs, "texture": texture}))
+    made.apply(Snapshot(2, 2, {**first.arrays, "uvs": uvs, "texture.0": texture}))
     made.finish(job="j")
     image = bpy.data.images["a red mushroom"]
     assert image.packed_file and image.colorspace_settings.name == "sRGB" and tuple(image.size) == (8, 8)

@@ -144,7 +144,8 @@ def test_it_stands_on_the_ground(mesh):
 def test_glb_comes_back_with_y_up(mesh, tmp_path, textured):
     if textured:
         _, faces, uvs = unwrap(mesh.positions, mesh.faces)
-        mesh = Mesh(mesh.positions, mesh.faces, mesh.colours, uvs[faces], np.full((8, 8, 3), 77, np.uint8))
+        mesh = Mesh(mesh.positions, mesh.faces, mesh.colours, uvs[faces],
+                    textures={"texture.0": np.full((8, 8, 3), 77, np.uint8)})
     save_glb(mesh, tmp_path / "mesh.glb")
     read = trimesh.load(tmp_path / "mesh.glb", force="mesh")
     extent = mesh.positions.max(axis=0) - mesh.positions.min(axis=0)

@@ -34,7 +34,7 @@ def test_it_leaves_a_closed_textured_mesh_on_the_ground(tiny, tmp_path):
     solid = trimesh.Trimesh(arrays["positions"], arrays["faces"], process=False)
     assert solid.volume > 0 and arrays["positions"][:, 2].min() == 0
     assert len(np.unique(arrays["faces"])) == len(arrays["positions"])      # no loose vertices
-    assert arrays["uvs"].shape == (*arrays["faces"].shape, 2) and arrays["texture"].any()
+    assert arrays["uvs"].shape == (*arrays["faces"].shape, 2) and arrays["texture.0"].any()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
     progress = [message for message in said if isinstance(message, Progress)]
     assert [p.iteration for p in progress[:4]] == [1, 2, 3, 4] and {p.phase for p in progress} >= {"volume", "surface"}
@@ -46,9 +46,9 @@ def test_it_leaves_a_closed_textured_mesh_on_the_ground(tiny, tmp_path):
 
 def test_the_texture_repeats_the_vertices_colours(tiny, tmp_path):
     arrays = newest(run(tmp_path, tiny)).arrays
-    size = len(arrays["texture"])
+    size = len(arrays["texture.0"])
     texel = np.clip((arrays["uvs"].reshape(-1, 2) * size).astype(int), 0, size - 1)
-    baked = arrays["texture"][texel[:, 1], texel[:, 0]].astype(int)
+    baked = arrays["texture.0"][texel[:, 1], texel[:, 0]].astype(int)
     vertex = arrays["colours"][arrays["faces"].reshape(-1)].astype(int)
     assert np.abs(baked - vertex).mean() < 4
 
