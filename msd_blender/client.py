@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from .protocol import (PROTOCOL_VERSION, Health, Job, JobRequest, Message, ProtocolError, Snapshot, decode_event,
-                       from_dict, read_snapshot, to_dict)
+import numpy as np
+
+from .protocol import (PROTOCOL_VERSION, Edit, Health, Job, JobRequest, Message, ProtocolError, Snapshot, Upload,
+                       decode_event, encode_snapshot, from_dict, read_snapshot, to_dict)
 
 RETRIES = 5                                 # reconnections of an event stream before it gives up
+UPLOAD_SECONDS = 120.0                      # for a mesh to be taken in
 SILENCE = 60.0                              # seconds; the server sends a comment more often than that
 
 
@@ -78,6 +81,10 @@ class Client:
     def submit(self, request: JobRequest) -> Job:
         return self._ask(Job, "POST", "/v1/jobs", to_dict(request))
 
+    def upload(self, arrays: dict[str, np.ndarray]) -> Upload:
+        """Leave a mesh of `protocol.UPLOADED` arrays on the server, for `JobRequest.mesh` or `Edit.mesh`."""
+        return self._ask(Upload, "POST", "/v1/meshes", encode_snapshot(Snapshot(0, 0, arrays)), UPLOAD_SECONDS)
+
     def job(self, id: str) -> Job:
         return self._ask(Job, "GET", f"/v1/jobs/{quote(id, '')}")
 
@@ -93,6 +100,10 @@ class Client:
     def resume(self, id: str) -> Job:
         """Go on with a job that is paused, or that failed and has a checkpoint."""
         return self._ask(Job, "POST", f"/v1/jobs/{quote(id, '')}/resume")
+
+    def edit(self, id: str, edit: Edit) -> Job:
+        """Let a job that waits, runs or is paused go on from what an artist changed."""
+        return self._ask(Job, "POST", f"/v1/jobs/{quote(id, '')}/edit", to_dict(edit))
 
     def events(self, id: str, after: int = 0) -> Iterator[Message]:
         """What happens to a job after event number `after`, to its end; a broken stream is taken up again."""
@@ -165,10 +176,10 @@ class Client:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
 
-    def _ask(self, kind: type, method: str, path: str, body: Any = None) -> Any:
+    def _ask(self, kind: type, method: str, path: str, body: Any = None, timeout: float = -1) -> Any:
         """The answer as a message of this kind; list: of jobs."""
         try:
-            with self._request(method, path, body) as answer:
+            with self._request(method, path, body, timeout=timeout) as answer:
                 values = json.loads(answer.read())
             return [from_dict(Job, each) for each in values] if kind is list else from_dict(kind, values)
         except (OSError, http.client.HTTPException) as error:
@@ -181,7 +192,8 @@ class Client:
                  timeout: float | None = -1) -> _Answer:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=self._timeout)
-        sent = {"Content-Type": "application/json", **(headers or {})}
+        raw = isinstance(body, bytes)
+        sent = {"Content-Type": "application/octet-stream" if raw else "application/json", **(headers or {})}
         if self._token:
             sent["Authorization"] = f"Bearer {self._token}"
         answer = _Answer(connection, self._forget)
@@ -191,9 +203,9 @@ class Client:
                 if self._closed.is_set():
                     raise ClientError("The connection was closed.")
                 self._open.add(connection)
-            connection.request(method, path, None if body is None else json.dumps(body), sent)
             if timeout is None or timeout > 0:
                 connection.sock.settimeout(timeout)
+            connection.request(method, path, body if raw or body is None else json.dumps(body), sent)
             response = connection.getresponse()
             if response.status >= 400:
                 raise ClientError(_refusal(response))

@@ -243,6 +243,7 @@ class Job:
     created: float = 0.0                    # Unix seconds
     error: str = ""
     files: list[str] = field(default_factory=list)
+    edits: int = 0                          # meshes that `Edit`s put in the asset's place
 
     @property
     def ended(self) -> bool:
@@ -364,12 +365,14 @@ def array_kind(name: str) -> str:
 class Snapshot:
     """The asset at one iteration. A stream opens with all arrays, then sends only those that changed.
 
-    Arrays: see `ARRAYS`. `version` grows with each snapshot of a job.
+    Arrays: see `ARRAYS`. `version` grows with each snapshot of a job. `edits`: how many of the job's edited meshes
+    it comes after; one with fewer than `Job.edits` shows what the artist has changed since.
     """
 
     version: int
     iteration: int
     arrays: dict[str, np.ndarray]
+    edits: int = 0
 
     def since(self, previous: Snapshot | None) -> Snapshot:
         """This snapshot without the arrays that `previous` already has."""
@@ -377,13 +380,13 @@ class Snapshot:
             return self
         changed = {name: array for name, array in self.arrays.items()
                    if name not in previous.arrays or not np.array_equal(array, previous.arrays[name])}
-        return Snapshot(self.version, self.iteration, changed)
+        return Snapshot(self.version, self.iteration, changed, self.edits)
 
     def over(self, previous: Snapshot | None) -> Snapshot:
         """The whole snapshot, where this one has only what changed since `previous`."""
         if previous is None:
             return self
-        return Snapshot(self.version, self.iteration, {**previous.arrays, **self.arrays})
+        return Snapshot(self.version, self.iteration, {**previous.arrays, **self.arrays}, self.edits)
 
 
 _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
@@ -392,7 +395,7 @@ _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 def encode_snapshot(snapshot: Snapshot) -> bytes:
     """One frame, little endian: the length of the rest in 8 bytes, an uncompressed ``.npz``, its CRC-32 in 4."""
     buffer = io.BytesIO()
-    header = np.array([snapshot.version, snapshot.iteration], np.int64)
+    header = np.array([snapshot.version, snapshot.iteration, snapshot.edits], np.int64)
     np.savez(buffer, header=header, **snapshot.arrays)  # type: ignore[arg-type]
     data = buffer.getvalue()
     return b"".join((_LENGTH.pack(len(data) + _CHECKSUM.size), data, _CHECKSUM.pack(zlib.crc32(data))))
@@ -406,12 +409,12 @@ def decode_snapshot(data: bytes) -> Snapshot:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             arrays = {info.filename.removesuffix(".npy"): _array(archive, info) for info in archive.infolist()}
-        version, iteration = (int(value) for value in arrays.pop("header"))
+        version, iteration, edits = (int(value) for value in arrays.pop("header"))
     except Exception as error:              # zipfile and numpy raise many kinds on damaged bytes
         raise ProtocolError(f"A snapshot arrived damaged ({error}).") from None
     for name, array in arrays.items():
         check_array(name, array)
-    return Snapshot(version, iteration, arrays)
+    return Snapshot(version, iteration, arrays, edits)
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
