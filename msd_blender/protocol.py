@@ -440,6 +440,34 @@ def check_array(name: str, array: np.ndarray) -> None:
                             f"expected {dtype}[n, {', '.join(str(t or 'm') for t in tail)}].")
 
 
+def check_mesh(arrays: dict[str, np.ndarray]) -> None:
+    """Raise `ProtocolError` unless arrays of the right kinds make a mesh together: whoever reads trusts indices."""
+    if not {"positions", "faces"} <= arrays.keys():
+        raise ProtocolError("A mesh needs positions and faces.")
+    if stray := sorted(name for name in arrays if array_kind(name) not in UPLOADED):
+        raise ProtocolError(f"A mesh has no {', '.join(stray)}.")
+    positions, faces = arrays["positions"], arrays["faces"]
+    if not len(positions) or not len(faces):
+        raise ProtocolError("The mesh is empty: give it vertices and faces.")
+    if len(faces) > MAX_FACES:
+        raise ProtocolError(f"The mesh has {len(faces):,} triangles: decimate it to at most {MAX_FACES:,}.")
+    if not 0 <= faces.min() <= faces.max() < len(positions):
+        raise ProtocolError("The mesh has faces that name vertices which do not exist.")
+    for name in ("positions", "uvs"):
+        if name in arrays and not np.isfinite(arrays[name]).all():
+            raise ProtocolError(f"The mesh has {name} that are no finite numbers: repair it.")
+    for name, length in (("colours", len(positions)), ("locked", len(positions)), ("uvs", len(faces)),
+                         ("slots", len(faces))):
+        if name in arrays and len(arrays[name]) != length:
+            raise ProtocolError(f"The mesh has {len(arrays[name])} {name}, expected {length}.")
+    if "slots" in arrays and not 0 <= arrays["slots"].min() <= arrays["slots"].max() < MAX_SLOTS:
+        raise ProtocolError(f"The mesh has faces with a texture slot outside of 0 to {MAX_SLOTS - 1}.")
+    for name, array in arrays.items():
+        if array_kind(name) in SLOT_ARRAYS and not (0 < len(array) <= 8192 and 0 < array.shape[1] <= 8192):
+            raise ProtocolError(f"The mesh's {name} is {array.shape[1]} x {len(array)} pixels: "
+                                "use 1 to 8192 along each edge.")
+
+
 def read_snapshot(read: Callable[[int], bytes]) -> Snapshot | None:
     """The next snapshot from `read(n) -> at most n bytes`; None at the end of the stream."""
     head = _read_exactly(read, _LENGTH.size)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from pathlib import Path
@@ -15,8 +16,8 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, TypeAdapter
 
 from msd_blender.protocol import (AXES, BACKGROUNDS, COUNTS, DEVICES, FILES, GUIDANCES, MAPS, MAX_PRIORITY, MAX_PROMPT,
-                                  MAX_SEED, MODES, NUMBERS, QUEUED, RASTERIZERS, Health, Job, JobRequest,
-                                  ProtocolError, from_dict)
+                                  MAX_SEED, MODES, NUMBERS, QUEUED, RASTERIZERS, Edit, Health, Job, JobRequest,
+                                  ProtocolError, Upload, from_dict)
 
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import ROOM
@@ -26,6 +27,9 @@ from .auth import Guard, RateLimit, allowed_model
 LAST_EVENT = 2**63 - 1                      # what SQLite can count to
 MAX_QUEUED = 1000                           # jobs that wait
 MAX_READERS = 200                           # open streams
+MAX_UPLOADS = 4                             # meshes that are being sent
+UPLOAD_SECONDS = 120.0                      # for one to arrive
+NO_ROOM = f"The disk of the data folder {{}} has less than {ROOM >> 20} MB left: make room there, then try again."
 SUBMISSIONS = 600                           # a minute and address
 PAGE = Path(__file__).parent / "page"
 KINDS = {".glb": "model/gltf-binary", ".png": "image/png", ".json": "application/json"}     # of FILES
@@ -75,6 +79,17 @@ def request_schema() -> dict[str, Any]:
     return schema
 
 
+def edit_schema() -> dict[str, Any]:
+    """`Edit` with its ranges, as `request_schema`."""
+    schema = TypeAdapter(Edit).json_schema()
+    wish, properties = request_schema()["properties"], schema["properties"]
+    for name in ("prompt", "negative_prompt"):
+        properties[name]["anyOf"][0] |= {key: wish[name][key] for key in ("minLength", "maxLength", "pattern")
+                                         if key in wish[name]}
+    properties["mesh"] |= {"pattern": TEXT}
+    return schema | {"minProperties": 1}
+
+
 def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: str = "",
                models: list[Path] | None = None) -> FastAPI:
     """The application on a started queue. With a token every request must carry it.
@@ -85,6 +100,7 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
                   responses=REFUSALS)
     app.add_middleware(Guard, host=host, token=token)
     submissions = RateLimit(SUBMISSIONS)
+    uploads = 0
 
     @app.exception_handler(ProtocolError)
     async def refuse(request: Request, error: ProtocolError) -> JSONResponse:
@@ -130,6 +146,27 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
         """Counts in Prometheus's text format."""
         return Response(metrics.text(queue), media_type="text/plain; version=0.0.4")
 
+    @app.post("/v1/meshes", status_code=201, responses=BUSY, openapi_extra={"requestBody": {
+        "required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}})
+    async def upload(request: Request) -> Upload:
+        """Keep a mesh, sent as one snapshot's frame."""
+        nonlocal uploads
+        if uploads >= MAX_UPLOADS:
+            raise HTTPException(429, f"{MAX_UPLOADS} meshes are being sent already: try again later.")
+        if not queue.store.has_room():
+            raise HTTPException(507, NO_ROOM.format(queue.store.data))
+        uploads += 1
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                return await queue.store.meshes.receive(request.stream(), queue.store.meshes_in_use())
+        except TimeoutError:
+            raise HTTPException(408, f"The mesh did not arrive within {UPLOAD_SECONDS:g} seconds.") from None
+        except OSError as error:
+            raise HTTPException(507, f"The server cannot keep the mesh ({error.strerror}): make room in "
+                                     f"{queue.store.data}.") from None
+        finally:
+            uploads -= 1
+
     @app.post("/v1/jobs", status_code=201, responses=BUSY, openapi_extra={"requestBody": {
         "required": True, "content": {"application/json": {"schema": request_schema()}}}})
     def submit(request: Request, body: Annotated[dict[str, Any], Body()]) -> Job:
@@ -143,8 +180,9 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
         if queue.store.count(QUEUED) >= MAX_QUEUED:
             raise HTTPException(429, f"{MAX_QUEUED} jobs wait already: cancel some, or try again later.")
         if not queue.store.has_room():
-            raise HTTPException(507, f"The disk of the data folder {queue.store.data} has less than {ROOM >> 20} MB "
-                                     "left: make room there, then submit again.")
+            raise HTTPException(507, NO_ROOM.format(queue.store.data))
+        if wish.mesh:
+            queue.store.meshes.find(wish.mesh)
         return queue.submit(wish)
 
     @app.get("/v1/jobs")
@@ -170,6 +208,12 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
     def resume(id: JobId) -> Job:
         """Go on with a job that is paused, or that failed and has a checkpoint."""
         return queue.resume(job_of(id).id)
+
+    @app.post("/v1/jobs/{id}/edit", responses=CONFLICT, openapi_extra={"requestBody": {
+        "required": True, "content": {"application/json": {"schema": edit_schema()}}}})
+    def edit(id: JobId, body: Annotated[dict[str, Any], Body()]) -> Job:
+        """Let a job go on from what an artist changed: its prompts, or the asset itself."""
+        return queue.edit(job_of(id).id, from_dict(Edit, body).validate())
 
     @app.get("/v1/jobs/{id}/events", response_class=StreamingResponse, responses={
         **NO_JOB, **BUSY, 200: {"content": {"text/event-stream": {"schema": EVENT}}}})

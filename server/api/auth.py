@@ -14,7 +14,10 @@ from urllib.parse import urlsplit
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_BODY = 1 << 16                          # bytes
+from msd_blender.protocol import MAX_UPLOAD
+
+MAX_BODY = 1 << 16                          # bytes, but for
+UPLOAD = ("POST", "/v1/meshes")             # which takes MAX_UPLOAD
 BODY_SECONDS = 10.0                         # for a request's body to arrive
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"),
            (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store"),
@@ -93,8 +96,9 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
             await send(message)
 
-        status, detail = self._refusal(headers, scope["path"])
-        if not status:
+        upload = (scope["method"], scope["path"]) == UPLOAD
+        status, detail = self._refusal(headers, scope["path"], MAX_UPLOAD if upload else MAX_BODY)
+        if not (status or upload):          # an upload goes to the disk as it comes, with a deadline of its own
             try:
                 receive = await asyncio.wait_for(_whole(receive), BODY_SECONDS)
             except TimeoutError:
@@ -104,7 +108,7 @@ class Guard:
         else:
             await self.app(scope, receive, answer)
 
-    def _refusal(self, headers: dict[str, str], path: str = "") -> tuple[int, str]:
+    def _refusal(self, headers: dict[str, str], path: str, limit: int) -> tuple[int, str]:
         given = headers.get("authorization", "").encode()
         if self.token and path not in PUBLIC and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
             return 401, "The token is missing or wrong: it is in server.json in the server's data folder."
@@ -112,8 +116,8 @@ class Guard:
         if not all(self._is_ours(hostname(name)) for name in named):
             return 403, f"This server answers only to the name {self.host}: use it, or serve with another --host."
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > MAX_BODY or "transfer-encoding" in headers:
-            return 413, f"A request's body may have at most {MAX_BODY} bytes, with its length announced."
+        if not length.isdecimal() or int(length) > limit or "transfer-encoding" in headers:
+            return 413, f"A request's body may have at most {limit} bytes, with its length announced."
         return 0, ""
 
     def _is_ours(self, name: str) -> bool:

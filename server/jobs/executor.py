@@ -20,8 +20,13 @@ class Executor(Protocol):
     D done, P paused at a checkpoint, O out of memory, F failed with a sentence.
     """
 
-    def run(self, request: JobRequest, folder: Path, halvings: int = 0) -> None:
-        """Start a job, or go on with it, in its folder; `halvings`: see `Settings.of`."""
+    def run(self, request: JobRequest, folder: Path, halvings: int = 0, mesh: Path | None = None,
+            edit: tuple[int, Path] | None = None) -> None:
+        """Start a job, or go on with it, in its folder.
+
+        halvings: see `Settings.of`. mesh: the upload that the request names. edit: the newest one that takes the
+        asset's place, and its number.
+        """
 
     def cancel(self) -> None:
         """End the job soon, with what it has as its result."""

@@ -10,11 +10,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
-from msd_blender.protocol import (CANCELLED, FAILED, FINAL_STATES, FINISHED, PAUSED, QUEUED, RUNNING, WRITING, Job,
-                                  JobRequest, Log, Message, Progress, Snapshot, decode_event, decode_snapshot,
-                                  encode_event, encode_snapshot)
+from msd_blender.protocol import (CANCELLED, FAILED, FINAL_STATES, FINISHED, PAUSED, QUEUED, RUNNING, WRITING, Edit,
+                                  Job, JobRequest, Log, Message, Progress, ProtocolError, Snapshot, decode_event,
+                                  decode_snapshot, encode_event, encode_snapshot)
 
 from ..logs import JOB
 from .executor import Executor, ExecutorDied
@@ -28,6 +29,9 @@ WRITING_SECONDS = 30.0                      # in which it must then have written
 DEATHS = 3                                  # of an executor without a new checkpoint: then its job has failed
 HALVINGS = 2                                # of the views at once, until one is left
 KEPT = 8                                    # jobs whose last snapshot stays in memory
+# What a running job may be asked for beside PAUSED and CANCELLED: to go on from the checkpoint that it now writes,
+# and that it writes its files and takes no edit any more.
+EDITED, ENDING = "edited", "ending"
 KEEP_ALIVE = 15.0                           # seconds between comments on a silent event stream
 
 
@@ -141,9 +145,9 @@ class Queue:
             current = self._known(job)
             if current.state == QUEUED:
                 current = self._set_state(job, PAUSED)
-            elif current.state == RUNNING:
-                self._asked.setdefault(job, PAUSED)
-            elif current.state != PAUSED:
+            elif current.state == RUNNING and self._asked.get(job) != CANCELLED:
+                self._asked[job] = PAUSED
+            elif current.state not in (RUNNING, PAUSED):
                 raise QueueError(f"The job is {current.state}: only one that waits or runs can be paused.")
             return current
 
@@ -161,6 +165,22 @@ class Queue:
                 raise QueueError(f"The job is {current.state} and has no checkpoint to go on from: submit it again.")
         self._wake.set()
         return current
+
+    def edit(self, job: str, edit: Edit) -> Job:
+        """Let a job go on from what an artist changed: at once, or when it is resumed. Raises `QueueError`."""
+        with self._lock:
+            current = self._known(job)
+            if current.ended:
+                raise QueueError(f"The job is {current.state}: start another one from its mesh instead.")
+            if edit.mesh:
+                self.store.meshes.find(edit.mesh)
+            if self._asked.get(job) == ENDING:
+                raise QueueError("The job has just ended: start another one from its mesh instead.")
+            current = self.store.edit(job, edit)
+            if current.state == RUNNING:
+                self._asked.setdefault(job, EDITED)
+            self._publish(current)
+            return current
 
     def _known(self, job: str) -> Job:
         found = self.store.get(job)
@@ -304,7 +324,10 @@ class _Lane(threading.Thread):
         self._busy = True
         state, error = FAILED, "The job stopped on an unforeseen error of the server: its log says more."
         try:
-            executor.run(job.request, store.open_folder(job.id), store.halvings(job.id))
+            mesh, edited = job.request.mesh, store.edited(job.id)
+            executor.run(job.request, store.open_folder(job.id), store.halvings(job.id),
+                         store.meshes.find(mesh) if mesh else None,
+                         (job.edits, store.meshes.find(edited)) if edited else None)
             state, error = self._follow(job, executor)
             if state in (FINISHED, CANCELLED) and self._executor is not None:
                 store.keep_folder(job.id)
@@ -316,6 +339,8 @@ class _Lane(threading.Thread):
         except OSError as problem:
             self._drop()
             state, error = FAILED, f"The server cannot write its data folder: {problem.strerror}."
+        except ProtocolError as problem:                # its mesh is gone
+            state, error = FAILED, str(problem)
         except Exception:
             self._drop()                                # it may still be at work on this job
             raise
@@ -377,18 +402,18 @@ class _Lane(threading.Thread):
             if asked == CANCELLED and told != CANCELLED:
                 executor.cancel()
                 told, deadline = asked, time.monotonic() + GRACE
-            elif asked == PAUSED and not told:
+            elif asked in (PAUSED, EDITED) and not told:
                 executor.pause()
                 told, deadline = asked, time.monotonic() + (GRACE if queue._stopping.is_set() else 60)
             if deadline and time.monotonic() > deadline:
                 self._drop()                            # its last checkpoint is what there is
-                return self._ended(job, told), ""
+                return CANCELLED if told == CANCELLED else self._ended(job), ""
             said = executor.receive(0.05)
             if said is None:
                 continue
             letter, body = said
             if letter == "S":
-                channel.snapshot = decode_snapshot(body[8:])
+                channel.snapshot = replace(decode_snapshot(body[8:]), edits=job.edits)
                 queue.counts["snapshots"] += 1
                 channel.notify()
             elif letter == "E":
@@ -398,19 +423,21 @@ class _Lane(threading.Thread):
                     deadline = time.monotonic() + WRITING_SECONDS
                 queue._publish(event[1], job.id)
             elif letter == "D":
+                with queue._lock:
+                    if told != CANCELLED and queue._asked.get(job.id) == EDITED:
+                        return QUEUED, ""
+                    queue._asked.setdefault(job.id, ENDING)
                 return (CANCELLED if told == CANCELLED else FINISHED), ""
             elif letter == "P":
-                return self._ended(job, PAUSED), ""
+                return self._ended(job), ""
             elif letter == "O":
                 return self._after_memory(job)
             else:
                 return (CANCELLED, "") if told == CANCELLED else (FAILED, body.decode())
 
-    def _ended(self, job: Job, told: str) -> str:
-        """The state of a job that ended as it was told, unless that was taken back or the server itself stops."""
-        if told == PAUSED and (self._queue._stopping.is_set() or job.id not in self._queue._asked):
-            return QUEUED
-        return told
+    def _ended(self, job: Job) -> str:
+        """The state of a job that stopped at a checkpoint: it waits, unless it is still to be paused."""
+        return PAUSED if self._queue._asked.get(job.id) == PAUSED else QUEUED
 
     def _drop(self) -> None:
         if self._executor is not None:

@@ -12,9 +12,11 @@ import time
 import uuid
 from pathlib import Path
 
-from msd_blender.protocol import FILES, FINAL_STATES, FINISHED, QUEUED, RUNNING, Job, JobRequest, from_dict, to_dict
+from msd_blender.protocol import (FILES, FINAL_STATES, FINISHED, PAUSED, QUEUED, RUNNING, Edit, Job, JobRequest,
+                                  from_dict, to_dict)
 
 from ..checkpoint import Checkpoints
+from .meshes import Meshes
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, client_key TEXT UNIQUE, state TEXT NOT NULL,
@@ -28,8 +30,10 @@ _CHANGES = [
        ALTER TABLE jobs ADD COLUMN halvings INTEGER NOT NULL DEFAULT 0;
        ALTER TABLE jobs ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;
        ALTER TABLE jobs ADD COLUMN death_step INTEGER NOT NULL DEFAULT -1;""",
+    """ALTER TABLE jobs ADD COLUMN edits INTEGER NOT NULL DEFAULT 0;
+       ALTER TABLE jobs ADD COLUMN edited TEXT NOT NULL DEFAULT '';""",
 ]
-_COLUMNS = "id, state, request, created, error"
+_COLUMNS = "id, state, request, created, error, edits"
 PAGE = 500                                  # events that are read at once
 SPARE = 4 << 20                             # bytes kept back, to write down how a job ended on a full disk
 ROOM = 48 << 20                             # bytes that a job should find free
@@ -45,6 +49,7 @@ class Store:
     def __init__(self, data: Path):
         self.data = data
         self._spare = data / "spare"
+        self.meshes = Meshes(data / "meshes")
         self._lock = threading.Lock()
         try:
             self._db = sqlite3.connect(data / "jobs.sqlite", check_same_thread=False, isolation_level=None)
@@ -108,10 +113,10 @@ class Store:
             f"SELECT {_COLUMNS} FROM jobs ORDER BY rowid DESC")]
 
     def _job(self, row: tuple) -> Job:
-        job, state, request, created, error = row
+        job, state, request, created, error, edits = row
         folder = self.folder(job)
         files = [name for name in FILES if (folder / name).is_file()] if state in FINAL_STATES else []
-        return Job(job, state, from_dict(JobRequest, json.loads(request)), created, error, files)
+        return Job(job, state, from_dict(JobRequest, json.loads(request)), created, error, files, edits)
 
     def folder(self, job: str) -> Path:
         """Where an ended job's files are."""
@@ -173,6 +178,27 @@ class Store:
                       "WHERE id = ?", step, step, job)
         (number,), = self._execute("SELECT deaths FROM jobs WHERE id = ?", job)
         return number
+
+    def edit(self, job: str, edit: Edit) -> Job:
+        """Take an edit into the job's request; its mesh counts as one more of `Job.edits`."""
+        request = self._known(job).request
+        for name in ("prompt", "negative_prompt"):
+            if (value := getattr(edit, name)) is not None:
+                setattr(request, name, value)
+        self._execute("UPDATE jobs SET request = ?, edits = edits + ?, edited = CASE WHEN ? THEN ? ELSE edited END "
+                      "WHERE id = ?", json.dumps(to_dict(request)), int(bool(edit.mesh)), bool(edit.mesh), edit.mesh,
+                      job)
+        return self._known(job)
+
+    def edited(self, job: str) -> str:
+        """The id of the newest mesh that an edit put in the asset's place, "" for none."""
+        (mesh,), = self._execute("SELECT edited FROM jobs WHERE id = ?", job)
+        return mesh
+
+    def meshes_in_use(self) -> set[str]:
+        """The ids of uploads that jobs which have not ended still need."""
+        rows = self._execute("SELECT request, edited FROM jobs WHERE state IN (?, ?, ?)", QUEUED, RUNNING, PAUSED)
+        return {mesh for request, edited in rows for mesh in (json.loads(request).get("mesh", ""), edited)} - {""}
 
     def add_event(self, job: str, number: int, data: bytes) -> None:
         self._execute("INSERT INTO events VALUES (?, ?, ?)", job, number, data)

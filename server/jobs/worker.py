@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The local executor: a process per device that does the numerical work, so that no fault in it ends the server.
 
-Both ends speak bytes over a pipe. To the worker, JSON: {"run": request, "folder": path, "halvings": n},
-{"cancel": true}, {"pause": true}. From it the letters of `executor`.
+Both ends speak bytes over a pipe. To the worker, JSON: {"run": request, "folder": path, "halvings": n,
+"mesh": path or null, "edit": [number, path] or null}, {"cancel": true}, {"pause": true}. From it the letters of
+`executor`.
 """
 
 from __future__ import annotations
@@ -47,8 +48,10 @@ class Worker:
     def pid(self) -> int | None:
         return self._process.pid
 
-    def run(self, request: JobRequest, folder: Path, halvings: int = 0) -> None:
-        self._send({"run": to_dict(request), "folder": str(folder), "halvings": halvings})
+    def run(self, request: JobRequest, folder: Path, halvings: int = 0, mesh: Path | None = None,
+            edit: tuple[int, Path] | None = None) -> None:
+        self._send({"run": to_dict(request), "folder": str(folder), "halvings": halvings,
+                    "mesh": mesh and str(mesh), "edit": edit and [edit[0], str(edit[1])]})
 
     def cancel(self) -> None:
         self._send({"cancel": True})
