@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+BOUNDARIES = ("wrap", "clamp")
+
 
 class Rasterizer(Protocol):
     """Differentiable rasterization. Pictures are (B, H, W, C), row 0 at the bottom.
@@ -32,6 +34,31 @@ class Rasterizer(Protocol):
 
     def interpolate(self, attributes: Tensor, rast: Tensor, faces: Tensor) -> Tensor:
         """(B, H, W, C) of per-vertex attributes (B or 1, V, C), 0 where nothing is."""
+        ...
+
+    def footprint(self, attributes: Tensor, rast: Tensor, attribute_faces: Tensor, clip: Tensor,
+                  faces: Tensor) -> Tensor:
+        """(B, H, W, 2C): how much each attribute changes to the next pixel, (dA/dX, dA/dY) for every A in turn.
+
+        Args:
+            attributes: (B or 1, N, C), with triangles of their own, `attribute_faces` (F, 3).
+            rast: of `clip` and `faces`.
+
+        No gradient flows through it.
+        """
+        ...
+
+    def texture(self, texture: Tensor, uv: Tensor, footprint: Tensor | None = None,
+                boundary: str = "wrap") -> Tensor:
+        """(B, H, W, C) of a texture (B or 1, h, w, C) at uv (B, H, W, 2); gradients flow to texels and to uv.
+
+        The origin is the texture's bottom left, texel i's centre lies at (i + 0.5) / edge. Bilinear; with the
+        uv's `footprint` (B, H, W, 4) trilinear from mipmaps, at the level where the longer axis of the footprint
+        is one texel. Mipmaps end where an edge is odd, so powers of two have them all.
+
+        Args:
+            boundary: "wrap" repeats the texture, "clamp" holds the centres of its outermost texels.
+        """
         ...
 
     def antialias(self, colour: Tensor, rast: Tensor, clip: Tensor, faces: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import kernels
+from . import kernels, texture as texels
+from .base import BOUNDARIES
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -49,6 +50,36 @@ class _Interpolate(torch.autograd.Function):
         return to_attributes, to_rast, None
 
 
+class _Texture(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, texture: Tensor, uv: Tensor, footprint: Tensor | None, wrap: bool) -> Tensor:
+        batch, height, width, channels = texture.shape
+        sizes = texels.mip_sizes(height, width) if footprint is not None else np.array([[height, width]])
+        levels = texture.detach().reshape(batch, -1, channels)
+        if footprint is None:
+            footprint = uv.new_zeros(0, 0, 0, 4)
+        else:
+            footprint = footprint.detach() * footprint.new_tensor([width, width, height, height])
+            rest = levels.new_empty(batch, int(sizes[1:].prod(axis=1).sum()), channels)
+            levels = torch.cat([levels, rest], dim=1)
+            texels.reduce(_array(levels), sizes)
+        out = texture.new_zeros(*uv.shape[:3], channels)
+        texels.sample(_array(levels), sizes, _array(uv), _array(footprint), wrap, out.numpy())
+        ctx.save_for_backward(levels, uv, footprint)
+        ctx.sizes, ctx.wrap, ctx.shape = sizes, wrap, texture.shape
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        levels, uv, footprint = ctx.saved_tensors
+        to_levels, to_uv = torch.zeros_like(levels), torch.zeros_like(uv)
+        texels.sample_backward(_array(levels), ctx.sizes, _array(uv), _array(footprint), ctx.wrap, _array(grad),
+                               to_levels.numpy(), to_uv.numpy())
+        texels.reduce_backward(to_levels.numpy(), ctx.sizes)
+        height, width = ctx.shape[1:3]
+        return to_levels[:, :height * width].reshape(ctx.shape), to_uv, None, None
+
+
 class _Antialias(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, colour: Tensor, rast: Tensor, clip: Tensor, faces: Tensor) -> Tensor:
@@ -84,6 +115,20 @@ class CpuRasterizer:
     def interpolate(self, attributes: Tensor, rast: Tensor, faces: Tensor) -> Tensor:
         return _Interpolate.apply(attributes, rast, faces)  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def footprint(self, attributes: Tensor, rast: Tensor, attribute_faces: Tensor, clip: Tensor,
+                  faces: Tensor) -> Tensor:
+        out = attributes.new_zeros(*rast.shape[:3], 2 * attributes.shape[2])
+        texels.footprint(_array(attributes), _array(rast), _array(attribute_faces), _array(clip), _array(faces),
+                         out.numpy())
+        return out
+
+    def texture(self, texture: Tensor, uv: Tensor, footprint: Tensor | None = None,
+                boundary: str = "wrap") -> Tensor:
+        if boundary not in BOUNDARIES:
+            raise ValueError(f"There is no boundary {boundary!r}: choose wrap or clamp.")
+        return _Texture.apply(texture, uv, footprint, boundary == "wrap")  # type: ignore[no-any-return]
+
     def antialias(self, colour: Tensor, rast: Tensor, clip: Tensor, faces: Tensor) -> Tensor:
         return _Antialias.apply(colour, rast, clip, faces)  # type: ignore[no-any-return]
 
@@ -94,5 +139,7 @@ def warm_up() -> None:
     clip = torch.tensor([[[-0.5, -0.5, 0, 1], [0.5, -0.5, 0, 1], [0, 0.5, 0, 1]]], requires_grad=True)
     faces = torch.tensor([[0, 1, 2]], dtype=torch.int32)
     rast = rasterizer.rasterize(clip, faces, (4, 4))
-    colour = rasterizer.interpolate(clip, rast, faces)
+    uv = rasterizer.interpolate(clip, rast, faces)[..., :2].contiguous()
+    footprint = rasterizer.footprint(clip[..., :2].contiguous(), rast, faces, clip, faces)
+    colour = rasterizer.texture(clip[:, None], uv, footprint)
     rasterizer.antialias(colour, rast, clip, faces).sum().backward()
