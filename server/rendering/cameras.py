@@ -57,8 +57,9 @@ class Cameras:
         matrix[:, 3, 3] = 1
         return matrix
 
-    def projection(self, near: float = 0.1, far: float = 10.0) -> Tensor:
+    def projection(self) -> Tensor:
         """(B, 4, 4): camera to OpenGL clip space, square pictures."""
+        near, far = 0.1, max(10.0, float(self.distance.max()) + 5) if len(self) else 10.0
         focal = 1 / (self.fov / 2).tan()
         matrix = torch.zeros(len(self), 4, 4, device=self.azimuth.device, dtype=self.azimuth.dtype)
         matrix[:, 0, 0] = matrix[:, 1, 1] = focal
@@ -81,17 +82,29 @@ class Cameras:
         return self.position, F.normalize(directions, dim=-1)
 
 
-def sample(batch: int, generator: torch.Generator, device: str | torch.device = "cpu") -> Cameras:
-    """Random training cameras: azimuths spread evenly round the circle from a random start, with jitter."""
+def sample(batch: int, generator: torch.Generator, device: str | torch.device = "cpu",
+           elevation: tuple[float, float] | None = None, field_of_view: float = FIELD_OF_VIEW,
+           distance: tuple[float, float] | None = None) -> Cameras:
+    """Random training cameras: azimuths spread evenly round the circle from a random start, with jitter.
+
+    Args:
+        elevation: lowest and highest, degrees; None is `ELEVATION` with a share of `OVERHEAD`.
+        field_of_view: vertical, degrees.
+        distance: nearest and farthest, metres; None is `DISTANCE`, or at another field of view the distances from
+            which the ball of radius 1 fills as much of the picture.
+    """
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(batch, generator=generator)
 
+    if distance is None:
+        away = math.sin(math.radians(FIELD_OF_VIEW / 2)) / math.sin(math.radians(field_of_view / 2))
+        distance = away * DISTANCE[0], away * DISTANCE[1]
     start = torch.rand(1, generator=generator)
     azimuth = 2 * math.pi * ((torch.arange(batch) + uniform(-0.5, 0.5)) / batch + start)
-    low, high = uniform(*ELEVATION), uniform(*OVERHEAD)
-    elevation = torch.where(torch.rand(batch, generator=generator) < OVERHEAD_SHARE, high, low)
-    fov = torch.full((batch,), math.radians(FIELD_OF_VIEW))
-    parts = azimuth, torch.deg2rad(elevation), uniform(*DISTANCE), fov
+    low, high = uniform(*(elevation or ELEVATION)), uniform(*OVERHEAD)
+    overhead = torch.rand(batch, generator=generator) < (OVERHEAD_SHARE if elevation is None else 0)
+    fov = torch.full((batch,), math.radians(field_of_view))
+    parts = azimuth, torch.deg2rad(torch.where(overhead, high, low)), uniform(*distance), fov
     return Cameras(*(part.to(device) for part in parts))
 
 

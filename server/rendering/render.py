@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A mesh with vertex colours, seen by a batch of cameras."""
+"""A mesh with vertex colours or textures, seen by a batch of cameras."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from . import cameras as camera
 from .cameras import Cameras
 from .rasterize import Rasterizer
 from .shading import Lights
+from .textured import METALLIC, ROUGHNESS, Textured
 
 
 def vertex_normals(positions: Tensor, faces: Tensor) -> Tensor:
@@ -23,20 +24,74 @@ def vertex_normals(positions: Tensor, faces: Tensor) -> Tensor:
     return F.normalize(total, dim=1, eps=1e-12)
 
 
-def render(rasterizer: Rasterizer, positions: Tensor, faces: Tensor, colours: Tensor, cameras: Cameras,
-           lights: Lights, backgrounds: Tensor, resolution: int) -> Tensor:
+def face_normals(positions: Tensor, faces: Tensor) -> Tensor:
+    """(F, 3) unit normals, 0 where a face has no area."""
+    corners = positions[faces.long()]
+    return F.normalize(torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), dim=1,
+                       eps=1e-20)
+
+
+def render(rasterizer: Rasterizer, positions: Tensor, faces: Tensor, colours: Tensor | Textured, cameras: Cameras,
+           lights: Lights, backgrounds: Tensor, resolution: int, flat: bool = False) -> Tensor:
     """(B, resolution, resolution, 3) sRGB in [0, 1], bottom row first.
 
     Args:
-        positions, faces, colours: (V, 3) metres, (F, 3) int32, (V, 3) sRGB in [0, 1].
+        positions, faces: (V, 3) metres, (F, 3) int32.
+        colours: (V, 3) sRGB in [0, 1], or textures; with more than base colours they are shaded physically.
         backgrounds: (B, 3) sRGB.
+        flat: normals of the faces instead of smooth ones.
     """
     size = resolution * rasterizer.supersample
     clip = cameras.clip(positions).contiguous()
     rast = rasterizer.rasterize(clip, faces, (size, size))
-    attributes = torch.cat([colours, vertex_normals(positions, faces)], dim=1)[None].contiguous()
-    pixels = rasterizer.interpolate(attributes, rast, faces)
-    shaded = lights.shade(pixels[..., :3], F.normalize(pixels[..., 3:], dim=-1, eps=1e-6))
+    if isinstance(colours, Textured):
+        base, roughness, metallic, bumps = colours.sample(rasterizer, rast, clip, faces)
+        assert base is not None
+        normals = _normals(rasterizer, positions, rast, faces, flat)
+        if bumps is not None:
+            normals = colours.bend(normals, bumps, rasterizer, positions, rast, faces)
+        if colours.physical:
+            place = rasterizer.interpolate(positions[None].contiguous(), rast, faces)
+            toward = F.normalize(cameras.position[:, None, None] - place, dim=-1)
+            roughness = torch.full_like(base[..., :1], ROUGHNESS) if roughness is None else roughness
+            metallic = torch.full_like(base[..., :1], METALLIC) if metallic is None else metallic
+            shaded = lights.shade_physically(base, normals, toward, roughness, metallic)
+        else:
+            shaded = lights.shade(base, normals)
+    elif flat:
+        pixels = rasterizer.interpolate(colours[None].contiguous(), rast, faces)
+        shaded = lights.shade(pixels, _normals(rasterizer, positions, rast, faces, flat))
+    else:
+        attributes = torch.cat([colours, vertex_normals(positions, faces)], dim=1)[None].contiguous()
+        pixels = rasterizer.interpolate(attributes, rast, faces)
+        shaded = lights.shade(pixels[..., :3], F.normalize(pixels[..., 3:], dim=-1, eps=1e-6))
+    return _finish(rasterizer, shaded, rast, clip, faces, backgrounds)
+
+
+def render_normals(rasterizer: Rasterizer, positions: Tensor, faces: Tensor, cameras: Cameras,
+                   backgrounds: Tensor, resolution: int, flat: bool = False) -> Tensor:
+    """Shape without colour or light: the normals in the camera's axes as (n + 1) / 2; otherwise as `render`."""
+    size = resolution * rasterizer.supersample
+    clip = cameras.clip(positions).contiguous()
+    rast = rasterizer.rasterize(clip, faces, (size, size))
+    normals = _normals(rasterizer, positions, rast, faces, flat)
+    seen = torch.einsum("bhwi,bji->bhwj", normals, torch.stack(cameras.axes(), dim=1).to(normals.dtype))
+    return _finish(rasterizer, (seen + 1) / 2, rast, clip, faces, backgrounds)
+
+
+def _normals(rasterizer: Rasterizer, positions: Tensor, rast: Tensor, faces: Tensor, flat: bool) -> Tensor:
+    """(B, H, W, 3) unit normals, 0 where nothing is."""
+    if flat:
+        corners = torch.arange(3 * len(faces), dtype=torch.int32, device=faces.device).view(-1, 3)
+        attributes = face_normals(positions, faces).repeat_interleave(3, dim=0)
+    else:
+        corners, attributes = faces, vertex_normals(positions, faces)
+    return F.normalize(rasterizer.interpolate(attributes[None].contiguous(), rast, corners), dim=-1, eps=1e-6)
+
+
+def _finish(rasterizer: Rasterizer, shaded: Tensor, rast: Tensor, clip: Tensor, faces: Tensor,
+            backgrounds: Tensor) -> Tensor:
+    """The picture before its backgrounds, with smooth edges, at the resolution asked for."""
     picture = torch.where(rast[..., 3:] > 0, shaded, backgrounds[:, None, None])
     picture = rasterizer.antialias(picture.contiguous(), rast, clip, faces)
     if rasterizer.supersample > 1:
@@ -45,15 +100,18 @@ def render(rasterizer: Rasterizer, positions: Tensor, faces: Tensor, colours: Te
 
 
 @torch.no_grad()
-def turntable(rasterizer: Rasterizer, positions: np.ndarray, faces: np.ndarray, colours: np.ndarray,
-              device: str | torch.device = "cpu", views: int = 8, size: int = 160) -> np.ndarray:
-    """(size, views * size, 3) uint8, top row first: the mesh (colours uint8 sRGB), centred, seen all round."""
+def turntable(rasterizer: Rasterizer, positions: np.ndarray, faces: np.ndarray, colours: np.ndarray | Textured,
+              device: str | torch.device = "cpu", views: int = 8, size: int = 160, flat: bool = False) -> np.ndarray:
+    """(size, views * size, 3) uint8, top row first: the mesh, centred, seen all round.
+
+    colours: (V, 3) uint8 sRGB, or textures on the device.
+    """
     place = torch.from_numpy(positions).to(device)
     if len(place):
         place = place - (place.amax(dim=0) + place.amin(dim=0)) / 2
     cams = camera.orbit(views, device=device)
-    pictures = render(rasterizer, place, torch.from_numpy(faces).to(device),
-                      torch.from_numpy(colours).to(device) / 255, cams, Lights.headlight(cams),
-                      torch.full((views, 3), 0.75, device=device), 2 * size)
+    look = colours if isinstance(colours, Textured) else torch.from_numpy(colours).to(device) / 255
+    pictures = render(rasterizer, place, torch.from_numpy(faces).to(device), look, cams, Lights.headlight(cams),
+                      torch.full((views, 3), 0.75, device=device), 2 * size, flat)
     pictures = F.avg_pool2d(pictures.movedim(-1, 1), 2).flip(2)
     return (255 * torch.cat(list(pictures), dim=2)).round().byte().movedim(0, -1).cpu().numpy()

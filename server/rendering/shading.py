@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Lambert shading in linear light, under one random lamp near the camera; backgrounds of one colour."""
+"""Shading in linear light, Lambert's or physically based, under one random lamp near the camera and an environment;
+backgrounds of one colour."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .cameras import Cameras
@@ -24,16 +26,22 @@ def linear_to_srgb(colour: Tensor) -> Tensor:
     return torch.where(colour <= 0.0031308, 12.92 * colour, curve)
 
 
+SHADES = {"white": 1.0, "gray": 0.5, "black": 0.0}
+MIN_ROUGHNESS = 0.1                         # a lamp at infinity has no size: its glint must keep one
+
+
 @dataclass(frozen=True)
 class Lights:
     """One lamp at infinity for each of B views.
 
     direction (B, 3) unit, toward the lamp; ambient (B,) and diffuse (B,) shares of linear light.
+    sky (B, 3), at most 1 long: the environment sheds ambient * (1 + sky . d) from direction d.
     """
 
     direction: Tensor
     ambient: Tensor
     diffuse: Tensor
+    sky: Tensor | None = None
 
     @classmethod
     def sample(cls, cameras: Cameras, generator: torch.Generator) -> Lights:
@@ -49,6 +57,15 @@ class Lights:
         direction = tilt.cos()[:, None] * backward + tilt.sin()[:, None] * off
         return cls(direction, uniform(0.35, 0.55), uniform(0.5, 0.65))
 
+    def under_sky(self, generator: torch.Generator) -> Lights:
+        """The same lamps in an environment that is brighter on one random side, more often above than below.
+
+        What a texture shows under ever other lamps and skies is albedo: no light of one place stays in it.
+        """
+        toward = F.normalize(torch.randn(len(self.ambient), 3, generator=generator) + torch.tensor([0, 0, 1.0]), dim=1)
+        strength = 0.9 * torch.rand(len(self.ambient), 1, generator=generator)
+        return replace(self, sky=(strength * toward).to(self.direction))
+
     @classmethod
     def headlight(cls, cameras: Cameras, tilt: float = 25.0) -> Lights:
         """The same lamp for every view, `tilt` degrees above the camera."""
@@ -62,11 +79,75 @@ class Lights:
         shape = (len(self.ambient), *[1] * (normals.ndim - 2))
         cosine = (normals * self.direction.view(*shape, 3)).sum(dim=-1).clamp(min=0)
         light = self.ambient.view(shape) + self.diffuse.view(shape) * cosine
+        if self.sky is not None:
+            # The mean of 1 + sky . d over the hemisphere, weighted by the cosine.
+            light = light + self.ambient.view(shape) * (normals * self.sky.view(*shape, 3)).sum(dim=-1) * (2 / 3)
         return linear_to_srgb(srgb_to_linear(albedo) * light[..., None]).clamp(0, 1)
 
+    def shade_physically(self, base: Tensor, normals: Tensor, toward: Tensor, roughness: Tensor,
+                         metallic: Tensor) -> Tensor:
+        """(B, ..., 3) sRGB in [0, 1] of the metallic-roughness material of glTF 2.0 and Blender's Principled BSDF.
 
-def backgrounds(batch: int, generator: torch.Generator, device: str | torch.device = "cpu") -> Tensor:
-    """(B, 3) sRGB: mostly greys, some coloured, so that no object can hide in its background."""
+        Lambert and a GGX lobe (Walter et al. 2007) with Schlick's Fresnel term and the Schlick-Smith shadowing of
+        Karis 2013; the environment's mirror image by the fit of Karis 2014. Lamp and environment are those of
+        `shade`, which is the limit of this without the lobe.
+
+        Args:
+            base: (B, ..., 3) sRGB.
+            normals, toward: (B, ..., 3) unit; toward the camera.
+            roughness, metallic: (B, ..., 1) in [0, 1].
+        """
+        shape = (len(self.ambient), *[1] * (normals.ndim - 2), 1)
+        lamp = self.direction.view(*shape[:-1], 3)
+        ambient, diffuse = self.ambient.view(shape), self.diffuse.view(shape)
+        sky = torch.zeros_like(lamp) if self.sky is None else self.sky.view(*shape[:-1], 3)
+
+        def dot(a: Tensor, b: Tensor) -> Tensor:
+            return (a * b).sum(dim=-1, keepdim=True)
+
+        albedo = srgb_to_linear(base)
+        mirror = 0.04 + (albedo - 0.04) * metallic              # reflectance seen head on
+        roughness = roughness.clamp(min=MIN_ROUGHNESS)
+        alpha, k = roughness.square(), roughness.square() / 2
+        half = F.normalize(lamp + toward, dim=-1)
+        nl, nv = dot(normals, lamp).clamp(min=0), dot(normals, toward).clamp(min=1e-3)
+        nh, vh = dot(normals, half).clamp(0, 1), dot(toward, half).clamp(0, 1)
+
+        scale, offset = _environment_fit(roughness, nv)
+        # One bounce between rough facets loses what more would give back, and Blender's lobe does (Turquin 2019).
+        gain = 1 + mirror * (1 / (scale + offset) - 1)
+        fresnel = mirror + (1 - mirror) * (1 - vh) ** 5
+        # pi * D, as `diffuse` is the lamp's irradiance over pi
+        peak = alpha.square() / (nh.square() * (alpha.square() - 1) + 1).square()
+        shadowing = 1 / (4 * (nl * (1 - k) + k) * (nv * (1 - k) + k))
+        body = (1 - metallic) * albedo
+        lit = diffuse * nl * ((1 - fresnel) * body + gain * fresnel * peak * shadowing)
+
+        reflected = 2 * dot(normals, toward) * normals - toward
+        reflectance = gain * (mirror * scale + offset)
+        seen = 1 + (1 - roughness / 3) * dot(sky, reflected)    # blurred from the mirror's to the hemisphere's
+        around = ambient * ((1 - reflectance) * body * (1 + dot(sky, normals) * (2 / 3)) + reflectance * seen)
+        return linear_to_srgb((lit + around).clamp(0, 1))
+
+
+def _environment_fit(roughness: Tensor, nv: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and offset of the head-on reflectance under an even environment: Karis's analytic fit, 2014."""
+    x, y = 1 - roughness, 0.0425 - 0.0275 * roughness
+    a = torch.minimum(x.square(), torch.exp2(-9.28 * nv)) * x + y
+    return -1.04 * a + 1.04 - 0.572 * roughness, 1.04 * a - 0.04 + 0.022 * roughness
+
+
+def backgrounds(batch: int, generator: torch.Generator, device: str | torch.device = "cpu",
+                kind: str = "random") -> Tensor:
+    """(B, 3) sRGB, of a kind in `protocol.BACKGROUNDS`.
+
+    Random ones are mostly greys, some coloured, so that no object can hide in its background; the others draw
+    nothing from the generator.
+    """
+    if kind in SHADES:
+        return torch.full((batch, 3), SHADES[kind], device=device)
+    if kind != "random":
+        raise ValueError(f"There is no background {kind!r}: choose random, {', '.join(SHADES)}.")
     grey = (0.1 + 0.85 * torch.rand(batch, 1, generator=generator)).expand(-1, 3)
     hue = torch.rand(batch, 1, generator=generator) + torch.tensor([0.0, 1 / 3, 2 / 3])
     pure = (3 * (2 * (hue % 1 - 0.5).abs()) - 1).clamp(0, 1)
