@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A finished mesh: plain arrays, its clean-up, unwrapping and export."""
+"""A finished mesh: plain arrays, its clean-up and export."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import trimesh
 from scipy import ndimage
 
 from msd_blender.protocol import SLOT_ARRAYS, array_kind
+
+from .uvs import unwrap as unwrap
 
 
 @dataclass(frozen=True)
@@ -66,20 +68,6 @@ def largest_parts(inside: np.ndarray, share: float = 0.05) -> np.ndarray:
     sizes = np.bincount(labels.ravel())[1:]
     keep = np.flatnonzero(sizes >= share * sizes.max()) + 1
     return np.isin(labels, keep)
-
-
-def unwrap(positions: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unwrap with xatlas: (source vertex of each new vertex (N,), faces (F, 3), UVs (N, 2) in [0, 1])."""
-    import xatlas
-
-    atlas = xatlas.Atlas()
-    atlas.add_mesh(positions, faces.astype(np.uint32))
-    pack = xatlas.PackOptions()
-    pack.padding = 4
-    pack.resolution = 1024
-    atlas.generate(pack_options=pack)
-    source, split, uvs = atlas[0]
-    return source.astype(np.int64), split.astype(np.int32), uvs.astype(np.float32)
 
 
 def fill_gutter(texture: np.ndarray, covered: np.ndarray) -> np.ndarray:

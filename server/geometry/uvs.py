@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""UV maps: unwrapping, and what is wrong or stretched in one that a mesh has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xatlas
+from numba import njit
+
+_PACKED = 1024                              # texels along an edge at which charts are packed, at most
+
+
+def unwrap(positions: np.ndarray, faces: np.ndarray, resolution: int = 1024,
+           padding: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unwrap any triangles with xatlas, non-manifold ones too.
+
+    Args:
+        positions: (V, 3) float32. faces: (F, 3).
+        resolution: of the texture, in texels along an edge.
+        padding: texels between charts at that resolution, at least: a bilinear lookup needs 2, each mipmap level
+            doubles what it needs.
+    Returns:
+        (source vertex of each new vertex (N,) int64, faces (F, 3) int32 in the same order, UVs (N, 2) float32 in
+        [0, 1], square on a square texture, bottom left origin). No two faces overlap: see `overlapping`. A face
+        without an area has none in UVs either.
+    """
+    if not len(faces):
+        return np.zeros(0, np.int64), np.zeros((0, 3), np.int32), np.zeros((0, 2), np.float32)
+    size = np.ptp(positions[np.unique(faces)], axis=0).max() or 1
+    scaled = np.ascontiguousarray((positions - positions[faces[0, 0]]) / size, np.float32)
+    packed = min(resolution, _PACKED)
+    chart, pack = xatlas.ChartOptions(), xatlas.PackOptions()
+    # The atlas comes out larger than it was asked to be, and so the gaps in the texture smaller.
+    pack.resolution, pack.padding = packed, int(np.ceil(1.25 * padding * packed / resolution))
+    alone = np.zeros(len(faces), bool)      # faces that are charts of their own
+    for attempt in range(10):
+        source, split, uvs, edge = _atlas(scaled, faces, alone, chart, pack)
+        overlap = overlapping(uvs[split])
+        if pack.padding * resolution < padding * edge:
+            pack.padding = int(np.ceil(1.1 * padding * edge / resolution))
+        elif not overlap.any():
+            break
+        elif attempt < 3:
+            chart.max_cost /= 4             # smaller, flatter charts
+        else:
+            alone |= overlap
+    return source, split, uvs
+
+
+def _atlas(positions: np.ndarray, faces: np.ndarray, alone: np.ndarray, chart: Any,
+           pack: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """`unwrap`'s result and the atlas's longer edge, in texels."""
+    atlas = xatlas.Atlas()
+    groups = [np.flatnonzero(~alone)] if not alone.all() else []
+    groups += [face[None] for face in np.flatnonzero(alone)]
+    for group in groups:
+        atlas.add_mesh(positions, faces[group].astype(np.uint32))
+    atlas.generate(chart_options=chart, pack_options=pack)
+    split = np.empty((len(faces), 3), np.int32)
+    sources, places, count = [], [], 0
+    for i, group in enumerate(groups):
+        source, corners, uvs = atlas[i]
+        split[group] = corners.astype(np.int64) + count
+        sources.append(source)
+        places.append(uvs)
+        count += len(source)
+    edge = max(atlas.width, atlas.height, 1)
+    scale = np.array([atlas.width, atlas.height]) / edge
+    return (np.concatenate(sources).astype(np.int64), split,
+            (np.concatenate(places) * scale).astype(np.float32), edge)
+
+
+def missing_uvs(uvs: np.ndarray | None, faces: int) -> np.ndarray:
+    """(F,) bool: the faces of (F, 3, 2) UVs that cannot hold a picture, because theirs are not finite or have no
+    area. All of `faces`, where there are no UVs."""
+    if uvs is None:
+        return np.ones(faces, bool)
+    finite = np.isfinite(uvs).all(axis=(1, 2))
+    a, b, c = (np.where(finite[:, None], uvs[:, i], 0).astype(np.float64) for i in range(3))
+    return ~finite | (np.abs(_cross(b - a, c - a)) / 2 < 1e-12)     # a millionth of a square's edge
+
+
+def stretch(positions: np.ndarray, faces: np.ndarray, uvs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the map from the surface to UVs does to each face that has an area in both (Sander et al. 2001).
+
+    Returns:
+        angles: (N,) the ratio of the larger to the smaller singular value, 1 for a similarity.
+        areas: (N,) the area in UVs over that on the surface, over the map's mean: 1 for all texels as large.
+    """
+    p, q = positions[faces].astype(np.float64), uvs.astype(np.float64)
+    a, b = p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]
+    long = np.linalg.norm(a, axis=1)
+    area = np.linalg.norm(np.cross(a, b), axis=1)
+    flat = np.abs(_cross(q[:, 1] - q[:, 0], q[:, 2] - q[:, 0]))
+    some = (area > 1e-12 * area.max(initial=0)) & (flat > 0)
+    a, b, q, long, area, flat = (each[some] for each in (a, b, q, long, area, flat))
+    # The face laid flat: its first edge along x; then the map's Jacobian.
+    x, y = (a * b).sum(axis=1) / long, area / long
+    columns = np.stack([(q[:, 1] - q[:, 0]) / long[:, None],
+                        ((q[:, 2] - q[:, 0]) - (q[:, 1] - q[:, 0]) * (x / long)[:, None]) / y[:, None]], axis=2)
+    values = np.linalg.svd(columns, compute_uv=False)
+    scale = flat / area
+    return values[:, 0] / values[:, 1], scale / (flat.sum() / max(area.sum(), 1e-30))
+
+
+def overlapping(uvs: np.ndarray) -> np.ndarray:
+    """(F,) bool: whose interior in (F, 3, 2) float32 UVs meets another face's; touching is no overlap.
+
+    Exact for multiples of 2⁻²⁴, as UVs of [½, 1] all are: differences and their products fit float64.
+    """
+    corners = np.ascontiguousarray(uvs, np.float64)
+    hit = np.zeros(len(corners), bool)
+    if len(corners):
+        low = corners[..., 0].min(axis=1)
+        _sweep(corners, np.argsort(low, kind="stable"), hit)
+    return hit
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+@njit(cache=True)
+def _side(t: np.ndarray, i: int, p: np.ndarray) -> float:
+    """Twice the signed area of edge i of the triangle t and the point p."""
+    a, b = t[i], t[(i + 1) % 3]
+    return (b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0])
+
+
+@njit(cache=True)
+def _apart(s: np.ndarray, t: np.ndarray) -> bool:
+    """Whether an edge of the triangle s separates it from t."""
+    for i in range(3):
+        own = _side(s, i, s[(i + 2) % 3])
+        if own == 0:
+            return True                     # no interior
+        outside = True
+        for j in range(3):
+            side = _side(s, i, t[j])
+            if side != 0 and (side > 0) == (own > 0):
+                outside = False
+        if outside:
+            return True
+    return False
+
+
+@njit(cache=True)
+def _sweep(uvs: np.ndarray, order: np.ndarray, hit: np.ndarray) -> None:
+    """Mark the triangles that overlap another, going along the first axis."""
+    count = len(uvs)
+    low, high = np.empty((count, 2)), np.empty((count, 2))
+    for i in range(count):
+        for k in range(2):
+            low[i, k] = min(uvs[i, 0, k], uvs[i, 1, k], uvs[i, 2, k])
+            high[i, k] = max(uvs[i, 0, k], uvs[i, 1, k], uvs[i, 2, k])
+    for n in range(count):
+        i = order[n]
+        for m in range(n + 1, count):
+            j = order[m]
+            if low[j, 0] >= high[i, 0]:
+                break
+            if low[j, 1] >= high[i, 1] or low[i, 1] >= high[j, 1] or (hit[i] and hit[j]):
+                continue
+            if not _apart(uvs[i], uvs[j]) and not _apart(uvs[j], uvs[i]):
+                hit[i] = hit[j] = True
