@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Penalties that keep a field and its mesh smooth and solid."""
+"""Penalties that keep a field and its mesh smooth and solid; those of a mesh take any triangles."""
 
 from __future__ import annotations
 
@@ -25,12 +25,60 @@ def binary_entropy(alpha: Tensor) -> Tensor:
 
 
 def normal_consistency(positions: Tensor, faces: Tensor) -> Tensor:
-    """Mean of 1 - cos of the angle between faces that share an edge, for a closed manifold mesh."""
+    """Mean of 1 - cos of the angle between the two faces at an edge; 0 where no edge has two.
+
+    An edge with one face or more than two says nothing, and which way round its two faces are does not count.
+    """
     corners = positions[faces.long()]
     normals = F.normalize(torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]),
                           dim=1, eps=1e-12)
-    edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).long().sort(dim=1).values
-    owner = torch.arange(len(faces), device=faces.device).repeat(3)
-    key = edges[:, 0] * len(positions) + edges[:, 1]
-    pairs = owner[key.argsort(stable=True)].view(-1, 2)
-    return (1 - (normals[pairs[:, 0]] * normals[pairs[:, 1]]).sum(dim=1)).mean()
+    ends = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).long()
+    low, high = ends.sort(dim=1).values.T
+    key, order = (low * len(positions) + high).sort(stable=True)
+    last = key.diff(append=key.new_full((1,), -1)) != 0
+    first = last.roll(1)
+    pair = first[:-1] & ~last[:-1] & last[1:]
+    one, other = order[:-1][pair], order[1:][pair]
+    if not len(one):
+        return 0 * positions.sum()
+    turn = torch.where(ends[one, 0] == ends[other, 1], 1, -1)       # faces alike round run along it either way
+    one, other = one % len(faces), other % len(faces)
+    return (1 - turn * (normals[one] * normals[other]).sum(dim=1)).mean()
+
+
+def laplacian(positions: Tensor, faces: Tensor) -> Tensor:
+    """Mean squared distance of a vertex from the mean of its neighbours, in squared metres."""
+    a, b = edges(faces, len(positions))
+    start, end = torch.cat([a, b]), torch.cat([b, a])
+    count = torch.bincount(start, minlength=len(positions))[:, None]
+    mean = torch.zeros_like(positions).index_add(0, start, positions[end]) / count.clamp(min=1)
+    return torch.where(count > 0, positions - mean, 0).square().sum() / max(len(positions), 1)
+
+
+def edge_length(positions: Tensor, faces: Tensor, length: Tensor | float | None = None) -> Tensor:
+    """Mean squared relative deviation of the edges from `length`, metres, one or (E,) as `edges` has them.
+
+    None is their mean length: triangles then tend to be equilateral and as large as each other.
+    """
+    a, b = edges(faces, len(positions))
+    if not len(a):
+        return 0 * positions.sum()
+    # Where an edge has no length its root has no slope: better none than infinity.
+    lengths = (positions[a] - positions[b]).square().sum(dim=1).clamp(min=1e-30).sqrt()
+    if length is None:
+        length = lengths.detach().mean()
+    return (lengths / length - 1).square().mean()
+
+
+def offset(positions: Tensor, start: Tensor, free: float = 0.0) -> Tensor:
+    """Mean squared distance of the vertices from where they started, beyond the first `free` metres."""
+    distance = (positions - start).square().sum(dim=1).clamp(min=1e-30).sqrt()
+    return (distance - free).clamp(min=0).square().sum() / max(len(positions), 1)
+
+
+def edges(faces: Tensor, vertices: int) -> tuple[Tensor, Tensor]:
+    """(E,) lower and higher ends of each edge once."""
+    ends = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).long().sort(dim=1).values
+    key = torch.unique(ends[:, 0] * vertices + ends[:, 1])
+    low, high = key // max(vertices, 1), key % max(vertices, 1)
+    return low[low != high], high[low != high]

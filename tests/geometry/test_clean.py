@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from server.bundled import objects
 from server.bundled.compare import compare, truth
 from server.geometry.clean import FACES, clean, components, largest_components
+from server.geometry.hygiene import crossing
 from server.geometry.marching import marching_tetrahedra
 from server.geometry.mesh import Mesh, edge_counts
 
@@ -52,6 +53,7 @@ def test_a_cleaned_object_is_whole_well_shaped_and_near(noun, target):
     assert as_trimesh(made).volume == pytest.approx(as_trimesh(mesh).volume, rel=0.03)
     assert len(np.unique(made.positions, axis=0)) == len(made.positions)
     assert len(np.unique(made.faces)) == len(made.positions)
+    assert not crossing(made.positions, made.faces).any()
     assert quality(made).min() > 0.3 and np.median(quality(made)) > 0.9 and np.median(quality(mesh)) < 0.85
     edge = np.linalg.norm(made.positions[made.faces[:, 0]] - made.positions[made.faces[:, 1]], axis=1).mean()
     assert distance(made.positions, mesh) < 1e-4           # each vertex lies on the surface
