@@ -86,8 +86,9 @@ def test_no_triangles_and_one_pixel():
 
 
 def test_a_face_without_its_vertex_is_refused():
-    with pytest.raises(ValueError, match="vertex"):
-        cpu.rasterize(flat([[0, 0, 0]]), TRIANGLE, (4, 4))
+    for faces in (TRIANGLE, -TRIANGLE):
+        with pytest.raises(ValueError, match="vertex"):
+            cpu.rasterize(flat([[0, 0, 0]]), faces, (4, 4))
 
 
 def scene(seed=0):
@@ -148,9 +149,12 @@ def test_antialias_gradients_equal_central_differences():
                 difference(lambda x: loss(clip, x), picture, d), rel=1e-6)
 
 
-@pytest.mark.parametrize("subdivisions, resolution", [(3, 64), (4, 64), (4, 128), (5, 64), (5, 128)])
+@pytest.mark.parametrize("subdivisions, resolution", [(3, 64), (3, 128), (4, 64), (4, 128), (5, 64), (5, 128)])
 def test_triangles_finer_than_a_pixel_keep_the_silhouettes_gradient(subdivisions, resolution):
-    """d(area)/d(radius) of a sphere in perspective: its outline has the half-angle asin(r / distance)."""
+    """d(area)/d(radius) of a sphere with 1,280 to 20,480 triangles, at least 95 % of the analytic value.
+
+    In perspective its outline has the half-angle asin(r / distance).
+    """
     sphere = trimesh.creation.icosphere(subdivisions=subdivisions)
     vertices = torch.tensor(np.asarray(sphere.vertices), dtype=torch.float32)
     faces = torch.tensor(np.asarray(sphere.faces), dtype=torch.int32)
@@ -165,7 +169,7 @@ def test_triangles_finer_than_a_pixel_keep_the_silhouettes_gradient(subdivisions
     outline = (r / 3).asin().tan() / math.tan(math.radians(20)) * resolution / 2
     exact = 4 * math.pi * outline**2
     (slope,) = torch.autograd.grad(exact, r)
-    assert float(area.detach()) == pytest.approx(float(exact), rel=0.01)
+    assert float(area.detach()) == pytest.approx(float(exact.detach()), rel=0.01)
     assert float(gradient) == pytest.approx(float(slope), rel=0.05)
 
 

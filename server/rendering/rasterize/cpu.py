@@ -108,7 +108,7 @@ class CpuRasterizer:
     supersample = 1
 
     def rasterize(self, clip: Tensor, faces: Tensor, resolution: tuple[int, int]) -> Tensor:
-        if len(faces) and int(faces.max()) >= clip.shape[1]:
+        if len(faces) and not 0 <= int(faces.min()) <= int(faces.max()) < clip.shape[1]:
             raise ValueError("A face names a vertex that is not there.")
         return _Rasterize.apply(clip, faces, resolution)  # type: ignore[no-any-return]
 
