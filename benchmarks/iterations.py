@@ -18,11 +18,13 @@ WARM, COUNTED = 5, 40
 def measure(phase: str) -> dict[str, float]:
     """Seconds per iteration by part, the first iterations left out."""
     settings = Settings(snapshots=1)
-    other = dataclasses.replace(settings.volume, iterations=30 if phase == "surface" else WARM + COUNTED)
-    own = dataclasses.replace(settings.surface, iterations=WARM + COUNTED if phase == "surface" else 0)
-    run = Generation(JobRequest("a red mushroom"), lambda _: None, lambda: False,
-                     dataclasses.replace(settings, volume=other, surface=own))
-    total = other.iterations + own.iterations
+    names = ("volume", "surface", "finish")
+    at = names.index(phase)
+    counts = [30] * at + [WARM + COUNTED] + [0] * (len(names) - at - 1)
+    run = Generation(JobRequest("a red mushroom"), lambda _: None, lambda: False, dataclasses.replace(settings, **{
+        name: dataclasses.replace(getattr(settings, name), iterations=count)
+        for name, count in zip(names, counts)}))
+    total = sum(counts)
 
     def report(_: object) -> None:
         if run.iteration == total - COUNTED:
@@ -37,7 +39,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {COUNTED} iterations each\n")
     print("| milliseconds per iteration | " + " | ".join(PARTS) + " | sum | not the denoiser |")
     print("|---" * (len(PARTS) + 3) + "|")
-    for phase in ("volume", "surface"):
+    for phase in ("volume", "surface", "finish"):
         seconds = measure(phase)
         total = sum(seconds.values())
         cells = [f"{1000 * seconds[part]:.1f}" for part in PARTS]

@@ -176,7 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
     found: dict[str, list[dict[str, Any]]] = {}
     for name in given.guidance:
         if name == given.guidance[0]:
-            iterations = given.iterations or default.volume.iterations + default.surface.iterations
+            iterations = given.iterations or default.iterations("generate")
         else:
             iterations = iterations_of(name, statistics.median(row["seconds"] for row in found[given.guidance[0]]))
         for colour, noun in pairs:

@@ -6,11 +6,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +23,16 @@ from .. import guidance, priors
 from ..checkpoint import Checkpoints, load_optimizer, optimizer_tensors
 from ..bundled import objects
 from ..geometry.field import Field
-from ..geometry.mesh import Mesh, edge_counts, save_glb
+from ..geometry.clean import clean
+from ..geometry.mesh import Mesh, edge_counts, save_glb, unwrap
 from ..guidance.bandwidth import Linear
 from ..priors.prompts import view_prompts
 from ..rendering import cameras, rasterize
 from ..rendering.render import turntable
 from ..rendering.shading import Lights, backgrounds
-from .assets import Surface, Volume, bake
-from .settings import Phase, Settings
+from .assets import Asset, Explicit, Manner, Place, Surface, Volume, remeshed
+from .clock import Clock
+from .settings import PAINT, Phase, Settings
 
 Report = Callable[[Progress | Log | Snapshot], None]
 # At least so long from one to the next, and at most this share of the time is spent on them; 0: after every iteration.
@@ -45,43 +44,27 @@ class Paused(Exception):
     """The run ended at a checkpoint because it was asked to pause."""
 
 
-class Clock:
-    """Seconds spent, by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._start = time.perf_counter()
-
-    def resume(self, seconds: dict[str, float], elapsed: float) -> None:
-        """Add what was spent before."""
-        for name, value in seconds.items():
-            self.seconds[name] += value
-        self._start -= elapsed
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - start
-
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self._start
-
-
 class Generation:
     """One run of the pipeline. `report` hears of every iteration; `cancelled` and `paused` are asked before each.
 
     With `checkpoints` it goes on from the newest of them and adds its own: on the CPU, to the same bytes.
+
+    Args:
+        mesh: what `request.mesh` names, for the modes texture and refine.
+        edit: id and arrays of what the artist made of the asset while the job ran. Where the checkpoint does not
+            know of that id yet, the run goes on from the edited mesh, for the iterations that are left.
     """
 
     def __init__(self, request: JobRequest, report: Report, cancelled: Callable[[], bool],
                  settings: Settings | None = None, checkpoints: Checkpoints | None = None,
-                 paused: Callable[[], bool] = lambda: False):
+                 paused: Callable[[], bool] = lambda: False, mesh: Mesh | None = None,
+                 edit: tuple[str, Mesh] | None = None):
         self.request = request.validate()
         self.settings = settings or Settings.of(request)
+        if (mesh is None) != (request.mode == "generate"):
+            raise ValueError("Mode generate starts from nothing, and texture and refine from a mesh: give the mesh "
+                             "with them only.")
+        self.given = mesh
         self.report, self.cancelled, self.paused = report, cancelled, paused
         self.checkpoints = checkpoints
         self.clock = Clock()
@@ -98,79 +81,106 @@ class Generation:
             self.rasterizer = rasterize.create(request.rasterizer, device)
         # Drawn on the CPU, so that a seed means the same on every device.
         self.generator = torch.Generator().manual_seed(request.seed)
+        self.plan = self.settings.plan(request.mode)
+        self.iterations = sum(phase.iterations for _, phase in self.plan)
         self.iteration = self.denoiser_calls = self.version = 0
         self.warned = False
         self.shown = self.saved = 0.0       # seconds when the last snapshot and checkpoint were taken
+        self.edit = ""                      # the last one that was taken up
+        self.new_edit = edit
 
-    @property
-    def iterations(self) -> int:
-        return self.settings.volume.iterations + self.settings.surface.iterations
-
-    def run(self) -> Mesh:
-        """Optimize through all phases; the mesh as it is at the end, or when the job was cancelled.
+    def run(self) -> Asset:
+        """Optimize through all phases; the asset as it is at the end, or when the job was cancelled.
 
         Raises `Paused` where `paused` said so.
         """
-        volume, surface = self.settings.volume, self.settings.surface
         found = self.checkpoints.newest() if self.checkpoints else None
-        asset: Volume | Surface
-        if found and found[1]["phase"] == Surface.name:
-            asset = Surface(Field(surface.levels, device=self.device), self.rasterizer)
-            self._phase(asset, surface, volume.iterations, found)
-        else:
-            asset = Volume(Field(volume.levels, device=self.device))
-            self._phase(asset, volume, 0, found)
-            if not self.cancelled() and surface.iterations:
-                asset = asset.surface(surface.levels, self.rasterizer)
-                self._phase(asset, surface, volume.iterations)
-        self.field = asset.field
-        if self.cancelled():
-            self._stage(WRITING)
-        return asset.mesh()
-
-    def _phase(self, asset: Volume | Surface, phase: Phase, first: int,
-               found: tuple[dict[str, Tensor], dict[str, Any]] | None = None) -> None:
-        """Optimize one asset, whose first iteration is the run's `first`, from the start or from a checkpoint."""
-        settings, request = self.settings, self.request
-        guide = guidance.create(request.guidance, **phase.guidance(request.guidance))
-        optimizer = torch.optim.Adam(asset.field.parameters(), lr=phase.learning_rate, betas=(0.9, 0.99))
+        start = found[1]["phase"] if found else 0
         if found:
-            self._restore(asset, optimizer, guide, *found)
-        emphasis = Linear(phase.emphasis, 1)
+            self._resume(*found)
+        asset: Asset | None = None
+        first = 0
+        for number, (kind, phase) in enumerate(self.plan):
+            if number >= start:
+                guide = guidance.create(self.request.guidance, **phase.guidance(self.request.guidance))
+                own = found if found and number == start else None
+                if number == start and self.new_edit and self.new_edit[0] != self.edit:
+                    self.edit, edited = self.new_edit
+                    asset, own = self._explicit(edited, phase, moves=kind != "texture", details=True), None
+                elif own:
+                    asset = self._remade(phase, *own)
+                else:
+                    asset = self._enter(kind, phase, asset)
+                if found and number == start and hasattr(guide, "load_state_dict"):
+                    guide.load_state_dict(_part(found[0], "guidance."))
+                self._phase(number, asset, guide, phase, first, own[0] if own else None)
+                if self.cancelled():
+                    break
+            first += phase.iterations
+        assert asset is not None
+        return asset
+
+    def _enter(self, kind: str, phase: Phase, before: Asset | None) -> Asset:
+        """What the next phase works on, made of what the one before it left."""
+        symmetry, levels = self.request.symmetry, phase.levels
+        if isinstance(before, Explicit):                # an artist's edit: it stays what it is
+            return before if kind != "texture" else self._explicit(before.mesh(), phase, details=True)
+        if kind == "volume":
+            return Volume(Field(levels, device=self.device), symmetry=symmetry)
+        if kind == "surface":
+            assert isinstance(before, Volume)
+            return Surface(before.refined(levels), self.rasterizer, symmetry)
+        if self.given is None:
+            assert isinstance(before, (Volume, Surface))
+            return self._cleaned(before, phase)
+        if kind == "refine":
+            mesh = remeshed(self.given, self.request.target_faces) if self.request.remesh else self.given
+            return self._explicit(mesh, phase, moves=True, details=True)
+        return self._explicit(self.given, phase)
+
+    def _cleaned(self, before: Volume | Surface, phase: Phase) -> Explicit:
+        """A field's surface with a topology that is good to work on, and the field's colours."""
+        with self.clock("clean-up"):
+            self._stage("clean-up")
+            mesh = clean(before.mesh(), self.request.target_faces).on_ground()
+        with torch.no_grad():
+            colours = before.grid()[:, 1:]
+        return self._explicit(mesh, phase, place=Place(-mesh.lift, 1.0), grid=colours)
+
+    def _explicit(self, mesh: Mesh, phase: Phase, moves: bool = False, details: bool = False,
+                  place: Place | None = None, grid: torch.Tensor | None = None) -> Explicit:
+        if mesh.uvs is None and not moves:
+            with self.clock("unwrap"):
+                self._stage("unwrap")
+                _, split, uvs = unwrap(mesh.positions, mesh.faces)
+                mesh = replace(mesh, uvs=uvs[split], slots=None)
+        return Explicit(mesh, self.rasterizer, self._manner(phase, moves, details), self.device, place, grid)
+
+    def _manner(self, phase: Phase, moves: bool, details: bool) -> Manner:
+        request, settings = self.request, self.settings
+        own = request.mode == "generate"
+        return Manner(moves, details, own, PAINT if len(phase.levels) < len(PAINT) else phase.levels,
+                      tuple(request.maps), settings.made_texture_size if own else settings.texture_size, request.flat,
+                      request.symmetry, request.max_displacement)
+
+    def _phase(self, number: int, asset: Asset, guide: Any, phase: Phase, first: int,
+               found: dict[str, Tensor] | None = None) -> None:
+        """Optimize one asset through the plan's phase `number`, whose first iteration is the run's `first`."""
+        settings = self.settings
+        optimizer = torch.optim.Adam(asset.groups(), lr=phase.learning_rate, betas=(0.9, 0.99))
+        if found:
+            load_optimizer(optimizer, found)
         every = max(1, self.iterations // settings.snapshots)
         for i in range(self.iteration - first, phase.iterations):
             if self.cancelled():
                 return
             if self.paused():
-                self._checkpoint(asset, optimizer, guide)
+                self._checkpoint(number, asset, optimizer, guide)
                 raise Paused
             progress = i / phase.iterations
             for group in optimizer.param_groups:
-                group["lr"] = (1 - 0.9 * progress) * phase.learning_rate
-            with self.clock("render forward"):
-                views = cameras.sample(settings.views, self.generator, self.device)
-                lights = Lights.sample(views, self.generator)
-                behind = backgrounds(settings.views, self.generator, self.device)
-                size = round(phase.resolution * self.prior.resolution)
-                images, penalty = asset.render(views, lights, behind, size, progress, self.generator)
-                pictures = self._fit(images)
-            seen = pictures.detach().requires_grad_()
-            with self.clock("encode"):
-                latents = self.prior.encode(seen)
-            with self.clock("denoiser"):
-                scale = settings.guidance_scale * emphasis(2 * progress)
-                azimuth, elevation = views.azimuth.rad2deg().tolist(), views.elevation.rad2deg().tolist()
-                condition = self.prior.condition(view_prompts(request.prompt, azimuth, elevation),
-                                                 request.negative_prompt, scale)
-                step = guide.step(self.prior, latents, condition, progress, self.generator)
-            with self.clock("encode"):
-                latents.backward(step.gradient)
-            with self.clock("render backward"):
-                assert seen.grad is not None
-                ((pictures * seen.grad).sum() + phase.penalty * penalty).backward()
-            with self.clock("optimizer"):
-                optimizer.step()
-                optimizer.zero_grad()
+                group["lr"] = (1 - 0.9 * progress) * phase.learning_rate * group["pace"]
+            step = self._iterate(asset, guide, phase, progress, optimizer)
             self.iteration += 1
             self.denoiser_calls += step.denoiser_calls * settings.views
             self._progress(asset.name, step.bandwidth)
@@ -183,7 +193,7 @@ class Generation:
             cheap = self.clock.seconds["checkpoint"] <= CHECKPOINT_COST * elapsed or not CHECKPOINT_SECONDS
             if self.checkpoints and cheap and elapsed - self.saved > CHECKPOINT_SECONDS:
                 try:
-                    self._checkpoint(asset, optimizer, guide)
+                    self._checkpoint(number, asset, optimizer, guide)
                 except OSError as error:
                     self.saved = self.clock.elapsed
                     if not self.warned:
@@ -192,35 +202,76 @@ class Generation:
                                         "but make room, or what it does from here is lost if the server stops.",
                                         "warning"))
 
-    def _checkpoint(self, asset: Volume | Surface, optimizer: torch.optim.Optimizer, guide: Any) -> None:
+    def _iterate(self, asset: Asset, guide: Any, phase: Phase, progress: float,
+                 optimizer: torch.optim.Optimizer) -> guidance.GuidanceStep:
+        """One step of one asset."""
+        settings, request = self.settings, self.request
+        with self.clock("render forward"):
+            views = cameras.sample(settings.views, self.generator, self.device)
+            lights = Lights.sample(views, self.generator)
+            behind = backgrounds(settings.views, self.generator, self.device)
+            size = round(phase.resolution * self.prior.resolution)
+            images, penalty = asset.render(views, lights, behind, size, progress, self.generator)
+            pictures = self._fit(images)
+        seen = pictures.detach().requires_grad_()
+        with self.clock("encode"):
+            latents = self.prior.encode(seen)
+        with self.clock("denoiser"):
+            scale = settings.guidance_scale * Linear(phase.emphasis, 1)(2 * progress)
+            azimuth, elevation = views.azimuth.rad2deg().tolist(), views.elevation.rad2deg().tolist()
+            condition = self.prior.condition(view_prompts(request.prompt, azimuth, elevation),
+                                             request.negative_prompt, scale)
+            step = guide.step(self.prior, latents, condition, progress, self.generator)
+        with self.clock("encode"):
+            latents.backward(step.gradient)
+        with self.clock("render backward"):
+            assert seen.grad is not None
+            ((pictures * seen.grad).sum() + phase.penalty * penalty).backward()
+        with self.clock("optimizer"):
+            optimizer.step()
+            optimizer.zero_grad()
+            asset.settle()
+        return step
+
+    def _checkpoint(self, number: int, asset: Asset, optimizer: torch.optim.Optimizer, guide: Any) -> None:
         """Everything that the next iterations depend on. Raises OSError where it cannot be written."""
         if self.checkpoints is None:
             return
         with self.clock("checkpoint"):
-            tensors = {f"field.{name}": value for name, value in asset.field.state_dict().items()}
+            tensors = {f"asset.{name}": value for name, value in asset.state_dict().items()}
             tensors |= optimizer_tensors(optimizer) | {"generator": self.generator.get_state()}
             if hasattr(guide, "state_dict"):
                 tensors |= {f"guidance.{name}": value for name, value in guide.state_dict().items()}
-            state = {"phase": asset.name, "iteration": self.iteration, "denoiser_calls": self.denoiser_calls,
+            state = {"phase": number, "asset": asset.name, "edit": self.edit,
+                     "details": isinstance(asset, Explicit) and asset.manner.details,
+                     "iteration": self.iteration, "denoiser_calls": self.denoiser_calls,
                      "version": self.version, "seconds": self.clock.seconds, "elapsed": self.clock.elapsed}
             self.checkpoints.save(self.iteration, tensors, state)
         self.saved = self.clock.elapsed
 
-    def _restore(self, asset: Volume | Surface, optimizer: torch.optim.Optimizer, guide: Any,
-                 tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-        asset.field.load_state_dict(part("field."))
-        load_optimizer(optimizer, tensors)
-        if hasattr(guide, "load_state_dict"):
-            guide.load_state_dict(part("guidance."))
+    def _resume(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Take up the counters of a checkpoint."""
         self.generator.set_state(tensors["generator"])
-        self.iteration, self.denoiser_calls = state["iteration"], state["denoiser_calls"]
+        self.iteration, self.denoiser_calls, self.edit = state["iteration"], state["denoiser_calls"], state["edit"]
         # Readers may have seen later snapshots than this one's: versions only grow.
         self.version = state["version"] + self.iterations
         self.clock.resume(state["seconds"], state["elapsed"])
         self.shown = self.saved = self.clock.elapsed
+
+    def _remade(self, phase: Phase, tensors: dict[str, Tensor], state: dict[str, Any]) -> Asset:
+        """A checkpoint's asset."""
+        tensors, kind, symmetry = _part(tensors, "asset."), state["asset"], self.request.symmetry
+        asset: Asset
+        if kind == Volume.name:
+            asset = Volume(Field(phase.levels, device=self.device), symmetry=symmetry)
+        elif kind == Surface.name:
+            asset = Surface(Field(phase.levels, device=self.device), self.rasterizer, symmetry)
+        else:
+            mesh, place = Explicit.given(tensors)
+            manner = self._manner(phase, kind == "refine", state["details"])
+            asset = Explicit(mesh, self.rasterizer, manner, self.device, place, fit=False)
+        asset.load_state_dict(tensors)
+        return asset
 
     def _fit(self, images: Tensor) -> Tensor:
         """(B, H, W, 3) renders, bottom row first, as the prior wants them: (B, 3, h, w), top row first."""
@@ -243,19 +294,18 @@ class Generation:
         self.version += 1
         self.report(Snapshot(self.version, self.iteration, mesh.arrays()))
 
-    def finish(self, mesh: Mesh, folder: Path) -> None:
-        """Write the files of `protocol.FILES` into `folder`; a cancelled job keeps vertex colours only."""
+    def finish(self, asset: Asset, folder: Path) -> None:
+        """Write the files of `protocol.FILES` into `folder`; a cancelled job has a texture only from its phase on."""
         whole = not self.cancelled()
-        if whole:
-            with self.clock("texture"):
-                self._stage("texture")
-                mesh = bake(mesh, self.field, self.rasterizer, self.settings.texture_size)
-                self.snapshot(mesh)
         self._stage(WRITING)
+        with self.clock("texture"):
+            mesh = asset.mesh()
+            if whole:
+                self.snapshot(mesh)
         with self.clock("files"):
             save_glb(mesh, folder / "mesh.glb")
-            if "texture.0" in mesh.textures:
-                Image.fromarray(mesh.textures["texture.0"][::-1].copy()).save(folder / "texture.png")
+            if pictures := sorted(name for name in mesh.textures if name.startswith("texture.")):
+                Image.fromarray(mesh.textures[pictures[0]][::-1].copy()).save(folder / "texture.png")
             picture = turntable(self.rasterizer, mesh.positions, mesh.faces, mesh.shown_colours, self.device)
             Image.fromarray(picture).save(folder / "turntable.png")
         record = self.record(mesh, whole)
@@ -268,6 +318,7 @@ class Generation:
             "request": asdict(self.request),
             "settings": asdict(self.settings),
             "state": "finished" if whole else "cancelled",
+            "edit": self.edit,
             "versions": {"msd_blender": __version__, "torch": torch.__version__,
                          "python": platform.python_version()},
             "device": str(self.device),
@@ -280,6 +331,10 @@ class Generation:
             "mesh": {"vertices": len(mesh.positions), "faces": len(mesh.faces), "edges": edges,
                      "non_manifold_edges": open_edges},
         }
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 _priors: dict[tuple[str, str], Any] = {}
@@ -295,13 +350,14 @@ def load_prior(model: str, device: str) -> Any:
 
 def generate(request: JobRequest, folder: Path, report: Report, cancelled: Callable[[], bool],
              settings: Settings | None = None, checkpoints: Checkpoints | None = None,
-             paused: Callable[[], bool] = lambda: False) -> None:
+             paused: Callable[[], bool] = lambda: False, mesh: Mesh | None = None,
+             edit: tuple[str, Mesh] | None = None) -> None:
     """Make the asset of a request and leave `protocol.FILES` in `folder`, which exists.
 
-    On cancellation what was reached is kept. Raises ValueError with one sentence for what the user can mend, and
-    `Paused`.
+    mesh, edit: as `Generation`. On cancellation what was reached is kept. Raises ValueError with one sentence for
+    what the user can mend, and `Paused`.
     """
-    run = Generation(request, report, cancelled, settings, checkpoints, paused)
+    run = Generation(request, report, cancelled, settings, checkpoints, paused, mesh, edit)
     fresh = checkpoints is None or checkpoints.step < 0
     if fresh and not request.model and (unknown := objects.unknown_words(request.prompt)):
         report(Log(f"The bundled model does not know {', '.join(unknown)}; it knows {', '.join(objects.NOUNS)}. "

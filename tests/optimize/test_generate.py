@@ -91,9 +91,9 @@ def test_a_field_that_vanished_still_has_a_mesh():
 
 def test_iterations_are_shared_out_as_the_defaults_are():
     default, half = Settings(), Settings.of(JobRequest("x", iterations=210))
-    assert half.volume.iterations + half.surface.iterations == 210
-    assert half.volume.iterations / 210 == pytest.approx(
-        default.volume.iterations / (default.volume.iterations + default.surface.iterations), abs=0.01)
+    assert half.iterations("generate") == 210
+    for (_, phase), (_, whole) in zip(half.plan("generate"), default.plan("generate")):
+        assert phase.iterations / 210 == pytest.approx(whole.iterations / default.iterations("generate"), abs=0.01)
 
 
 @pytest.mark.parametrize("prompt, warned", [("a red dragon", True), ("a red mushroom", False)])

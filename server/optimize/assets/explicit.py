@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A mesh with a topology of its own: what is painted, and what is refined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.spatial import cKDTree
+from torch import Tensor, nn
+
+from ...bundled.objects import BALL
+from ...geometry.clean import clean
+from ...geometry.mesh import Mesh
+from ...geometry.precondition import Preconditioner
+from ...rendering.cameras import Cameras
+from ...rendering.rasterize import Rasterizer
+from ...rendering.render import vertex_normals
+from ...rendering.shading import Lights
+from .atlas import slots_of
+from .paint import Paint
+from .skin import Colours, Texture
+from .stiffness import Stiffness
+
+PACE = 0.1                                  # a vertex's learning rate, metres, beside a colour's, logits
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a mesh is worked on.
+
+    moves: its vertices, not only its colours.
+    details: the given colours stay as details under what is painted; otherwise the paint begins as a smooth copy.
+    own: the mesh was made from nothing, so its vertex colours are painted beside its texture.
+    levels: of the paint, see `Paint`.
+    maps, texture_size, flat, symmetry, max_displacement: as `protocol.JobRequest`.
+    """
+
+    moves: bool = False
+    details: bool = False
+    own: bool = False
+    levels: tuple[int, ...] = (5, 9, 17, 33, 65)
+    maps: tuple[str, ...] = ()
+    texture_size: int = 1024
+    flat: bool = False
+    symmetry: str = ""
+    max_displacement: float | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """How a mesh is brought before the cameras: (x - centre) * scale. Nothing but pictures knows of it."""
+
+    centre: np.ndarray                      # (3,) float32, metres
+    scale: float
+
+    @classmethod
+    def of(cls, mesh: Mesh) -> Place:
+        """Centred in the ball that the bundled prior knows objects in."""
+        used = mesh.positions[np.unique(mesh.faces)]
+        centre = (used.min(axis=0) + used.max(axis=0)) / 2
+        radius = float(np.linalg.norm(used - centre, axis=1).max())
+        return cls(centre, BALL / radius if radius > 0 else 1.0)
+
+
+class Explicit(nn.Module):
+    """A given mesh: its colours a smooth field over the surface, its vertices moved by smoothed steps if at all.
+
+    Locked vertices and texels come back bit for bit.
+
+    Args:
+        place: None centres the mesh.
+        grid: (1, 3, n, n, n) colour logits over the cameras' cube, to begin with.
+        fit: begin with the given colours otherwise, unless they stay as details.
+    """
+
+    def __init__(self, mesh: Mesh, rasterizer: Rasterizer, manner: Manner, device: torch.device | str,
+                 place: Place | None = None, grid: Tensor | None = None, fit: bool = True):
+        super().__init__()
+        self.source, self.rasterizer, self.manner = mesh, rasterizer, manner
+        self.name = "refine" if manner.moves else "texture"
+        self.place = place or Place.of(mesh)
+        # Vertices at one place are one vertex, so that a seam of normals or UVs does not tear.
+        welded, index = np.unique(mesh.positions, axis=0, return_inverse=True)
+        index = index.reshape(-1)
+        self.weld = torch.from_numpy(index).to(device)
+        self.faces = torch.from_numpy(index[mesh.faces].astype(np.int32)).to(device).contiguous()
+        self.rest = torch.from_numpy(self._placed(welded)).to(device)
+        locked = np.zeros(len(welded), bool)
+        if mesh.locked is not None:
+            np.logical_or.at(locked, index, mesh.locked > 0)
+        self.locked = torch.from_numpy(locked).to(device)
+        if manner.moves:
+            self.steps = Preconditioner(self.faces, len(welded), locked=self.locked)
+            self.moved = nn.Parameter(torch.zeros_like(self.rest))
+            self.stiffness = Stiffness(self.rest, self.faces)
+            self.twin = _twins(welded, manner.symmetry, device)
+        self.paint = Paint(manner.levels, 3 + len(manner.maps), device)
+        corners = self.rest[self.weld]
+        textured = mesh.uvs is not None and (not manner.moves or bool(mesh.textures) or mesh.colours is None)
+        self.skin: Texture | Colours = (Texture if textured else Colours)(mesh, corners, manner, rasterizer, device)
+        if grid is not None:
+            self.paint.start(grid)
+        elif fit and not manner.details and self.skin.coloured:
+            self.paint.fit(*self.skin.samples(), torch.Generator().manual_seed(0))
+
+    def groups(self) -> list[dict[str, Any]]:
+        return self.paint.groups() + ([{"params": [self.moved], "pace": PACE}] if self.manner.moves else [])
+
+    def state_dict(self, *args: Any, **given: Any) -> Any:
+        """The parameters, the mesh as it was given and its place."""
+        return super().state_dict(*args, **given) | {
+            f"source.{name}": torch.from_numpy(array) for name, array in self.source.arrays().items()} | {
+            "place": torch.tensor([*self.place.centre.tolist(), self.place.scale], dtype=torch.float64)}
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **given: Any) -> Any:
+        own = {name: value for name, value in state_dict.items() if name != "place" and not name.startswith("source.")}
+        return super().load_state_dict(own, *args, **given)
+
+    @staticmethod
+    def given(tensors: dict[str, Tensor]) -> tuple[Mesh, Place]:
+        """The mesh and its place of a state, with which the same asset is made again."""
+        arrays = {name.removeprefix("source."): value.numpy() for name, value in tensors.items()
+                  if name.startswith("source.")}
+        *centre, scale = tensors["place"].tolist()
+        return Mesh.of(arrays), Place(np.array(centre, np.float32), scale)
+
+    def render(self, cameras: Cameras, lights: Lights, backgrounds: Tensor, resolution: int,
+               progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """As `Asset.render`."""
+        positions = self.rest + self.displacement() if self.manner.moves else self.rest
+        size = resolution * self.rasterizer.supersample
+        clip = cameras.clip(positions).contiguous()
+        rast = self.rasterizer.rasterize(clip, self.faces, (size, size))
+        hit = rast[..., 3] > 0
+        face = rast[..., 3][hit].long() - 1
+        if self.manner.flat:
+            corners = positions[self.faces.long()]
+            normals = rast.new_zeros(*hit.shape, 3)
+            normals[hit] = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[face]
+        else:
+            normals = self.rasterizer.interpolate(vertex_normals(positions, self.faces)[None].contiguous(), rast,
+                                                  self.faces)
+        seen, smoothness = self.skin.at(self.paint, rast, hit, face, generator)
+        values = rast.new_zeros(*hit.shape, seen.shape[1])
+        values[hit] = seen
+        shaded = lights.shade(values[..., :3], F.normalize(normals, dim=-1, eps=1e-6))
+        picture = torch.where(hit[..., None], shaded, backgrounds[:, None, None])
+        picture = self.rasterizer.antialias(picture.contiguous(), rast, clip, self.faces)
+        if self.rasterizer.supersample > 1:
+            picture = F.avg_pool2d(picture.movedim(-1, 1), self.rasterizer.supersample).movedim(1, -1)
+        penalty = 0.01 * smoothness
+        if self.manner.moves:
+            penalty = penalty + self.stiffness(positions)
+        return picture, penalty
+
+    def displacement(self) -> Tensor:
+        """(W, 3) how far each welded vertex is from where it was given, placed: within its limits."""
+        move: Tensor = self.steps.to_positions(self.moved)
+        if self.manner.symmetry:
+            sign = move.new_tensor([-1.0 if axis == self.manner.symmetry else 1.0 for axis in "xyz"])
+            move = (move + sign * move[self.twin]) / 2
+            move = torch.where(self.locked[:, None], 0, move)
+        if self.manner.max_displacement is not None:
+            limit = (1 - 1e-5) * self.manner.max_displacement * self.place.scale
+            length = move.detach().norm(dim=1, keepdim=True)
+            move = move * (limit / length.clamp(min=1e-12)).clamp(max=1)
+        return move
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """What a limit cut off is not kept for later."""
+        if self.manner.moves and (self.manner.max_displacement is not None or self.manner.symmetry):
+            self.moved.copy_(self.steps.from_positions(self.displacement()))
+
+    @torch.no_grad()
+    def mesh(self) -> Mesh:
+        """The given mesh with what has changed: nothing but colours, or positions too."""
+        mesh = replace(self.source, textures={name: picture for name, picture in self.source.textures.items()
+                                              if not name.startswith("frozen.")})
+        if self.manner.moves:
+            move = (self.displacement() / self.place.scale)[self.weld].cpu().numpy()
+            fixed = self.locked[self.weld].cpu().numpy()[:, None] | (move == 0)
+            mesh = replace(mesh, positions=np.where(fixed, mesh.positions, mesh.positions + move))
+        return self.skin.painted(mesh, self.paint)
+
+    def _placed(self, positions: np.ndarray) -> np.ndarray:
+        return ((positions - self.place.centre) * np.float32(self.place.scale)).astype(np.float32)
+
+
+def _twins(positions: np.ndarray, axis: str, device: torch.device | str) -> Tensor:
+    """(W,) each vertex's mirror image in the plane through the origin; itself where it has none."""
+    every = np.arange(len(positions))
+    if axis and len(positions):
+        sign = np.where(np.array(list("xyz")) == axis, -1, 1)
+        extent = float(np.ptp(positions, axis=0).max())
+        distance, twin = cKDTree(positions).query(positions * sign)
+        twin = np.where((distance < 1e-3 * extent) & (twin[twin] == every), twin, every)
+        return torch.from_numpy(twin).to(device)
+    return torch.from_numpy(every).to(device)
+
+
+def remeshed(mesh: Mesh, target_faces: int | None) -> Mesh:
+    """The mesh with new triangles, about as many as it had if no count is given; a texture becomes vertex colours."""
+    colours = mesh.colours
+    if mesh.uvs is not None and any(name.startswith("texture.") for name in mesh.textures):
+        colours = mesh.shown_colours.copy()
+        for slot in np.unique(slots_of(mesh)).tolist():
+            if (picture := mesh.textures.get(f"texture.{slot}")) is not None:
+                faces = np.flatnonzero(slots_of(mesh) == slot)
+                size = np.array([picture.shape[1], picture.shape[0]])
+                column, row = np.clip((mesh.uvs[faces] * size).astype(int), 0, size - 1).reshape(-1, 2).T
+                colours[mesh.faces[faces].reshape(-1)] = picture[row, column]
+    return clean(replace(mesh, colours=colours), target_faces or max(100, len(mesh.faces)))

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Colour as a smooth function of the place in space, so that a texture's seams cannot show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...geometry.field import sample
+
+FINE = 17                                   # levels above it are learned more slowly: what they see is mostly noise
+
+
+class Paint(nn.Module):
+    """A sum of trilinear grids over the cube [-1, 1]^3, coarse to fine, read at points of the surface only.
+
+    Either side of a seam is the same place, and so has the same value.
+
+    Args:
+        levels: points along an edge of each grid, ascending.
+        channels: values a point.
+    """
+
+    def __init__(self, levels: tuple[int, ...], channels: int, device: str | torch.device = "cpu"):
+        super().__init__()
+        self.levels, self.channels = levels, channels
+        self.grids = nn.ParameterList([nn.Parameter(torch.zeros(1, channels, n, n, n, device=device))
+                                       for n in levels])
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [{"params": [grid], "pace": min(1.0, FINE / n)} for n, grid in zip(self.levels, self.grids)]
+
+    def forward(self, points: Tensor) -> Tensor:
+        """(N, C) logits at (N, 3) points."""
+        total = sample(self.grids[0], points)
+        for grid in self.grids[1:]:
+            total = total + sample(grid, points)
+        return total
+
+    @torch.no_grad()
+    def start(self, grid: Tensor) -> None:
+        """Begin with a dense (1, C, n, n, n) grid of logits."""
+        self.grids[-1].copy_(F.interpolate(grid, size=(self.levels[-1],) * 3, mode="trilinear", align_corners=True))
+
+    def fit(self, points: Tensor, logits: Tensor, generator: torch.Generator, steps: int = 60,
+            batch: int = 8192) -> None:
+        """Come near given values (N, C) at (N, 3) points."""
+        optimizer = torch.optim.Adam([{"params": group["params"], "lr": 0.2 * group["pace"]}
+                                      for group in self.groups()], betas=(0.9, 0.99))
+        for _ in range(steps):
+            pick = torch.randint(len(points), (batch,), generator=generator).to(points.device)
+            (self(points[pick]) - logits[pick]).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def roughness(self, points: Tensor, values: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared change of the `values` that the points have to some a finest cell away."""
+        offset = torch.randn(points.shape, generator=generator).to(points) * (2 / (self.levels[-1] - 1))
+        return (self(points + offset) - values).square().mean()
