@@ -23,6 +23,7 @@ from msd_blender.protocol import (JobRequest, Log, Progress, Snapshot, encode_ev
 from .. import logs
 from ..checkpoint import Checkpoints
 from .executor import ExecutorDied
+from .meshes import read
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ def _main(pipe: Connection, device: str) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
 
+    from ..geometry.mesh import Mesh
     from ..optimize import Paused, Settings, generate, is_out_of_memory, warm_up
 
     warm_up()
@@ -127,8 +129,10 @@ def _main(pipe: Connection, device: str) -> None:
         request, folder = from_dict(JobRequest, job["run"]), Path(job["folder"])
         logs.JOB.set(folder.stem)
         try:
+            mesh = job["mesh"] and Mesh.of(read(Path(job["mesh"])))
+            edit = job["edit"] and (str(job["edit"][0]), Mesh.of(read(Path(job["edit"][1]))))
             generate(request, folder, report, cancelled.is_set, Settings.of(request, job["halvings"]),
-                     Checkpoints(folder / "checkpoints"), paused.is_set)
+                     Checkpoints(folder / "checkpoints"), paused.is_set, mesh, edit)
             pipe.send_bytes(b"D")
         except Paused:
             pipe.send_bytes(b"P")

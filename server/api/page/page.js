@@ -255,8 +255,9 @@ const preview = (() => {
       canvas.after(sheet);
     },
     show(asset) {
-      const {positions, faces, colours} = asset;
-      if (!positions || !faces || !colours) return;
+      const {positions, faces} = asset;
+      if (!positions || !faces) return;
+      const colours = asset.colours || new Uint8Array(positions.length).fill(204);
       const low = [Infinity, Infinity, Infinity], high = [-Infinity, -Infinity, -Infinity];
       positions.forEach((value, i) => {
         low[i % 3] = Math.min(low[i % 3], value);
