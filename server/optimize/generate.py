@@ -24,15 +24,16 @@ from ..checkpoint import Checkpoints, load_optimizer, optimizer_tensors
 from ..bundled import objects
 from ..geometry.field import Field
 from ..geometry.clean import clean
-from ..geometry.mesh import Mesh, edge_counts, save_glb, unwrap
+from ..geometry.mesh import Mesh, edge_counts, save_glb
+from ..geometry.uvs import missing_uvs, unwrap
 from ..guidance.bandwidth import Linear
 from ..priors.prompts import view_prompts
 from ..rendering import cameras, rasterize
-from ..rendering.render import turntable
 from ..rendering.shading import Lights, backgrounds
 from .assets import Asset, Explicit, Manner, Place, Surface, Volume, remeshed
 from .clock import Clock
-from .settings import PAINT, Phase, Settings
+from .output import preview, turntable
+from .settings import Phase, Settings
 
 Report = Callable[[Progress | Log | Snapshot], None]
 # At least so long from one to the next, and at most this share of the time is spent on them; 0: after every iteration.
@@ -106,7 +107,7 @@ class Generation:
                 own = found if found and number == start else None
                 if number == start and self.new_edit and self.new_edit[0] != self.edit:
                     self.edit, edited = self.new_edit
-                    asset, own = self._explicit(edited, phase, moves=kind != "texture", details=True), None
+                    asset, own = self._explicit(edited, moves=kind != "texture", details=True), None
                 elif own:
                     asset = self._remade(phase, *own)
                 else:
@@ -124,44 +125,45 @@ class Generation:
         """What the next phase works on, made of what the one before it left."""
         symmetry, levels = self.request.symmetry, phase.levels
         if isinstance(before, Explicit):                # an artist's edit: it stays what it is
-            return before if kind != "texture" else self._explicit(before.mesh(), phase, details=True)
+            return before if kind != "texture" else self._explicit(before.mesh(), details=True)
         if kind == "volume":
             return Volume(Field(levels, device=self.device), symmetry=symmetry)
         if kind == "surface":
             assert isinstance(before, Volume)
-            return Surface(before.refined(levels), self.rasterizer, symmetry)
+            return Surface(before.refined(levels), self.rasterizer, symmetry, self.request.flat)
         if self.given is None:
             assert isinstance(before, (Volume, Surface))
-            return self._cleaned(before, phase)
+            return self._cleaned(before)
         if kind == "refine":
             mesh = remeshed(self.given, self.request.target_faces) if self.request.remesh else self.given
-            return self._explicit(mesh, phase, moves=True, details=True)
-        return self._explicit(self.given, phase)
+            return self._explicit(mesh, moves=True, details=True)
+        return self._explicit(self.given)
 
-    def _cleaned(self, before: Volume | Surface, phase: Phase) -> Explicit:
+    def _cleaned(self, before: Volume | Surface) -> Explicit:
         """A field's surface with a topology that is good to work on, and the field's colours."""
         with self.clock("clean-up"):
             self._stage("clean-up")
             mesh = clean(before.mesh(), self.request.target_faces).on_ground()
         with torch.no_grad():
             colours = before.grid()[:, 1:]
-        return self._explicit(mesh, phase, place=Place(-mesh.lift, 1.0), grid=colours)
+        return self._explicit(mesh, place=Place(-mesh.lift, 1.0), grid=colours)
 
-    def _explicit(self, mesh: Mesh, phase: Phase, moves: bool = False, details: bool = False,
+    def _explicit(self, mesh: Mesh, moves: bool = False, details: bool = False,
                   place: Place | None = None, grid: torch.Tensor | None = None) -> Explicit:
-        if mesh.uvs is None and not moves:
+        manner = self._manner(moves, details)
+        if not moves and missing_uvs(mesh.uvs, len(mesh.faces)).all():
             with self.clock("unwrap"):
                 self._stage("unwrap")
-                _, split, uvs = unwrap(mesh.positions, mesh.faces)
-                mesh = replace(mesh, uvs=uvs[split], slots=None)
-        return Explicit(mesh, self.rasterizer, self._manner(phase, moves, details), self.device, place, grid)
+                _, split, uvs = unwrap(mesh.positions, mesh.faces, manner.texture_size)
+                mesh = replace(mesh, uvs=uvs[split])
+        return Explicit(mesh, self.rasterizer, manner, self.device, place, grid)
 
-    def _manner(self, phase: Phase, moves: bool, details: bool) -> Manner:
+    def _manner(self, moves: bool, details: bool) -> Manner:
         request, settings = self.request, self.settings
         own = request.mode == "generate"
-        return Manner(moves, details, own, PAINT if len(phase.levels) < len(PAINT) else phase.levels,
-                      tuple(request.maps), settings.made_texture_size if own else settings.texture_size, request.flat,
-                      request.symmetry, request.max_displacement)
+        size = settings.made_texture_size if own else settings.texture_size
+        return Manner(moves, details, own, settings.paint, tuple(request.maps), size, request.flat, request.symmetry,
+                      request.max_displacement)
 
     def _phase(self, number: int, asset: Asset, guide: Any, phase: Phase, first: int,
                found: dict[str, Tensor] | None = None) -> None:
@@ -207,9 +209,12 @@ class Generation:
         """One step of one asset."""
         settings, request = self.settings, self.request
         with self.clock("render forward"):
-            views = cameras.sample(settings.views, self.generator, self.device)
+            views = cameras.sample(settings.views, self.generator, self.device, settings.elevation,
+                                   settings.field_of_view)
             lights = Lights.sample(views, self.generator)
-            behind = backgrounds(settings.views, self.generator, self.device)
+            if request.maps:
+                lights = lights.under_sky(self.generator)
+            behind = backgrounds(settings.views, self.generator, self.device, request.background)
             size = round(phase.resolution * self.prior.resolution)
             images, penalty = asset.render(views, lights, behind, size, progress, self.generator)
             pictures = self._fit(images)
@@ -265,10 +270,10 @@ class Generation:
         if kind == Volume.name:
             asset = Volume(Field(phase.levels, device=self.device), symmetry=symmetry)
         elif kind == Surface.name:
-            asset = Surface(Field(phase.levels, device=self.device), self.rasterizer, symmetry)
+            asset = Surface(Field(phase.levels, device=self.device), self.rasterizer, symmetry, self.request.flat)
         else:
             mesh, place = Explicit.given(tensors)
-            manner = self._manner(phase, kind == "refine", state["details"])
+            manner = self._manner(kind == "refine", state["details"])
             asset = Explicit(mesh, self.rasterizer, manner, self.device, place, fit=False)
         asset.load_state_dict(tensors)
         return asset
@@ -292,7 +297,8 @@ class Generation:
 
     def snapshot(self, mesh: Mesh) -> None:
         self.version += 1
-        self.report(Snapshot(self.version, self.iteration, mesh.arrays()))
+        picture = preview(self.rasterizer, mesh, self.device, self.request.flat)
+        self.report(Snapshot(self.version, self.iteration, {**mesh.arrays(), "preview": picture}))
 
     def finish(self, asset: Asset, folder: Path) -> None:
         """Write the files of `protocol.FILES` into `folder`; a cancelled job has a texture only from its phase on."""
@@ -306,7 +312,8 @@ class Generation:
             save_glb(mesh, folder / "mesh.glb")
             if pictures := sorted(name for name in mesh.textures if name.startswith("texture.")):
                 Image.fromarray(mesh.textures[pictures[0]][::-1].copy()).save(folder / "texture.png")
-            picture = turntable(self.rasterizer, mesh.positions, mesh.faces, mesh.shown_colours, self.device)
+            own = self.request.mode == "generate"
+            picture = turntable(self.rasterizer, mesh, self.device, self.request.flat, scaled=not own)
             Image.fromarray(picture).save(folder / "turntable.png")
         record = self.record(mesh, whole)
         (folder / "job.json").write_text(json.dumps(record, indent=2) + "\n")

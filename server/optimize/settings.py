@@ -9,13 +9,14 @@ from typing import Any
 from msd_blender.protocol import JobRequest
 
 from ..guidance.bandwidth import Geometric
+from ..rendering.cameras import FIELD_OF_VIEW
 
 
 @dataclass(frozen=True)
 class Phase:
     """One stretch of the optimization on one representation.
 
-    levels: of the field, see `geometry.field.Field`, or of the paint, see `assets.paint.Paint`.
+    levels: of the field, see `geometry.field.Field`; none where a mesh has taken its place.
     bandwidth: of the mean shift, in latents of unit standard deviation; it falls over the phase.
     learning_rate: Adam's, in logits; it falls to a tenth, so that what is noise averages out.
     penalty: weight of the regularizers beside the guidance's gradient.
@@ -38,7 +39,6 @@ class Phase:
         return {"bandwidth": self.bandwidth} if name == "msd" else {}
 
 
-PAINT = (5, 9, 17, 33, 65)
 # What each mode does, in order: (what is worked on, the name of its `Settings`).
 PLANS: dict[str, tuple[tuple[str, str], ...]] = {
     "generate": (("volume", "volume"), ("surface", "surface"), ("texture", "finish")),
@@ -52,8 +52,7 @@ class Settings:
     """Everything of a generation that the request does not name, with its defaults.
 
     finish: the texture of a mesh that was made from nothing, which begins with the field's colours.
-    elevation: lowest and highest of the cameras, degrees; field_of_view: vertical, degrees. None: what
-        `rendering.cameras` finds right.
+    elevation, field_of_view: of the cameras, as `rendering.cameras.sample`.
     """
 
     views: int = 4
@@ -64,17 +63,18 @@ class Settings:
     surface: Phase = field(default_factory=lambda: Phase(
         160, (5, 9, 17, 33, 49), Geometric(0.8, 0.2), learning_rate=0.02, penalty=50))
     finish: Phase = field(default_factory=lambda: Phase(
-        40, PAINT, Geometric(0.3, 0.2), learning_rate=0.02, penalty=50))
+        40, (), Geometric(0.3, 0.2), learning_rate=0.02, penalty=50))
     texture: Phase = field(default_factory=lambda: Phase(
-        300, PAINT, Geometric(3.0, 0.25), learning_rate=0.05, penalty=50, emphasis=1.5))
+        300, (), Geometric(3.0, 0.25), learning_rate=0.05, penalty=50, emphasis=1.5))
     refine: Phase = field(default_factory=lambda: Phase(
-        300, PAINT, Geometric(1.5, 0.25), learning_rate=0.03, penalty=50))
+        300, (), Geometric(1.5, 0.25), learning_rate=0.03, penalty=50))
+    paint: tuple[int, ...] = (5, 9, 17, 33, 65)     # levels of `assets.paint.Paint`
     snapshots: int = 40                     # over the whole run, and
     snapshot_seconds: float = 10.0          # at most this long from one to the next
     made_texture_size: int = 512            # of a mesh that was made from nothing
     texture_size: int = 1024
     elevation: tuple[float, float] | None = None
-    field_of_view: float | None = None
+    field_of_view: float = FIELD_OF_VIEW
 
     def plan(self, mode: str) -> list[tuple[str, Phase]]:
         """What a mode works on, with its phases in order."""
@@ -97,7 +97,8 @@ class Settings:
             changes |= {"made_texture_size": request.texture_size, "texture_size": request.texture_size}
         if request.elevation is not None:
             changes["elevation"] = (float(request.elevation[0]), float(request.elevation[1]))
-        changes["field_of_view"] = request.field_of_view
+        if request.field_of_view is not None:
+            changes["field_of_view"] = float(request.field_of_view)
         names = [name for _, name in PLANS[request.mode]]
         phases = [getattr(default, name) for name in names]
         if request.iterations is not None:

@@ -20,9 +20,10 @@ from ...rendering.cameras import Cameras
 from ...rendering.rasterize import Rasterizer
 from ...rendering.render import vertex_normals
 from ...rendering.shading import Lights
+from ...rendering.textured import METALLIC, ROUGHNESS
 from .atlas import slots_of
 from .paint import Paint
-from .skin import Colours, Texture
+from .skin import Colours, Texture, bumped
 from .stiffness import Stiffness
 
 PACE = 0.1                                  # a vertex's learning rate, metres, beside a colour's, logits
@@ -144,10 +145,22 @@ class Explicit(nn.Module):
         else:
             normals = self.rasterizer.interpolate(vertex_normals(positions, self.faces)[None].contiguous(), rast,
                                                   self.faces)
-        seen, smoothness = self.skin.at(self.paint, rast, hit, face, generator)
+        normals = F.normalize(normals, dim=-1, eps=1e-6)
+        seen, slope, smoothness = self.skin.at(self.paint, rast, hit, face, generator)
+        if slope is not None:
+            normals = normals.clone()
+            normals[hit] = bumped(normals[hit], slope)
         values = rast.new_zeros(*hit.shape, seen.shape[1])
         values[hit] = seen
-        shaded = lights.shade(values[..., :3], F.normalize(normals, dim=-1, eps=1e-6))
+        if self.skin.physical:
+            point = self.rasterizer.interpolate(positions[None].contiguous(), rast, self.faces)
+            toward = F.normalize(cameras.position[:, None, None] - point, dim=-1)
+            maps = {"roughness": torch.full_like(values[..., :1], ROUGHNESS),
+                    "metallic": torch.full_like(values[..., :1], METALLIC)}
+            maps |= {kind: values[..., i:i + 1] for i, kind in enumerate(self.skin.maps, 3)}
+            shaded = lights.shade_physically(values[..., :3], normals, toward, maps["roughness"], maps["metallic"])
+        else:
+            shaded = lights.shade(values, normals)
         picture = torch.where(hit[..., None], shaded, backgrounds[:, None, None])
         picture = self.rasterizer.antialias(picture.contiguous(), rast, clip, self.faces)
         if self.rasterizer.supersample > 1:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...geometry.mesh import Mesh
 from ...rendering.rasterize import Rasterizer
+from ...rendering.render import face_normals, vertex_normals
+from ...rendering.textured import Charts
 from .atlas import Atlas, slots_of
 from .paint import Paint
 
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
     from .explicit import Manner
 
 GRAY = np.full(3, 204, np.uint8)
-# Where a mesh brings no picture of a map. A normal of 128, 128, 255 is the surface's own.
-STARTS = {"roughness": np.array(180, np.uint8), "metallic": np.array(8, np.uint8)}
+STARTS = {"roughness": np.array(204, np.uint8), "metallic": np.array(8, np.uint8)}   # where a mesh brings no picture
+LEVEL = np.array([128, 128, 255], np.uint8) # a normal map's own normal
+HEIGHT = 0.02                               # metres that the surface seems raised by a logit of height
 SAMPLES = 1 << 14                           # points of a picture at which its roughness is measured
 
 
@@ -32,6 +36,12 @@ def logit(values: Tensor) -> Tensor:
 
 def byte(logits: Tensor) -> Tensor:
     return (255 * logits.sigmoid()).round().byte()
+
+
+def bumped(normals: Tensor, slope: Tensor) -> Tensor:
+    """(P, 3) unit normals of a surface raised by a height of that slope (Mikkelsen 2010)."""
+    along = slope - (slope * normals).sum(dim=1, keepdim=True) * normals
+    return F.normalize(normals - along, dim=1, eps=1e-6)
 
 
 class Texture:
@@ -62,6 +72,12 @@ class Texture:
             still = torch.from_numpy((mesh.locked[mesh.faces] > 0).all(axis=1)).to(device)
             keep = keep | still[atlas.triangle][atlas.nearest]
         self.keep = keep if bool(keep.any()) else None
+        self.maps = [name for name in self.given if name != "texture"]
+        self.bumps = "normal" in manner.maps
+        self.physical = bool(manner.maps)
+        if self.bumps:
+            self._normals, self._tangents = self._frames(mesh, corners)
+            self._level = atlas.given(mesh, "normal", LEVEL)
         self.detail = None
         if manner.details or len(self.given) > 1:
             details = [logit(given) for given in self.given.values()]
@@ -71,30 +87,64 @@ class Texture:
     def samples(self) -> tuple[Tensor, Tensor]:
         """Points of the surface (N, 3) and what the given pictures have there, as logits."""
         logits = logit(self.given["texture"][self.atlas.own]).clamp(-4, 4)
-        maps = sum(given.shape[1] for given in self.given.values()) - 3
-        return self.places, torch.nn.functional.pad(logits, (0, maps))
+        return self.places, F.pad(logits, (0, len(self.manner.maps)))
 
     def at(self, paint: Paint, rast: Tensor, hit: Tensor, face: Tensor,
-           generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(values (P, C) in [0, 1] of the pixels that show the surface, how rough the paint is there)."""
+           generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Of the P pixels that show the surface: values (P, C) in [0, 1], colour first and then `maps`; the slope
+        (P, 3) of the height that a normal map shows; how rough the paint is there ()."""
         uv = self.rasterizer.interpolate(self.atlas.uvs[None].contiguous(), rast, self.split)[hit]
         texel = self.atlas.at(uv, face)
         points = self.places[self.atlas.nearest[texel]]
         logits = paint(points)
         roughness = paint.roughness(points[:SAMPLES], logits[:SAMPLES], generator)
+        slope = self._slope(paint, points, logits[:, -1]) if self.bumps else None
+        values = logits[:, :3 + len(self.maps)]
         if self.detail is not None:
-            logits = logits + self.detail[texel]
-        values = logits.sigmoid()
+            values = values + self.detail[texel]
+        values = values.sigmoid()
         if self.keep is not None:
             given = torch.cat([picture[texel] for picture in self.given.values()], dim=1).float() / 255
             values = torch.where(self.keep[texel][:, None], given, values)
-        return values, roughness
+            slope = None if slope is None else torch.where(self.keep[texel][:, None], 0, slope)
+        return values, slope, roughness
+
+    def _slope(self, paint: Paint, points: Tensor, heights: Tensor) -> Tensor:
+        step = 1 / (paint.levels[-1] - 1)   # half a finest cell
+        ahead = [paint(points + step * axis)[:, -1] for axis in torch.eye(3, device=points.device)]
+        return (torch.stack(ahead, dim=1) - heights[:, None]) * (HEIGHT / step)
+
+    def _frames(self, mesh: Mesh, corners: Tensor) -> tuple[Tensor, Tensor]:
+        """Normals (N, 3) and tangents with their side (N, 4) at the covered texels."""
+        charts = Charts.of(self.mesh_faces, self.atlas.uvs.view(-1, 3, 2))
+        if self.manner.flat:
+            normals = face_normals(corners, self.mesh_faces)[self.atlas.triangle]
+        else:
+            normals = F.normalize(self.atlas.spread(vertex_normals(corners, self.mesh_faces), self.mesh_faces), dim=1)
+        return normals, self.atlas.spread(charts.tangents(corners, self.mesh_faces), charts.faces)
+
+    def _normal_maps(self, paint: Paint) -> Tensor:
+        """(T, 3) uint8: the painted height as tangent-space normals, over those of the given pictures."""
+        normals, tangents = self._normals, F.normalize(self._tangents[:, :3], dim=1)
+        tangents = F.normalize(tangents - (tangents * normals).sum(dim=1, keepdim=True) * normals, dim=1)
+        sides = torch.where(self._tangents[:, 3:] < 0, -1.0, 1.0)
+        axes = torch.stack([tangents, sides * torch.linalg.cross(normals, tangents), normals], dim=1)
+        slopes = torch.cat([self._slope(paint, points, paint(points)[:, -1]) for points in self.places.split(1 << 17)])
+        bent = torch.einsum("nij,nj->ni", axes, bumped(normals, slopes))
+        bent = torch.where((tangents.square().sum(dim=1, keepdim=True) > 0.5), bent, bent.new_tensor([0, 0, 1.0]))
+        level = 2 * self._level.float() / 255 - 1
+        bent = bent[self.atlas.nearest]
+        # Slopes add up: the given map's details stay.
+        slope = bent[:, :2] / bent[:, 2:].clamp(min=0.1) + level[:, :2] / level[:, 2:].clamp(min=0.1)
+        total = F.normalize(F.pad(slope, (0, 1), value=1.0), dim=1)
+        return (255 * (total + 1) / 2).round().byte()
 
     @torch.no_grad()
     def painted(self, mesh: Mesh, paint: Paint) -> Mesh:
         """The mesh with its textures baked."""
         atlas = self.atlas
         logits = torch.cat([paint(points) for points in self.places.split(1 << 18)])[atlas.nearest]
+        logits = logits[:, :3 + len(self.maps)]
         values = byte(logits if self.detail is None else logits + self.detail)
         write = atlas.written if self.keep is None else atlas.written & ~self.keep
         textures = dict(mesh.textures)
@@ -106,6 +156,9 @@ class Texture:
             for tile in atlas.tiles:
                 picture = tile.image(pictures)
                 textures[f"{kind}.{tile.slot}"] = picture if kind == "texture" else picture[..., 0]
+        if self.bumps:
+            pictures = torch.where(write[:, None], self._normal_maps(paint), self._level)
+            textures |= {f"normal.{tile.slot}": tile.image(pictures) for tile in atlas.tiles}
         mesh = replace(mesh, textures=textures)
         return replace(mesh, colours=_repainted(mesh, paint, self.corners)) if self.manner.own else mesh
 
@@ -117,16 +170,17 @@ class Colours:
                  device: torch.device | str):
         self.rasterizer, self.manner, self.corners = rasterizer, manner, corners
         self.faces = torch.from_numpy(mesh.faces).to(device).contiguous()
-        self.coloured = mesh.colours is not None
+        self.coloured, self.physical, self.maps = mesh.colours is not None, False, list[str]()
         self.given = torch.from_numpy(mesh.shown_colours).to(device)
         self.detail = logit(self.given) if manner.details else None
         self.keep = None if mesh.locked is None else torch.from_numpy(mesh.locked > 0).to(device)
 
     def samples(self) -> tuple[Tensor, Tensor]:
-        return self.corners, logit(self.given).clamp(-4, 4)
+        logits = logit(self.given).clamp(-4, 4)
+        return self.corners, F.pad(logits, (0, len(self.manner.maps)))
 
     def at(self, paint: Paint, rast: Tensor, hit: Tensor, face: Tensor,
-           generator: torch.Generator) -> tuple[Tensor, Tensor]:
+           generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
         """As `Texture.at`."""
         logits = paint(self.corners)
         roughness = paint.roughness(self.corners, logits, generator)
@@ -134,7 +188,7 @@ class Colours:
         values = values.sigmoid()
         if self.keep is not None:
             values = torch.where(self.keep[:, None], self.given.float() / 255, values)
-        return self.rasterizer.interpolate(values[None].contiguous(), rast, self.faces)[hit], roughness
+        return self.rasterizer.interpolate(values[None].contiguous(), rast, self.faces)[hit], None, roughness
 
     @torch.no_grad()
     def painted(self, mesh: Mesh, paint: Paint) -> Mesh:

@@ -22,14 +22,14 @@ from ...rendering.shading import Lights
 class Surface(nn.Module):
     """The mesh where the field's occupancy logit is zero, rebuilt at every step, coloured by the field.
 
-    symmetry: of `protocol.AXES`.
+    symmetry: of `protocol.AXES`. flat: shaded by its faces' normals.
     """
 
     name = "surface"
 
-    def __init__(self, field: Field, rasterizer: Rasterizer, symmetry: str = ""):
+    def __init__(self, field: Field, rasterizer: Rasterizer, symmetry: str = "", flat: bool = False):
         super().__init__()
-        self.field, self.rasterizer, self.symmetry = field, rasterizer, symmetry
+        self.field, self.rasterizer, self.symmetry, self.flat = field, rasterizer, symmetry, flat
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.parameters()), "pace": 1.0}]
@@ -43,7 +43,8 @@ class Surface(nn.Module):
         grid = self.grid()
         positions, faces = marching_tetrahedra(grid[0, 0])
         colours = sample(grid[:, 1:], positions.detach()).sigmoid()
-        images = render(self.rasterizer, positions, faces, colours, cameras, lights, backgrounds, resolution)
+        images = render(self.rasterizer, positions, faces, colours, cameras, lights, backgrounds, resolution,
+                        self.flat)
         penalty = 0.2 * normal_consistency(positions, faces) + 2 * bending(grid[:, :1]) \
             + 0.01 * total_variation(grid[:, 1:])
         return images, penalty

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pictures of a mesh for people to look at."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..geometry.mesh import Mesh
+from ..rendering import render
+from ..rendering.cameras import FIELD_OF_VIEW, Cameras
+from ..rendering.rasterize import Rasterizer
+from ..rendering.shading import Lights
+from ..rendering.textured import Charts, Material, Textured
+from .assets.explicit import Place
+
+PREVIEW = 128                               # pixels
+
+
+def look(mesh: Mesh, device: torch.device | str) -> Tensor | Textured:
+    """What `render.render` takes as colours: the mesh's textures, or its vertex colours in [0, 1]."""
+    if mesh.uvs is None or not any(name.startswith("texture.") for name in mesh.textures):
+        return torch.from_numpy(mesh.shown_colours).to(device) / 255
+
+    def picture(kind: str, slot: int) -> Tensor | None:
+        array = mesh.textures.get(f"{kind}.{slot}")
+        if array is None:
+            return None
+        values = torch.from_numpy(np.ascontiguousarray(array)).to(device).float() / 255
+        return values if values.ndim == 3 else values[..., None]
+
+    slots = 1 if mesh.slots is None else int(mesh.slots.max()) + 1
+    gray = torch.full((1, 1, 3), 0.8, device=device)
+    materials = []
+    for slot in range(slots):
+        base, roughness, metallic, normal = (picture(kind, slot)
+                                             for kind in ("texture", "roughness", "metallic", "normal"))
+        materials.append(Material(gray if base is None else base, roughness, metallic, normal))
+    faces, uvs = torch.from_numpy(mesh.faces).to(device), torch.from_numpy(mesh.uvs).to(device)
+    chart = None if mesh.slots is None else torch.from_numpy(mesh.slots).to(device)
+    return Textured(Charts.of(faces, uvs, chart), materials)
+
+
+@torch.no_grad()
+def preview(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat: bool = False) -> np.ndarray:
+    """(PREVIEW, PREVIEW, 3) uint8 from ahead, to the right and above, bottom row first."""
+    full = torch.ones(1, device=device)
+    camera = Cameras(math.radians(35) * full, math.radians(20) * full, 3.0 * full,
+                     math.radians(FIELD_OF_VIEW) * full)
+    place = torch.from_numpy(_placed(mesh)).to(device)
+    picture = render.render(rasterizer, place, torch.from_numpy(mesh.faces).to(device), look(mesh, device), camera,
+                            Lights.headlight(camera), torch.full((1, 3), 0.75, device=device), 2 * PREVIEW, flat)
+    small = F.avg_pool2d(picture.movedim(-1, 1), 2)[0].movedim(0, -1)
+    return (255 * small).round().byte().cpu().numpy()
+
+
+def turntable(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat: bool = False,
+              scaled: bool = False) -> np.ndarray:
+    """As `render.turntable`. scaled: brought to the size that fills the picture, whatever size it has."""
+    if scaled:
+        mesh = replace(mesh, positions=_placed(mesh))
+    colours = look(mesh, device)
+    return render.turntable(rasterizer, mesh.positions, mesh.faces,
+                            colours if isinstance(colours, Textured) else mesh.shown_colours, device, flat=flat)
+
+
+def _placed(mesh: Mesh) -> np.ndarray:
+    place = Place.of(mesh)
+    return ((mesh.positions - place.centre) * np.float32(place.scale)).astype(np.float32)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Meshes that an artist could bring, and how well a texture hides its seams."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+
+from server.geometry.mesh import Mesh
+
+# bpy has settings of its own for floating point and threads: it stays out of the tests' process.
+SUZANNE = """
+import sys
+import bpy
+import numpy as np
+bpy.ops.wm.read_factory_settings(use_empty=True)
+bpy.ops.mesh.primitive_monkey_add(calc_uvs=True)
+mesh = bpy.context.object.data
+mesh.calc_loop_triangles()
+def read(values, name, kind, width):
+    array = np.empty(width * len(values), kind)
+    values.foreach_get(name, array)
+    return array.reshape(-1, width)
+uvs = read(mesh.uv_layers.active.data, "uv", np.float32, 2)
+np.savez(sys.argv[1], positions=read(mesh.vertices, "co", np.float32, 3),
+         faces=read(mesh.loop_triangles, "vertices", np.int32, 3),
+         uvs=uvs[read(mesh.loop_triangles, "loops", np.int32, 3)])
+"""
+
+
+def suzanne(folder) -> Mesh:
+    """Blender's monkey, with the UVs that Blender gives it and a colour for each place."""
+    path = folder / "suzanne.npz"
+    subprocess.run([sys.executable, "-c", SUZANNE, path], check=True, capture_output=True, timeout=120,
+                   env={**os.environ, "BLENDER_USER_RESOURCES": str(folder / "blender")})
+    mesh = Mesh.of(dict(np.load(path)))
+    return Mesh(mesh.positions, mesh.faces, rainbow(mesh.positions), mesh.uvs)
+
+
+def rainbow(positions: np.ndarray) -> np.ndarray:
+    """(V, 3) uint8 that change smoothly with the place."""
+    return np.round(127.5 + 100 * np.sin(2 * positions + np.arange(3))).astype(np.uint8)
+
+
+def seam_and_interior(mesh: Mesh, name: str = "texture.0") -> tuple[float, float]:
+    """Mean colour jump, of 255, half a texel either side of edges: of those that the UVs cut, and of the others."""
+    _, index = np.unique(mesh.positions, axis=0, return_inverse=True)
+    faces, picture = index.reshape(-1)[mesh.faces], mesh.textures[name].astype(float)
+    sides: dict[tuple[int, int], list[np.ndarray]] = {}
+    along = np.linspace(0.1, 0.9, 9)[:, None]
+    for face, uv in zip(faces, mesh.uvs):
+        for k in range(3):
+            (i, j), (a, b, c) = (face[k], face[(k + 1) % 3]), (uv[k], uv[(k + 1) % 3], uv[(k + 2) % 3])
+            if i > j:
+                i, j, a, b = j, i, b, a
+            place = a + along * (b - a)
+            length = np.linalg.norm((c - place) * len(picture), axis=1, keepdims=True)
+            inward = (c - place) * np.minimum(0.5 / np.maximum(length, 1e-9), 0.3)
+            sides.setdefault((i, j), []).append(np.stack([place, place + inward]))
+    jumps: dict[bool, list[float]] = {True: [], False: []}
+    for pair in sides.values():
+        if len(pair) == 2:
+            one, other = pair
+            cut = bool(np.abs(one[0] - other[0]).max() > 1e-6)
+            jumps[cut].append(float(np.abs(bilinear(picture, one[1]) - bilinear(picture, other[1])).mean()))
+    return float(np.mean(jumps[True])), float(np.mean(jumps[False]))
+
+
+def bilinear(picture: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """(N, C) of an (H, W, C) picture, bottom row first, at (N, 2)."""
+    size = np.array([picture.shape[1], picture.shape[0]])
+    place = np.clip(uv * size - 0.5, 0, size - 1)
+    low = np.floor(place).astype(int)
+    high = np.minimum(low + 1, size - 1)
+    x, y = (place - low).T[..., None]
+    return ((1 - y) * ((1 - x) * picture[low[:, 1], low[:, 0]] + x * picture[low[:, 1], high[:, 0]])
+            + y * ((1 - x) * picture[high[:, 1], low[:, 0]] + x * picture[high[:, 1], high[:, 0]]))

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Texture and refine on an artist's mesh: what must stay, stays bit for bit."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import trimesh
+
+from msd_blender.protocol import FILES, JobRequest, Progress, Snapshot
+from server.checkpoint import Checkpoints
+from server.geometry.mesh import Mesh
+from server.optimize import Paused, generate
+
+from tests.optimize.meshes import rainbow, seam_and_interior, suzanne
+
+
+@pytest.fixture(scope="module")
+def monkey(tmp_path_factory):
+    return suzanne(tmp_path_factory.mktemp("suzanne"))
+
+
+@pytest.fixture(scope="module")
+def ball():
+    """A closed ball without UVs, off the origin and of no usual size."""
+    shape = trimesh.creation.icosphere(3, 25.0)
+    positions = np.asarray(shape.vertices, np.float32) + np.array([40, 0, -3], np.float32)
+    return Mesh(positions, np.asarray(shape.faces, np.int32))
+
+
+def run(folder, tiny, mesh, mode="texture", cancelled=lambda: False, checkpoints=None, paused=lambda: False, edit=None,
+        **changes):
+    """The arrays at the end, and all that was said."""
+    said = []
+    folder.mkdir(exist_ok=True)
+    request = JobRequest(**{"prompt": "a red mushroom", "mode": mode, "mesh": "x" if mesh else "",
+                            "texture_size": 128, **tiny, **changes})
+    generate(request, folder, said.append, cancelled, checkpoints=checkpoints, paused=paused, mesh=mesh, edit=edit)
+    return [message for message in said if isinstance(message, Snapshot)][-1].arrays, said
+
+
+def after(count):
+    """False so many times, then True."""
+    asked = []
+    return lambda: asked.append(1) or len(asked) > count
+
+
+def same(arrays, mesh, *names):
+    for name in names:
+        assert arrays[name].tobytes() == getattr(mesh, name).tobytes(), name
+        assert arrays[name].dtype == getattr(mesh, name).dtype
+
+
+def test_texture_leaves_vertices_and_uvs_as_they_are_and_shows_no_seam(tiny, tmp_path, monkey):
+    arrays, said = run(tmp_path, tiny, monkey, texture_size=1024)
+    same(arrays, monkey, "positions", "faces", "uvs", "colours")
+    seam, interior = seam_and_interior(Mesh.of(arrays))
+    assert seam <= interior + 2 and interior > 0.05
+    assert arrays["texture.0"].shape == (1024, 1024, 3)
+    texels = arrays["texture.0"].reshape(-1, 3)[::97].astype(int)
+    assert texels.std(axis=0).min() > 30                            # it began with the vertices' colours
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+    assert {message.phase for message in said if isinstance(message, Progress)} == {"texture", "files"}
+    assert arrays["preview"].shape == (128, 128, 3) and arrays["preview"].std() > 5
+
+
+def test_the_file_has_the_artists_values(tiny, tmp_path, monkey):
+    run(tmp_path, tiny, monkey)
+    made = trimesh.load_mesh(tmp_path / "mesh.glb", process=False)
+    turned = np.stack([monkey.positions[:, 0], monkey.positions[:, 2], -monkey.positions[:, 1]], axis=1)
+    corner = np.concatenate([turned[monkey.faces].reshape(-1, 3), monkey.uvs.reshape(-1, 2)], axis=1)
+    uv = np.asarray(made.visual.uv, np.float32)
+    found = np.concatenate([np.asarray(made.vertices, np.float32), uv], axis=1)[made.faces.reshape(-1)]
+    np.testing.assert_array_equal(found[:, :3], corner[:, :3])
+    np.testing.assert_allclose(found[:, 3:], corner[:, 3:], atol=1e-7)     # the file counts v from the top
+
+
+def test_without_uvs_it_is_unwrapped_and_nothing_else(tiny, tmp_path, ball):
+    arrays, _ = run(tmp_path, tiny, ball)
+    same(arrays, ball, "positions", "faces")
+    assert arrays["uvs"].shape == (len(ball.faces), 3, 2) and arrays["texture.0"].shape == (128, 128, 3)
+    assert "colours" not in arrays
+
+
+def test_each_slot_keeps_its_size_and_what_is_frozen(tiny, tmp_path, monkey):
+    rng = np.random.default_rng(0)
+    slots = (monkey.positions[monkey.faces].mean(axis=1)[:, 2] > 0).astype(np.int32) * 3
+    pictures = {"texture.0": rng.integers(0, 256, (64, 32, 3), np.uint8),
+                "texture.3": rng.integers(0, 256, (96, 96, 3), np.uint8),
+                "frozen.3": (np.arange(96 * 96).reshape(96, 96) % 96 < 48).astype(np.uint8)}
+    mesh = replace(monkey, slots=slots, textures=pictures)
+    arrays, _ = run(tmp_path, tiny, mesh)
+    same(arrays, mesh, "positions", "faces", "uvs", "slots")
+    assert arrays["texture.0"].shape == (64, 32, 3) and arrays["texture.3"].shape == (96, 96, 3)
+    frozen = pictures["frozen.3"] > 0
+    np.testing.assert_array_equal(arrays["texture.3"][frozen], pictures["texture.3"][frozen])
+    assert (arrays["texture.3"][~frozen] != pictures["texture.3"][~frozen]).any()
+    assert (arrays["texture.0"] != pictures["texture.0"]).any()
+
+
+def test_maps_are_painted_on_request(tiny, tmp_path, monkey):
+    arrays, _ = run(tmp_path, tiny, monkey, maps=["roughness", "metallic", "normal"])
+    for name in ("roughness.0", "metallic.0"):
+        assert arrays[name].shape == (128, 128) and len(np.unique(arrays[name])) > 3
+    normals = arrays["normal.0"].astype(float) / 127.5 - 1
+    assert np.abs(np.linalg.norm(normals, axis=2) - 1).max() < 0.02 and normals[..., 2].min() > 0
+    assert normals[..., :2].std() > 1e-3
+
+
+def owned(mesh, size=128):
+    """Texels of the faces whose three corners are locked, by their centres: (size, size) bool."""
+    mask = np.zeros((size, size), bool)
+    column, row = np.meshgrid(*[(np.arange(size) + 0.5) / size] * 2)
+    for a, b, c in mesh.uvs[(mesh.locked[mesh.faces] > 0).all(axis=1)].astype(float):
+        (ux, uy), (vx, vy) = b - a, c - a
+        area = ux * vy - uy * vx
+        if area:
+            s = ((column - a[0]) * vy - (row - a[1]) * vx) / area
+            t = ((row - a[1]) * ux - (column - a[0]) * uy) / area
+            mask |= (s > 0) & (t > 0) & (s + t < 1)
+    return mask
+
+
+@pytest.mark.parametrize("mode", ["texture", "refine"])
+def test_what_is_locked_is_the_same_bit_for_bit(tiny, tmp_path, monkey, mode):
+    picture = np.random.default_rng(1).integers(0, 256, (128, 128, 3), np.uint8)
+    locked = (monkey.positions[:, 0] < 0).astype(np.uint8)
+    mesh = replace(monkey, locked=locked, textures={"texture.0": picture})
+    arrays, _ = run(tmp_path, tiny, mesh, mode, iterations=6)
+    assert arrays["positions"][locked > 0].tobytes() == mesh.positions[locked > 0].tobytes()
+    still = owned(mesh)
+    assert still.mean() > 0.2
+    np.testing.assert_array_equal(arrays["texture.0"][still], picture[still])
+    assert (arrays["texture.0"][~still] != picture[~still]).mean() > 0.1
+    moved = arrays["positions"][locked == 0] != mesh.positions[locked == 0]
+    assert moved.any() == (mode == "refine")
+
+
+def test_refine_moves_within_its_limits(tiny, tmp_path, ball):
+    arrays, _ = run(tmp_path, tiny, ball, "refine", iterations=6, max_displacement=0.5)
+    far = np.linalg.norm(arrays["positions"].astype(float) - ball.positions, axis=1)
+    assert 0.05 < far.max() <= 0.5 + 1e-5
+    same(arrays, ball, "faces")
+    assert arrays["colours"].shape == ball.positions.shape and "uvs" not in arrays
+
+
+def test_refine_keeps_a_symmetric_mesh_symmetric(tiny, tmp_path):
+    shape = trimesh.creation.icosphere(3)
+    ball = Mesh(np.asarray(shape.vertices, np.float32), np.asarray(shape.faces, np.int32))
+    arrays, _ = run(tmp_path, tiny, ball, "refine", iterations=6, symmetry="x")
+    mirrored = arrays["positions"] * [-1, 1, 1]
+    distance = np.linalg.norm(arrays["positions"][:, None] - mirrored[None], axis=2).min(axis=1)
+    assert distance.max() < 1e-4 < np.abs(arrays["positions"] - ball.positions).max()
+
+
+def test_refine_can_take_a_new_topology(tiny, tmp_path, ball):
+    arrays, _ = run(tmp_path, tiny, replace(ball, colours=rainbow(ball.positions)), "refine", remesh=True,
+                    target_faces=400)
+    assert abs(len(arrays["faces"]) / 400 - 1) < 0.1
+
+
+@pytest.mark.parametrize("mode", ["texture", "refine"])
+def test_a_stopped_run_ends_in_the_same_bytes(tiny, tmp_path, monkey, mode):
+    mesh = replace(monkey, locked=(monkey.positions[:, 2] > 0.5).astype(np.uint8))
+    whole, _ = run(tmp_path / "whole", tiny, mesh, mode)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(Paused):
+        run(tmp_path / "part", tiny, mesh, mode, checkpoints=checkpoints, paused=after(2))
+    again, _ = run(tmp_path / "part", tiny, mesh, mode, checkpoints=checkpoints)
+    assert sorted(again) == sorted(whole)
+    for name, array in whole.items():
+        assert again[name].tobytes() == array.tobytes(), name
+
+
+@pytest.mark.parametrize("stop", [1, 6, 9])     # in the fog, on its surface, on the mesh
+def test_a_job_goes_on_from_an_artists_edit(tiny, tmp_path, monkey, stop):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    wish = {**tiny, "iterations": 10}
+
+    with pytest.raises(Paused):
+        run(tmp_path / "out", wish, None, "generate", checkpoints=checkpoints, paused=after(stop))
+    locked = (monkey.positions[:, 0] < 0).astype(np.uint8)
+    edited = Mesh(monkey.positions, monkey.faces, monkey.colours, locked=locked)
+    with pytest.raises(Paused):
+        run(tmp_path / "out", wish, None, "generate", checkpoints=checkpoints, edit=("e1", edited), paused=after(0))
+    later = Checkpoints(tmp_path / "checkpoints").newest()[1]
+    assert later["edit"] == "e1" and later["iteration"] == stop
+    arrays, said = run(tmp_path / "out", wish, None, "generate", checkpoints=checkpoints, edit=("e1", edited))
+    same(arrays, edited, "faces")
+    assert arrays["positions"][locked > 0].tobytes() == edited.positions[locked > 0].tobytes()
+    assert (arrays["positions"] != edited.positions).any() == (stop < 9)
+    assert arrays["colours"][locked > 0].tobytes() == edited.colours[locked > 0].tobytes()
+    assert "texture.0" in arrays and "uvs" in arrays
+    record = json.loads((tmp_path / "out" / "job.json").read_text())
+    assert record["edit"] == "e1" and record["iterations"] == 10
+
+
+def test_cancelled_it_keeps_the_texture_that_it_has(tiny, tmp_path, monkey):
+    run(tmp_path, {**tiny, "iterations": 100}, monkey, cancelled=after(2))
+    assert json.loads((tmp_path / "job.json").read_text())["state"] == "cancelled"
+    assert (tmp_path / "texture.png").exists()
+
+
+def test_a_mesh_goes_with_its_modes_only(tiny, tmp_path, ball):
+    with pytest.raises(ValueError, match="give the mesh"):
+        generate(JobRequest("a mug", mode="texture", mesh="x", **tiny), tmp_path, print, lambda: False)
