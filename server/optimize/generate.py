@@ -24,7 +24,8 @@ from ..checkpoint import Checkpoints, load_optimizer, optimizer_tensors
 from ..bundled import objects
 from ..geometry.field import Field
 from ..geometry.clean import clean
-from ..geometry.mesh import Mesh, edge_counts, save_glb
+from ..geometry.hygiene import report
+from ..geometry.mesh import Mesh, save_glb
 from ..geometry.uvs import missing_uvs, unwrap
 from ..guidance.bandwidth import Linear
 from ..priors.prompts import view_prompts
@@ -320,7 +321,6 @@ class Generation:
 
     def record(self, mesh: Mesh, whole: bool) -> dict[str, Any]:
         """What job.json says: how the asset was made and what it is."""
-        edges, open_edges = edge_counts(mesh.faces)
         return {
             "request": asdict(self.request),
             "settings": asdict(self.settings),
@@ -335,8 +335,7 @@ class Generation:
             "denoiser_calls": self.denoiser_calls,
             "seconds": {name: round(value, 3) for name, value in self.clock.seconds.items()},
             "seconds_total": round(self.clock.elapsed, 3),
-            "mesh": {"vertices": len(mesh.positions), "faces": len(mesh.faces), "edges": edges,
-                     "non_manifold_edges": open_edges},
+            "mesh": report(mesh, self.given),
         }
 
 

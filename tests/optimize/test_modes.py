@@ -99,6 +99,21 @@ def test_each_slot_keeps_its_size_and_what_is_frozen(tiny, tmp_path, monkey):
     assert (arrays["texture.0"] != pictures["texture.0"]).any()
 
 
+def test_mirrored_halves_share_their_texels_without_a_seam(tiny, tmp_path, ball):
+    """A ball whose left and right have the same UVs: no face shows the other side's colours."""
+    x, y, z = ((ball.positions[ball.faces] - [40, 0, -3]) / 25).transpose(2, 0, 1)
+    uvs = np.stack([0.5 + 0.4 * y, 0.5 + 0.4 * z], axis=2).astype(np.float32)
+    mesh = replace(ball, uvs=uvs, colours=rainbow(ball.positions / 25))
+    arrays, _ = run(tmp_path, tiny, mesh, iterations=1)
+    texel = (arrays["uvs"] * 128).astype(int)
+    seen = arrays["texture.0"][texel[..., 1], texel[..., 0]].astype(float)
+    mirrored = mesh.positions * [-1, 1, 1] + [80, 0, 0]
+    both = (rainbow(mesh.positions / 25).astype(float) + rainbow(mirrored / 25)) / 2
+    facing = np.abs(x) > 0.5                # not at the rim, where a texel is wide
+    assert np.abs(seen - both[mesh.faces])[facing].mean() < 12
+    assert np.abs(rainbow(mesh.positions / 25) - both)[:, 0].mean() > 15
+
+
 def test_maps_are_painted_on_request(tiny, tmp_path, monkey):
     arrays, _ = run(tmp_path, tiny, monkey, maps=["roughness", "metallic", "normal"])
     for name in ("roughness.0", "metallic.0"):

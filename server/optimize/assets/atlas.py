@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage
+from scipy import ndimage, sparse
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ...geometry.mesh import Mesh
 from ...rendering.rasterize import Rasterizer
+from ...rendering.textured import Charts
 
 GUTTER = 64                                 # a given picture changes at most its edge / GUTTER beside a chart
 
@@ -37,14 +39,17 @@ class Tile:
 class Atlas:
     """All textures of a mesh, texel by texel, and on the surface only where a face covers one.
 
-    A texel has the place of the last face that covers its centre; one that no face covers takes the nearest that is
-    covered, so that mipmaps and bilinear reads find in the gutter what is inside.
+    A texel has the place of the face that covers its centre; one that no face covers takes the nearest that is
+    covered, so that mipmaps and bilinear reads find in the gutter what is inside. Where charts lie on each other, as
+    mirrored halves do, the first and the last of them count, everywhere the same two.
 
     Attributes:
         tiles: one for each slot that a face has, in the slots' order.
         nearest: (T,) which of the N covered texels each texel shows.
         own: (N,) the covered texels themselves.
         triangle, weights: (N,) and (N, 3), the face of a covered texel and its barycentric coordinates there.
+        second: (N,) which of the M rows of `second_triangle` and `second_weights` is the other place of a covered
+            texel; -1 where it has none.
         written: (T,) bool: texels that are painted. Of a given picture, those on a chart and in its gutter.
     """
 
@@ -56,12 +61,16 @@ class Atlas:
         self.uvs = torch.from_numpy(uvs.reshape(-1, 2)).to(device)          # (3 F, 2)
         self.slots = torch.from_numpy(slots).to(device).long()
         tiles, nearest, own, written, triangle, weights = [], [], [], [], [], []
+        last_triangle, last_weights = [], []
+        charts = torch.from_numpy(_charts(mesh.faces, uvs, slots)).to(device)
         first = count = 0
         for slot in np.unique(slots).tolist():
             height, width = sizes[slot]
             tile = Tile(slot, first, height, width)
             faces = np.flatnonzero(slots == slot)
-            covering, inside = _cover(self.uvs, torch.from_numpy(faces).to(device), (height, width), rasterizer)
+            here = torch.from_numpy(faces).to(device)
+            covering, inside = _cover(self.uvs, here, charts, (height, width), rasterizer)
+            last, inside_last = _cover(self.uvs, here, -charts, (height, width), rasterizer)
             covered = (covering >= 0).cpu().numpy()
             if covered.any():
                 distance, place = ndimage.distance_transform_edt(~covered, return_indices=True)
@@ -70,12 +79,16 @@ class Atlas:
                 own.append(first + np.flatnonzero(covered))
                 triangle.append(covering[covering >= 0])
                 weights.append(inside[covering >= 0])
+                last_triangle.append(last[covering >= 0])
+                last_weights.append(inside_last[covering >= 0])
                 near = distance <= max(2, max(height, width) // GUTTER)
             else:                           # all UVs at a point: one colour, that of the first face
                 nearest.append(np.full(height * width, count))
                 own.append(np.array([first]))
                 triangle.append(torch.from_numpy(faces[:1]).to(device))
                 weights.append(torch.full((1, 3), 1 / 3, device=device))
+                last_triangle.append(triangle[-1])
+                last_weights.append(weights[-1])
                 near = np.ones((height, width), bool)
             given = f"texture.{slot}" in mesh.textures
             written.append((near if given else np.ones_like(near)).reshape(-1))
@@ -87,6 +100,10 @@ class Atlas:
         self.own = torch.from_numpy(np.concatenate(own)).to(device)
         self.written = torch.from_numpy(np.concatenate(written)).to(device)
         self.triangle, self.weights = torch.cat(triangle), torch.cat(weights)
+        other = torch.cat(last_triangle)
+        shared = charts[other] != charts[self.triangle]
+        self.second = torch.where(shared, shared.long().cumsum(dim=0) - 1, -1)
+        self.second_triangle, self.second_weights = other[shared], torch.cat(last_weights)[shared]
         table = torch.zeros(int(slots.max()) + 1, 3, dtype=torch.long, device=device)
         for tile in tiles:
             table[tile.slot] = torch.tensor([tile.first, tile.height, tile.width])
@@ -101,8 +118,11 @@ class Atlas:
 
     def spread(self, values: Tensor, faces: Tensor) -> Tensor:
         """(N, C) at the covered texels, of (V, C) per-vertex values; faces (F, 3)."""
-        corners = values[faces[self.triangle].long()]
-        return (corners * self.weights[..., None]).sum(dim=1)
+        return _spread(values, faces, self.triangle, self.weights)
+
+    def spread_second(self, values: Tensor, faces: Tensor) -> Tensor:
+        """(M, C) at the other places."""
+        return _spread(values, faces, self.second_triangle, self.second_weights)
 
     def given(self, mesh: Mesh, kind: str, default: np.ndarray) -> Tensor:
         """(T, …) uint8: a mesh's pictures of one kind, `default` where a slot has none."""
@@ -124,10 +144,28 @@ def slots_of(mesh: Mesh) -> np.ndarray:
     return np.zeros(len(mesh.faces), np.int32) if mesh.slots is None else mesh.slots
 
 
-def _cover(uvs: Tensor, own: Tensor, size: tuple[int, int], rasterizer: Rasterizer) -> tuple[Tensor, Tensor]:
-    """For each texel of one slot its face (H, W), -1 for none, and the place in it (H, W, 3), barycentric."""
-    # A chart is a picture of the surface: rasterize the UVs.
-    clip = torch.cat([2 * uvs - 1, torch.zeros_like(uvs[:, :1]), torch.ones_like(uvs[:, :1])], dim=1)[None]
+def _spread(values: Tensor, faces: Tensor, triangle: Tensor, weights: Tensor) -> Tensor:
+    return (values[faces[triangle].long()] * weights[..., None]).sum(dim=1)
+
+
+def _charts(faces: np.ndarray, uvs: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """(F,) int64 from 1 up: the chart of each face; what is folded over is another one."""
+    charts = Charts.of(*(torch.from_numpy(np.ascontiguousarray(each)) for each in (faces, uvs, slots)))
+    corners = charts.faces.numpy()
+    start, end = corners[:, [0, 1]].ravel(), corners[:, [1, 2]].ravel()
+    graph = sparse.coo_matrix((np.ones(len(start), bool), (start, end)), (len(charts.uvs),) * 2)
+    return connected_components(graph, directed=False)[1][corners[:, 0]].astype(np.int64) + 1
+
+
+def _cover(uvs: Tensor, own: Tensor, order: Tensor, size: tuple[int, int],
+           rasterizer: Rasterizer) -> tuple[Tensor, Tensor]:
+    """For each texel of one slot its face (H, W), -1 for none, and the place in it (H, W, 3), barycentric.
+
+    order: (F,) of faces that cover the same texel, the lowest counts.
+    """
+    # A chart is a picture of the surface: rasterize the UVs, the charts one behind the other.
+    depth = 0.9 * (order / order.abs().max()).repeat_interleave(3)[:, None].to(uvs.dtype)
+    clip = torch.cat([2 * uvs - 1, depth, torch.ones_like(depth)], dim=1)[None]
     corners = torch.arange(len(uvs), device=uvs.device, dtype=torch.int32).view(-1, 3)[own].contiguous()
     rast = rasterizer.rasterize(clip.contiguous(), corners, size)[0]
     hit = rast[..., 3] > 0

@@ -47,7 +47,7 @@ def bumped(normals: Tensor, slope: Tensor) -> Tensor:
 class Texture:
     """Textures: a pixel shows the texel that it sees, so that what is optimized is what is baked.
 
-    Where UVs overlap, both places show one texel, and both pull at it.
+    Where UVs overlap, two places show one texel, which has the mean of their paint.
     """
 
     def __init__(self, mesh: Mesh, corners: Tensor, manner: Manner, rasterizer: Rasterizer,
@@ -58,19 +58,24 @@ class Texture:
         self.atlas = atlas = Atlas(mesh, sizes, rasterizer, torch.device(device))
         self.split = torch.arange(3 * len(mesh.faces), device=device, dtype=torch.int32).view(-1, 3)
         self.places = atlas.spread(corners, self.mesh_faces)                # (N, 3)
+        self.others = atlas.spread_second(corners, self.mesh_faces)         # (M, 3)
         base = atlas.given(mesh, "texture", GRAY)
         pictured = torch.cat([torch.full((tile.height * tile.width,), f"texture.{tile.slot}" in mesh.textures)
                               for tile in atlas.tiles]).to(device)
         self.coloured = bool(pictured.any()) or mesh.colours is not None
         if mesh.colours is not None:
-            spread = atlas.spread(torch.from_numpy(mesh.colours).to(device).float(), self.mesh_faces)
+            colours = torch.from_numpy(mesh.colours).to(device).float()
+            spread, shared = atlas.spread(colours, self.mesh_faces), atlas.second >= 0
+            spread[shared] = (spread[shared] + atlas.spread_second(colours, self.mesh_faces)) / 2
             base = torch.where(pictured[:, None], base, spread.round().byte()[atlas.nearest])
         self.given = {"texture": base, **{name: atlas.given(mesh, name, STARTS[name])[:, None]
                                           for name in manner.maps if name in STARTS}}
         keep = atlas.given(mesh, "frozen", np.array(0, np.uint8)) > 0
         if mesh.locked is not None:
             still = torch.from_numpy((mesh.locked[mesh.faces] > 0).all(axis=1)).to(device)
-            keep = keep | still[atlas.triangle][atlas.nearest]
+            covered = still[atlas.triangle]
+            covered[atlas.second >= 0] |= still[atlas.second_triangle]
+            keep = keep | covered[atlas.nearest]
         self.keep = keep if bool(keep.any()) else None
         self.maps = [name for name in self.given if name != "texture"]
         self.bumps = "normal" in manner.maps
@@ -87,7 +92,8 @@ class Texture:
     def samples(self) -> tuple[Tensor, Tensor]:
         """Points of the surface (N, 3) and what the given pictures have there, as logits."""
         logits = logit(self.given["texture"][self.atlas.own]).clamp(-4, 4)
-        return self.places, F.pad(logits, (0, len(self.manner.maps)))
+        logits = torch.cat([logits, logits[self.atlas.second >= 0]])
+        return torch.cat([self.places, self.others]), F.pad(logits, (0, len(self.manner.maps)))
 
     def at(self, paint: Paint, rast: Tensor, hit: Tensor, face: Tensor,
            generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -95,10 +101,10 @@ class Texture:
         (P, 3) of the height that a normal map shows; how rough the paint is there ()."""
         uv = self.rasterizer.interpolate(self.atlas.uvs[None].contiguous(), rast, self.split)[hit]
         texel = self.atlas.at(uv, face)
-        points = self.places[self.atlas.nearest[texel]]
-        logits = paint(points)
+        covered = self.atlas.nearest[texel]
+        points, logits = self.places[covered], self._logits(paint, covered)
         roughness = paint.roughness(points[:SAMPLES], logits[:SAMPLES], generator)
-        slope = self._slope(paint, points, logits[:, -1]) if self.bumps else None
+        slope = self._slope(paint, points) if self.bumps else None
         values = logits[:, :3 + len(self.maps)]
         if self.detail is not None:
             values = values + self.detail[texel]
@@ -109,8 +115,19 @@ class Texture:
             slope = None if slope is None else torch.where(self.keep[texel][:, None], 0, slope)
         return values, slope, roughness
 
-    def _slope(self, paint: Paint, points: Tensor, heights: Tensor) -> Tensor:
+    def _logits(self, paint: Paint, covered: Tensor) -> Tensor:
+        """(P, C) of the paint that some covered texels show."""
+        logits = paint(self.places[covered])
+        second = self.atlas.second[covered]
+        if len(self.others) and bool((shared := second >= 0).any()):
+            logits = logits.clone()
+            logits[shared] = (logits[shared] + paint(self.others[second[shared]])) / 2
+        return logits
+
+    def _slope(self, paint: Paint, points: Tensor) -> Tensor:
+        """(P, 3) of the height, a number, at points."""
         step = 1 / (paint.levels[-1] - 1)   # half a finest cell
+        heights = paint(points)[:, -1]
         ahead = [paint(points + step * axis)[:, -1] for axis in torch.eye(3, device=points.device)]
         return (torch.stack(ahead, dim=1) - heights[:, None]) * (HEIGHT / step)
 
@@ -129,7 +146,7 @@ class Texture:
         tangents = F.normalize(tangents - (tangents * normals).sum(dim=1, keepdim=True) * normals, dim=1)
         sides = torch.where(self._tangents[:, 3:] < 0, -1.0, 1.0)
         axes = torch.stack([tangents, sides * torch.linalg.cross(normals, tangents), normals], dim=1)
-        slopes = torch.cat([self._slope(paint, points, paint(points)[:, -1]) for points in self.places.split(1 << 17)])
+        slopes = torch.cat([self._slope(paint, points) for points in self.places.split(1 << 17)])
         bent = torch.einsum("nij,nj->ni", axes, bumped(normals, slopes))
         bent = torch.where((tangents.square().sum(dim=1, keepdim=True) > 0.5), bent, bent.new_tensor([0, 0, 1.0]))
         level = 2 * self._level.float() / 255 - 1
@@ -143,7 +160,8 @@ class Texture:
     def painted(self, mesh: Mesh, paint: Paint) -> Mesh:
         """The mesh with its textures baked."""
         atlas = self.atlas
-        logits = torch.cat([paint(points) for points in self.places.split(1 << 18)])[atlas.nearest]
+        every = torch.arange(len(self.places), device=self.places.device)
+        logits = torch.cat([self._logits(paint, part) for part in every.split(1 << 18)])[atlas.nearest]
         logits = logits[:, :3 + len(self.maps)]
         values = byte(logits if self.detail is None else logits + self.detail)
         write = atlas.written if self.keep is None else atlas.written & ~self.keep
