@@ -7,9 +7,9 @@ __version__ = "0.1.0"
 
 
 def _modules() -> tuple[ModuleType, ...]:
-    from . import commands, operators, panels, preferences, properties
+    from . import commands, history, jobs, operators, panels, preferences, presets, properties, thumbnails
 
-    return preferences, properties, operators, panels, commands
+    return preferences, thumbnails, properties, history, jobs, operators, presets, panels, commands
 
 
 def register() -> None:

@@ -10,29 +10,42 @@ import time
 from typing import Any, NoReturn
 
 from .live import describe, fraction
-from .protocol import DEVICES, GUIDANCES, RASTERIZERS, Progress, ProtocolError
+from .protocol import DEVICES, GUIDANCES, MAPS, RASTERIZERS, Progress, ProtocolError
 
 OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def parser(program: str = "python -m msd_blender") -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog=program, description="Text to 3D in Blender.")
-    generate = top.add_subparsers(dest="command", required=True).add_parser(
-        "generate", help="make an object from a prompt",
-        description="Writes FILE.blend, FILE.glb beside it, and turntable.png and job.json in the same folder.")
-    add = generate.add_argument
-    add("prompt", metavar="PROMPT")
-    add("--output", required=True, metavar="FILE.blend")
-    add("--negative-prompt", default="", metavar="TEXT", help="what to keep away from")
-    add("--seed", type=int, default=0, metavar="N")
-    add("--guidance", default="msd", choices=GUIDANCES)
-    add("--guidance-scale", type=float, metavar="X", help="strength of the prompt")
-    add("--iterations", type=int, metavar="N", help="fewer are faster and coarser")
-    add("--model", default="", metavar="DIR", help="a Stable Diffusion pipeline on the server's machine")
-    add("--rasterizer", default="auto", choices=RASTERIZERS)
-    add("--device", default="auto", choices=DEVICES)
-    add("--server", default="", metavar="URL", help="default: find or start one on this machine")
-    add("--token", default="", metavar="TEXT", help="of a server on another machine")
+    kinds = top.add_subparsers(dest="command", required=True)
+    wrote = "Writes FILE.blend, FILE.glb beside it, and turntable.png and job.json in the same folder."
+    generate = kinds.add_parser("generate", help="make an object from a prompt", description=wrote)
+    texture = kinds.add_parser("texture", help="paint a mesh, whose vertices and UVs stay", description=wrote)
+    refine = kinds.add_parser("refine", help="paint and reshape a mesh", description=wrote)
+    for command in (generate, texture, refine):
+        add = command.add_argument
+        add("prompt", metavar="PROMPT")
+        add("--output", required=True, metavar="FILE.blend")
+        if command is not generate:
+            add("--input", required=True, metavar="FILE", help="a .blend, .glb, .gltf, .obj, .ply or .stl file")
+            add("--object", default="", metavar="NAME", help="default: the only mesh of the file")
+            add("--lock", default="", metavar="GROUP", help="vertex group that must not change")
+        add("--negative-prompt", default="", metavar="TEXT", help="what to keep away from")
+        add("--seed", type=int, default=0, metavar="N")
+        add("--guidance", default="msd", choices=GUIDANCES)
+        add("--guidance-scale", type=float, metavar="X", help="strength of the prompt")
+        add("--iterations", type=int, metavar="N", help="fewer are faster and coarser")
+        add("--texture-size", type=int, metavar="N", help="edge of a new texture in pixels")
+        add("--maps", nargs="+", default=[], choices=MAPS, help="what is painted beside base colour")
+        add("--model", default="", metavar="DIR", help="a Stable Diffusion pipeline on the server's machine")
+        add("--rasterizer", default="auto", choices=RASTERIZERS)
+        add("--device", default="auto", choices=DEVICES)
+        add("--server", default="", metavar="URL", help="default: find or start one on this machine")
+        add("--token", default="", metavar="TEXT", help="of a server on another machine")
+    for command in (generate, refine):
+        command.add_argument("--target-faces", type=int, metavar="N", help="triangles of the result")
+    refine.add_argument("--max-displacement", type=float, metavar="M", help="how far a vertex may move, metres")
+    refine.add_argument("--remesh", action="store_true", help="the topology may change")
     return top
 
 
@@ -42,11 +55,10 @@ def main(arguments: list[str], program: str = "python -m msd_blender") -> int:
         given = vars(parser(program).parse_args(arguments))
     except SystemExit as stop:              # argparse has spoken; Blender's commands return a number
         return int(stop.code or 0)
-    given.pop("command")
     # Blender takes Ctrl-C away from Python; a polite kill is to keep the last state as well.
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return _generate(given)
+        return _run(**given)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)    # None: it was Blender's, which is about to end
@@ -57,7 +69,7 @@ def _interrupt(number: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _generate(given: dict[str, Any]) -> int:
+def _run(command: str, input: str = "", object: str = "", **given: Any) -> int:
     import bpy
 
     from . import api
@@ -65,12 +77,17 @@ def _generate(given: dict[str, Any]) -> int:
     line = ProgressLine()
     try:
         bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
-        line.say(f"Making {given['prompt'][:80]!r} …")
-        api.generate(**given, progress=line.show, log=line.say)
+        if command == "generate":
+            line.say(f"Making {given['prompt'][:80]!r} …")
+            api.generate(**given, progress=line.show, log=line.say)
+        else:
+            mesh = api.open_mesh(input, object)
+            line.say(f"Working on {mesh.name!r} …")
+            getattr(api, command)(mesh, **given, progress=line.show, log=line.say)
     except KeyboardInterrupt:
         line.say("Stopped.")
         return INTERRUPTED
-    except (ProtocolError, api.BadInput) as error:
+    except (ProtocolError, api.BadInput, api.Unfit) as error:
         line.say(f"Error: {error}")
         return BAD_INPUT
     except (api.GenerationError, ValueError, RuntimeError, OSError) as error:

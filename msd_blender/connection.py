@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +17,8 @@ from urllib.parse import urlsplit
 import bpy
 
 from .client import Client, ClientError
-from .local_server import LocalServer, find, find_or_start, start
-
-SERVER_PYTHON = Path(".venv", "Scripts" if os.name == "nt" else "bin", "python")    # as `make setup` makes it
+from .local_server import PYTHON, LocalServer, find, find_or_start, installations, start, stop, user_data
+from .protocol import Health
 
 
 def check_online(url: str) -> None:
@@ -49,19 +48,27 @@ def data_folder() -> Path:
         return Path(bpy.path.abspath(chosen.data))
     if (__package__ or "").startswith("bl_ext."):
         return Path(bpy.utils.extension_path_user(__package__, path="server", create=True))
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "msd_blender"
+    return user_data()
+
+
+def where() -> str:
+    """The server of the preferences, as the file's record of a job names it: an address or a data folder."""
+    chosen = preferences()
+    return chosen.url if chosen and chosen.place == "URL" else str(data_folder())
 
 
 def installation() -> tuple[str, str]:
-    """The (python, folder) of the server as in the preferences. Raises `ClientError` where there is none."""
+    """The (python, folder) of the server: as in the preferences, else found. Raises `ClientError`."""
     chosen = preferences()
     if not chosen:
         return sys.executable, ""           # run from the project's own folder
     folder, python = bpy.path.abspath(chosen.folder), bpy.path.abspath(chosen.python)
     if not folder:
-        raise ClientError("Set the server folder in the extension's preferences, or the address of a server.")
-    python = python or str(Path(folder) / SERVER_PYTHON)
+        found = installations()
+        if not found:
+            raise ClientError("Set the server folder in the extension's preferences, or the address of a server.")
+        folder = str(found[0])
+    python = python or str(Path(folder) / PYTHON)
     if not Path(python).is_file():
         raise ClientError(f"There is no {python}: run `make setup` in the server folder, or set another Python "
                           "in the extension's preferences.")
@@ -91,17 +98,18 @@ def connected(url: str, token: str = "") -> Iterator[Client]:
 
 
 class Session:
-    """The local server of this Blender session: kept from job to job, stopped with the extension."""
+    """The local server of this Blender session: kept from job to job, stopped with the extension unless the
+    preferences say that it goes on."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._server: LocalServer | None = None
 
-    def client(self, data: Path, python: str, folder: str) -> Client:
+    def client(self, data: Path, python: str, folder: str, keep: bool = False) -> Client:
         with self._lock:
-            server = find_or_start(data, python, folder)
+            server = find_or_start(data, python, folder, keep)
             if server.process is not None:
-                self._server = server
+                self._server = None if keep else server
             return Client(server.url, server.token)
 
     def close(self) -> None:
@@ -110,21 +118,91 @@ class Session:
                 self._server.stop()
                 self._server = None
 
+    def stop(self, data: Path) -> None:
+        """End the server of a data folder, whoever started it."""
+        self.close()
+        if (server := find(data)) is not None:
+            stop(server)
+
 
 session = Session()
 
 
 def connector() -> Callable[[], Client]:
-    """What connects as the preferences say; it touches no bpy, so a thread may call it. Raises ValueError
-    and `ClientError`."""
+    """What connects as the preferences say, and starts a local server that does not run; it touches no bpy, so
+    a thread may call it. Raises ValueError and `ClientError`."""
     chosen = preferences()
     if chosen and chosen.place == "URL":
         url, token = chosen.url, chosen.token
         check_online(url)
         return lambda: Client(url, token)
-    data = data_folder()
-    running = find(data)
-    if running is not None:
-        return lambda: Client(running.url, running.token)
-    python, folder = installation()
-    return lambda: session.client(data, python, folder)
+    data, keep = data_folder(), bool(chosen and chosen.keep)
+    try:
+        python, folder = installation()
+    except ClientError:
+        if find(data) is None:
+            raise
+        python = folder = ""
+    return lambda: session.client(data, python, folder, keep)
+
+
+class Watch:
+    """What the panel says of the server; asked in a thread, so that drawing never waits."""
+
+    interval = 3.0                          # seconds
+
+    def __init__(self) -> None:
+        self.health: Health | None = None
+        self.problem = ""
+        self._asked = -self.interval
+        self._thread: threading.Thread | None = None
+
+    @property
+    def asking(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def look(self) -> bool:
+        """Ask again if the last answer is old; whether somebody is asking now. On the main thread."""
+        if not self.asking and time.monotonic() - self._asked > self.interval:
+            self._asked = time.monotonic()
+            chosen = preferences()
+            remote = (chosen.url, chosen.token) if chosen and chosen.place == "URL" else None
+            self._thread = threading.Thread(target=self._ask, args=(remote, data_folder()), daemon=True,
+                                            name="msd-watch")
+            self._thread.start()
+        return self.asking
+
+    def run(self, connect: Callable[[], Client]) -> None:
+        """Start the server, in the thread that also asks it."""
+        def start() -> None:
+            try:
+                with connect() as client:
+                    self.health, self.problem = client.health(), ""
+            except ClientError as error:
+                self.problem = str(error)
+
+        if not self.asking:
+            self._thread = threading.Thread(target=start, daemon=True, name="msd-watch")
+            self._thread.start()
+
+    def again(self) -> None:
+        """Let the next `look` ask at once."""
+        self._asked = -self.interval
+
+    def _ask(self, remote: tuple[str, str] | None, data: Path) -> None:
+        try:
+            server = LocalServer(*remote) if remote else find(data)
+            if server is None:
+                self.health, self.problem = None, ""
+                return
+            with Client(server.url, server.token, timeout=3) as client:
+                self.health, self.problem = client.health(), ""
+        except ClientError as error:
+            self.health, self.problem = None, str(error)
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.join(5)
+
+
+watch = Watch()

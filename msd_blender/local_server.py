@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .client import Client, ClientError
 
 ADDRESS = "server.json"                     # written by the server into its data folder, mode 0600
 LOG = "server.log"
+PYTHON = Path(".venv", "Scripts" if os.name == "nt" else "bin", "python")      # as `make setup` makes it
 
 
 @dataclass
@@ -51,8 +53,8 @@ def find(data: Path) -> LocalServer | None:
 
 
 def start(data: Path, python: str = sys.executable, folder: str | os.PathLike[str] = "",
-          timeout: float = 60) -> LocalServer:
-    """Start a server on any free port; it ends when this process ends.
+          timeout: float = 60, keep: bool = False) -> LocalServer:
+    """Start a server on any free port; it ends when this process ends, unless it is to be kept.
 
     Args:
         data: where it keeps its jobs.
@@ -68,7 +70,7 @@ def start(data: Path, python: str = sys.executable, folder: str | os.PathLike[st
         with open(data / LOG, "ab") as log:
             process = subprocess.Popen(
                 [python, "-m", "server", "serve", "--port", "0", "--data", str(data.absolute()),
-                 "--parent", str(os.getpid())],
+                 *([] if keep else ["--parent", str(os.getpid())])],
                 cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     except OSError as error:
         raise ClientError(f"The server cannot be started: {error}.") from None
@@ -89,6 +91,43 @@ def start(data: Path, python: str = sys.executable, folder: str | os.PathLike[st
     raise ClientError(f"The server did not start: {reason}")
 
 
-def find_or_start(data: Path, python: str = sys.executable, folder: str | os.PathLike[str] = "") -> LocalServer:
+def find_or_start(data: Path, python: str = sys.executable, folder: str | os.PathLike[str] = "",
+                  keep: bool = False) -> LocalServer:
     """The server of a data folder, started if none answers."""
-    return find(data) or start(data, python, folder)
+    return find(data) or start(data, python, folder, keep=keep)
+
+
+def stop(server: LocalServer) -> None:
+    """End a server of this user, whoever started it; its jobs wait at a checkpoint."""
+    if server.process is not None:
+        server.stop()
+    elif server.pid:
+        with suppress(ProcessLookupError):
+            os.kill(server.pid, signal.SIGTERM)
+
+
+def log_tail(data: Path, size: int = 1 << 16) -> str:
+    """The end of the log of a data folder's server."""
+    try:
+        with open(data / LOG, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def installations() -> list[Path]:
+    """Folders of this machine that hold the server with its environment: the one this package lies in, the one
+    that `make setup` wrote down last, and where people put such things."""
+    home = Path.home()
+    found = [Path(__file__).resolve().parents[1]]
+    with suppress(OSError):
+        found.append(Path((user_data() / "installation").read_text().strip()))
+    found += [home / "msd_blender", home / "src" / "msd_blender", home / "Documents" / "msd_blender"]
+    return [each for each in dict.fromkeys(found)
+            if (each / "server" / "__main__.py").is_file() and (each / PYTHON).is_file()]
+
+
+def user_data() -> Path:
+    """Where ``python -m server serve`` keeps its jobs, and `make setup` writes down where it was run."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "msd_blender"

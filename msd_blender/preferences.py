@@ -4,9 +4,9 @@
 import atexit
 
 import bpy
-from bpy.props import EnumProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, StringProperty
 
-from .connection import session
+from .connection import session, watch
 from .protocol import DEFAULT_HOST, DEFAULT_PORT
 
 
@@ -17,19 +17,23 @@ class MSD_Preferences(bpy.types.AddonPreferences):
         ("LOCAL", "On this machine", "Start the server from its folder when it is needed"),
         ("URL", "At an address", "Use a server that somebody runs")])
     folder: StringProperty(name="Server folder", subtype="DIR_PATH",
-                           description="The folder of this project, where `make setup` was run")
+                           description="The folder of this project, where `make setup` was run; empty: where it "
+                                       "is found")
     python: StringProperty(name="Python", subtype="FILE_PATH",
                            description="Python of the server; empty: the one that `make setup` made")
     data: StringProperty(name="Data folder", subtype="DIR_PATH",
                          description="Where the server keeps its jobs; empty: the extension's own folder")
-    url: StringProperty(name="Address", default=f"http://{DEFAULT_HOST}:{DEFAULT_PORT}")
+    keep: BoolProperty(name="Keep Running", description="The server goes on with its jobs when Blender ends")
+    url: StringProperty(name="Address", description="Of the server, such as http://127.0.0.1:8732",
+                        default=f"http://{DEFAULT_HOST}:{DEFAULT_PORT}")
     token: StringProperty(name="Token", subtype="PASSWORD", description="Needed by a server on another machine")
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
         layout.use_property_split = True
+        layout.use_property_decorate = False
         layout.prop(self, "place")
-        for name in ("url", "token") if self.place == "URL" else ("folder", "python", "data"):
+        for name in ("url", "token") if self.place == "URL" else ("folder", "python", "data", "keep"):
             layout.prop(self, name)
 
 
@@ -40,5 +44,6 @@ def register() -> None:
 
 def unregister() -> None:
     atexit.unregister(session.close)
+    watch.close()
     session.close()
     bpy.utils.unregister_class(MSD_Preferences)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Protocol arrays -> a Blender object: mesh, colours, material, image, custom properties. Main thread only.
+"""Protocol arrays -> a Blender object: mesh, colours, images, materials, custom properties. Main thread only.
 
 Positions go straight into the attribute's memory; the mesh is rebuilt only when its faces changed. What an
 artist adds meanwhile (vertex groups, materials, modifiers, custom properties) is kept.
@@ -13,46 +13,74 @@ from typing import Any
 import bpy
 import numpy as np
 from mathutils import Vector
-from mathutils.kdtree import KDTree
 
-from . import __version__
+from . import __version__, materials
+from .capture import Source, capture, positions
+from .carry import rebuild
+from .materials import COLOUR, FIRST_TILE, KINDS, UV_MAP
 from .protocol import JobRequest, ProtocolError, Snapshot
 
-COLOUR = "Color"                            # names that Blender and glTF tools expect
-UV_MAP = "UVMap"
 PREFIX = "msd_"                             # of the custom properties
-SHOWN = PREFIX + "snapshot"                 # on the mesh: the version of the snapshot it shows
+KEY = PREFIX + "key"                        # on objects and images: the job that made them
+SHOWN = PREFIX + "snapshot"                 # on the mesh: the job and the version of the snapshot it shows
 
 
 class Gone(RuntimeError):
-    """The object was deleted (or undone) while its job still ran."""
+    """The object was deleted while its job still ran."""
 
 
 class Asset:
-    """The object that a job grows. References are looked up by `session_uid` each time, because undo and
-    file loading move Blender's data."""
+    """The object that a job grows, or whose mesh it works on.
 
-    def __init__(self, request: JobRequest) -> None:
-        name = " ".join(request.prompt.split())
-        mesh = bpy.data.meshes.new(name)
-        object = bpy.data.objects.new(name, mesh)
-        material = _material(name)
-        mesh.materials.append(material)
-        bpy.context.collection.objects.link(object)
-        object.location = bpy.context.scene.cursor.location
-        self._uid = object.session_uid
-        self._material_uid = material.session_uid
+    Blender's data moves with undo and file loading, so the object is looked up each time.
+
+    Args:
+        request: the job's; its `client_key` marks what the job makes.
+        object, source: the artist's own, and what was sent of it; None: a new object is made.
+        place: where a new object goes.
+    """
+
+    def __init__(self, request: JobRequest, object: Any = None, source: Source | None = None,
+                 place: Vector | None = None) -> None:
+        self.request, self.key = request, request.client_key
+        self.source = source or Source(slots=[(0, FIRST_TILE)])
+        self.frozen: dict[str, np.ndarray] = {}         # texels that the artist painted
         self._shown: dict[str, np.ndarray] = {}
-        self._version: int | None = None
-        self.record(prompt=request.prompt, negative_prompt=request.negative_prompt, seed=request.seed,
-                    guidance=request.guidance, iterations=request.iterations,
+        self._written: dict[str, np.ndarray] = {}       # what Blender holds of it: positions, images
+        self._version = 0
+        self._inverse = np.linalg.inv(self.source.linear)
+        if object is None:
+            object = self._make(place if place is not None else bpy.context.scene.cursor.location)
+        else:
+            self._written["positions"] = positions(object.data)
+        self._uid = object.session_uid
+        if not str(object.data.get(SHOWN, "")).startswith(self.key + ":"):
+            object.data[SHOWN] = self._mark
+        self._shown_by = object.data[SHOWN]
+        self.record(key=self.key, mode=request.mode, prompt=request.prompt, negative_prompt=request.negative_prompt,
+                    seed=request.seed, guidance=request.guidance, iterations=request.iterations,
                     guidance_scale=request.guidance_scale, model=request.model,
                     versions={"msd_blender": __version__, "blender": bpy.app.version_string})
+
+    def _make(self, place: Vector) -> Any:
+        name = " ".join(self.request.prompt.split())
+        object = bpy.data.objects.new(name, bpy.data.meshes.new(name))
+        object.data.materials.append(materials.new_material(name))
+        (bpy.context.collection or bpy.context.scene.collection).objects.link(object)
+        object.location = place
+        return object
 
     @property
     def object(self) -> Any:
         """The bpy object. Raises `Gone`."""
-        return _find(bpy.data.objects, self._uid)
+        for item in bpy.data.objects:
+            if item.session_uid == self._uid and item.users_scene:      # a record's pointer keeps deleted ones
+                return item
+        raise Gone("The object was deleted while it was being made.")
+
+    @property
+    def _mark(self) -> str:
+        return f"{self.key}:{self._version}"
 
     def record(self, **values: Any) -> None:
         """Keep values as custom properties ``msd_…``; None is left out."""
@@ -62,61 +90,201 @@ class Asset:
             if value is not None:
                 self.object[PREFIX + name] = value
 
+    @property
+    def busy(self) -> bool:
+        """Whether the artist is editing, sculpting or painting the object, which then must be left alone."""
+        object = self.object
+        return bool(object.data.is_editmode or object.mode != "OBJECT")
+
     def apply(self, snapshot: Snapshot) -> bool:
         """Show the whole snapshot; False (nothing done) while the object is edited, sculpted or painted.
 
         Raises `Gone`, and `ProtocolError` for arrays that do not fit each other.
         """
+        if self.busy:
+            return False
         object = self.object
         mesh = object.data
-        if mesh.is_editmode or object.mode != "OBJECT":
-            return False
-        if mesh.get(SHOWN) != self._version:    # undo or redo brought another state back
-            self._shown = {}
-        new = {name: array for name, array in snapshot.arrays.items()
-               if name not in self._shown or not np.array_equal(array, self._shown[name])}
-        if not new:
-            return True
+        if mesh.get(SHOWN) != self._shown_by:           # undo or redo brought another state back
+            self._shown, self._written = {}, {"positions": positions(mesh)}
         arrays = snapshot.arrays
+        new = {name for name, array in arrays.items()
+               if name not in self._shown or not np.array_equal(array, self._shown[name])}
         _check(arrays)
-        if "faces" in new or len(mesh.vertices) != len(arrays["positions"]):
-            _rebuild(object, arrays["positions"], arrays["faces"])
-            new = arrays
-        elif "positions" in new:
-            mesh.attributes["position"].data.foreach_set("vector", _floats(arrays["positions"]))
-        if "colours" in new:
-            _set_colours(mesh, arrays["colours"])
-        if "uvs" in new:
-            layer = mesh.uv_layers.get(UV_MAP) or mesh.uv_layers.new(name=UV_MAP)
-            layer.uv.foreach_set("vector", _floats(arrays["uvs"]))
-        if "texture.0" in new and "uvs" in arrays:
-            self._set_texture(arrays["texture.0"])
+        if self.request.mode != "texture":
+            new = self._set_shape(object, arrays, new)
+        for name in sorted(new):
+            kind, dot, slot = name.partition(".")
+            if dot and kind in KINDS and "uvs" in arrays:
+                self._set_texture(object, kind, int(slot), arrays[name])
         mesh.update()
         self._shown = dict(arrays)
-        self._version = mesh[SHOWN] = snapshot.version
+        self._version = snapshot.version
+        self._shown_by = mesh[SHOWN] = self._mark
         return True
 
+    def _set_shape(self, object: Any, arrays: dict[str, np.ndarray], new: set[str]) -> set[str]:
+        """Write vertices, faces, colours and UVs; the names of arrays that are still to be written."""
+        mesh = object.data
+        local = arrays["positions"]
+        if not np.array_equal(self._inverse, np.eye(3)):
+            local = local @ self._inverse.T.astype(np.float32)
+        sent = self.source.arrays.get("faces")
+        keeps = self.request.mode == "refine" and not self.request.remesh or \
+            sent is not None and np.array_equal(arrays["faces"], sent)
+        if keeps and len(mesh.vertices) == len(local):
+            written = {"positions"}
+        elif "faces" in new or len(mesh.vertices) != len(local):
+            faces = arrays["faces"][:, ::-1] if self.source.mirrored else arrays["faces"]
+            rebuild(object, local, faces, {COLOUR, UV_MAP})
+            new, written = set(arrays), {"colours", "uvs", "slots"}
+            self._written["positions"] = np.array(local, np.float32)
+        else:
+            written = {"positions", "colours", "uvs", "slots"}
+        if "positions" in new & written:
+            self._written["positions"] = local = np.ascontiguousarray(local, np.float32)
+            mesh.attributes["position"].data.foreach_set("vector", local.ravel())
+        if "colours" in new and (not keeps or COLOUR in mesh.color_attributes):
+            _set_colours(mesh, arrays["colours"])
+        if "uvs" in new & written:
+            self._set_uvs(mesh, arrays)
+        return new
+
+    def _set_uvs(self, mesh: Any, arrays: dict[str, np.ndarray]) -> None:
+        uvs, slots = arrays["uvs"], arrays.get("slots")
+        if slots is not None and len(self.source.slots) > 1:
+            index, tile = np.array(self.source.slots, np.int32)[slots].T
+            uvs = uvs + np.stack([(tile - FIRST_TILE) % 10, (tile - FIRST_TILE) // 10], 1)[:, None]
+            mesh.polygons.foreach_set("material_index", np.ascontiguousarray(index))
+        if self.source.mirrored:
+            uvs = uvs[:, ::-1]
+        layer = mesh.uv_layers.get(UV_MAP) or mesh.uv_layers.new(name=UV_MAP)
+        layer.uv.foreach_set("vector", np.ascontiguousarray(uvs, np.float32).ravel())
+
+    # Textures.
+
+    def _set_texture(self, object: Any, kind: str, slot: int, array: np.ndarray) -> None:
+        if slot >= len(self.source.slots):
+            raise ProtocolError(f"The server sent a texture {slot} of a mesh with {len(self.source.slots)}.")
+        index, _ = self.source.slots[slot]
+        if self._tiles(index) != [FIRST_TILE]:
+            return                          # Blender's Python cannot write tiles: `finish` makes them files
+        height, width = array.shape[:2]
+        material = self._material(object, index)
+        image = materials.image_of(material, kind)
+        if not self._is_ours(image):
+            image = self._new_image(materials.new_image(_image_name(material, kind), kind, width, height))
+            materials.show(material, kind, image, self._uv_map(object))
+        pixels = materials.floats(array)
+        materials.write(image, pixels, width, height)
+        self._written[f"{kind}.{slot}"] = pixels
+
+    def _tiles(self, index: int) -> list[int]:
+        return sorted(tile for material, tile in self.source.slots if material == index)
+
+    def _material(self, object: Any, index: int) -> Any:
+        """The material of an index, made where there is none; one that other objects have is first made the
+        object's own."""
+        while len(object.material_slots) <= index:
+            object.data.materials.append(None)
+        slot = object.material_slots[index]
+        if slot.material is None:
+            slot.material = bpy.data.materials.new(f"{object.name} texture")
+            materials.principled(slot.material)
+        elif slot.material.get(KEY) != self.key and any(
+                each.material == slot.material for other in bpy.data.objects if other != object
+                for each in other.material_slots):
+            slot.material = slot.material.copy()
+        slot.material[KEY] = self.key
+        return slot.material
+
+    def _uv_map(self, object: Any) -> str:
+        layers = object.data.uv_layers
+        return UV_MAP if self.request.mode == "generate" or not layers.active else layers.active.name
+
+    def _new_image(self, image: Any) -> Any:
+        image[KEY] = self.key
+        return image
+
+    def _is_ours(self, image: Any) -> bool:
+        return bool(image is not None and image.get(KEY) == self.key)
+
+    # What the artist does meanwhile.
+
+    def edited(self) -> bool:
+        """Whether vertices were moved or texels painted since the last snapshot; painted ones are frozen from
+        now on. What undo brought back is no edit. Raises `Gone`."""
+        object = self.object
+        if self.busy or object.data.get(SHOWN) != self._shown_by or not self._written:
+            return False
+        painted = [name for name, pixels in self._written.items() if "." in name and self._painted(name, pixels)]
+        return bool(painted) or not np.array_equal(positions(object.data), self._written["positions"])
+
+    def _painted(self, name: str, pixels: np.ndarray) -> bool:
+        kind, _, slot = name.partition(".")
+        index, _ = self.source.slots[int(slot)]
+        slots = self.object.material_slots
+        material = slots[index].material if index < len(slots) else None
+        image: Any = materials.image_of(material, kind) if material else None
+        if not self._is_ours(image) or len(image.pixels) != len(pixels):
+            return False
+        now = materials.read(image)
+        if np.array_equal(now, pixels):
+            return False
+        width, height = image.size
+        changed = (materials.to_bytes(now, width, height) != materials.to_bytes(pixels, width, height)).any(-1)
+        mask = changed.astype(np.uint8)
+        if (before := self.frozen.get(f"frozen.{slot}")) is not None and before.shape == mask.shape:
+            mask |= before
+        self.frozen[f"frozen.{slot}"] = mask
+        self._written[name] = now
+        return True
+
+    def edit(self, lock: str) -> dict[str, np.ndarray]:
+        """The asset as the artist left it, to be sent; from now on that is what is shown. Raises `Gone`,
+        `Unfit`."""
+        object = self.object
+        mode = "" if self.request.mode == "generate" else self.request.mode
+        source = capture(object, mode, lock if lock in object.vertex_groups else "", self.frozen, self.source)
+        self._written["positions"] = positions(object.data)
+        self.source = source
+        self._shown = {}
+        return source.arrays
+
+    # The end.
+
     def finish(self, **values: Any) -> None:
-        """The last step of a generation: pack the texture into the .blend, record the values."""
-        image = _image_of(_find(bpy.data.materials, self._material_uid))
-        if image is not None and image.is_dirty:
-            image.pack()
+        """The last step of a job: pack the textures into the .blend, record the values."""
+        object = self.object
+        for index, slot in enumerate(object.material_slots):
+            if slot.material is None:
+                continue
+            if self._tiles(index) not in ([], [FIRST_TILE]):
+                self._write_tiles(object, index)
+            for kind in KINDS:
+                image = materials.image_of(slot.material, kind)
+                if self._is_ours(image) and image.is_dirty and image.source != "TILED":
+                    image.pack()
         self.record(**values)
 
-    def _set_texture(self, texture: np.ndarray) -> None:
-        material = _find(bpy.data.materials, self._material_uid)
-        height, width = texture.shape[:2]
-        image = _image_of(material)
-        if image is None:
-            image = bpy.data.images.new(material.name, width, height)
-            image.colorspace_settings.name = "sRGB"
-            _show_image(material, image)
-        elif tuple(image.size) != (width, height):
-            image.scale(width, height)
-        pixels = np.ones((height, width, 4), np.float32)
-        np.divide(texture, 255, out=pixels[..., :3])
-        image.pixels.foreach_set(pixels.ravel())
-        image.update()
+    def _write_tiles(self, object: Any, index: int) -> None:
+        for kind in KINDS:
+            tiles = {tile: self._shown[f"{kind}.{slot}"] for slot, (material, tile) in enumerate(self.source.slots)
+                     if material == index and f"{kind}.{slot}" in self._shown}
+            if tiles:
+                material = self._material(object, index)
+                image = materials.new_tiled_image(_image_name(material, kind), kind, tiles)
+                materials.show(material, kind, self._new_image(image), self._uv_map(object))
+
+
+def find(key: str) -> Any:
+    """The object that a job made or works on; None where there is none."""
+    return next((item for item in bpy.data.objects if item.type == "MESH" and item.get(KEY) == key
+                 and item.users_scene), None) if key else None
+
+
+def _image_name(material: Any, kind: str) -> str:
+    return str(material.name) if kind == "texture" else f"{material.name} {kind}"
 
 
 def add_stage(object: Any) -> None:
@@ -141,17 +309,6 @@ def add_stage(object: Any) -> None:
     scene.view_settings.view_transform = "Standard"     # base colours come out as they are
 
 
-def _find(collection: Any, uid: int) -> Any:
-    for item in collection:
-        if item.session_uid == uid:
-            return item
-    raise Gone("The object was deleted while it was being made.")
-
-
-def _floats(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array, np.float32).ravel()
-
-
 def _check(arrays: dict[str, np.ndarray]) -> None:
     """Blender trusts indices, and a wrong one ends the whole program: look before it does."""
     if not {"positions", "faces"} <= arrays.keys():
@@ -163,53 +320,9 @@ def _check(arrays: dict[str, np.ndarray]) -> None:
         raise ProtocolError("The server sent faces that use a vertex twice.")
     if not np.isfinite(positions).all():
         raise ProtocolError("The server sent positions that are no finite numbers.")
-    for name, length in (("colours", len(positions)), ("uvs", len(faces))):
+    for name, length in (("colours", len(positions)), ("uvs", len(faces)), ("slots", len(faces))):
         if name in arrays and len(arrays[name]) != length:
             raise ProtocolError(f"The server sent {len(arrays[name])} {name}, expected {length}.")
-
-
-def _rebuild(object: Any, positions: np.ndarray, faces: np.ndarray) -> None:
-    mesh = object.data
-    groups = _VertexGroups(object)
-    mesh.clear_geometry()                   # erases vertex groups too
-    mesh.vertices.add(len(positions))
-    mesh.loops.add(3 * len(faces))
-    mesh.polygons.add(len(faces))
-    mesh.attributes["position"].data.foreach_set("vector", _floats(positions))
-    mesh.loops.foreach_set("vertex_index", np.ascontiguousarray(faces).ravel())
-    mesh.polygons.foreach_set("loop_start", np.arange(0, 3 * len(faces), 3, dtype=np.int32))
-    mesh.update(calc_edges=True)
-    groups.restore(object, positions)
-
-
-class _VertexGroups:
-    """An object's vertex groups, carried over to a new topology: each new vertex takes the weights of the
-    nearest old one."""
-
-    def __init__(self, object: Any) -> None:
-        vertices = object.data.vertices
-        self.names = [group.name for group in object.vertex_groups]
-        self.active = object.vertex_groups.active_index
-        self.weights = np.full((len(self.names), len(vertices)), np.nan, np.float32)    # nan: no member
-        self.tree = KDTree(len(vertices))
-        if not self.names:
-            return
-        for index, vertex in enumerate(vertices):
-            self.tree.insert(vertex.co, index)
-            for item in vertex.groups:
-                self.weights[item.group, index] = item.weight
-        self.tree.balance()
-
-    def restore(self, object: Any, positions: np.ndarray) -> None:
-        groups = [object.vertex_groups.new(name=name) for name in self.names]
-        if groups:
-            object.vertex_groups.active_index = self.active
-        if np.isnan(self.weights).all():
-            return
-        nearest = np.array([self.tree.find(position)[1] for position in positions], np.intp)
-        for group, weights in zip(groups, self.weights[:, nearest]):
-            for index in np.flatnonzero(~np.isnan(weights)).tolist():
-                group.add([index], float(weights[index]), "REPLACE")
 
 
 def _set_colours(mesh: Any, colours: np.ndarray) -> None:
@@ -218,35 +331,8 @@ def _set_colours(mesh: Any, colours: np.ndarray) -> None:
         attribute = mesh.color_attributes.new(COLOUR, "BYTE_COLOR", "POINT")
         mesh.color_attributes.active_color = attribute
         mesh.color_attributes.render_color_index = mesh.color_attributes.active_color_index
+    if attribute.domain != "POINT" or len(attribute.data) != len(colours):
+        return                              # it is the artist's own
     rgba = np.ones((len(colours), 4), np.float32)
-    np.divide(colours, 255, out=rgba[:, :3])
+    np.multiply(colours, np.float32(1 / 255), out=rgba[:, :3])
     attribute.data.foreach_set("color_srgb", rgba.ravel())
-
-
-def _material(name: str) -> Any:
-    material = bpy.data.materials.new(name)
-    material.use_nodes = True
-    nodes, links = material.node_tree.nodes, material.node_tree.links
-    shader = nodes["Principled BSDF"]
-    shader.inputs["Roughness"].default_value = 0.7
-    colour = nodes.new("ShaderNodeVertexColor")
-    colour.layer_name = COLOUR
-    colour.location = (-300, 200)
-    links.new(colour.outputs["Color"], shader.inputs["Base Color"])
-    return material
-
-
-def _show_image(material: Any, image: Any) -> None:
-    nodes, links = material.node_tree.nodes, material.node_tree.links
-    uv = nodes.new("ShaderNodeUVMap")
-    uv.uv_map = UV_MAP
-    uv.location = (-800, 200)
-    texture = nodes.new("ShaderNodeTexImage")
-    texture.image = image
-    texture.location = (-600, 200)
-    links.new(uv.outputs["UV"], texture.inputs["Vector"])
-    links.new(texture.outputs["Color"], nodes["Principled BSDF"].inputs["Base Color"])
-
-
-def _image_of(material: Any) -> Any:
-    return next((node.image for node in material.node_tree.nodes if node.type == "TEX_IMAGE" and node.image), None)

@@ -25,11 +25,16 @@ def ours():
     return ({name for name in dir(bpy.types) if name.startswith("MSD_")}, hasattr(bpy.types.Scene, "msd"),
             "generate" in dir(bpy.ops.msd))
 
+def handlers():
+    return [handler for name in dir(bpy.app.handlers) if isinstance(getattr(bpy.app.handlers, name), list)
+            for handler in getattr(bpy.app.handlers, name) if "msd_blender" in handler.__module__]
+
 bpy.ops.wm.read_factory_settings(use_empty=True)
 bpy.ops.extensions.package_install_files(filepath=ZIP, repo="user_default", enable_on_install=True)
 types, scene, operator = ours()
 assert {"MSD_PT_generate", "MSD_OT_generate", "MSD_OT_stop"} <= types and scene and operator
-operators = importlib.import_module(NAME + ".operators")
+jobs = importlib.import_module(NAME + ".jobs")
+panels = importlib.import_module(NAME + ".panels")
 preferences = bpy.context.preferences.addons[NAME].preferences
 preferences.place, preferences.url = "URL", URL
 
@@ -46,22 +51,28 @@ assert bpy.data.objects["a red mushroom"]["msd_state"] == "finished"
 # A button is live, by a timer. In the background there are neither: be both.
 settings = bpy.context.scene.msd
 settings.prompt, settings.iterations = "a blue chair", 40
-live = operators.start(settings.request()).live
+live = jobs.start(settings.request()).live
 while not live.milliseconds:
-    assert operators.tick()
+    assert jobs.tick()
     live.wait(0.1)
 assert len(bpy.data.objects["a blue chair"].data.polygons)
 live.cancel()
-while operators.tick():
+while jobs.tick():
     live.wait(0.1)
 assert bpy.data.objects["a blue chair"]["msd_state"] == "cancelled", live.error
 
 preferences.place = "LOCAL"
 assert "Set the server folder" in generate(prompt="a red mushroom")
+assert [item.state for item in bpy.context.scene.msd_jobs] == ["finished", "cancelled"]
 
+for _ in range(2):
+    assert len(handlers()) == 5
+    addon_utils.disable(NAME)
+    assert ours() == (set(), False, False) and handlers() == []
+    assert threading.enumerate() == [threading.main_thread()]
+    assert not any(bpy.app.timers.is_registered(timer) for timer in (jobs.tick, panels._redraw))
+    addon_utils.enable(NAME)
 addon_utils.disable(NAME)
-assert ours() == (set(), False, False)
-assert threading.enumerate() == [threading.main_thread()]
 print("used")
 '''
 
@@ -73,7 +84,7 @@ def test_the_extension_is_built_installed_used_and_removed(server: LocalServer, 
     assert names == {path.name for path in (ROOT / "msd_blender").glob("*.py")} | {"blender_manifest.toml", "LICENSE"}
     # Not from the repository's folder, where the package could be found without the extension.
     done = subprocess.run([sys.executable, "-c", USE, made, server.url], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "BLENDER_USER_RESOURCES": str(tmp_path / "user")})
+                          env={**os.environ, "HOME": str(tmp_path), "BLENDER_USER_RESOURCES": str(tmp_path / "user")})
     assert done.returncode == 0 and "used" in done.stdout, done.stderr
 
 

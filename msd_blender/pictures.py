@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Small pictures of assets from their arrays. No bpy here, so that a thread may draw them."""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+
+import numpy as np
+
+SIZE = 96                                   # pixels
+_POINTS = 15_000                            # that a picture is splatted from
+_BACKGROUND = 56
+
+
+def picture(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """(SIZE, SIZE, 3) uint8, bottom row first: what the server sent along, else points of the surface."""
+    preview = arrays.get("preview")
+    return _resize(preview) if preview is not None else _splat(arrays)
+
+
+def _resize(image: np.ndarray) -> np.ndarray:
+    rows, columns = (np.arange(SIZE) * size // SIZE for size in image.shape[:2])
+    return np.ascontiguousarray(image[rows][:, columns])
+
+
+def _splat(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Points on the faces, seen from the front, a little right and above; the nearest wins."""
+    image = np.full((SIZE, SIZE, 3), _BACKGROUND, np.uint8)
+    corners = arrays["positions"][arrays["faces"]]
+    if not len(corners):
+        return image
+    draw = np.random.default_rng(0)
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    area = np.linalg.norm(normal, axis=1)
+    if not area.sum() > 0:
+        return image
+    face = draw.choice(len(corners), _POINTS, p=area / area.sum())
+    root, share = np.sqrt(draw.random(_POINTS, np.float32)), draw.random(_POINTS, np.float32)
+    weights = np.stack([1 - root, root * (1 - share), root * share], 1)         # uniform on a triangle
+    a, e = math.radians(30), math.radians(20)
+    right, back = np.array([math.cos(a), math.sin(a), 0]), np.array(
+        [math.sin(a) * math.cos(e), -math.cos(a) * math.cos(e), math.sin(e)])
+    up = np.cross(back, right)
+    points = np.einsum("pc,pcx->px", weights, corners[face])
+    low, high = corners.min((0, 1)), corners.max((0, 1))
+    points = (points - (low + high) / 2) / max(float(np.linalg.norm(high - low)), 1e-9)
+    x, y = (np.clip(((points @ axis + 0.5) * SIZE).astype(np.intp), 0, SIZE - 1) for axis in (right, up))
+    shade = 0.55 + 0.45 * np.abs((normal[face] / area[face, None]) @ ((back + up + right) / math.sqrt(3)))
+    order = np.argsort(points @ back)
+    colour = _colours(arrays, face, weights) * shade[:, None]
+    image[y[order], x[order]] = colour[order]
+    return image
+
+
+def _colours(arrays: dict[str, np.ndarray], face: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(P, 3) in 0..255."""
+    if "uvs" in arrays and "texture.0" in arrays:
+        uv = np.einsum("pc,pcx->px", weights, arrays["uvs"][face])
+        result = np.full((len(face), 3), 180.0)
+        slot = arrays["slots"][face] if "slots" in arrays else np.zeros(len(face), int)
+        for number in np.unique(slot).tolist():
+            texture = arrays.get(f"texture.{number}")
+            if texture is not None:
+                here = slot == number
+                size = np.array(texture.shape[1::-1])
+                column, row = np.clip((uv[here] * size).astype(np.intp), 0, size - 1).T
+                result[here] = texture[row, column]
+        return result
+    if "colours" in arrays:
+        return np.einsum("pc,pcx->px", weights, arrays["colours"][arrays["faces"][face]].astype(np.float32))
+    return np.full((len(face), 3), 180.0)
+
+
+def to_text(image: np.ndarray) -> str:
+    """A picture as a property keeps it."""
+    return base64.b64encode(zlib.compress(image.tobytes())).decode()
+
+
+def from_text(text: str) -> np.ndarray | None:
+    try:
+        return np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(SIZE, SIZE, 3)
+    except (ValueError, zlib.error):
+        return None

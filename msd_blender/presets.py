@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Blender's presets for the panel's settings."""
+
+import bpy
+from bl_operators.presets import AddPresetBase
+from bl_ui.utils import PresetPanel
+
+from .properties import RequestProperties
+
+_FOLDER = "msd"
+_OF_THE_TASK = {"prompt", "mode", "seed", "lock"}       # what a preset leaves alone
+
+
+class MSD_OT_preset_add(AddPresetBase, bpy.types.Operator):
+    """Add or remove a preset of these settings"""
+
+    bl_idname = "msd.preset_add"
+    bl_label = "Add Settings Preset"
+    preset_menu = "MSD_PT_presets"
+    preset_defines = ["settings = bpy.context.scene.msd"]
+    preset_values = [f"settings.{name}" for name in RequestProperties.__annotations__ if name not in _OF_THE_TASK]
+    preset_subdir = _FOLDER
+
+
+class MSD_PT_presets(PresetPanel, bpy.types.Panel):
+    bl_label = "Settings Presets"
+    preset_subdir = _FOLDER
+    preset_operator = "script.execute_preset"
+    preset_add_operator = "msd.preset_add"
+
+
+_CLASSES = (MSD_OT_preset_add, MSD_PT_presets)
+
+
+def register() -> None:
+    for cls in _CLASSES:
+        bpy.utils.register_class(cls)
+
+
+def unregister() -> None:
+    for cls in reversed(_CLASSES):
+        bpy.utils.unregister_class(cls)
