@@ -12,7 +12,7 @@ from typing import Any
 import bpy
 import numpy as np
 
-from .capture import Source, capture, locked
+from .capture import Source, Unfit, capture, locked
 from .client import Client
 from .live import Live
 from .protocol import PAUSED, QUEUED, RUNNING, Edit, JobRequest, Snapshot
@@ -65,7 +65,7 @@ class Generation:
         return False
 
     def look(self) -> bool:
-        """Send what the artist changed; whether there was something. Raises `Gone`, `Unfit`."""
+        """Send what the artist changed; whether there was something. Raises `Gone`."""
         self._looked = time.monotonic()
         live, asset = self.live, self.asset
         if asset is None or live.editing or live.refused or live.state not in (QUEUED, RUNNING, PAUSED):
@@ -78,7 +78,10 @@ class Generation:
                 return False
             raise
         if changed:
-            live.edit(Edit(), asset.edit(self.lock))
+            try:
+                live.edit(Edit(), asset.edit(self.lock))
+            except Unfit as error:
+                live.refuse(str(error))
         return changed
 
     def _locks_differ(self, object: Any) -> bool:
@@ -92,8 +95,11 @@ class Generation:
         return not np.array_equal(now, before)
 
     def resume(self) -> None:
-        """Go on with a paused job, from the artist's last change."""
-        self.look()
+        """Go on with a paused job, from the artist's last change; one that was refused is given up."""
+        if self.live.refused and self.asset is not None:
+            self.asset.overwrite()
+        else:
+            self.look()
         self.live.resume()
 
     @property

@@ -108,16 +108,14 @@ def keep(object: Any) -> Any:
 
 def restore(object: Any, kept: Any) -> None:
     """Give the object the state that was kept, which stays kept."""
-    old = object.data
-    name = old.name
-    mesh = kept.copy()
-    object.data = mesh
-    old.name, mesh.name = name + " old", name
+    old, name = object.data, object.data.name
+    mesh = object.data = kept.copy()
+    if not old.users:
+        drop(old)
+    mesh.name = name
     for index, slot in enumerate(object.material_slots):
         material = kept.materials[index] if index < len(kept.materials) else None
         slot.material = material and _copy(material, material.name.removeprefix(_HIDDEN))
-    if not old.users:
-        drop(old)
 
 
 def _copy(material: Any, name: str) -> Any:

@@ -141,6 +141,11 @@ class Live:
 
         self._commands.put((send, True))
 
+    def refuse(self, sentence: str) -> None:
+        """An artist's change cannot be taken over: pause, and apply nothing until `resume` gives it up."""
+        self.refused = sentence
+        self.pause()
+
     def close(self) -> None:
         """Leave the server and join the threads; a wish to cancel is delivered first."""
         self._commands.put(None)
@@ -172,8 +177,7 @@ class Live:
     def _refuse(self, edit: bool, sentence: str) -> None:
         if edit:
             self._unanswered -= 1
-            self.refused = sentence
-            self.pause()
+            self.refuse(sentence)
         else:
             self.wish = ""
             self.log.append(sentence)

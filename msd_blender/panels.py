@@ -85,7 +85,7 @@ class MSD_PT_result(_Settings, bpy.types.Panel):
 
 
 class MSD_PT_mean_shift(_Settings, bpy.types.Panel):
-    bl_label = "Guidance"
+    bl_label = "Diversity and Sharpness"
     names = ("guidance_scale", "diversity", "sharpness")
 
 

@@ -240,6 +240,10 @@ class Asset:
         self._written[name] = now
         return True
 
+    def overwrite(self) -> None:
+        """Give up what the artist changed since the last snapshot."""
+        self._shown, self._shown_by = {}, ""
+
     def edit(self, lock: str) -> dict[str, np.ndarray]:
         """The asset as the artist left it, to be sent; from now on that is what is shown. Raises `Gone`,
         `Unfit`."""
