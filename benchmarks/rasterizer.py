@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a picture and its gradient cost on the CPU: beside Mitsuba 3, against pixels, against triangles.
+
+    python -m benchmarks.rasterizer --output docs/rendering
+
+Mitsuba is measured where it is installed (`pip install mitsuba`, and an LLVM of version 19 or so, by
+DRJIT_LIBLLVM_PATH if it is not found); it is no dependency of the project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from torch import Tensor
+
+from server.rendering import cameras, rasterize
+from server.rendering.render import render
+from server.rendering.shading import Lights
+
+VIEWS, SIZE = 4, 64
+
+
+def sphere(subdivisions: int) -> tuple[Tensor, Tensor]:
+    shape = trimesh.creation.icosphere(subdivisions=subdivisions, radius=0.7)
+    return (torch.tensor(np.asarray(shape.vertices), dtype=torch.float32),
+            torch.tensor(np.asarray(shape.faces), dtype=torch.int32))
+
+
+def torus(triangles: int) -> tuple[Tensor, Tensor]:
+    """About so many."""
+    minor = round(math.sqrt(triangles / 4))
+    shape = trimesh.creation.torus(0.6, 0.25, major_sections=2 * minor, minor_sections=minor)
+    return (torch.tensor(np.asarray(shape.vertices), dtype=torch.float32),
+            torch.tensor(np.asarray(shape.faces), dtype=torch.int32))
+
+
+def ours(positions: Tensor, faces: Tensor) -> Callable[[], object]:
+    """Forward and backward of `render`: Lambert under a lamp, gradients to positions and vertex colours."""
+    rasterizer = rasterize.create("cpu")
+    views = cameras.orbit(VIEWS)
+    lights, behind = Lights.headlight(views), torch.zeros(VIEWS, 3)
+    leaf, colours = positions.clone().requires_grad_(), (positions + 0.7).div(1.4).requires_grad_()
+
+    def step() -> object:
+        picture = render(rasterizer, leaf, faces, colours, views, lights, behind, SIZE)
+        return torch.autograd.grad(picture.square().mean(), [leaf, colours])
+
+    return step
+
+
+def operations(positions: Tensor, faces: Tensor, size: int, views: int = VIEWS) -> Callable[[], object]:
+    """Forward and backward of rasterize, interpolate and antialias alone."""
+    rasterizer = rasterize.create("cpu")
+    clip = cameras.orbit(views).clip(positions).contiguous().requires_grad_()
+    colours = (positions + 0.7).div(1.4)[None].requires_grad_()
+
+    def step() -> object:
+        rast = rasterizer.rasterize(clip, faces, (size, size))
+        picture = rasterizer.antialias(rasterizer.interpolate(colours, rast, faces), rast, clip, faces)
+        return torch.autograd.grad(picture.square().mean(), [clip, colours])
+
+    return step
+
+
+def mitsuba(positions: Tensor, faces: Tensor, integrator: str, samples: int) -> Callable[[], object]:
+    """The same scene and gradients in Mitsuba's variant llvm_ad_rgb; raises ImportError where that cannot be."""
+    import drjit as dr
+    import mitsuba as mi
+
+    mi.set_variant("llvm_ad_rgb")
+    mi.set_log_level(mi.LogLevel.Error)
+    projective = integrator.endswith("projective")
+    sensors = [{"type": "perspective", "fov": cameras.FIELD_OF_VIEW, "fov_axis": "y",
+                "to_world": mi.ScalarTransform4f().look_at(origin=place, target=[0, 0, 0], up=[0, 0, 1])}
+               for place in cameras.orbit(VIEWS).position.tolist()]
+
+    def film(views: int) -> dict[str, object]:
+        return {"type": "hdrfilm", "width": views * SIZE, "height": SIZE, "rfilter": {"type": "box"},
+                "sample_border": projective}
+
+    if projective:                          # looks for silhouettes from one place
+        eyes = [mi.load_dict({**sensor, "film": film(1)}) for sensor in sensors]
+    else:
+        named = {f"sensor{i}": sensor for i, sensor in enumerate(sensors)}
+        eyes = [mi.load_dict({"type": "batch", **named, "film": film(VIEWS)})]
+    only_seen = {"sppi": 0, "guiding": "none"} if projective else {}    # no silhouettes by way of reflections
+    surface = mi.Properties()
+    surface["bsdf"] = mi.load_dict({"type": "diffuse", "reflectance": {"type": "mesh_attribute",
+                                                                       "name": "vertex_color"}})
+    mesh = mi.Mesh("mesh", len(positions), len(faces), props=surface, has_vertex_normals=True)
+    mesh.add_attribute("vertex_color", 3, (positions + 0.7).div(1.4).flatten().tolist())
+    values = mi.traverse(mesh)
+    values["vertex_positions"] = positions.flatten().numpy()
+    values["faces"] = faces.flatten().numpy().astype(np.uint32)
+    values.update()
+    mesh.recompute_vertex_normals()
+    scene = mi.load_dict({
+        "type": "scene", "mesh": mesh, "integrator": {"type": integrator, **only_seen},
+        "lamp": {"type": "directional", "direction": [0.3, 1.0, -0.6], "irradiance": 2.0},
+        "sky": {"type": "constant", "radiance": 0.4}})
+    parameters = mi.traverse(scene)
+    keys = [f"mesh.{name}" for name in ("vertex_positions", "vertex_color")]
+    seed = 0
+
+    def step() -> object:
+        nonlocal seed
+        seed += 1
+        for key in keys:
+            parameters[key] = dr.detach(parameters[key])
+            dr.enable_grad(parameters[key])
+        parameters.update()                 # the mesh moves in every step, so its tree is built anew
+        for eye in eyes:
+            picture = mi.render(scene, parameters, sensor=eye, spp=samples, seed=seed)
+            dr.backward(dr.mean(dr.square(picture), axis=None) / len(eyes))
+        gradients = [dr.grad(parameters[key]) for key in keys]
+        dr.eval(gradients)
+        dr.sync_thread()
+        return gradients
+
+    return step
+
+
+def milliseconds(*steps: Callable[[], object], rounds: int = 10) -> list[float]:
+    """Medians of steps that take turns, so that what else the machine does meets all of them."""
+    for step in steps:
+        for _ in range(3):
+            step()
+    taken = np.empty((rounds, len(steps)))
+    for i in range(rounds):
+        for k, step in enumerate(steps):
+            start = time.perf_counter()
+            step()
+            taken[i, k] = 1000 * (time.perf_counter() - start)
+    return np.median(taken, axis=0).tolist()
+
+
+def beside_mitsuba() -> str:
+    positions, faces = sphere(4)
+    runs = {"ours: Lambert, silhouette gradients": ours(positions, faces)}
+    note = ""
+    try:
+        for integrator, samples in (("direct", 1), ("direct", 4), ("direct_projective", 4)):
+            what = "with" if integrator.endswith("projective") else "no"
+            runs[f"Mitsuba `{integrator}`, {samples} a pixel, {what} silhouette gradients"] = mitsuba(
+                positions, faces, integrator, samples)
+    except ImportError as error:
+        note = f"\nMitsuba is not here ({error}): install it to compare.\n"
+    taken = milliseconds(*runs.values(), rounds=15)
+    rows = [f"| {name} | {each:.1f} | {each / taken[0]:.1f} |" for name, each in zip(runs, taken)]
+    return "\n".join(["| forward + backward | ms | times ours |", "|---|---|---|", *rows]) + "\n" + note
+
+
+def scaling() -> tuple[dict[int, float], dict[int, float]]:
+    """Milliseconds by pixels (edge squared, one view, 5,120 triangles), and by triangles (4 views of 64 px)."""
+    mesh = sphere(4)
+    pixels = {size * size: milliseconds(operations(*mesh, size, views=1))[0]
+              for size in (64, 128, 256, 512, 1024)}
+    triangles = {}
+    for count in (1_000, 5_000, 20_000, 50_000, 100_000, 200_000):
+        positions, faces = torus(count)
+        triangles[len(faces)] = milliseconds(operations(positions, faces, SIZE))[0]
+    return pixels, triangles
+
+
+def silhouettes(name: str, device: str) -> str:
+    """How much of d(area)/d(radius) of a sphere arrives at its vertices, by triangles and picture size."""
+    rasterizer = rasterize.create(name, device)
+    cells = []
+    for subdivisions in (3, 4, 5):
+        for size in (64, 128):
+            positions, faces = (each.to(device) for each in sphere(subdivisions))
+            scale = torch.tensor(1.0, device=device, requires_grad=True)
+            large = size * rasterizer.supersample
+            clip = cameras.orbit(VIEWS, device=device).clip(positions * scale).contiguous()
+            rast = rasterizer.rasterize(clip, faces, (large, large))
+            cover = rasterizer.interpolate(torch.ones(1, len(positions), 1, device=device), rast, faces)
+            area = rasterizer.antialias(cover, rast, clip, faces).sum() / rasterizer.supersample ** 2
+            (gradient,) = torch.autograd.grad(area, scale)
+            r = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+            outline = (r / 3).asin().tan() / math.tan(math.radians(cameras.FIELD_OF_VIEW / 2)) * size / 2
+            (slope,) = torch.autograd.grad(VIEWS * math.pi * outline ** 2, r)
+            cells.append(f"{float(gradient) / (0.7 * float(slope)):.1%}")
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def plot(pixels: dict[int, float], triangles: dict[int, float], path: Path) -> None:
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    for axes, data, label in zip(panels, (pixels, triangles), ("pixels (5,120 triangles, 1 view)",
+                                                               "triangles (4 views of 64 x 64)")):
+        x, y = np.array(list(data)), np.array(list(data.values()))
+        axes.loglog(x, y, "o-", label="measured")
+        axes.loglog(x, y[-1] * x / x[-1], "--", color="gray", label="linear")
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    panels[0].set_ylabel("forward + backward, ms")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, help="folder for the plot")
+    output = parser.parse_args().output
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    print(f"{VIEWS} views of {SIZE} x {SIZE}, 5,120 triangles; gradients to positions and vertex colours.\n")
+    print(beside_mitsuba(), flush=True)
+    pixels, triangles = scaling()
+    for what, data in (("pixels", pixels), ("triangles", triangles)):
+        print(f"| {what} | " + " | ".join(f"{count:,}" for count in data) + " |")
+        print("|---" * (len(data) + 1) + "|")
+        print("| ms | " + " | ".join(f"{each:.1f}" for each in data.values()) + " |\n", flush=True)
+    print("Share of the analytic d(area)/d(radius) of a sphere:\n")
+    print("| rasterizer | 1,280 at 64 px | at 128 | 5,120 at 64 | at 128 | 20,480 at 64 | at 128 |")
+    print("|---" * 7 + "|")
+    print(silhouettes("cpu", "cpu"))
+    try:
+        print(silhouettes("nvdiffrast", "cuda"))
+    except (ValueError, RuntimeError, AssertionError) as error:
+        print(f"\nnvdiffrast was not measured: {error}")
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        plot(pixels, triangles, output / "rasterizer.png")
+
+
+if __name__ == "__main__":
+    main()
