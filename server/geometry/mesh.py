@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import trimesh
 from scipy import ndimage
 
 from msd_blender.protocol import SLOT_ARRAYS, array_kind
@@ -79,30 +78,17 @@ def fill_gutter(texture: np.ndarray, covered: np.ndarray) -> np.ndarray:
 
 
 def save_glb(mesh: Mesh, path: Path) -> None:
-    """Write the mesh as GLB: Y up there, one vertex for each corner with its own UV, smooth normals."""
-    from PIL import Image
+    """`files.save` for a path that need not end in .glb."""
+    from .files import glb
 
-    positions = mesh.positions @ np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32)
-    normals = trimesh.Trimesh(positions, mesh.faces, process=False).vertex_normals.copy()
-    if mesh.uvs is None or "texture.0" not in mesh.textures:
-        shape = trimesh.Trimesh(positions, mesh.faces, vertex_normals=normals, process=False)
-        # glTF's vertex colours are linear.
-        linear = trimesh.visual.color.to_rgba(
-            np.round(255 * srgb_to_linear(mesh.shown_colours / 255)).astype(np.uint8))
-        shape.visual = trimesh.visual.ColorVisuals(shape, vertex_colors=linear)
-    else:
-        corner = np.concatenate([mesh.faces.reshape(-1, 1).astype(np.float64), mesh.uvs.reshape(-1, 2)], axis=1)
-        _, first, inverse = np.unique(corner, axis=0, return_index=True, return_inverse=True)
-        source = mesh.faces.reshape(-1)[first]
-        image = Image.fromarray(np.ascontiguousarray(mesh.textures["texture.0"][::-1]))
-        material = trimesh.visual.material.PBRMaterial(
-            name="msd", baseColorTexture=image, metallicFactor=0.0, roughnessFactor=0.8)
-        shape = trimesh.Trimesh(positions[source], inverse.reshape(-1, 3), vertex_normals=normals[source],
-                                process=False)
-        shape.visual = trimesh.visual.TextureVisuals(uv=mesh.uvs.reshape(-1, 2)[first], material=material)
-    path.write_bytes(trimesh.exchange.gltf.export_glb(trimesh.Scene(shape), include_normals=True))
+    glb.save(mesh, path, flat=False)
 
 
 def srgb_to_linear(colour: np.ndarray) -> np.ndarray:
     """IEC 61966-2-1, values in [0, 1]."""
     return np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(colour: np.ndarray) -> np.ndarray:
+    """The inverse of `srgb_to_linear`."""
+    return np.where(colour <= 0.0031308, colour * 12.92, 1.055 * np.maximum(colour, 1e-9) ** (1 / 2.4) - 0.055)

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from server.geometry.field import Field, grid_points, sample, smooth
 from server.geometry.marching import marching_tetrahedra
-from server.geometry.mesh import Mesh, edge_counts, fill_gutter, largest_parts, save_glb, unwrap
+from server.geometry.mesh import Mesh, edge_counts, fill_gutter, largest_parts, unwrap
 from server.geometry.regularize import bending, binary_entropy, normal_consistency, total_variation
 
 
@@ -138,17 +138,3 @@ def test_it_stands_on_the_ground(mesh):
     grounded = mesh.on_ground()
     assert grounded.positions[:, 2].min() == 0
     np.testing.assert_allclose(grounded.positions + grounded.lift, mesh.positions, atol=1e-6)
-
-
-@pytest.mark.parametrize("textured", [False, True])
-def test_glb_comes_back_with_y_up(mesh, tmp_path, textured):
-    if textured:
-        _, faces, uvs = unwrap(mesh.positions, mesh.faces)
-        mesh = Mesh(mesh.positions, mesh.faces, mesh.colours, uvs[faces],
-                    textures={"texture.0": np.full((8, 8, 3), 77, np.uint8)})
-    save_glb(mesh, tmp_path / "mesh.glb")
-    read = trimesh.load(tmp_path / "mesh.glb", force="mesh")
-    extent = mesh.positions.max(axis=0) - mesh.positions.min(axis=0)
-    np.testing.assert_allclose(read.extents, extent[[0, 2, 1]], atol=1e-5)
-    assert len(read.faces) == len(mesh.faces) and read.volume > 0
-    assert (read.visual.kind == "texture") == textured

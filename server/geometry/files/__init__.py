@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Meshes as files, in our axes: Z up, metres. A format is one module with `load` and `save`, and its line here."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..mesh import Mesh
+from . import glb, obj, ply, usd
+
+FORMATS = {".glb": glb, ".obj": obj, ".ply": ply, ".usda": usd, ".usdc": usd, ".usd": usd}
+
+
+def save(mesh: Mesh, path: Path, flat: bool = False) -> list[Path]:
+    """Write a mesh in the format that the file's name ends in; return all files, pictures beside it too.
+
+    Each slot is a material. GLB and OBJ are Y up, as their readers expect. PLY has no materials: vertices, faces
+    vertex colours and normals only. flat: flat instead of smooth normals.
+
+    Raises ValueError for a format that is not known or not installed.
+    """
+    return _format(path).save(mesh, path, flat)
+
+
+def load(path: Path) -> Mesh:
+    """The triangles of a file, with UVs, a slot for each material and its textures where it has some.
+
+    Polygons become fans. Nothing outside the file's own folder is read, and no links out of it are followed.
+
+    Raises ValueError with one sentence that says what to do.
+    """
+    read: Callable[[Path], Mesh] = _format(path).load
+    try:
+        mesh = read(path)
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read: {error.strerror or error}.") from None
+    except (KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError, struct.error, OverflowError) as error:
+        raise ValueError(f"{path.name} is damaged ({type(error).__name__}: {error}): export it again.") from None
+    if not len(mesh.faces):
+        raise ValueError(f"{path.name} has no faces: export an object with a surface.")
+    inside = 0 <= int(mesh.faces.min()) and int(mesh.faces.max()) < len(mesh.positions)
+    if not inside or not np.isfinite(mesh.positions).all():
+        raise ValueError(f"{path.name} has faces or vertices that are nowhere: export it again.")
+    return mesh
+
+
+def _format(path: Path):  # type: ignore[no-untyped-def]
+    try:
+        return FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise ValueError(f"{path.name} is of no known format: name it {', '.join(FORMATS)}.") from None
