@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ...geometry.mesh import Mesh
-from ...rendering.rasterize import Rasterizer
+from ...rendering.rasterize import create
 from ...rendering.textured import Charts
 
 GUTTER = 64                                 # a given picture changes at most its edge / GUTTER beside a chart
@@ -53,8 +53,7 @@ class Atlas:
         written: (T,) bool: texels that are painted. Of a given picture, those on a chart and in its gutter.
     """
 
-    def __init__(self, mesh: Mesh, sizes: dict[int, tuple[int, int]], rasterizer: Rasterizer,
-                 device: torch.device):
+    def __init__(self, mesh: Mesh, sizes: dict[int, tuple[int, int]], device: torch.device):
         assert mesh.uvs is not None
         slots = slots_of(mesh)
         uvs = np.clip(np.nan_to_num(mesh.uvs.astype(np.float32)), 0, 1)
@@ -62,16 +61,16 @@ class Atlas:
         self.slots = torch.from_numpy(slots).to(device).long()
         tiles, nearest, own, written, triangle, weights = [], [], [], [], [], []
         last_triangle, last_weights = [], []
-        charts = torch.from_numpy(_charts(mesh.faces, uvs, slots)).to(device)
+        charts = torch.from_numpy(_charts(mesh.faces, uvs, slots))
+        flat = torch.from_numpy(uvs.reshape(-1, 2))
         first = count = 0
         for slot in np.unique(slots).tolist():
             height, width = sizes[slot]
             tile = Tile(slot, first, height, width)
             faces = np.flatnonzero(slots == slot)
-            here = torch.from_numpy(faces).to(device)
-            covering, inside = _cover(self.uvs, here, charts, (height, width), rasterizer)
-            last, inside_last = _cover(self.uvs, here, -charts, (height, width), rasterizer)
-            covered = (covering >= 0).cpu().numpy()
+            covering, inside = _cover(flat, torch.from_numpy(faces), charts, (height, width))
+            last, inside_last = _cover(flat, torch.from_numpy(faces), -charts, (height, width))
+            covered = (covering >= 0).numpy()
             if covered.any():
                 distance, place = ndimage.distance_transform_edt(~covered, return_indices=True)
                 number = np.cumsum(covered.reshape(-1)) - 1
@@ -85,8 +84,8 @@ class Atlas:
             else:                           # all UVs at a point: one colour, that of the first face
                 nearest.append(np.full(height * width, count))
                 own.append(np.array([first]))
-                triangle.append(torch.from_numpy(faces[:1]).to(device))
-                weights.append(torch.full((1, 3), 1 / 3, device=device))
+                triangle.append(torch.from_numpy(faces[:1]))
+                weights.append(torch.full((1, 3), 1 / 3))
                 last_triangle.append(triangle[-1])
                 last_weights.append(weights[-1])
                 near = np.ones((height, width), bool)
@@ -96,14 +95,15 @@ class Atlas:
             first += height * width
             count += len(triangle[-1])
         self.tiles: tuple[Tile, ...] = tuple(tiles)
-        self.nearest = torch.from_numpy(np.concatenate(nearest)).to(device)
+        self.nearest = torch.from_numpy(np.concatenate(nearest).astype(np.int32)).to(device)
         self.own = torch.from_numpy(np.concatenate(own)).to(device)
         self.written = torch.from_numpy(np.concatenate(written)).to(device)
-        self.triangle, self.weights = torch.cat(triangle), torch.cat(weights)
-        other = torch.cat(last_triangle)
-        shared = charts[other] != charts[self.triangle]
-        self.second = torch.where(shared, shared.long().cumsum(dim=0) - 1, -1)
-        self.second_triangle, self.second_weights = other[shared], torch.cat(last_weights)[shared]
+        own_triangle, other = torch.cat(triangle), torch.cat(last_triangle)
+        self.triangle, self.weights = own_triangle.to(device), torch.cat(weights).to(device)
+        shared = charts[other] != charts[own_triangle]
+        self.second = torch.where(shared, shared.long().cumsum(dim=0) - 1, -1).to(device)
+        self.second_triangle = other[shared].to(device)
+        self.second_weights = torch.cat(last_weights)[shared].to(device)
         table = torch.zeros(int(slots.max()) + 1, 3, dtype=torch.long, device=device)
         for tile in tiles:
             table[tile.slot] = torch.tensor([tile.first, tile.height, tile.width])
@@ -157,17 +157,17 @@ def _charts(faces: np.ndarray, uvs: np.ndarray, slots: np.ndarray) -> np.ndarray
     return connected_components(graph, directed=False)[1][corners[:, 0]].astype(np.int64) + 1
 
 
-def _cover(uvs: Tensor, own: Tensor, order: Tensor, size: tuple[int, int],
-           rasterizer: Rasterizer) -> tuple[Tensor, Tensor]:
+def _cover(uvs: Tensor, own: Tensor, order: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """For each texel of one slot its face (H, W), -1 for none, and the place in it (H, W, 3), barycentric.
 
     order: (F,) of faces that cover the same texel, the lowest counts.
     """
-    # A chart is a picture of the surface: rasterize the UVs, the charts one behind the other.
+    # A chart is a picture of the surface: rasterize the UVs, the charts one behind the other. On the CPU, once, at
+    # any size, and with the same bytes everywhere.
     depth = 0.9 * (order / order.abs().max()).repeat_interleave(3)[:, None].to(uvs.dtype)
     clip = torch.cat([2 * uvs - 1, depth, torch.ones_like(depth)], dim=1)[None]
     corners = torch.arange(len(uvs), device=uvs.device, dtype=torch.int32).view(-1, 3)[own].contiguous()
-    rast = rasterizer.rasterize(clip.contiguous(), corners, size)[0]
+    rast = create("cpu").rasterize(clip.contiguous(), corners, size)[0]
     hit = rast[..., 3] > 0
     face = torch.where(hit, own[(rast[..., 3].long() - 1).clamp(min=0)], -1)
     u, v = rast[..., 0], rast[..., 1]

@@ -18,7 +18,7 @@ from ...geometry.mesh import Mesh
 from ...geometry.precondition import Preconditioner
 from ...rendering.cameras import Cameras
 from ...rendering.rasterize import Rasterizer
-from ...rendering.render import vertex_normals
+from ...rendering.render import face_normals, vertex_normals
 from ...rendering.shading import Lights
 from ...rendering.textured import METALLIC, ROUGHNESS
 from .atlas import slots_of
@@ -137,16 +137,14 @@ class Explicit(nn.Module):
         clip = cameras.clip(positions).contiguous()
         rast = self.rasterizer.rasterize(clip, self.faces, (size, size))
         hit = rast[..., 3] > 0
-        face = rast[..., 3][hit].long() - 1
         if self.manner.flat:
-            corners = positions[self.faces.long()]
             normals = rast.new_zeros(*hit.shape, 3)
-            normals[hit] = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[face]
+            normals[hit] = face_normals(positions, self.faces)[rast[..., 3][hit].long() - 1]
         else:
             normals = self.rasterizer.interpolate(vertex_normals(positions, self.faces)[None].contiguous(), rast,
                                                   self.faces)
         normals = F.normalize(normals, dim=-1, eps=1e-6)
-        seen, slope, smoothness = self.skin.at(self.paint, rast, hit, face, generator)
+        seen, slope, smoothness = self.skin.at(self.paint, rast, clip.detach(), self.faces, generator)
         if slope is not None:
             normals = normals.clone()
             normals[hit] = bumped(normals[hit], slope)

@@ -25,12 +25,14 @@ GRAY = np.full(3, 204, np.uint8)
 STARTS = {"roughness": np.array(204, np.uint8), "metallic": np.array(8, np.uint8)}   # where a mesh brings no picture
 LEVEL = np.array([128, 128, 255], np.uint8) # a normal map's own normal
 HEIGHT = 0.02                               # metres that the surface seems raised by a logit of height
+CHUNK = 1 << 18                             # texels that are painted at once
 SAMPLES = 1 << 14                           # points of a picture at which its roughness is measured
 
 
 def logit(values: Tensor) -> Tensor:
-    """uint8 as logits, finite, such that `byte(logit(v)) == v`."""
-    unit = (values.float() / 255).clamp(1 / 1024, 1 - 1 / 1024)
+    """uint8 as logits, finite, such that `byte(logit(v)) == v`; or numbers in [0, 1]."""
+    unit = values.float() / 255 if values.dtype == torch.uint8 else values
+    unit = unit.clamp(1 / 1024, 1 - 1 / 1024)
     return (unit / (1 - unit)).log()
 
 
@@ -55,7 +57,7 @@ class Texture:
         self.rasterizer, self.manner = rasterizer, manner
         self.corners, self.mesh_faces = corners, torch.from_numpy(mesh.faces).to(device).contiguous()
         sizes = {slot: _size(mesh, slot, manner.texture_size) for slot in np.unique(slots_of(mesh)).tolist()}
-        self.atlas = atlas = Atlas(mesh, sizes, rasterizer, torch.device(device))
+        self.atlas = atlas = Atlas(mesh, sizes, torch.device(device))
         self.split = torch.arange(3 * len(mesh.faces), device=device, dtype=torch.int32).view(-1, 3)
         self.places = atlas.spread(corners, self.mesh_faces)                # (N, 3)
         self.others = atlas.spread_second(corners, self.mesh_faces)         # (M, 3)
@@ -67,7 +69,7 @@ class Texture:
             colours = torch.from_numpy(mesh.colours).to(device).float()
             spread, shared = atlas.spread(colours, self.mesh_faces), atlas.second >= 0
             spread[shared] = (spread[shared] + atlas.spread_second(colours, self.mesh_faces)) / 2
-            base = torch.where(pictured[:, None], base, spread.round().byte()[atlas.nearest])
+            base = torch.where(pictured[:, None], base, spread.round().byte()[atlas.nearest.long()])
         self.given = {"texture": base, **{name: atlas.given(mesh, name, STARTS[name])[:, None]
                                           for name in manner.maps if name in STARTS}}
         keep = atlas.given(mesh, "frozen", np.array(0, np.uint8)) > 0
@@ -75,7 +77,7 @@ class Texture:
             still = torch.from_numpy((mesh.locked[mesh.faces] > 0).all(axis=1)).to(device)
             covered = still[atlas.triangle]
             covered[atlas.second >= 0] |= still[atlas.second_triangle]
-            keep = keep | covered[atlas.nearest]
+            keep = keep | covered[atlas.nearest.long()]
         self.keep = keep if bool(keep.any()) else None
         self.maps = [name for name in self.given if name != "texture"]
         self.bumps = "normal" in manner.maps
@@ -83,11 +85,6 @@ class Texture:
         if self.bumps:
             self._normals, self._tangents = self._frames(mesh, corners)
             self._level = atlas.given(mesh, "normal", LEVEL)
-        self.detail = None
-        if manner.details or len(self.given) > 1:
-            details = [logit(given) for given in self.given.values()]
-            self.detail = torch.cat([details[0] if manner.details else torch.zeros_like(details[0]), *details[1:]],
-                                    dim=1)
 
     def samples(self) -> tuple[Tensor, Tensor]:
         """Points of the surface (N, 3) and what the given pictures have there, as logits."""
@@ -95,25 +92,47 @@ class Texture:
         logits = torch.cat([logits, logits[self.atlas.second >= 0]])
         return torch.cat([self.places, self.others]), F.pad(logits, (0, len(self.manner.maps)))
 
-    def at(self, paint: Paint, rast: Tensor, hit: Tensor, face: Tensor,
+    def at(self, paint: Paint, rast: Tensor, clip: Tensor, faces: Tensor,
            generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
         """Of the P pixels that show the surface: values (P, C) in [0, 1], colour first and then `maps`; the slope
-        (P, 3) of the height that a normal map shows; how rough the paint is there ()."""
-        uv = self.rasterizer.interpolate(self.atlas.uvs[None].contiguous(), rast, self.split)[hit]
-        texel = self.atlas.at(uv, face)
-        covered = self.atlas.nearest[texel]
+        (P, 3) of the height that a normal map shows; how rough the paint is there ().
+
+        rast: of `clip` and `faces`, whose vertices may be others than the mesh's.
+        """
+        hit = rast[..., 3] > 0
+        uvs = self.atlas.uvs[None].contiguous()
+        uv = self.rasterizer.interpolate(uvs, rast, self.split)
+        texel = self.atlas.at(uv[hit], rast[..., 3][hit].long() - 1)
+        covered = self.atlas.nearest[texel].long()
         points, logits = self.places[covered], self._logits(paint, covered)
         roughness = paint.roughness(points[:SAMPLES], logits[:SAMPLES], generator)
         slope = self._slope(paint, points) if self.bumps else None
-        values = logits[:, :3 + len(self.maps)]
-        if self.detail is not None:
-            values = values + self.detail[texel]
-        values = values.sigmoid()
+        given = torch.cat([picture[texel] for picture in self.given.values()], dim=1)
+        details = self._details(given)
+        if self.manner.details:             # finer than a pixel, perhaps
+            footprint = self.rasterizer.footprint(uvs, rast, self.split, clip, faces)
+            details[:, :3] = logit(self._seen(uv, footprint, hit, texel))
+        values = (logits[:, :3 + len(self.maps)] + details).sigmoid()
         if self.keep is not None:
-            given = torch.cat([picture[texel] for picture in self.given.values()], dim=1).float() / 255
-            values = torch.where(self.keep[texel][:, None], given, values)
+            values = torch.where(self.keep[texel][:, None], given.float() / 255, values)
             slope = None if slope is None else torch.where(self.keep[texel][:, None], 0, slope)
         return values, slope, roughness
+
+    def _seen(self, uv: Tensor, footprint: Tensor, hit: Tensor, texel: Tensor) -> Tensor:
+        """(P, 3) in [0, 1] of the given base colours, from mipmaps."""
+        total = uv.new_zeros(len(texel), 3)
+        for tile in self.atlas.tiles:
+            here = (texel >= tile.texels.start) & (texel < tile.texels.stop)
+            if bool(here.any()):
+                picture = self.given["texture"][tile.texels].view(1, tile.height, tile.width, 3).float() / 255
+                seen = self.rasterizer.texture(picture, uv, footprint, "clamp")[hit]
+                total = torch.where(here[:, None], seen, total)
+        return total
+
+    def _details(self, given: Tensor) -> Tensor:
+        """(P, C) logits under the paint, of the given pictures' (P, C) uint8: a map always begins with them."""
+        details = logit(given)
+        return details if self.manner.details else F.pad(details[:, 3:], (3, 0))
 
     def _logits(self, paint: Paint, covered: Tensor) -> Tensor:
         """(P, C) of the paint that some covered texels show."""
@@ -146,11 +165,11 @@ class Texture:
         tangents = F.normalize(tangents - (tangents * normals).sum(dim=1, keepdim=True) * normals, dim=1)
         sides = torch.where(self._tangents[:, 3:] < 0, -1.0, 1.0)
         axes = torch.stack([tangents, sides * torch.linalg.cross(normals, tangents), normals], dim=1)
-        slopes = torch.cat([self._slope(paint, points) for points in self.places.split(1 << 17)])
+        slopes = torch.cat([self._slope(paint, points) for points in self.places.split(CHUNK)])
         bent = torch.einsum("nij,nj->ni", axes, bumped(normals, slopes))
         bent = torch.where((tangents.square().sum(dim=1, keepdim=True) > 0.5), bent, bent.new_tensor([0, 0, 1.0]))
         level = 2 * self._level.float() / 255 - 1
-        bent = bent[self.atlas.nearest]
+        bent = bent[self.atlas.nearest.long()]
         # Slopes add up: the given map's details stay.
         slope = bent[:, :2] / bent[:, 2:].clamp(min=0.1) + level[:, :2] / level[:, 2:].clamp(min=0.1)
         total = F.normalize(F.pad(slope, (0, 1), value=1.0), dim=1)
@@ -161,9 +180,10 @@ class Texture:
         """The mesh with its textures baked."""
         atlas = self.atlas
         every = torch.arange(len(self.places), device=self.places.device)
-        logits = torch.cat([self._logits(paint, part) for part in every.split(1 << 18)])[atlas.nearest]
-        logits = logits[:, :3 + len(self.maps)]
-        values = byte(logits if self.detail is None else logits + self.detail)
+        logits = torch.cat([self._logits(paint, part) for part in every.split(CHUNK)])[:, :3 + len(self.maps)]
+        pictures = torch.cat(list(self.given.values()), dim=1)
+        values = torch.cat([byte(logits[near.long()] + self._details(given))
+                            for near, given in zip(atlas.nearest.split(CHUNK), pictures.split(CHUNK))])
         write = atlas.written if self.keep is None else atlas.written & ~self.keep
         textures = dict(mesh.textures)
         channel = 0
@@ -197,7 +217,7 @@ class Colours:
         logits = logit(self.given).clamp(-4, 4)
         return self.corners, F.pad(logits, (0, len(self.manner.maps)))
 
-    def at(self, paint: Paint, rast: Tensor, hit: Tensor, face: Tensor,
+    def at(self, paint: Paint, rast: Tensor, clip: Tensor, faces: Tensor,
            generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
         """As `Texture.at`."""
         logits = paint(self.corners)
@@ -206,7 +226,8 @@ class Colours:
         values = values.sigmoid()
         if self.keep is not None:
             values = torch.where(self.keep[:, None], self.given.float() / 255, values)
-        return self.rasterizer.interpolate(values[None].contiguous(), rast, self.faces)[hit], None, roughness
+        seen = self.rasterizer.interpolate(values[None].contiguous(), rast, self.faces)[rast[..., 3] > 0]
+        return seen, None, roughness
 
     @torch.no_grad()
     def painted(self, mesh: Mesh, paint: Paint) -> Mesh:
