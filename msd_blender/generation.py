@@ -64,15 +64,17 @@ class Generation:
                 self.asset.finish(job=self.live.id, state=self.live.state)
         return False
 
-    def look(self) -> bool:
-        """Send what the artist changed; whether there was something. Raises `Gone`."""
-        self._looked = time.monotonic()
+    def look(self, snapshot: Snapshot | None = None) -> bool:
+        """Send what the artist changed; whether there was something. With the next snapshot, only what that would
+        write over is looked at. Raises `Gone`."""
+        if snapshot is None:
+            self._looked = time.monotonic()
         live, asset = self.live, self.asset
         if asset is None or live.editing or live.refused or live.state not in (QUEUED, RUNNING, PAUSED):
             return False
         try:
             object = asset.object
-            changed = asset.edited() or not asset.busy and self._locks_differ(object)
+            changed = asset.edited(snapshot) or snapshot is None and not asset.busy and self._locks_differ(object)
         except Gone:
             if self.undone and self.request.mode == "generate":
                 return False
@@ -125,6 +127,6 @@ class Generation:
         self.undone = False
         if self.asset is None:
             self.asset = Asset(self.request, place=self.place)
-        elif self.look():
+        elif self.look(snapshot):
             return False                    # what comes after that is newer
         return self.asset.apply(snapshot)

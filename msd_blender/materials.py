@@ -110,20 +110,29 @@ def set_colour_space(image: Any, kind: str) -> None:
     image.colorspace_settings.name = "sRGB" if kind == "texture" else "Non-Color"
 
 
-def floats(array: np.ndarray) -> np.ndarray:
-    """(H, W[, 3]) uint8 as what Blender's pixels are: (H·W·4,) in [0, 1], opaque."""
-    pixels = np.empty((*array.shape[:2], 4), np.float32)
-    pixels[..., :3] = array if array.ndim == 3 else array[..., None]
-    pixels[..., 3] = 255
-    pixels *= _UNIT
-    return pixels.ravel()
+def floats(array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """(H, W[, 3]) uint8 as what Blender's pixels are: (H·W·4,) in [0, 1], opaque. out: memory to take again, since
+    getting some for a large image takes longer than filling it."""
+    size = 4 * array.shape[0] * array.shape[1]
+    if out is None or len(out) != size:
+        out = np.ones(size, np.float32)
+    pixels = out.reshape(*array.shape[:2], 4)
+    for channel in range(3):                # twice as fast as all at once
+        np.multiply(array[..., channel] if array.ndim == 3 else array, _UNIT, out=pixels[..., channel])
+    return out
 
 
-def read(image: Any) -> np.ndarray:
+def read(image: Any, out: np.ndarray | None = None) -> np.ndarray:
     """(H·W·4,) floats of an image that is not made of tiles."""
-    pixels = np.empty(len(image.pixels), np.float32)
-    image.pixels.foreach_get(pixels)
-    return pixels
+    size = len(image.pixels)
+    out = out if out is not None and len(out) == size else np.empty(size, np.float32)
+    image.pixels.foreach_get(out)
+    return out
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays of `floats` are equal, which is asked two at a time."""
+    return len(a) == len(b) and bool((a.view(np.uint64) == b.view(np.uint64)).all())
 
 
 def write(image: Any, pixels: np.ndarray, width: int, height: int) -> None:

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 
 SIZE = 96                                   # pixels
-_POINTS = 15_000                            # that a picture is splatted from
+_POINTS = 30_000                            # that a picture is splatted from
 _BACKGROUND = 56
 
 
@@ -34,23 +34,26 @@ def _splat(arrays: dict[str, np.ndarray]) -> np.ndarray:
     draw = np.random.default_rng(0)
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     area = np.linalg.norm(normal, axis=1)
-    if not area.sum() > 0:
-        return image
-    face = draw.choice(len(corners), _POINTS, p=area / area.sum())
-    root, share = np.sqrt(draw.random(_POINTS, np.float32)), draw.random(_POINTS, np.float32)
-    weights = np.stack([1 - root, root * (1 - share), root * share], 1)         # uniform on a triangle
     a, e = math.radians(30), math.radians(20)
     right, back = np.array([math.cos(a), math.sin(a), 0]), np.array(
         [math.sin(a) * math.cos(e), -math.cos(a) * math.cos(e), math.sin(e)])
     up = np.cross(back, right)
+    seen = area * (normal @ back > 0)
+    if not seen.sum() > 0:
+        return image
+    face = draw.choice(len(corners), _POINTS, p=seen / seen.sum())
+    root, share = np.sqrt(draw.random(_POINTS, np.float32)), draw.random(_POINTS, np.float32)
+    weights = np.stack([1 - root, root * (1 - share), root * share], 1)         # uniform on a triangle
     points = np.einsum("pc,pcx->px", weights, corners[face])
     low, high = corners.min((0, 1)), corners.max((0, 1))
-    points = (points - (low + high) / 2) / max(float(np.linalg.norm(high - low)), 1e-9)
-    x, y = (np.clip(((points @ axis + 0.5) * SIZE).astype(np.intp), 0, SIZE - 1) for axis in (right, up))
+    points = 1.25 * (points - (low + high) / 2) / max(float(np.linalg.norm(high - low)), 1e-9)
+    x, y = (np.clip(((points @ axis + 0.5) * SIZE).astype(np.intp), 0, SIZE - 2) for axis in (right, up))
     shade = 0.55 + 0.45 * np.abs((normal[face] / area[face, None]) @ ((back + up + right) / math.sqrt(3)))
     order = np.argsort(points @ back)
     colour = _colours(arrays, face, weights) * shade[:, None]
-    image[y[order], x[order]] = colour[order]
+    # A point covers four pixels, so that the far side does not shine through.
+    rows, columns = (y[order, None] + [0, 0, 1, 1]).ravel(), (x[order, None] + [0, 1, 0, 1]).ravel()
+    image[rows, columns] = np.repeat(colour[order], 4, axis=0)
     return image
 
 

@@ -47,6 +47,7 @@ class Asset:
         self.frozen: dict[str, np.ndarray] = {}         # texels that the artist painted
         self._shown: dict[str, np.ndarray] = {}
         self._written: dict[str, np.ndarray] = {}       # what Blender holds of it: positions, images
+        self._scratch: np.ndarray | None = None         # for reading images
         self._version = 0
         self._inverse = np.linalg.inv(self.source.linear)
         if object is None:
@@ -108,9 +109,8 @@ class Asset:
         if mesh.get(SHOWN) != self._shown_by:           # undo or redo brought another state back
             self._shown, self._written = {}, {"positions": positions(mesh)}
         arrays = snapshot.arrays
-        new = {name for name, array in arrays.items()
-               if name not in self._shown or not np.array_equal(array, self._shown[name])}
-        _check(arrays)
+        new = self._news(arrays)
+        _check(arrays, new)
         if self.request.mode != "texture":
             new = self._set_shape(object, arrays, new)
         for name in sorted(new):
@@ -122,6 +122,12 @@ class Asset:
         self._version = snapshot.version
         self._shown_by = mesh[SHOWN] = self._mark
         return True
+
+    def _news(self, arrays: dict[str, np.ndarray]) -> set[str]:
+        """Names of what is not shown yet; the stream's arrays stay the same objects until they change."""
+        shown = self._shown
+        return {name for name, array in arrays.items() if name not in shown or
+                array is not shown[name] and not np.array_equal(array, shown[name])}
 
     def _set_shape(self, object: Any, arrays: dict[str, np.ndarray], new: set[str]) -> set[str]:
         """Write vertices, faces, colours and UVs; the names of arrays that are still to be written."""
@@ -175,7 +181,7 @@ class Asset:
         if not self._is_ours(image):
             image = self._new_image(materials.new_image(_image_name(material, kind), kind, width, height))
             materials.show(material, kind, image, self._uv_map(object))
-        pixels = materials.floats(array)
+        pixels = materials.floats(array, self._written.get(f"{kind}.{slot}"))
         materials.write(image, pixels, width, height)
         self._written[f"{kind}.{slot}"] = pixels
 
@@ -211,13 +217,17 @@ class Asset:
 
     # What the artist does meanwhile.
 
-    def edited(self) -> bool:
+    def edited(self, snapshot: Snapshot | None = None) -> bool:
         """Whether vertices were moved or texels painted since the last snapshot; painted ones are frozen from
-        now on. What undo brought back is no edit. Raises `Gone`."""
+        now on. What undo brought back is no edit. With the next snapshot, only those textures are looked at that
+        it would write over. Raises `Gone`."""
         object = self.object
         if self.busy or object.data.get(SHOWN) != self._shown_by or not self._written:
             return False
-        painted = [name for name, pixels in self._written.items() if "." in name and self._painted(name, pixels)]
+        names = [name for name in self._written if "." in name]
+        if snapshot is not None:
+            names = sorted(self._news({name: snapshot.arrays[name] for name in names if name in snapshot.arrays}))
+        painted = [name for name in names if self._painted(name, self._written[name])]
         return bool(painted) or not np.array_equal(positions(object.data), self._written["positions"])
 
     def _painted(self, name: str, pixels: np.ndarray) -> bool:
@@ -228,9 +238,10 @@ class Asset:
         image: Any = materials.image_of(material, kind) if material else None
         if not self._is_ours(image) or len(image.pixels) != len(pixels):
             return False
-        now = materials.read(image)
-        if np.array_equal(now, pixels):
+        now = self._scratch = materials.read(image, self._scratch)
+        if materials.same(now, pixels):
             return False
+        self._scratch = None
         width, height = image.size
         changed = (materials.to_bytes(now, width, height) != materials.to_bytes(pixels, width, height)).any(-1)
         mask = changed.astype(np.uint8)
@@ -313,16 +324,17 @@ def add_stage(object: Any) -> None:
     scene.view_settings.view_transform = "Standard"     # base colours come out as they are
 
 
-def _check(arrays: dict[str, np.ndarray]) -> None:
+def _check(arrays: dict[str, np.ndarray], new: set[str]) -> None:
     """Blender trusts indices, and a wrong one ends the whole program: look before it does."""
     if not {"positions", "faces"} <= arrays.keys():
         raise ProtocolError("The server sent a snapshot without positions and faces.")
     positions, faces = arrays["positions"], arrays["faces"]
-    if len(faces) and not 0 <= faces.min() <= faces.max() < len(positions):
+    if len(faces) and (new & {"positions", "faces"}) and not 0 <= faces.min() <= faces.max() < len(positions):
         raise ProtocolError("The server sent faces that name vertices which do not exist.")
-    if (faces == np.roll(faces, 1, axis=1)).any():
+    a, b, c = faces.T
+    if "faces" in new and ((a == b) | (b == c) | (c == a)).any():
         raise ProtocolError("The server sent faces that use a vertex twice.")
-    if not np.isfinite(positions).all():
+    if "positions" in new and not np.isfinite(positions).all():
         raise ProtocolError("The server sent positions that are no finite numbers.")
     for name, length in (("colours", len(positions)), ("uvs", len(faces)), ("slots", len(faces))):
         if name in arrays and len(arrays[name]) != length:

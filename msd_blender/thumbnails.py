@@ -19,6 +19,9 @@ def _fill(preview: Any, image: np.ndarray) -> None:
     pixels[..., :3] = image / np.float32(255)
     preview.image_size = image.shape[1], image.shape[0]
     preview.image_pixels_float.foreach_set(pixels.ravel())
+    small = np.ascontiguousarray(pixels[::3, ::3])      # what lists show
+    preview.icon_size = small.shape[1], small.shape[0]
+    preview.icon_pixels_float.foreach_set(small.ravel())
 
 
 def show(key: str, image: np.ndarray) -> None:

@@ -206,7 +206,8 @@ time.sleep(60)
     assert bpy.context.scene.msd_jobs[0].state == FINISHED and len(bpy.data.objects) == 1
 
 
-def test_a_server_that_is_killed_is_waited_for(data: Path, tiny: dict[str, Any], request: pytest.FixtureRequest) -> None:
+def test_a_server_that_is_killed_is_waited_for(data: Path, tiny: dict[str, Any],
+                                               request: pytest.FixtureRequest) -> None:
     draw = random.Random(1)
     for _ in range(20 if request.config.getoption("--long") else 1):
         generation = start(tiny, iterations=10)
