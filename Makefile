@@ -4,7 +4,7 @@ export PROMPT SEED
 
 PY = .venv/bin/python
 
-.PHONY: help setup demo test long lint bench mutants experiments extension
+.PHONY: help setup demo test long lint bench mutants experiments extension blender-versions
 help:
 	@echo 'make setup      everything into .venv (the other targets do it themselves)'
 	@echo 'make demo       PROMPT="a red mushroom" SEED=0 -> out/a-red-mushroom.blend'
@@ -13,6 +13,7 @@ help:
 	@echo 'make bench      where an iteration spends its time; a server with and without load'
 	@echo 'make mutants    one wrong sign or factor in each formula: do the tests notice?'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
+	@echo 'make blender-versions  the extension in Blender 4.2 and 5.0 (1 GB each, outside this folder)'
 	@echo 'make extension  the zip for Blender, into dist/'
 
 setup:
@@ -31,11 +32,13 @@ test: lint
 
 long: setup
 	$(PY) -m pytest -q --long tests/optimize/test_any_prompt.py tests/jobs/test_kills.py tests/jobs/test_soak.py \
+	    tests/blender/test_jobs.py \
 	    tests/api/test_fuzz.py tests/test_protocol.py::test_damaged_frames_are_refused_and_nothing_else
 
 bench: setup
 	$(PY) -m benchmarks.iterations
 	$(PY) -m benchmarks.load
+	$(PY) -m benchmarks.blender
 
 mutants: setup
 	$(PY) scripts/mutants.py
@@ -43,6 +46,9 @@ mutants: setup
 experiments: setup
 	for name in estimators convergence landscapes diversity text-to-2d; do \
 	    $(PY) -m server.experiments $$name --output out/experiments/$$name || exit; done
+
+blender-versions: setup
+	@scripts/blender_versions.sh
 
 extension: setup
 	@$(PY) scripts/extension.py dist

@@ -20,10 +20,17 @@ from .thumbnails import preview_of
 _HIDDEN = ".msd "                           # Blender's menus leave out names that start with a dot
 
 
-def _send_prompt(item: "MSD_PG_job", context: Any) -> None:
+def _send_prompt(item: Any, context: Any) -> None:
     from . import jobs
 
     jobs.edit_prompt(item)
+
+
+def _set_lock(item: Any, context: Any) -> None:
+    from . import jobs
+
+    if (generation := jobs.of(item)) is not None:
+        generation.lock = item.lock
 
 
 class MSD_PG_job(bpy.types.PropertyGroup):
@@ -37,7 +44,8 @@ class MSD_PG_job(bpy.types.PropertyGroup):
     wish: StringProperty()                  # the request as JSON
     prompt: StringProperty(name="Prompt", description="A new prompt, from which the running job goes on",
                            update=_send_prompt)
-    lock: StringProperty()
+    lock: StringProperty(name="Lock", description="Vertex group that must not move or change: its members with a "
+                                                  "weight above one half", update=_set_lock)
     linear: FloatVectorProperty(size=9)     # `Source.linear`
     place: FloatVectorProperty(size=3)
     picture: StringProperty()
@@ -64,7 +72,8 @@ class MSD_PG_job(bpy.types.PropertyGroup):
 
 def add(scene: Any, request: JobRequest, lock: str, linear: np.ndarray, object: Any) -> MSD_PG_job:
     item = scene.msd_jobs.add()
-    item.key, item.state, item.lock = request.client_key, "connecting", lock
+    item.key, item.state = request.client_key, "connecting"
+    item["lock"] = lock
     item.request = request
     item.name = item["prompt"] = " ".join(request.prompt.split())       # not through `update`
     item.linear, item.place = np.asarray(linear, np.float32).ravel(), scene.cursor.location

@@ -22,6 +22,7 @@ from .protocol import CANCELLED, FINISHED, Edit, JobRequest
 INTERVAL = 0.05                             # seconds between two looks at what arrived
 
 generations: list[Generation] = []          # live ones, oldest first
+_drawn: list[tuple] = []                    # what the panel shows of them
 
 
 def of(item: MSD_PG_job) -> Generation | None:
@@ -78,13 +79,18 @@ def watch() -> None:
 
 def tick() -> float | None:
     """Take every live job on; None, which ends the timer, when there is none."""
+    global _drawn
     for generation in list(generations):
         more = generation.step()
         _record(generation)
         if not more:
             generations.remove(generation)
             _end(generation)
-    redraw()
+    drawn = [(live.state, live.progress, live.picture, live.lost, live.refused, live.wish, len(live.log))
+             for live in (each.live for each in generations)]
+    if len(drawn) != len(_drawn) or any(a is not b for old, new in zip(_drawn, drawn) for a, b in zip(old, new)):
+        _drawn = drawn                      # drawing all the time would take the buttons from under the mouse
+        redraw()
     return INTERVAL if generations else None
 
 

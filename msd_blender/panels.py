@@ -127,6 +127,8 @@ def _draw_live(box: Any, generation: Generation, context: bpy.types.Context) -> 
     item = history.of_key(key)
     if item is not None:
         box.prop(item, "prompt", text="")
+        if generation.object is not None and generation.object.vertex_groups:
+            box.prop_search(item, "lock", generation.object, "vertex_groups")
     if icon := thumbnails.icon(key):
         box.template_icon(icon, scale=5)
     factor, text = 0.0, translated(_STATES.get(live.state, live.state))

@@ -236,6 +236,8 @@ class Queue:
                 channel = self._channels[job] = Channel()
                 known = self.store.get(job)
                 channel.ended = known is None or known.state in FINAL_STATES
+                if channel.ended:
+                    channel.snapshot = self.store.last_snapshot(job)
                 for old in [name for name, each in self._channels.items() if each.ended][:-KEPT]:
                     del self._channels[old]
             return channel
@@ -330,6 +332,8 @@ class _Lane(threading.Thread):
                          (job.edits, store.meshes.find(edited)) if edited else None)
             state, error = self._follow(job, executor)
             if state in (FINISHED, CANCELLED) and self._executor is not None:
+                if (last := self._queue._channel(job.id).snapshot) is not None:
+                    store.keep_snapshot(job.id, last)
                 store.keep_folder(job.id)
         except ExecutorDied as death:
             log.error("The worker ended: %s", death)

@@ -10,10 +10,11 @@ import sqlite3
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from msd_blender.protocol import (FILES, FINAL_STATES, FINISHED, PAUSED, QUEUED, RUNNING, Edit, Job, JobRequest,
-                                  from_dict, to_dict)
+                                  ProtocolError, Snapshot, decode_snapshot, encode_snapshot, from_dict, to_dict)
 
 from ..checkpoint import Checkpoints
 from .meshes import Meshes
@@ -35,6 +36,7 @@ _CHANGES = [
 ]
 _COLUMNS = "id, state, request, created, error, edits"
 PAGE = 500                                  # events that are read at once
+LAST = "last.snapshot"                      # in an ended job's folder: a frame
 SPARE = 4 << 20                             # bytes kept back, to write down how a job ended on a full disk
 ROOM = 48 << 20                             # bytes that a job should find free
 
@@ -131,6 +133,18 @@ class Store:
 
     def checkpoints(self, job: str) -> Checkpoints:
         return Checkpoints(self._part(job) / "checkpoints")
+
+    def keep_snapshot(self, job: str, snapshot: Snapshot) -> None:
+        """Keep a job's last snapshot, for readers that come after this server has ended; a full disk has none."""
+        with suppress(OSError):
+            (self._part(job) / LAST).write_bytes(encode_snapshot(snapshot))
+
+    def last_snapshot(self, job: str) -> Snapshot | None:
+        """Of an ended job; None where there is none that is whole."""
+        try:
+            return decode_snapshot((self.folder(job) / LAST).read_bytes()[8:])
+        except (OSError, ProtocolError):
+            return None
 
     def keep_folder(self, job: str) -> None:
         """Take the files of a running job as its result: all of them, or none if the server dies before."""

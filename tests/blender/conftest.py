@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -28,6 +29,7 @@ def empty_scene() -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
-    started = local_server.start(tmp_path_factory.mktemp("server"))
+    python = os.environ.get("MSD_SERVER_PYTHON", sys.executable)        # see scripts/blender_versions.sh
+    started = local_server.start(tmp_path_factory.mktemp("server"), python)
     yield started
     started.stop()

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import msd_blender
-from msd_blender import history, jobs
+from msd_blender import history, jobs, materials
 from msd_blender.capture import positions
 from msd_blender.client import Client
 from msd_blender.local_server import LocalServer, find, stop
@@ -136,7 +136,7 @@ def test_an_edit_is_sent_and_nothing_older_overwrites_it(remote: LocalServer, ti
     mine[third, 2] += 0.3
     object.data.attributes["position"].data.foreach_set("vector", mine.ravel())
     object.vertex_groups.new(name="lock").add(np.flatnonzero(third).tolist(), 1.0, "REPLACE")
-    generation.lock = "lock"
+    bpy.context.scene.msd_jobs[0].lock = "lock"
     bpy.ops.msd.resume()
     assert live.editing
     pump(lambda: not live.editing)
@@ -223,6 +223,26 @@ def test_a_server_that_is_killed_is_waited_for(data: Path, tiny: dict[str, Any],
         assert live.snapshot is not None
         np.testing.assert_array_equal(positions(generation.object.data), live.snapshot.arrays["positions"])
         assert len([o for o in bpy.data.objects if o.get("msd_key") == generation.request.client_key]) == 1
+
+
+def test_a_job_that_ended_without_blender_and_server_is_found(data: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
+    generation = start(tiny)
+    pump(lambda: generation.live.id)
+    jobs.tick()
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "x.blend"))
+    key = generation.request.client_key
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    assert not jobs.generations
+    running = find(data)
+    assert running is not None
+    with Client(running.url, running.token) as client:
+        pump(lambda: client.job(generation.live.id).ended)
+    os.killpg(running.pid, signal.SIGKILL)
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "x.blend"))
+    finish()
+    (item,) = bpy.context.scene.msd_jobs
+    assert (item.state, item.key) == (FINISHED, key) and item.object.data.polygons
+    assert materials.image_of(item.object.data.materials[0], "texture").packed_file
 
 
 # What an artist does while a job runs. Each takes the live object, or None.
