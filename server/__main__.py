@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m server serve | generate | doctor``."""
+"""``python -m server serve | generate | texture | refine | doctor``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from msd_blender import __version__
-from msd_blender.protocol import (DEFAULT_HOST, DEFAULT_PORT, DEVICES, GUIDANCES, PROTOCOL_VERSION, RASTERIZERS,
-                                  JobRequest, Log, Progress, Snapshot)
+from msd_blender.protocol import (AXES, DEFAULT_HOST, DEFAULT_PORT, DEVICES, GUIDANCES, MAPS, MODES, PROTOCOL_VERSION,
+                                  RASTERIZERS, JobRequest, Log, Progress, Snapshot)
 
 from . import logs
 
@@ -59,17 +60,33 @@ def parser() -> argparse.ArgumentParser:
                         "again")
 
     generate = commands.add_parser("generate", help="make an asset here and now, without Blender")
-    add = generate.add_argument
-    add("prompt", metavar="PROMPT")
-    add("--output", type=Path, required=True, metavar="DIR", help="gets mesh.glb, texture.png, …")
-    add("--negative-prompt", default="", metavar="TEXT")
-    add("--seed", type=int, default=0, metavar="N")
-    add("--guidance", default="msd", choices=GUIDANCES)
-    add("--guidance-scale", type=float, metavar="X")
-    add("--iterations", type=int, metavar="N")
-    add("--model", default="", metavar="DIR", help="a diffusers Stable Diffusion folder")
-    add("--rasterizer", default="auto", choices=RASTERIZERS)
-    add("--device", default="auto", choices=DEVICES)
+    texture = commands.add_parser("texture", help="paint a mesh, whose vertices and UVs stay as they are")
+    refine = commands.add_parser("refine", help="paint a mesh and move its vertices")
+    for command in (generate, texture, refine):
+        add = command.add_argument
+        add("prompt", metavar="PROMPT")
+        add("--output", type=Path, required=True, metavar="DIR", help="gets mesh.glb, texture.png, …")
+        add("--format", nargs="+", default=[], metavar="SUFFIX", help="further files of the mesh: obj, ply, usda, …")
+        if command is not generate:
+            add("--input", type=Path, required=True, metavar="FILE", help="a .glb, .obj, .ply or .usd file")
+        add("--negative-prompt", default="", metavar="TEXT")
+        add("--seed", type=int, default=0, metavar="N")
+        add("--guidance", default="msd", choices=GUIDANCES)
+        add("--guidance-scale", type=float, metavar="X")
+        add("--diversity", type=float, metavar="X", help="the mean shift's bandwidth at the start")
+        add("--sharpness", type=float, metavar="X", help="the mean shift's bandwidth at the end")
+        add("--iterations", type=int, metavar="N")
+        add("--texture-size", type=int, metavar="N", help="edge of a new texture in pixels")
+        add("--maps", nargs="+", default=[], choices=MAPS, help="what is painted beside base colour")
+        add("--symmetry", default="", choices=AXES, help="the axis that the shape mirrors along")
+        add("--flat", action="store_true", help="flat instead of smooth normals")
+        add("--model", default="", metavar="DIR", help="a diffusers Stable Diffusion folder")
+        add("--rasterizer", default="auto", choices=RASTERIZERS)
+        add("--device", default="auto", choices=DEVICES)
+    for command in (generate, refine):
+        command.add_argument("--target-faces", type=int, metavar="N", help="triangles of the result")
+    refine.add_argument("--max-displacement", type=float, metavar="M", help="how far a vertex may move, metres")
+    refine.add_argument("--remesh", action="store_true", help="the topology may change")
     return top
 
 
@@ -174,9 +191,9 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def generate(output: Path, **request: Any) -> int:
+def make(mode: str, output: Path, format: list[str], input: Path | None = None, **request: Any) -> int:
     """Run one job in this process, with its progress on stderr. Ctrl-C keeps the last state."""
-    wish = JobRequest(**request).validate()
+    wish = JobRequest(**request, mode=mode, mesh=str(input or "")).validate()
     writable(output)
     stopped = threading.Event()
     live = sys.stderr.isatty()
@@ -201,11 +218,19 @@ def generate(output: Path, **request: Any) -> int:
 
     signal.signal(signal.SIGINT, leave)
     print("Loading …", file=sys.stderr, flush=True)
+    from .geometry import files
+    from .geometry.check import check
     from .optimize import generate as run
 
+    suffixes = [files.known(suffix) for suffix in format]
+    mesh = check(files.load(input)) if input else None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    run(wish, output, report, stopped.is_set)
+    run(wish, output, report, stopped.is_set, mesh=mesh)
+    if suffixes:
+        made = files.load(output / "mesh.glb")
+        for suffix in suffixes:
+            files.save(made, output / f"mesh{suffix}", wish.flat)
     print(f"{'Stopped; what was reached is' if stopped.is_set() else 'Done:'} in {output}", file=sys.stderr)
     return INTERRUPTED if stopped.is_set() else OK
 
@@ -219,7 +244,8 @@ def doctor(**given: Any) -> int:
 def main(arguments: list[str]) -> int:
     logs.set_up()
     given = vars(parser().parse_args(arguments))
-    commands: dict[str, Callable[..., int]] = {"serve": serve, "generate": generate, "doctor": doctor}
+    commands: dict[str, Callable[..., int]] = {"serve": serve, "doctor": doctor, **{
+        mode: partial(make, mode) for mode in MODES}}
     try:
         return commands[given.pop("command")](**given)
     except KeyboardInterrupt:

@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import trimesh
 
 from msd_blender.local_server import find
 
@@ -68,3 +70,28 @@ def test_interrupting_generate_while_it_loads(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     said = process.communicate(timeout=20)[1]
     assert process.returncode == 130 and said.strip().splitlines()[-1] == "Interrupted.", said
+
+
+def test_a_mesh_from_a_file_is_painted_and_comes_in_other_formats(tiny, tmp_path):
+    given, made = tmp_path / "ball.ply", tmp_path / "out"
+    trimesh.creation.icosphere(1, 5.0).export(given)
+    command = [sys.executable, "-m", "server", "texture", "a red apple", "--input", str(given), "--output", str(made),
+               "--format", "obj", "ply", "--texture-size", "64", "--model", tiny["model"], "--iterations", "2"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert {"mesh.glb", "mesh.obj", "mesh.ply", "texture.png", "job.json"} <= {path.name for path in made.iterdir()}
+    before, after = trimesh.load(given, force="mesh"), trimesh.load(made / "mesh.ply", force="mesh")
+    np.testing.assert_array_equal(np.unique(after.vertices, axis=0), np.unique(before.vertices, axis=0))
+    assert len(after.faces) == len(before.faces)
+
+
+@pytest.mark.parametrize("changes, says", [
+    (["--input", "{}/none.ply"], "cannot be read"), (["--input", "{}/mesh.fbx"], "no known format"),
+    (["--input", "{}/mesh.ply", "--format", "docx"], "no known format")])
+def test_what_cannot_be_painted_is_one_sentence(tmp_path, changes, says):
+    trimesh.creation.box().export(tmp_path / "mesh.ply")
+    (tmp_path / "mesh.fbx").touch()
+    command = [sys.executable, "-m", "server", "refine", "a box", "--output", str(tmp_path / "out"),
+               *(each.format(tmp_path) for each in changes)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 1 and says in said.stderr and "Traceback" not in said.stderr

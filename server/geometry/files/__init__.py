@@ -48,6 +48,13 @@ def load(path: Path) -> Mesh:
     return mesh
 
 
+def known(suffix: str) -> str:
+    """A format's suffix with its dot, "obj" or ".OBJ" too. Raises ValueError for one that is not known."""
+    suffix = f".{suffix.lower().lstrip('.')}"
+    _format(Path(f"mesh{suffix}"))
+    return suffix
+
+
 def _format(path: Path):  # type: ignore[no-untyped-def]
     try:
         return FORMATS[path.suffix.lower()]
