@@ -453,9 +453,8 @@ def check_mesh(arrays: dict[str, np.ndarray]) -> None:
         raise ProtocolError(f"The mesh has {len(faces):,} triangles: decimate it to at most {MAX_FACES:,}.")
     if not 0 <= faces.min() <= faces.max() < len(positions):
         raise ProtocolError("The mesh has faces that name vertices which do not exist.")
-    for name in ("positions", "uvs"):
-        if name in arrays and not np.isfinite(arrays[name]).all():
-            raise ProtocolError(f"The mesh has {name} that are no finite numbers: repair it.")
+    if not np.isfinite(positions).all():
+        raise ProtocolError("The mesh has positions that are no finite numbers: repair it.")
     for name, length in (("colours", len(positions)), ("locked", len(positions)), ("uvs", len(faces)),
                          ("slots", len(faces))):
         if name in arrays and len(arrays[name]) != length:

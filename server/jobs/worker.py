@@ -110,9 +110,7 @@ def _main(pipe: Connection, device: str) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
 
-    from ..geometry.check import check
-    from ..geometry.mesh import Mesh
-    from ..optimize import Paused, Settings, generate, is_out_of_memory, warm_up
+    from ..optimize import Paused, Settings, checked, generate, is_out_of_memory, warm_up
 
     warm_up()
     pipe.send_bytes(b"R")
@@ -130,8 +128,8 @@ def _main(pipe: Connection, device: str) -> None:
         request, folder = from_dict(JobRequest, job["run"]), Path(job["folder"])
         logs.JOB.set(folder.stem)
         try:
-            mesh = job["mesh"] and check(Mesh.of(read(Path(job["mesh"]))))
-            edit = job["edit"] and (str(job["edit"][0]), check(Mesh.of(read(Path(job["edit"][1])))))
+            mesh = job["mesh"] and checked(read(Path(job["mesh"])))
+            edit = job["edit"] and (str(job["edit"][0]), checked(read(Path(job["edit"][1]))))
             generate(request, folder, report, cancelled.is_set, Settings.of(request, job["halvings"]),
                      Checkpoints(folder / "checkpoints"), paused.is_set, mesh, edit)
             pipe.send_bytes(b"D")

@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The loop that joins prior, guidance, rendering and geometry: a prompt in, a mesh out."""
 
+import numpy as np
+
+from ..geometry.check import check
+from ..geometry.mesh import Mesh
 from .generate import Paused, generate, load_prior
 from .settings import Settings
 
-__all__ = ["Paused", "Settings", "generate", "is_out_of_memory", "warm_up"]
+__all__ = ["Paused", "Settings", "checked", "generate", "is_out_of_memory", "warm_up"]
+
+
+def checked(arrays: dict[str, np.ndarray]) -> Mesh:
+    """The mesh of an upload's arrays. Raises ValueError with one sentence where it cannot be worked on."""
+    return check(Mesh.of(arrays))
 
 
 def is_out_of_memory(error: Exception) -> bool:
