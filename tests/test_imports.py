@@ -34,7 +34,8 @@ def files(folder):
 
 @pytest.mark.parametrize("path", files("msd_blender"), ids=lambda path: path.name)
 def test_the_extension_needs_blenders_own_python_only(path):
-    allowed = set(sys.stdlib_module_names) | {"numpy", "bpy", "bpy_extras", "bl_operators", "bl_ui", "mathutils", "msd_blender"}
+    blenders = {"bpy", "bpy_extras", "bl_operators", "bl_ui", "mathutils", "numpy"}
+    allowed = set(sys.stdlib_module_names) | blenders | {"msd_blender"}
     assert {name.split(".")[0] for name in imported(path)} <= allowed
 
 
