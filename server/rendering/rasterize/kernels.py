@@ -231,17 +231,20 @@ def _silhouette(clip, faces, across, b, face, along, x, y, sign, height, width):
     return -1, -1, 0.0
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _same(rast, b, y, x, along):
+    """Whether pixel (x, y) and the next along an axis see the same, or there is no next."""
+    if along == 0:
+        return x + 1 >= rast.shape[2] or rast[b, y, x, 3] == rast[b, y, x + 1, 3]
+    return y + 1 >= rast.shape[1] or rast[b, y, x, 3] == rast[b, y + 1, x, 3]
+
+
 @njit(cache=True, nogil=True)
 def _pair(rast, clip, faces, across, b, y, x, along):
-    """Of pixel (x, y) and the next along an axis: (near y, near x, far y, far x, corner, corner, t)."""
+    """Of pixel (x, y) and the next along an axis, no `_same`: (near y, near x, far y, far x, corner, corner, t)."""
     _, height, width, _ = rast.shape
     y2, x2 = (y, x + 1) if along == 0 else (y + 1, x)
-    none = (0, 0, 0, 0, -1, -1, 0.0)
-    if y2 >= height or x2 >= width:
-        return none
     here, there = int(rast[b, y, x, 3]), int(rast[b, y2, x2, 3])
-    if here == there:
-        return none
     near_here = there == 0 or (here > 0 and rast[b, y, x, 2] <= rast[b, y2, x2, 2])
     if near_here:
         i, j, t = _silhouette(clip, faces, across, b, here - 1, along, x, y, 1, height, width)
@@ -258,6 +261,8 @@ def antialias(colour, rast, clip, faces, across, out):
         for y in range(height):
             for x in range(width):
                 for along in range(2):
+                    if _same(rast, b, y, x, along):
+                        continue
                     ny, nx, fy, fx, i, j, t = _pair(rast, clip, faces, across, b, y, x, along)
                     if i < 0:
                         continue
@@ -275,6 +280,8 @@ def antialias_backward(colour, rast, clip, faces, across, grad, grad_colour, gra
         for y in range(height):
             for x in range(width):
                 for along in range(2):
+                    if _same(rast, b, y, x, along):
+                        continue
                     ny, nx, fy, fx, i, j, t = _pair(rast, clip, faces, across, b, y, x, along)
                     if i < 0:
                         continue
