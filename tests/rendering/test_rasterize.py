@@ -179,16 +179,3 @@ def test_registry():
         rasterize.create("nvdiffrast", "cpu")
     with pytest.raises(ValueError, match="auto, nvdiffrast or cpu"):
         rasterize.create("opengl")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU and nvdiffrast")
-def test_nvdiffrast_sees_what_the_cpu_sees():
-    pytest.importorskip("nvdiffrast.torch")
-    gpu = rasterize.create("nvdiffrast", "cuda")
-    clip, faces, colours = scene()
-    clip, colours = clip.float(), colours.float()
-    ours = cpu.rasterize(clip, faces, (32, 32))
-    theirs = gpu.rasterize(clip.cuda(), faces.cuda(), (32, 32))
-    torch.testing.assert_close(theirs.cpu(), ours, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(gpu.interpolate(colours.cuda(), theirs, faces.cuda()).cpu(),
-                               cpu.interpolate(colours, ours, faces), atol=1e-4, rtol=1e-4)

@@ -29,18 +29,20 @@ class NvdiffrastRasterizer:
         return self._dr.rasterize(self._context, clip, faces, resolution)[0]
 
     def interpolate(self, attributes: Tensor, rast: Tensor, faces: Tensor) -> Tensor:
-        return self._dr.interpolate(attributes, rast, faces)[0]
+        return self._dr.interpolate(attributes.contiguous(), rast, faces)[0]
 
     @torch.no_grad()
     def footprint(self, attributes: Tensor, rast: Tensor, attribute_faces: Tensor, clip: Tensor,
                   faces: Tensor) -> Tensor:
         if not len(faces):
             return rast.new_zeros(*rast.shape[:3], 2 * attributes.shape[2])
-        slopes = self._dr.rasterize(self._context, clip, faces, rast.shape[1:3], grad_db=False)[1]
-        return self._dr.interpolate(attributes, rast, attribute_faces, rast_db=slopes, diff_attrs="all")[1]
+        slopes = self._dr.rasterize(self._context, clip, faces, tuple(rast.shape[1:3]), grad_db=False)[1]
+        return self._dr.interpolate(attributes.contiguous(), rast, attribute_faces, rast_db=slopes,
+                                    diff_attrs="all")[1]
 
     def texture(self, texture: Tensor, uv: Tensor, footprint: Tensor | None = None,
                 boundary: str = "wrap") -> Tensor:
+        texture, uv = texture.contiguous(), uv.contiguous()
         if footprint is None:
             return self._dr.texture(texture, uv, filter_mode="linear", boundary_mode=boundary)
         return self._dr.texture(texture, uv, footprint, filter_mode="linear-mipmap-linear", boundary_mode=boundary,
