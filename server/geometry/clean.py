@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from .mesh import Mesh
+from .mesh import Mesh, degenerate
 
 FACES = 6000                                # what the bundled prior's objects need
 FLOATER = 0.02                              # of the largest part's volume
@@ -19,7 +19,8 @@ TOLERANCE = 0.05                            # of the target face count: when to 
 
 
 def clean(mesh: Mesh, target_faces: int | None = None) -> Mesh:
-    """The mesh remeshed to `target_faces` triangles, within a tenth, 6,000 where none are given.
+    """The mesh remeshed to `target_faces` triangles, `FACES` where none are given: within a tenth, if so few can
+    have its holes and handles.
 
     Closed parts of less than `FLOATER` of the largest one's volume go, and so do hollows, which no one sees.
     The rest is remeshed isotropically (Botsch and Kobbelt, "A Remeshing Approach to Multiresolution Modeling",
@@ -41,20 +42,24 @@ def clean(mesh: Mesh, target_faces: int | None = None) -> Mesh:
     locked = np.flatnonzero(mesh.locked) if mesh.locked is not None else np.zeros(0, np.int64)
     target = target_faces or FACES
     length = np.sqrt(_area(positions, faces) / target * 4 / np.sqrt(3))     # of equilateral triangles
-    best: tuple[np.ndarray, np.ndarray] | None = None
-    for _ in range(5):
-        made = gpytoolbox.remesh_botsch(positions, faces, ROUNDS, length, True, feature=locked)
-        if best is None or abs(len(made[1]) - target) < abs(len(best[1]) - target):
-            best = made
-        if abs(len(made[1]) / target - 1) < TOLERANCE:
+    made, best = None, (np.inf, np.inf)
+    for _ in range(6):
+        points, triangles = gpytoolbox.remesh_botsch(positions, faces, ROUNDS, length, True, feature=locked)
+        fresh = points.astype(np.float32)
+        dirty = int(degenerate(fresh, triangles).sum()) + len(fresh) - len(np.unique(fresh, axis=0))
+        found = dirty, abs(len(triangles) / target - 1)
+        if found < best:
+            made, best = (points, fresh, triangles.astype(np.int32)), found
+        if found[0] == 0 and found[1] < TOLERANCE:
             break
-        length *= np.sqrt(len(made[1]) / target)
-    assert best is not None
-    fresh = best[0].astype(np.float32)
+        # Edges longer than what they go round make doubled vertices.
+        length *= 0.7 if dirty else np.sqrt(len(triangles) / target)
+    assert made is not None
+    points, fresh, triangles = made
     marks = None if mesh.locked is None else np.concatenate(
         [mesh.locked[locked], np.zeros(len(fresh) - len(locked), np.uint8)])
-    return replace(mesh, positions=fresh, faces=best[1].astype(np.int32), colours=_carry(mesh, best[0]),
-                   uvs=None, slots=None, locked=marks, textures={})
+    return replace(mesh, positions=fresh, faces=triangles, colours=_carry(mesh, points), uvs=None,
+                   slots=None, locked=marks, textures={})
 
 
 def largest_components(mesh: Mesh, share: float = FLOATER) -> Mesh:

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from .clean import components
-from .mesh import Mesh, edge_counts
+from .mesh import Mesh, degenerate, edge_counts
 from .uvs import missing_uvs, overlapping, stretch
 
 COSTLY = 300_000                            # faces, above which pairs of them are not looked at
@@ -46,14 +46,6 @@ def report(mesh: Mesh, start: Mesh | None = None) -> dict[str, Any]:
             found["uv_angle_stretch"] = round(float(np.mean(angles)), 4)
             found["uv_area_stretch"] = [round(float(value), 4) for value in np.percentile(areas, [1, 99])]
     return found
-
-
-def degenerate(positions: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(F,) bool: a corner twice, or so thin that its height is under a millionth of its longest edge."""
-    corners = positions[faces].astype(np.float64)
-    edges = corners - np.roll(corners, 1, axis=1)
-    doubled = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
-    return doubled <= 1e-6 * np.square(edges).sum(axis=2).max(axis=1, initial=0)
 
 
 def flipped(before: np.ndarray, after: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -59,6 +59,14 @@ def edge_counts(faces: np.ndarray) -> tuple[int, int]:
     return len(count), int((count != 2).sum())
 
 
+def degenerate(positions: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(F,) bool: a corner twice, or so thin that its height is under a millionth of its longest edge."""
+    corners = positions[faces].astype(np.float64)
+    edges = corners - np.roll(corners, 1, axis=1)
+    doubled = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
+    return doubled <= 1e-6 * np.square(edges).sum(axis=2).max(axis=1, initial=0)
+
+
 def largest_parts(inside: np.ndarray, share: float = 0.05) -> np.ndarray:
     """The mask without its connected parts smaller than `share` of the largest: the floaters."""
     labels, count = ndimage.label(inside)

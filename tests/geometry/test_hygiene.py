@@ -9,8 +9,8 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.geometry.hygiene import crossing, degenerate, flipped, report
-from server.geometry.mesh import Mesh
+from server.geometry.hygiene import crossing, flipped, report
+from server.geometry.mesh import Mesh, degenerate
 
 
 def mesh_of(*shapes):
