@@ -10,7 +10,7 @@ help:
 	@echo 'make demo       PROMPT="a red mushroom" SEED=0 -> out/a-red-mushroom.blend'
 	@echo 'make test       ruff, mypy, pytest'
 	@echo 'make long       the long checks in full: prompts, kills, fuzz, soak (three hours)'
-	@echo 'make bench      where an iteration spends its time; a server with and without load'
+	@echo 'make bench      where an iteration spends its time; a server with and without load; clean-up and UVs'
 	@echo 'make mutants    one wrong sign or factor in each formula: do the tests notice?'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
 	@echo 'make blender-versions  the extension in Blender 4.2 and 5.0 (1 GB each, outside this folder)'
@@ -39,6 +39,7 @@ bench: setup
 	$(PY) -m benchmarks.iterations
 	$(PY) -m benchmarks.load
 	$(PY) -m benchmarks.blender
+	$(PY) -m benchmarks.geometry
 
 mutants: setup
 	$(PY) scripts/mutants.py
