@@ -73,9 +73,9 @@ class MSD_PG_job(bpy.types.PropertyGroup):
 def add(scene: Any, request: JobRequest, lock: str, linear: np.ndarray, object: Any) -> MSD_PG_job:
     item = scene.msd_jobs.add()
     item.key, item.state = request.client_key, "connecting"
-    item["lock"] = lock
     item.request = request
-    item.name = item["prompt"] = " ".join(request.prompt.split())       # not through `update`
+    item.name = " ".join(request.prompt.split())
+    item.prompt, item.lock = item.name, lock        # it is not live yet, so that nothing is sent
     item.linear, item.place = np.asarray(linear, np.float32).ravel(), scene.cursor.location
     if object is not None:
         item.object, item.before = object, keep(object)
