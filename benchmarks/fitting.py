@@ -314,20 +314,25 @@ TASKS: dict[str, Callable[[Rasterizer], Fit]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="folder for the pictures: ours, then the target")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True,
+                        help="folder for fitting.png: a row for each task, ours and the target in turn")
     folder = parser.parse_args().output
     folder.mkdir(parents=True, exist_ok=True)
     rasterizer = rasterize.create("cpu")
+    edge = 160
+    sheet = Image.new("RGB", (4 * edge, len(TASKS) * edge), (60, 60, 60))
     print("| task | errors | seconds |\n|---|---|---|")
-    for name, task in TASKS.items():
+    for row, (name, task) in enumerate(TASKS.items()):
         start = time.perf_counter()
         fit = task(rasterizer)
         errors = ", ".join(f"{key} {value:.4g}" for key, value in fit.errors.items())
         print(f"| {name} | {errors} | {time.perf_counter() - start:.1f} |", flush=True)
-        for i, picture in enumerate(fit.pictures):
-            array = (255 * picture.clamp(0, 1).flip(0)).round().byte().numpy()
-            Image.fromarray(array).save(folder / f"{name}-{i}.png")
+        for column, picture in enumerate(fit.pictures):
+            image = Image.fromarray((255 * picture.clamp(0, 1).flip(0)).round().byte().numpy())
+            image = image.resize((edge, edge * image.height // image.width))
+            sheet.paste(image, (column * edge, row * edge + (edge - image.height) // 2))
+    sheet.save(folder / "fitting.png")
 
 
 if __name__ == "__main__":

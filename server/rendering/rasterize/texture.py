@@ -55,23 +55,30 @@ def footprint(attributes, rast, attribute_faces, clip, faces, out):
                     out[b, y, x, 2 * c + 1] = du * uy + dv * vy
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _four(fine, sizes, m, y, x):
+    """The texels of level m - 1 under texel (x, y) of level m; along an edge of 1 the same one twice."""
+    height, width = sizes[m - 1]
+    ny, nx = min(height, 2), min(width, 2)
+    low = fine + ny * y * width + nx * x
+    high = low + (ny - 1) * width
+    return low, low + nx - 1, high, high + nx - 1
+
+
 @njit(cache=True, nogil=True)
 def reduce(levels, sizes):
     """Fill every level after the first with the means of the one before, 2 x 2 texels at a time."""
     fine = 0
     for m in range(1, len(sizes)):
-        height, width = sizes[m - 1]
-        coarse = fine + height * width
-        ny, nx = min(height, 2), min(width, 2)
+        coarse = fine + sizes[m - 1, 0] * sizes[m - 1, 1]
         for b in range(len(levels)):
             for y in range(sizes[m, 0]):
                 for x in range(sizes[m, 1]):
+                    i, j, k, n = _four(fine, sizes, m, y, x)
+                    to = coarse + y * sizes[m, 1] + x
                     for c in range(levels.shape[2]):
-                        total = 0.0
-                        for dy in range(ny):
-                            for dx in range(nx):
-                                total += levels[b, fine + (ny * y + dy) * width + nx * x + dx, c]
-                        levels[b, coarse + y * sizes[m, 1] + x, c] = total / (ny * nx)
+                        levels[b, to, c] = 0.25 * ((levels[b, i, c] + levels[b, j, c])
+                                                   + (levels[b, k, c] + levels[b, n, c]))
         fine = coarse
 
 
@@ -82,18 +89,18 @@ def reduce_backward(grad, sizes):
     for m in range(len(sizes) - 1):
         coarse += sizes[m, 0] * sizes[m, 1]
     for m in range(len(sizes) - 1, 0, -1):
-        height, width = sizes[m - 1]
-        fine = coarse - height * width
-        ny, nx = min(height, 2), min(width, 2)
+        fine = coarse - sizes[m - 1, 0] * sizes[m - 1, 1]
         for b in range(len(grad)):
             for y in range(sizes[m, 0]):
                 for x in range(sizes[m, 1]):
+                    i, j, k, n = _four(fine, sizes, m, y, x)
+                    of = coarse + y * sizes[m, 1] + x
                     for c in range(grad.shape[2]):
-                        g = grad[b, coarse + y * sizes[m, 1] + x, c] / (ny * nx)
-                        if g != 0:
-                            for dy in range(ny):
-                                for dx in range(nx):
-                                    grad[b, fine + (ny * y + dy) * width + nx * x + dx, c] += g
+                        g = 0.25 * grad[b, of, c]
+                        grad[b, i, c] += g
+                        grad[b, j, c] += g
+                        grad[b, k, c] += g
+                        grad[b, n, c] += g
         coarse = fine
 
 
