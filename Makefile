@@ -10,7 +10,7 @@ help:
 	@echo 'make demo       PROMPT="a red mushroom" SEED=0 -> out/a-red-mushroom.blend'
 	@echo 'make test       ruff, mypy, pytest'
 	@echo 'make long       the long checks in full: prompts, kills, fuzz, soak (three hours)'
-	@echo 'make bench      where an iteration spends its time; a server with and without load; clean-up and UVs'
+	@echo 'make bench      where an iteration spends its time; the server under load; rasterizer, geometry, Blender'
 	@echo 'make mutants    one wrong sign or factor in each formula: do the tests notice?'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
 	@echo 'make blender-versions  the extension in Blender 4.2 and 5.0 (1 GB each, outside this folder)'
@@ -32,7 +32,7 @@ test: lint
 
 long: setup
 	$(PY) -m pytest -q --long tests/optimize/test_any_prompt.py tests/jobs/test_kills.py tests/jobs/test_soak.py \
-	    tests/blender/test_jobs.py \
+	    tests/blender/test_jobs.py tests/rendering/test_fitting.py tests/api/test_uploads.py \
 	    tests/api/test_fuzz.py tests/test_protocol.py::test_damaged_frames_are_refused_and_nothing_else
 
 bench: setup
@@ -40,6 +40,7 @@ bench: setup
 	$(PY) -m benchmarks.load
 	$(PY) -m benchmarks.blender
 	$(PY) -m benchmarks.geometry
+	$(PY) -m benchmarks.rasterizer
 
 mutants: setup
 	$(PY) scripts/mutants.py
