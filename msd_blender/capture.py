@@ -80,7 +80,7 @@ def capture(object: Any, mode: str = "", lock: str = "", frozen: dict[str, np.nd
     if abs(np.linalg.det(linear)) < 1e-9:
         raise Unfit(f"{name!r} is scaled to nothing: give it a scale other than 0.")
     corners = _numbers(mesh.loops, "vertex_index", 1)
-    source = Source(linear=linear, corners=corners)
+    source = Source(slots=[(0, FIRST_TILE)], linear=linear, corners=corners)
     if base is not None and base.corners is not None and np.array_equal(corners, base.corners):
         source.loops, source.polygons = base.loops, base.polygons
     else:

@@ -110,7 +110,8 @@ def test_undo_takes_the_object_and_the_job_brings_it_back(remote: LocalServer, t
     bpy.ops.object.select_all(action="DESELECT")
     _delete(generation.object)              # that is by intent
     pump(lambda: not jobs.generations)
-    assert not bpy.context.scene.objects and Client(remote.url).job(generation.live.id).state == "cancelled"
+    assert not bpy.context.scene.objects
+    pump(lambda: Client(remote.url).job(generation.live.id).state == "cancelled")
 
 
 def test_again_brings_the_settings_back(remote: LocalServer, tiny: dict[str, Any]) -> None:
@@ -225,7 +226,8 @@ def test_a_server_that_is_killed_is_waited_for(data: Path, tiny: dict[str, Any],
         assert len([o for o in bpy.data.objects if o.get("msd_key") == generation.request.client_key]) == 1
 
 
-def test_a_job_that_ended_without_blender_and_server_is_found(data: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_a_job_that_ended_without_blender_and_server_is_found(data: Path, tiny: dict[str, Any],
+                                                              tmp_path: Path) -> None:
     generation = start(tiny)
     pump(lambda: generation.live.id)
     jobs.tick()

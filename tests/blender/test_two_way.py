@@ -71,7 +71,7 @@ def test_a_shape_that_was_moved_and_locked_stays_there(remote: LocalServer, tiny
     bpy.context.scene.msd_jobs[0].lock = "lock"
     bpy.ops.msd.resume()
     finish()
-    assert live.state == FINISHED and live.snapshot is not None and live.snapshot.edits == 1
+    assert live.state == FINISHED and live.snapshot is not None and live.snapshot.edits == 1, live.error
     after = positions(object.data)
     distance = np.array([np.abs(after - each).sum(1).min() for each in mine])
     assert distance[third].max() < 1e-5 and distance[~third].max() > 1e-4
@@ -96,7 +96,7 @@ def test_a_painted_patch_stays_as_it_is(remote: LocalServer, tiny: dict[str, Any
     image().pixels.foreach_set(pixels.ravel())
     bpy.ops.msd.resume()
     finish()
-    assert live.state == FINISHED and live.snapshot is not None and live.snapshot.edits == 1
+    assert live.state == FINISHED and live.snapshot is not None and live.snapshot.edits == 1, live.error
     after = materials.pixels_of(image())[..., :3]
     assert (after[20:30, 10:40] == (255, 0, 255)).all()
     assert not (after[40:] == materials.to_bytes(pixels, 64, 64)[40:, :, :3]).all()
