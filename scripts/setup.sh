@@ -57,5 +57,9 @@ fi
 say "Compiling the CPU kernels (once, about half a minute) …"
 .venv/bin/python -c 'from server.optimize import warm_up; warm_up()'
 
+# The extension looks there for its server.
+known=${XDG_DATA_HOME:-$HOME/.local/share}/msd_blender
+{ mkdir -p "$known" && pwd > "$known/installation"; } 2>/dev/null || true
+
 echo "$wanted" > $stamp
 say "Ready."
