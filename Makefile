@@ -32,7 +32,7 @@ test: lint
 
 long: setup
 	$(PY) -m pytest -q --long tests/optimize/test_any_prompt.py tests/jobs/test_kills.py tests/jobs/test_soak.py \
-	    tests/blender/test_jobs.py tests/rendering/test_fitting.py tests/api/test_uploads.py \
+	    tests/blender/test_jobs.py tests/rendering/test_fitting.py tests/geometry/test_clean.py tests/api/test_uploads.py \
 	    tests/api/test_fuzz.py tests/test_protocol.py::test_damaged_frames_are_refused_and_nothing_else
 
 bench: setup
