@@ -40,6 +40,8 @@ Report = Callable[[Progress | Log | Snapshot], None]
 # At least so long from one to the next, and at most this share of the time is spent on them; 0: after every iteration.
 CHECKPOINT_SECONDS = float(os.environ.get("MSD_CHECKPOINT_SECONDS", "5"))
 CHECKPOINT_COST = 0.01
+SNAPSHOT_COST = 0.05                        # their share of the time, as long as they come every few seconds
+PREVIEW_COST = 0.01
 
 
 class Paused(Exception):
@@ -157,7 +159,12 @@ class Generation:
                 self._stage("unwrap")
                 _, split, uvs = unwrap(mesh.positions, mesh.faces, manner.texture_size)
                 mesh = replace(mesh, uvs=uvs[split])
-        return Explicit(mesh, self.rasterizer, manner, self.device, place, grid)
+        made = Explicit(mesh, self.rasterizer, manner, self.device, place, grid)
+        if made.skin.blocked > 0.02:
+            self.report(Log(f"{made.skin.blocked:.0%} of what is free to change has the texels of locked faces, "
+                            "because their UVs lie on each other, and stays as it is: give it UVs of its own to "
+                            "paint it.", "warning"))
+        return made
 
     def _manner(self, moves: bool, details: bool) -> Manner:
         request, settings = self.request, self.settings
@@ -187,9 +194,10 @@ class Generation:
             self.iteration += 1
             self.denoiser_calls += step.denoiser_calls * settings.views
             self._progress(asset.name, step.bandwidth)
-            late = self.clock.elapsed - self.shown > settings.snapshot_seconds
-            if late or self.iteration % every == 0 or self.iteration == self.iterations:
-                self.shown = self.clock.elapsed
+            elapsed = self.clock.elapsed
+            due = self.iteration % every == 0 and self.clock.seconds["snapshot"] <= SNAPSHOT_COST * elapsed
+            if due or elapsed - self.shown > settings.snapshot_seconds or self.iteration == self.iterations:
+                self.shown = elapsed
                 with self.clock("snapshot"):
                     self.snapshot(asset.mesh())
             elapsed = self.clock.elapsed
@@ -296,10 +304,13 @@ class Generation:
     def _stage(self, name: str) -> None:
         self.report(Progress(name, self.iteration, self.iterations, self.clock.elapsed, None, self.denoiser_calls))
 
-    def snapshot(self, mesh: Mesh) -> None:
+    def snapshot(self, mesh: Mesh, last: bool = False) -> None:
         self.version += 1
-        picture = preview(self.rasterizer, mesh, self.device, self.request.flat)
-        self.report(Snapshot(self.version, self.iteration, {**mesh.arrays(), "preview": picture}))
+        arrays = mesh.arrays()
+        if last or self.clock.seconds["preview"] <= PREVIEW_COST * self.clock.elapsed:
+            with self.clock("preview"):
+                arrays["preview"] = preview(self.rasterizer, mesh, self.device, self.request.flat)
+        self.report(Snapshot(self.version, self.iteration, arrays))
 
     def finish(self, asset: Asset, folder: Path) -> None:
         """Write the files of `protocol.FILES` into `folder`; a cancelled job has a texture only from its phase on."""
@@ -308,7 +319,7 @@ class Generation:
         with self.clock("texture"):
             mesh = asset.mesh()
             if whole:
-                self.snapshot(mesh)
+                self.snapshot(mesh, last=True)
         with self.clock("files"):
             save_glb(mesh, folder / "mesh.glb")
             if pictures := sorted(name for name in mesh.textures if name.startswith("texture.")):

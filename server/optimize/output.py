@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..geometry.mesh import Mesh
@@ -54,9 +53,8 @@ def preview(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat
                      math.radians(FIELD_OF_VIEW) * full)
     place = torch.from_numpy(_placed(mesh)).to(device)
     picture = render.render(rasterizer, place, torch.from_numpy(mesh.faces).to(device), look(mesh, device), camera,
-                            Lights.headlight(camera), torch.full((1, 3), 0.75, device=device), 2 * PREVIEW, flat)
-    small = F.avg_pool2d(picture.movedim(-1, 1), 2)[0].movedim(0, -1)
-    return (255 * small).round().byte().cpu().numpy()
+                            Lights.headlight(camera), torch.full((1, 3), 0.75, device=device), PREVIEW, flat)
+    return (255 * picture[0]).round().byte().cpu().numpy()
 
 
 def turntable(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat: bool = False,

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from scipy.spatial import cKDTree
 
 from msd_blender.protocol import FILES, JobRequest, Log, Progress, Snapshot
 from server.geometry.field import Field
 from server.geometry.mesh import edge_counts
+from server.guidance.bandwidth import Geometric
 from server.optimize import generate
 from server.optimize.assets import extract
 from server.optimize.settings import Settings
@@ -94,6 +96,28 @@ def test_iterations_are_shared_out_as_the_defaults_are():
     assert half.iterations("generate") == 210
     for (_, phase), (_, whole) in zip(half.plan("generate"), default.plan("generate")):
         assert phase.iterations / 210 == pytest.approx(whole.iterations / default.iterations("generate"), abs=0.01)
+
+
+def test_a_request_changes_the_settings():
+    wish = JobRequest("x", diversity=2.0, sharpness=0.1, regularization=3, texture_size=256, elevation=[0, 10],
+                      field_of_view=60, guidance_scale=7)
+    default, changed = Settings(), Settings.of(wish)
+    assert [phase.bandwidth for _, phase in changed.plan("generate")] == [
+        Geometric(2.0, 0.5), Geometric(0.8, 0.2), Geometric(0.3, 0.1)]
+    assert changed.surface.penalty == 3 * default.surface.penalty and changed.guidance_scale == 7
+    assert changed.texture_size == changed.made_texture_size == 256
+    assert changed.elevation == (0, 10) and changed.field_of_view == 60
+    narrow = Settings.of(JobRequest("x", mode="texture", mesh="x", diversity=0.05))
+    assert narrow.texture.bandwidth == Geometric(0.05, 0.05) and narrow.refine == default.refine
+    assert Settings.of(JobRequest("x"), halvings=1).views == 2
+
+
+def test_what_is_asked_of_a_shape_is_done(tiny, tmp_path):
+    arrays = newest(run(tmp_path, tiny, target_faces=800, texture_size=64, symmetry="x", flat=True, elevation=[10, 20],
+                        field_of_view=30.0, background="gray", iterations=8)).arrays
+    assert abs(len(arrays["faces"]) / 800 - 1) < 0.1 and arrays["texture.0"].shape == (64, 64, 3)
+    points, _ = trimesh.sample.sample_surface(trimesh.Trimesh(arrays["positions"], arrays["faces"]), 4000, seed=0)
+    assert cKDTree(points).query(points * [-1, 1, 1])[0].mean() < 0.03
 
 
 @pytest.mark.parametrize("prompt, warned", [("a red dragon", True), ("a red mushroom", False)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from msd_blender.protocol import FILES, JobRequest, Progress, Snapshot
+from msd_blender.protocol import FILES, JobRequest, Log, Progress, Snapshot
 from server.checkpoint import Checkpoints
 from server.geometry.mesh import Mesh
 from server.optimize import Paused, generate
@@ -112,6 +112,10 @@ def test_mirrored_halves_share_their_texels_without_a_seam(tiny, tmp_path, ball)
     facing = np.abs(x) > 0.5                # not at the rim, where a texel is wide
     assert np.abs(seen - both[mesh.faces])[facing].mean() < 12
     assert np.abs(rainbow(mesh.positions / 25) - both)[:, 0].mean() > 15
+    # One side locked holds the texels of the other, and that is said.
+    half = replace(mesh, locked=(mesh.positions[:, 0] < 40).astype(np.uint8))
+    locked, said = run(tmp_path, tiny, half, iterations=1)
+    assert [message.level for message in said if isinstance(message, Log)] == ["warning"]
 
 
 def test_maps_are_painted_on_request(tiny, tmp_path, monkey):

@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numba import njit
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ...geometry.mesh import Mesh
-from ...rendering.rasterize import create
 from ...rendering.textured import Charts
 
+REACH = 1.5                                 # texels: what a bilinear read beside a chart can find
+EVEN = 1e-6                                 # texels: as near
 GUTTER = 64                                 # a given picture changes at most its edge / GUTTER beside a chart
 
 
@@ -39,9 +42,9 @@ class Tile:
 class Atlas:
     """All textures of a mesh, texel by texel, and on the surface only where a face covers one.
 
-    A texel has the place of the face that covers its centre; one that no face covers takes the nearest that is
-    covered, so that mipmaps and bilinear reads find in the gutter what is inside. Where charts lie on each other, as
-    mirrored halves do, the first and the last of them count, everywhere the same two.
+    A texel has the place of the face at its centre. Beside a chart it has the nearest place on the chart's rim, so
+    that bilinear reads find there what is on the rim; farther off that of the nearest such texel, for mipmaps. Where
+    charts lie on each other, as mirrored halves do, the first and the last of them count, everywhere the same two.
 
     Attributes:
         tiles: one for each slot that a face has, in the slots' order.
@@ -61,34 +64,24 @@ class Atlas:
         self.slots = torch.from_numpy(slots).to(device).long()
         tiles, nearest, own, written, triangle, weights = [], [], [], [], [], []
         last_triangle, last_weights = [], []
-        charts = torch.from_numpy(_charts(mesh.faces, uvs, slots))
-        flat = torch.from_numpy(uvs.reshape(-1, 2))
+        charts, corners = _charts(mesh.faces, uvs, slots), uvs.astype(np.float64)
         first = count = 0
         for slot in np.unique(slots).tolist():
             height, width = sizes[slot]
             tile = Tile(slot, first, height, width)
             faces = np.flatnonzero(slots == slot)
-            covering, inside = _cover(flat, torch.from_numpy(faces), charts, (height, width))
-            last, inside_last = _cover(flat, torch.from_numpy(faces), -charts, (height, width))
-            covered = (covering >= 0).numpy()
-            if covered.any():
-                distance, place = ndimage.distance_transform_edt(~covered, return_indices=True)
-                number = np.cumsum(covered.reshape(-1)) - 1
-                nearest.append(count + number[place[0] * width + place[1]].reshape(-1))
-                own.append(first + np.flatnonzero(covered))
-                triangle.append(covering[covering >= 0])
-                weights.append(inside[covering >= 0])
-                last_triangle.append(last[covering >= 0])
-                last_weights.append(inside_last[covering >= 0])
-                near = distance <= max(2, max(height, width) // GUTTER)
-            else:                           # all UVs at a point: one colour, that of the first face
-                nearest.append(np.full(height * width, count))
-                own.append(np.array([first]))
-                triangle.append(torch.from_numpy(faces[:1]))
-                weights.append(torch.full((1, 3), 1 / 3))
-                last_triangle.append(triangle[-1])
-                last_weights.append(weights[-1])
-                near = np.ones((height, width), bool)
+            covering, inside = _cover(corners, faces, charts, height, width)
+            last, inside_last = _cover(corners, faces, -charts, height, width)
+            covered = covering >= 0
+            distance, place = ndimage.distance_transform_edt(~covered, return_indices=True)
+            number = np.cumsum(covered.reshape(-1)) - 1
+            nearest.append(count + number[place[0] * width + place[1]].reshape(-1))
+            own.append(first + np.flatnonzero(covered))
+            triangle.append(covering[covered])
+            weights.append(inside[covered])
+            last_triangle.append(last[covered])
+            last_weights.append(inside_last[covered])
+            near = distance <= max(2, max(height, width) // GUTTER)
             given = f"texture.{slot}" in mesh.textures
             written.append((near if given else np.ones_like(near)).reshape(-1))
             tiles.append(tile)
@@ -98,12 +91,13 @@ class Atlas:
         self.nearest = torch.from_numpy(np.concatenate(nearest).astype(np.int32)).to(device)
         self.own = torch.from_numpy(np.concatenate(own)).to(device)
         self.written = torch.from_numpy(np.concatenate(written)).to(device)
-        own_triangle, other = torch.cat(triangle), torch.cat(last_triangle)
-        self.triangle, self.weights = own_triangle.to(device), torch.cat(weights).to(device)
-        shared = charts[other] != charts[own_triangle]
-        self.second = torch.where(shared, shared.long().cumsum(dim=0) - 1, -1).to(device)
-        self.second_triangle = other[shared].to(device)
-        self.second_weights = torch.cat(last_weights)[shared].to(device)
+        one, other = np.concatenate(triangle), np.concatenate(last_triangle)
+        shared = charts[other] != charts[one]
+        self.triangle = torch.from_numpy(one).to(device)
+        self.weights = torch.from_numpy(np.concatenate(weights)).to(device)
+        self.second = torch.from_numpy(np.where(shared, np.cumsum(shared) - 1, -1)).to(device)
+        self.second_triangle = torch.from_numpy(other[shared]).to(device)
+        self.second_weights = torch.from_numpy(np.concatenate(last_weights)[shared]).to(device)
         table = torch.zeros(int(slots.max()) + 1, 3, dtype=torch.long, device=device)
         for tile in tiles:
             table[tile.slot] = torch.tensor([tile.first, tile.height, tile.width])
@@ -157,18 +151,47 @@ def _charts(faces: np.ndarray, uvs: np.ndarray, slots: np.ndarray) -> np.ndarray
     return connected_components(graph, directed=False)[1][corners[:, 0]].astype(np.int64) + 1
 
 
-def _cover(uvs: Tensor, own: Tensor, order: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """For each texel of one slot its face (H, W), -1 for none, and the place in it (H, W, 3), barycentric.
+@njit(cache=True, nogil=True)
+def _cover(uvs, faces, order, height, width):  # type: ignore[no-untyped-def]
+    """For each texel of one slot the face that is nearest to its centre (H, W), -1 beyond `REACH` texels, and the
+    place in it (H, W, 3), barycentric. Of those as near, inside ones mostly, the lowest in `order` (F,) counts.
 
-    order: (F,) of faces that cover the same texel, the lowest counts.
+    uvs: (F, 3, 2) float64. faces: (n,) those of the slot.
     """
-    # A chart is a picture of the surface: rasterize the UVs, the charts one behind the other. On the CPU, once, at
-    # any size, and with the same bytes everywhere.
-    depth = 0.9 * (order / order.abs().max()).repeat_interleave(3)[:, None].to(uvs.dtype)
-    clip = torch.cat([2 * uvs - 1, depth, torch.ones_like(depth)], dim=1)[None]
-    corners = torch.arange(len(uvs), device=uvs.device, dtype=torch.int32).view(-1, 3)[own].contiguous()
-    rast = create("cpu").rasterize(clip.contiguous(), corners, size)[0]
-    hit = rast[..., 3] > 0
-    face = torch.where(hit, own[(rast[..., 3].long() - 1).clamp(min=0)], -1)
-    u, v = rast[..., 0], rast[..., 1]
-    return face, torch.stack([u, v, 1 - u - v], dim=-1)
+    found = np.full((height, width), -1, np.int64)
+    weights = np.zeros((height, width, 3), np.float32)
+    distance = np.full((height, width), REACH)
+    scale = np.array([width, height], np.float64)
+    place = np.empty(3)
+    for f in faces:
+        t = uvs[f] * scale - 0.5            # texels' centres are whole numbers
+        area = (t[1, 0] - t[0, 0]) * (t[2, 1] - t[0, 1]) - (t[1, 1] - t[0, 1]) * (t[2, 0] - t[0, 0])
+        low_x, high_x = t[:, 0].min() - REACH, t[:, 0].max() + REACH
+        low_y, high_y = t[:, 1].min() - REACH, t[:, 1].max() + REACH
+        for y in range(max(0, math.ceil(low_y)), min(height - 1, math.floor(high_y)) + 1):
+            for x in range(max(0, math.ceil(low_x)), min(width - 1, math.floor(high_x)) + 1):
+                inside = area != 0
+                for k in range(3):
+                    i, j = (k + 1) % 3, (k + 2) % 3
+                    side = (t[j, 0] - t[i, 0]) * (y - t[i, 1]) - (t[j, 1] - t[i, 1]) * (x - t[i, 0])
+                    place[k] = side / area if area != 0 else 0.0
+                    inside &= place[k] >= 0
+                near = 0.0
+                if not inside:
+                    near = np.inf
+                    for k in range(3):
+                        i, j = (k + 1) % 3, (k + 2) % 3
+                        ex, ey = t[j, 0] - t[i, 0], t[j, 1] - t[i, 1]
+                        length = ex * ex + ey * ey
+                        s = ((x - t[i, 0]) * ex + (y - t[i, 1]) * ey) / length if length > 0 else 0.0
+                        s = min(max(s, 0.0), 1.0)
+                        away = math.hypot(x - t[i, 0] - s * ex, y - t[i, 1] - s * ey)
+                        if away < near:
+                            near = away
+                            place[i], place[j], place[k] = 1 - s, s, 0.0
+                held = found[y, x]
+                if near < distance[y, x] - EVEN or (
+                        held >= 0 and near <= distance[y, x] + EVEN and order[f] < order[held]):
+                    found[y, x], distance[y, x] = f, near
+                    weights[y, x] = place
+    return found, weights

@@ -49,7 +49,9 @@ def bumped(normals: Tensor, slope: Tensor) -> Tensor:
 class Texture:
     """Textures: a pixel shows the texel that it sees, so that what is optimized is what is baked.
 
-    Where UVs overlap, two places show one texel, which has the mean of their paint.
+    Where UVs overlap, two places show one texel, which has the mean of their paint, or stays if one of them is locked.
+
+    blocked: the share of what is free to change that does not, because a locked face shows it too.
     """
 
     def __init__(self, mesh: Mesh, corners: Tensor, manner: Manner, rasterizer: Rasterizer,
@@ -72,11 +74,17 @@ class Texture:
             base = torch.where(pictured[:, None], base, spread.round().byte()[atlas.nearest.long()])
         self.given = {"texture": base, **{name: atlas.given(mesh, name, STARTS[name])[:, None]
                                           for name in manner.maps if name in STARTS}}
+        self.blocked = 0.0
         keep = atlas.given(mesh, "frozen", np.array(0, np.uint8)) > 0
         if mesh.locked is not None:
             still = torch.from_numpy((mesh.locked[mesh.faces] > 0).all(axis=1)).to(device)
             covered = still[atlas.triangle]
-            covered[atlas.second >= 0] |= still[atlas.second_triangle]
+            held = covered.clone()
+            held[atlas.second >= 0] |= still[atlas.second_triangle]
+            both = covered.clone()
+            both[atlas.second >= 0] &= still[atlas.second_triangle]
+            self.blocked = float((held & ~both).sum() / (~both).sum().clamp(min=1))
+            covered = held
             keep = keep | covered[atlas.nearest.long()]
         self.keep = keep if bool(keep.any()) else None
         self.maps = [name for name in self.given if name != "texture"]
@@ -203,6 +211,8 @@ class Texture:
 
 class Colours:
     """Vertex colours, where a mesh has no texture."""
+
+    blocked = 0.0
 
     def __init__(self, mesh: Mesh, corners: Tensor, manner: Manner, rasterizer: Rasterizer,
                  device: torch.device | str):
