@@ -148,6 +148,30 @@ def test_the_lobe_is_where_the_mirror_image_is_and_tightens_with_smoothness():
     assert peaks[0] > 2 * peaks[1]
 
 
+@pytest.mark.parametrize("roughness", [0.2, 0.5, 1.0])
+def test_the_lobes_height_is_that_of_ggx(roughness):
+    """A white metal, mirror-like: pi D = 1 / alpha^2, Smith's shadowing by Schlick with k = alpha / 2."""
+    lamp = torch.tensor([[math.sin(1.0), 0, math.cos(1.0)]])
+    normals, toward = torch.tensor([[[math.sin(0.5), 0, math.cos(0.5)]]]), torch.tensor([[[0.0, 0, 1]]])
+    lights = Lights(lamp, torch.zeros(1), torch.full((1,), 1e-3))
+    alpha, cosine = roughness ** 2, math.cos(0.5)
+    single = cosine / alpha ** 2 / (4 * (cosine * (1 - alpha / 2) + alpha / 2) ** 2)
+    whole = single / (1 - 0.55 * roughness)                     # Karis's fit for what one bounce gives back of white
+    seen = float(material(1.0, roughness, 1.0, lights, normals, toward)[0, 0, 0])
+    assert seen == pytest.approx(1e-3 * whole, rel=1e-3)
+
+
+def test_the_skys_light_is_its_mean_over_the_hemisphere():
+    generator = torch.Generator().manual_seed(0)
+    sky, normal = torch.tensor([[0.3, -0.5, 0.6]]), torch.tensor([0.6, 0.0, 0.8])
+    lights = Lights(torch.tensor([[0.0, 0, 1]]), torch.full((1,), 0.3), torch.zeros(1), sky)
+    directions = F.normalize(torch.randn(400_000, 3, generator=generator), dim=1)
+    cosine = (directions @ normal).clamp(min=0)
+    mean = 0.3 * (cosine * (1 + directions @ sky[0])).sum() / cosine.sum()
+    shaded = lights.shade(torch.ones(1, 1, 3), normal.view(1, 1, 3))
+    torch.testing.assert_close(srgb_to_linear(shaded)[0, 0], mean.expand(3), atol=2e-3, rtol=0)
+
+
 def test_a_rough_dielectric_is_nearly_lambert():
     normals, toward = facing()
     lights = Lights(torch.tensor([[0.0, 0, 1]]), torch.full((1,), 0.4), torch.full((1,), 0.4),
