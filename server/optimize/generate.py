@@ -23,9 +23,10 @@ from .. import guidance, priors
 from ..checkpoint import Checkpoints, load_optimizer, optimizer_tensors
 from ..bundled import objects
 from ..geometry.field import Field
+from ..geometry import files
 from ..geometry.clean import clean
 from ..geometry.hygiene import report
-from ..geometry.mesh import Mesh, save_glb
+from ..geometry.mesh import Mesh
 from ..geometry.uvs import missing_uvs, unwrap
 from ..guidance.bandwidth import Linear
 from ..priors.prompts import view_prompts
@@ -321,7 +322,7 @@ class Generation:
             if whole:
                 self.snapshot(mesh, last=True)
         with self.clock("files"):
-            save_glb(mesh, folder / "mesh.glb")
+            files.save(mesh, folder / "mesh.glb", self.request.flat)
             if pictures := sorted(name for name in mesh.textures if name.startswith("texture.")):
                 Image.fromarray(mesh.textures[pictures[0]][::-1].copy()).save(folder / "texture.png")
             own = self.request.mode == "generate"

@@ -10,6 +10,7 @@ import trimesh
 
 from msd_blender.protocol import FILES, JobRequest, Log, Progress, Snapshot
 from server.checkpoint import Checkpoints
+from server.geometry.files import load
 from server.geometry.mesh import Mesh
 from server.optimize import Paused, generate
 
@@ -97,6 +98,10 @@ def test_each_slot_keeps_its_size_and_what_is_frozen(tiny, tmp_path, monkey):
     np.testing.assert_array_equal(arrays["texture.3"][frozen], pictures["texture.3"][frozen])
     assert (arrays["texture.3"][~frozen] != pictures["texture.3"][~frozen]).any()
     assert (arrays["texture.0"] != pictures["texture.0"]).any()
+    written = load(tmp_path / "mesh.glb")
+    assert sorted(np.bincount(written.slots)) == sorted(np.bincount(slots)[[0, 3]])
+    for made, slot in (("texture.0", 0), ("texture.1", 3)):
+        np.testing.assert_array_equal(written.textures[made], arrays[f"texture.{slot}"])
 
 
 def test_mirrored_halves_share_their_texels_without_a_seam(tiny, tmp_path, ball):
