@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import bpy
 import pytest
@@ -24,10 +25,10 @@ ROOT = Path(__file__).parents[2]
 class Run:
     """A generate command under way, whose processes can be found by a mark in their environment."""
 
-    def __init__(self, prompt: str, output: Path, *more: str) -> None:
+    def __init__(self, prompt: str, output: Path, *more: str, command: str = "generate") -> None:
         self.mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "msd_blender", "generate", prompt, "--output", str(output), *more], cwd=ROOT,
+            [sys.executable, "-m", "msd_blender", command, prompt, "--output", str(output), *more], cwd=ROOT,
             env={**os.environ, "MSD_TEST": self.mark}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def wait_for_progress(self, lines: int = 2) -> None:
@@ -91,6 +92,25 @@ def test_a_prompt_becomes_files(tmp_path: Path) -> None:
     assert record["request"]["seed"] == 3 and record["state"] == "finished"
 
 
+@pytest.mark.parametrize("command", ["texture", "refine"])
+def test_a_mesh_file_is_worked_on(command: str, server: LocalServer, tiny: dict[str, Any], tmp_path: Path) -> None:
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    bpy.ops.mesh.primitive_cube_add()
+    bpy.ops.mesh.primitive_uv_sphere_add()
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "in.blend"))
+    more = ["--server", server.url, "--model", tiny["model"], "--iterations", str(tiny["iterations"]), "--input",
+            str(tmp_path / "in.blend")]
+    code, said = Run("a crate", tmp_path / "out.blend", *more, command=command).end()
+    assert code == 2 and "Cube, Sphere" in said
+    code, said = Run("a crate", tmp_path / "out.blend", *more, "--object", "Cube", command=command).end()
+    assert code == 0, said
+    check_glb(tmp_path / "out.glb")
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "out.blend"))
+    made = bpy.data.objects["Cube"]
+    assert made["msd_mode"] == command and made["msd_state"] == "finished" and len(made.data.polygons) == 6
+    assert "msd_mode" not in bpy.data.objects["Sphere"]
+
+
 def test_interrupt_keeps_the_last_state(tmp_path: Path) -> None:
     blend = tmp_path / "mushroom.blend"
     run = Run("a red mushroom", blend, "--iterations", "40")
@@ -127,6 +147,14 @@ def test_bad_input_is_refused_before_work_starts(prompt: str, output: str, sente
     code, said = Run(prompt, tmp_path / output).end()
     assert code == 2 and sentence in said
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_mesh_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    for name, sentence in (("none.glb", "There is no file"), ("x.txt", "must end in"), ("bad.obj", "meshes of")):
+        if name == "bad.obj":
+            (tmp_path / name).write_text("no mesh")
+        code, said = Run("a crate", tmp_path / "x.blend", "--input", str(tmp_path / name), command="texture").end()
+        assert code == 2 and sentence in said, said
 
 
 def test_an_unreachable_server_is_refused(tmp_path: Path) -> None:
