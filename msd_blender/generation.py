@@ -118,7 +118,8 @@ class Generation:
         result: dict[str, Any] = {"version": bpy.app.version_string, "updates": len(times)}
         if times:
             at = min(len(times) - 1, round(0.99 * (len(times) - 1)))
-            result["main_thread_ms"] = {"median": round(statistics.median(times), 3), "p99": round(times[at], 3)}
+            result["main_thread_ms"] = {"median": round(statistics.median(times), 3), "p99": round(times[at], 3),
+                                        "max": round(times[-1], 3)}
         return result
 
     def _apply(self, snapshot: Snapshot) -> bool:

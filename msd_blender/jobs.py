@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import traceback
 import uuid
 from contextlib import suppress
 from typing import Any
@@ -81,7 +82,11 @@ def tick() -> float | None:
     """Take every live job on; None, which ends the timer, when there is none."""
     global _drawn
     for generation in list(generations):
-        more = generation.step()
+        try:
+            more = generation.step()
+        except Exception as error:          # else Blender would end the timer, and the other jobs with it
+            traceback.print_exc()
+            generation.live.error, more = f"The update stopped on an unforeseen {type(error).__name__}: {error}", False
         _record(generation)
         if not more:
             generations.remove(generation)

@@ -22,6 +22,7 @@ import msd_blender
 from msd_blender import history, jobs, materials
 from msd_blender.capture import positions
 from msd_blender.client import Client
+from msd_blender.connection import watch
 from msd_blender.local_server import LocalServer, find, stop
 from msd_blender.protocol import FINISHED, PAUSED, RUNNING, JobRequest
 
@@ -96,6 +97,34 @@ def test_versions_are_kept_restored_and_discarded(remote: LocalServer, tiny: dic
     bpy.ops.msd.discard(key=first.key)
     assert [item.name for item in bpy.data.objects] == ["a blue chair"] == [m.name for m in bpy.context.scene.msd_jobs]
     assert {mesh.name for mesh in bpy.data.meshes if mesh.users} == {"a blue chair", ".msd a blue chair"}
+
+
+def test_the_server_is_started_shown_and_stopped(data: Path) -> None:
+    assert bpy.ops.msd.server_start() == {"FINISHED"}
+    while watch.asking:
+        time.sleep(0.1)
+    running = find(data)
+    assert watch.health is not None and running is not None and watch.health.pid == running.pid
+    bpy.ops.msd.server_log()
+    assert "Serving on" in bpy.data.texts["msd server.log"].as_string()
+    bpy.ops.msd.server_stop()
+    while find(data) is not None:
+        time.sleep(0.1)
+    watch.again()
+    assert watch.look()
+    while watch.asking:
+        time.sleep(0.1)
+    assert watch.health is None and not watch.problem
+
+
+def test_presets_keep_settings_and_leave_the_task(addon: Any) -> None:
+    settings = bpy.context.scene.msd
+    settings.prompt, settings.maps, settings.diversity = "a chair", {"normal", "metallic"}, 2.5
+    bpy.ops.msd.preset_add(name="mine")
+    (path,) = Path(bpy.utils.user_resource("SCRIPTS")).rglob("mine.py")
+    settings.prompt, settings.maps, settings.diversity = "a table", set(), 0
+    bpy.ops.script.execute_preset(filepath=str(path), menu_idname="MSD_PT_presets")
+    assert (settings.prompt, settings.maps, settings.diversity) == ("a table", {"normal", "metallic"}, 2.5)
 
 
 def test_undo_takes_the_object_and_the_job_brings_it_back(remote: LocalServer, tiny: dict[str, Any]) -> None:
