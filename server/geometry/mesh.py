@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from msd_blender.protocol import SLOT_ARRAYS, array_kind
 
-from .uvs import unwrap as unwrap
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,11 @@ class Mesh:
         """(V, 3) uint8: the vertex colours, or a light gray where there are none."""
         return np.full((len(self.positions), 3), 204, np.uint8) if self.colours is None else self.colours
 
+    @property
+    def face_slots(self) -> np.ndarray:
+        """(F,) int32: the slots, all 0 where the mesh names none."""
+        return np.zeros(len(self.faces), np.int32) if self.slots is None else self.slots
+
     def on_ground(self) -> Mesh:
         """The mesh moved along Z so that its lowest point is at 0: the origin is at its base."""
         if not len(self.positions):
@@ -75,21 +78,6 @@ def largest_parts(inside: np.ndarray, share: float = 0.05) -> np.ndarray:
     sizes = np.bincount(labels.ravel())[1:]
     keep = np.flatnonzero(sizes >= share * sizes.max()) + 1
     return np.isin(labels, keep)
-
-
-def fill_gutter(texture: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """The (H, W, C) texture with each texel that no chart covers set to its nearest covered one."""
-    if not covered.any():
-        return texture
-    nearest = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
-    return texture[tuple(nearest)]
-
-
-def save_glb(mesh: Mesh, path: Path) -> None:
-    """`files.save` for a path that need not end in .glb."""
-    from .files import glb
-
-    glb.save(mesh, path, flat=False)
 
 
 def srgb_to_linear(colour: np.ndarray) -> np.ndarray:

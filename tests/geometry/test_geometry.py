@@ -9,11 +9,11 @@ import torch
 import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 
 from server.geometry.field import Field, grid_points, sample, smooth
 from server.geometry.marching import marching_tetrahedra
-from server.geometry.mesh import Mesh, edge_counts, fill_gutter, largest_parts, unwrap
+from server.geometry.mesh import Mesh, edge_counts, largest_parts
+from server.geometry.uvs import unwrap
 from server.geometry.regularize import bending, binary_entropy, normal_consistency, total_variation
 
 
@@ -103,15 +103,6 @@ def test_regularizers_are_zero_where_they_should_be():
     faces = torch.tensor(np.asarray(box.faces), dtype=torch.int32)
     # of a box's 18 edges, 12 turn by 90 degrees and 6 are diagonals of its flat sides
     assert float(normal_consistency(torch.tensor(np.asarray(box.vertices)), faces)) == pytest.approx(12 / 18)
-
-
-@given(arrays.arrays(np.uint8, (6, 6, 3)), arrays.arrays(bool, (6, 6)))
-def test_the_gutter_repeats_covered_texels_only(texture, covered):
-    filled = fill_gutter(texture, covered)
-    np.testing.assert_array_equal(filled[covered], texture[covered])
-    if covered.any():
-        colours = {tuple(c) for c in texture[covered]}
-        assert all(tuple(c) in colours for c in filled.reshape(-1, 3))
 
 
 @pytest.fixture

@@ -26,11 +26,6 @@ def z_up(vectors: np.ndarray) -> np.ndarray:
     return np.stack([vectors[:, 0], -vectors[:, 2], vectors[:, 1]], axis=1)
 
 
-def slots_of(mesh: Mesh) -> np.ndarray:
-    """(F,) int32, all 0 where the mesh names none."""
-    return np.zeros(len(mesh.faces), np.int32) if mesh.slots is None else mesh.slots
-
-
 def vertex_normals(mesh: Mesh) -> np.ndarray:
     """(V, 3) float32 unit normals, weighted by area; up where a vertex has no face."""
     normals = np.zeros((len(mesh.positions), 3))

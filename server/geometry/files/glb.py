@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from ..mesh import Mesh, srgb_to_linear
-from .common import (ROUGHNESS, Part, beside, join, picture, png, slots_of, split_corners, vertex_normals, weld, y_up,
+from .common import (ROUGHNESS, Part, beside, join, picture, png, split_corners, vertex_normals, weld, y_up,
                      z_up)
 
 _MAGIC, _JSON, _BINARY = 0x46546C67, 0x4E4F534A, 0x004E4942
@@ -57,7 +57,7 @@ class _Writer:
 def save(mesh: Mesh, path: Path, flat: bool) -> list[Path]:
     """One mesh with a primitive for each slot. Flat is to have no normals, as glTF defines it."""
     writer = _Writer()
-    slots = slots_of(mesh)
+    slots = mesh.face_slots
     normals = None if flat else vertex_normals(mesh)
     primitives, materials = list[dict[str, Any]](), list[dict[str, Any]]()
     for slot in np.unique(slots).tolist():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..mesh import Mesh
-from .common import ROUGHNESS, beside, fans, picture, png, slots_of, vertex_normals, y_up, z_up
+from .common import ROUGHNESS, beside, fans, picture, png, vertex_normals, y_up, z_up
 
 # Our kind of picture -> MTL's statement and how to read it.
 MAPS = {"texture": ("map_Kd", "RGB"), "roughness": ("map_Pr", "L"), "metallic": ("map_Pm", "L"),
@@ -36,7 +36,7 @@ def save(mesh: Mesh, path: Path, flat: bool) -> list[Path]:
     lines.append("s off" if flat else "s 1")
     form = {(False, False): "{0}", (True, False): "{0}/{1}", (False, True): "{0}//{0}", (True, True): "{0}/{1}/{0}"}[
         mesh.uvs is not None, not flat]
-    slots, current = slots_of(mesh), -1
+    slots, current = mesh.face_slots, -1
     for slot, a, b in zip(slots.tolist(), corners.tolist(), textured.tolist()):
         if slot != current:
             lines.append(f"usemtl slot_{slot}")

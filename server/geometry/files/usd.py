@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..mesh import Mesh, srgb_to_linear
-from .common import ROUGHNESS, Part, beside, face_normals, fans, join, picture, png, slots_of, vertex_normals, z_up
+from .common import ROUGHNESS, Part, beside, face_normals, fans, join, picture, png, vertex_normals, z_up
 
 # Our kind of picture -> the surface's input, its type, the picture's output, and what it is if there is no picture.
 INPUTS: dict[str, tuple[str, str, str, Any]] = {
@@ -66,7 +66,7 @@ def save(mesh: Mesh, path: Path, flat: bool) -> list[Path]:
         primvars.CreatePrimvar("displayColor", Sdf.ValueTypeNames.Color3fArray, UsdGeom.Tokens.vertex).Set(
             Vt.Vec3fArray.FromNumpy(srgb_to_linear(mesh.colours / 255).astype(np.float32)))
     written = [path]
-    slots = slots_of(mesh)
+    slots = mesh.face_slots
     used = np.unique(slots).tolist()
     for slot in used:
         material = UsdShade.Material.Define(stage, f"/{name}/slot_{slot}")

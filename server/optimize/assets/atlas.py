@@ -58,7 +58,7 @@ class Atlas:
 
     def __init__(self, mesh: Mesh, sizes: dict[int, tuple[int, int]], device: torch.device):
         assert mesh.uvs is not None
-        slots = slots_of(mesh)
+        slots = mesh.face_slots
         uvs = np.clip(np.nan_to_num(mesh.uvs.astype(np.float32)), 0, 1)
         self.uvs = torch.from_numpy(uvs.reshape(-1, 2)).to(device)          # (3 F, 2)
         self.slots = torch.from_numpy(slots).to(device).long()
@@ -131,11 +131,6 @@ class Atlas:
                 picture = picture[rows][:, columns]
             pictures.append(picture.reshape(-1, *default.shape))
         return torch.from_numpy(np.concatenate(pictures)).to(self.nearest.device)
-
-
-def slots_of(mesh: Mesh) -> np.ndarray:
-    """(F,) int32, all 0 where the mesh names none."""
-    return np.zeros(len(mesh.faces), np.int32) if mesh.slots is None else mesh.slots
 
 
 def _spread(values: Tensor, faces: Tensor, triangle: Tensor, weights: Tensor) -> Tensor:

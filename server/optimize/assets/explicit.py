@@ -21,7 +21,6 @@ from ...rendering.rasterize import Rasterizer
 from ...rendering.render import face_normals, vertex_normals
 from ...rendering.shading import Lights
 from ...rendering.textured import METALLIC, ROUGHNESS
-from .atlas import slots_of
 from .paint import Paint
 from .skin import Colours, Texture, bumped
 from .stiffness import Stiffness
@@ -219,9 +218,9 @@ def remeshed(mesh: Mesh, target_faces: int | None) -> Mesh:
     colours = mesh.colours
     if mesh.uvs is not None and any(name.startswith("texture.") for name in mesh.textures):
         colours = mesh.shown_colours.copy()
-        for slot in np.unique(slots_of(mesh)).tolist():
+        for slot in np.unique(mesh.face_slots).tolist():
             if (picture := mesh.textures.get(f"texture.{slot}")) is not None:
-                faces = np.flatnonzero(slots_of(mesh) == slot)
+                faces = np.flatnonzero(mesh.face_slots == slot)
                 size = np.array([picture.shape[1], picture.shape[0]])
                 column, row = np.clip((mesh.uvs[faces] * size).astype(int), 0, size - 1).reshape(-1, 2).T
                 colours[mesh.faces[faces].reshape(-1)] = picture[row, column]

@@ -15,7 +15,7 @@ from ...geometry.mesh import Mesh
 from ...rendering.rasterize import Rasterizer
 from ...rendering.render import face_normals, vertex_normals
 from ...rendering.textured import Charts
-from .atlas import Atlas, slots_of
+from .atlas import Atlas
 from .paint import Paint
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Texture:
                  device: torch.device | str):
         self.rasterizer, self.manner = rasterizer, manner
         self.corners, self.mesh_faces = corners, torch.from_numpy(mesh.faces).to(device).contiguous()
-        sizes = {slot: _size(mesh, slot, manner.texture_size) for slot in np.unique(slots_of(mesh)).tolist()}
+        sizes = {slot: _size(mesh, slot, manner.texture_size) for slot in np.unique(mesh.face_slots).tolist()}
         self.atlas = atlas = Atlas(mesh, sizes, torch.device(device))
         self.split = torch.arange(3 * len(mesh.faces), device=device, dtype=torch.int32).view(-1, 3)
         self.places = atlas.spread(corners, self.mesh_faces)                # (N, 3)
