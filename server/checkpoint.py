@@ -80,7 +80,7 @@ class Checkpoints:
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Add the checkpoint of a step, then drop what is too old. Raises OSError; the older ones then stay."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
         save(self.folder / f"{step:09}.safetensors", tensors, state)
         kept = 0
         for i, path in enumerate(self._newest_first()):
