@@ -14,6 +14,7 @@ from collections.abc import Callable
 import bpy
 import numpy as np
 
+from msd_blender.pictures import Prepared
 from msd_blender.protocol import JobRequest, Snapshot
 from msd_blender.scene import Asset
 
@@ -37,7 +38,7 @@ def measure(name: str, limit: float, updates: int, change: Callable[[int], dict[
     asset.apply(Snapshot(1, 1, change(0)))
     times, busy = [], []
     for i in range(1, updates + 1):
-        snapshot = Snapshot(i + 1, i, change(i))
+        snapshot = Prepared.of(Snapshot(i + 1, i, change(i)))           # as the reading thread does
         start, used = time.perf_counter(), time.thread_time()
         if asset.edited(snapshot):
             raise AssertionError("nobody edited it")

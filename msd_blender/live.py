@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 
 from .client import Client, ClientError
-from .pictures import picture
+from .pictures import Prepared, picture
 from .protocol import CANCELLED, FAILED, RUNNING, Edit, Job, JobRequest, Log, Message, Progress, Snapshot
 
 CONNECTING = "connecting"                   # before the server knows the job; then one of protocol.STATES
@@ -263,13 +263,15 @@ class Live:
 
     def _read_snapshots(self) -> None:
         last, version, drawn = False, None, 0.0
+        before: Prepared | None = None
         while not self._closed.is_set():
             assert self.client is not None
             try:
                 for snapshot in self.client.snapshots(self._job_id):
                     if snapshot.version != version:
                         version = snapshot.version
-                        self._newest.append(snapshot)
+                        before = Prepared.of(snapshot, before)
+                        self._newest.append(before)
                         self._arrived.set()
                         if self._ended.is_set() or time.monotonic() - drawn > PICTURE:
                             drawn = time.monotonic()

@@ -10,13 +10,14 @@ from typing import Any
 import bpy
 import numpy as np
 
+from .pictures import floats
+
 COLOUR = "Color"                            # names that Blender and glTF tools expect
 UV_MAP = "UVMap"
 FIRST_TILE = 1001                           # of UDIM: 1001 + u + 10 v
 SOCKETS = {"texture": "Base Color", "roughness": "Roughness", "metallic": "Metallic", "normal": "Normal"}
 KINDS = tuple(SOCKETS)
 _TOKEN = "<UDIM>"                           # in a file's name, for the number of the tile
-_UNIT = np.float32(1 / 255)
 
 
 def new_material(name: str) -> Any:
@@ -108,18 +109,6 @@ def new_image(name: str, kind: str, width: int, height: int) -> Any:
 
 def set_colour_space(image: Any, kind: str) -> None:
     image.colorspace_settings.name = "sRGB" if kind == "texture" else "Non-Color"
-
-
-def floats(array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """(H, W[, 3]) uint8 as what Blender's pixels are: (H·W·4,) in [0, 1], opaque. out: memory to take again, since
-    getting some for a large image takes longer than filling it."""
-    size = 4 * array.shape[0] * array.shape[1]
-    if out is None or len(out) != size:
-        out = np.ones(size, np.float32)
-    pixels = out.reshape(*array.shape[:2], 4)
-    for channel in range(3):                # twice as fast as all at once
-        np.multiply(array[..., channel] if array.ndim == 3 else array, _UNIT, out=pixels[..., channel])
-    return out
 
 
 def read(image: Any, out: np.ndarray | None = None) -> np.ndarray:

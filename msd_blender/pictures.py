@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Small pictures of assets from their arrays. No bpy here, so that a thread may draw them."""
+"""Small pictures of assets, and textures as Blender wants them. No bpy here, so that a thread may make them."""
 
 from __future__ import annotations
 
 import base64
 import math
 import zlib
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from .protocol import SLOT_ARRAYS, Snapshot
 
 SIZE = 96                                   # pixels
 _POINTS = 30_000                            # that a picture is splatted from
 _BACKGROUND = 56
+_UNIT = np.float32(1 / 255)
+LARGE = 3 << 22                             # bytes of a texture of 2048 pixels; larger ones would fill the memory twice
 
 
 def picture(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -74,6 +79,31 @@ def _colours(arrays: dict[str, np.ndarray], face: np.ndarray, weights: np.ndarra
     if "colours" in arrays:
         return np.einsum("pc,pcx->px", weights, arrays["colours"][arrays["faces"][face]].astype(np.float32))
     return np.full((len(face), 3), 180.0)
+
+
+def floats(array: np.ndarray) -> np.ndarray:
+    """(H, W[, 3]) uint8 as what Blender's pixels are: (H·W·4,) float32 in [0, 1], opaque."""
+    pixels = np.ones((*array.shape[:2], 4), np.float32)
+    for channel in range(3):                # twice as fast as all at once
+        np.multiply(array[..., channel] if array.ndim == 3 else array, _UNIT, out=pixels[..., channel])
+    return pixels.ravel()
+
+
+@dataclass
+class Prepared(Snapshot):
+    """A snapshot with its textures as Blender's pixels, by name: a thread has the time, the main thread has not."""
+
+    pixels: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, before: Prepared | None = None) -> Prepared:
+        """before: the one that came before, whose pixels are taken again where the texture has not changed."""
+        textures = {name: array for name, array in snapshot.arrays.items()
+                    if name.partition(".")[0] in SLOT_ARRAYS and array.size <= LARGE}
+        same = {name for name, array in textures.items() if before and before.arrays.get(name) is array}
+        pixels = {name: before.pixels[name] if before and name in same else floats(array)
+                  for name, array in textures.items()}
+        return cls(snapshot.version, snapshot.iteration, snapshot.arrays, snapshot.edits, pixels)
 
 
 def to_text(image: np.ndarray) -> str:

@@ -18,6 +18,7 @@ from . import __version__, materials
 from .capture import Source, capture, positions
 from .carry import rebuild
 from .materials import COLOUR, FIRST_TILE, KINDS, UV_MAP
+from .pictures import Prepared, floats
 from .protocol import JobRequest, ProtocolError, Snapshot
 
 PREFIX = "msd_"                             # of the custom properties
@@ -108,7 +109,7 @@ class Asset:
         mesh = object.data
         if mesh.get(SHOWN) != self._shown_by:           # undo or redo brought another state back
             self._shown, self._written = {}, {"positions": positions(mesh)}
-        arrays = snapshot.arrays
+        arrays, ready = snapshot.arrays, snapshot.pixels if isinstance(snapshot, Prepared) else {}
         new = self._news(arrays)
         _check(arrays, new)
         if self.request.mode != "texture":
@@ -116,7 +117,9 @@ class Asset:
         for name in sorted(new):
             kind, dot, slot = name.partition(".")
             if dot and kind in KINDS and "uvs" in arrays:
-                self._set_texture(object, kind, int(slot), arrays[name])
+                pixels = ready.get(name)
+                self._set_texture(object, kind, int(slot), arrays[name],
+                                  floats(arrays[name]) if pixels is None else pixels)
         mesh.update()
         self._shown = dict(arrays)
         self._version = snapshot.version
@@ -169,7 +172,7 @@ class Asset:
 
     # Textures.
 
-    def _set_texture(self, object: Any, kind: str, slot: int, array: np.ndarray) -> None:
+    def _set_texture(self, object: Any, kind: str, slot: int, array: np.ndarray, pixels: np.ndarray) -> None:
         if slot >= len(self.source.slots):
             raise ProtocolError(f"The server sent a texture {slot} of a mesh with {len(self.source.slots)}.")
         index, _ = self.source.slots[slot]
@@ -181,7 +184,6 @@ class Asset:
         if not self._is_ours(image):
             image = self._new_image(materials.new_image(_image_name(material, kind), kind, width, height))
             materials.show(material, kind, image, self._uv_map(object))
-        pixels = materials.floats(array, self._written.get(f"{kind}.{slot}"))
         materials.write(image, pixels, width, height)
         self._written[f"{kind}.{slot}"] = pixels
 
