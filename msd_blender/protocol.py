@@ -94,7 +94,7 @@ class JobRequest:
         max_displacement: how far refine may move a vertex, metres.
         remesh: refine may change the topology.
         regularization: how strong smoothness weighs, 1 as the pipeline finds right.
-        elevation: lowest and highest of the cameras, degrees.
+        elevation: the two between which the cameras are, degrees.
         field_of_view: of the cameras, degrees.
         background: what is behind the object while it is optimized.
     """
@@ -153,12 +153,10 @@ class JobRequest:
             raise ProtocolError(f"maps must be a list of {', '.join(MAPS)}, not {self.maps!r}.")
         if self.elevation is not None:
             if not isinstance(self.elevation, list) or len(self.elevation) != 2:
-                raise ProtocolError(f"elevation must be two numbers, the lowest and the highest, not "
+                raise ProtocolError(f"elevation must be two numbers, not "
                                     f"{self.elevation!r}.")
             for each in self.elevation:
                 _number("elevation", each, -90, 90)
-            if self.elevation[0] > self.elevation[1]:
-                raise ProtocolError("elevation must have the lowest first.")
         if (self.mode == "generate") != (not self.mesh):
             raise ProtocolError("Mode generate starts from nothing: leave out the mesh." if self.mesh else
                                 f"Mode {self.mode} needs a mesh: upload it first.")

@@ -19,6 +19,7 @@ from msd_blender.protocol import (AXES, BACKGROUNDS, COUNTS, DEVICES, FILES, GUI
                                   MAX_SEED, MODES, NUMBERS, QUEUED, RASTERIZERS, Edit, Health, Job, JobRequest,
                                   ProtocolError, Upload, from_dict)
 
+from ..jobs.meshes import NoMesh
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import ROOM
 from . import metrics
@@ -34,6 +35,7 @@ SUBMISSIONS = 600                           # a minute and address
 PAGE = Path(__file__).parent / "page"
 KINDS = {".glb": "model/gltf-binary", ".png": "image/png", ".json": "application/json"}     # of FILES
 TEXT = r"^[^\x00]*$"
+MESH = "^[0-9a-f]{64}$"
 EVENT = {"type": "object", "description": "each event; its data is JSON", "required": ["id", "event", "data"],
          "properties": {"id": {"type": "string", "pattern": "^[0-9]+$"}, "data": {"type": "string"},
                         "event": {"enum": ["job", "progress", "log"]}}}
@@ -50,7 +52,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         401: "the token is missing or wrong", 403: "another host or site is named",
         408: "the body did not arrive in time", 413: "the body is too large",
         422: "a value is out of its range", 500: "an unforeseen error", 507: "the disk is full"}.items()}
-NO_JOB: dict[int | str, dict[str, Any]] = {404: {"model": Refusal, "description": "there is no such job"}}
+NO_JOB: dict[int | str, dict[str, Any]] = {404: {"model": Refusal, "description": "there is no such job or mesh"}}
 CONFLICT: dict[int | str, dict[str, Any]] = {
     **NO_JOB, 409: {"model": Refusal, "description": "the job's state does not allow it"}}
 BUSY: dict[int | str, dict[str, Any]] = {429: {"model": Refusal, "description": "too much at once"}}
@@ -67,7 +69,7 @@ def request_schema() -> dict[str, Any]:
                        "seed": {"minimum": 0, "maximum": MAX_SEED},
                        "guidance": {"enum": list(GUIDANCES)}, "rasterizer": {"enum": list(RASTERIZERS)},
                        "device": {"enum": list(DEVICES)},
-                       "mode": {"enum": list(MODES)}, "mesh": {"pattern": TEXT}, "symmetry": {"enum": list(AXES)},
+                       "mode": {"enum": list(MODES)}, "symmetry": {"enum": list(AXES)},
                        "background": {"enum": list(BACKGROUNDS)},
                        "priority": {"minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY}}.items():
         properties[name] |= more
@@ -76,7 +78,9 @@ def request_schema() -> dict[str, Any]:
                                             "items": {"type": "number", "minimum": -90, "maximum": 90}}
     for name, (low, high) in {**COUNTS, **NUMBERS}.items():
         properties[name]["anyOf"][0] |= {"minimum": low, "maximum": high}
-    return schema
+    return schema | {"oneOf": [
+        {"properties": {"mode": {"const": MODES[0]}, "mesh": {"const": ""}}},
+        {"properties": {"mode": {"enum": list(MODES[1:])}, "mesh": {"pattern": MESH}}, "required": ["mode", "mesh"]}]}
 
 
 def edit_schema() -> dict[str, Any]:
@@ -86,8 +90,10 @@ def edit_schema() -> dict[str, Any]:
     for name in ("prompt", "negative_prompt"):
         properties[name]["anyOf"][0] |= {key: wish[name][key] for key in ("minLength", "maxLength", "pattern")
                                          if key in wish[name]}
-    properties["mesh"] |= {"pattern": TEXT}
-    return schema | {"minProperties": 1}
+    properties["mesh"] |= {"pattern": f"^$|{MESH}"}
+    return schema | {"anyOf": [
+        *({"properties": {name: {"type": "string"}}, "required": [name]} for name in ("prompt", "negative_prompt")),
+        {"properties": {"mesh": {"pattern": MESH}}, "required": ["mesh"]}]}
 
 
 def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: str = "",
@@ -105,6 +111,10 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
     @app.exception_handler(ProtocolError)
     async def refuse(request: Request, error: ProtocolError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(NoMesh)
+    async def missing(request: Request, error: NoMesh) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 404)
 
     @app.exception_handler(QueueError)
     async def conflict(request: Request, error: QueueError) -> JSONResponse:
@@ -167,7 +177,7 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
         finally:
             uploads -= 1
 
-    @app.post("/v1/jobs", status_code=201, responses=BUSY, openapi_extra={"requestBody": {
+    @app.post("/v1/jobs", status_code=201, responses={**BUSY, **NO_JOB}, openapi_extra={"requestBody": {
         "required": True, "content": {"application/json": {"schema": request_schema()}}}})
     def submit(request: Request, body: Annotated[dict[str, Any], Body()]) -> Job:
         """Queue a job; a known `client_key` gives the job that it made before."""

@@ -19,6 +19,10 @@ from msd_blender.protocol import MAX_UPLOAD, ProtocolError, Upload, check_mesh, 
 ROOM = 4 << 30                              # bytes that all of them may take together
 
 
+class NoMesh(ProtocolError):
+    """An upload that is not there."""
+
+
 class Meshes:
     """The uploads of a data folder. Safe to use from several threads."""
 
@@ -68,10 +72,10 @@ class Meshes:
         return self.folder / f"{id}.frame"
 
     def find(self, id: str) -> Path:
-        """Where an upload lies. Raises `ProtocolError` for one that is not there."""
+        """Where an upload lies. Raises `NoMesh`."""
         path = self._path(id)
         if not re.fullmatch("[0-9a-f]{64}", id) or not path.is_file():
-            raise ProtocolError("The server does not have this mesh (any more): upload it first.")
+            raise NoMesh("The server does not have this mesh (any more): upload it first.")
         return path
 
 

@@ -96,7 +96,7 @@ class Settings:
         if request.texture_size is not None:
             changes |= {"made_texture_size": request.texture_size, "texture_size": request.texture_size}
         if request.elevation is not None:
-            changes["elevation"] = (float(request.elevation[0]), float(request.elevation[1]))
+            changes["elevation"] = (float(min(request.elevation)), float(max(request.elevation)))
         if request.field_of_view is not None:
             changes["field_of_view"] = float(request.field_of_view)
         names = [name for _, name in PLANS[request.mode]]

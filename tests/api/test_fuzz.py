@@ -12,6 +12,7 @@ import psutil
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from msd_blender.protocol import FILES, FINISHED, JobRequest
 from server.api.app import create_app
@@ -27,7 +28,8 @@ def fuzzed(start_server, tiny, tmp_path_factory):
     client = server.client()
     job = client.submit(JobRequest("a red mushroom", **tiny))
     assert list(client.events(job.id))[-1].state == FINISHED
-    return server, job.id, psutil.Process(server.process.pid).memory_info().rss
+    yield server, job.id, psutil.Process(server.process.pid).memory_info().rss
+    server.stop()                           # with all the jobs that it was given
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
@@ -42,7 +44,9 @@ def test_every_operation_answers_as_documented(fuzzed, operation, request):
     def check(case):
         if rng.random() < 0.5:              # a job and a file that are there
             case.path_parameters |= {name: there[name] for name in case.path_parameters}
-        case.call_and_validate(base_url=server.url, timeout=20)
+        # A schema cannot say what a frame is.
+        excluded = [positive_data_acceptance] if operation.path == "/v1/meshes" else None
+        case.call_and_validate(base_url=server.url, timeout=20, excluded_checks=excluded)
 
     check()
 

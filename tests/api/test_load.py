@@ -41,3 +41,4 @@ def test_many_readers_of_which_some_stall_and_many_jobs(start_server, tiny, tmp_
     assert client.cancel(waiting[-1].id).state == CANCELLED
     for connection in stalled:
         connection.close()
+    server.stop()                           # with all the jobs that wait
