@@ -108,7 +108,7 @@ class Guard:
         else:
             await self.app(scope, receive, answer)
 
-    def _refusal(self, headers: dict[str, str], path: str, limit: int) -> tuple[int, str]:
+    def _refusal(self, headers: dict[str, str], path: str = "", limit: int = MAX_BODY) -> tuple[int, str]:
         given = headers.get("authorization", "").encode()
         if self.token and path not in PUBLIC and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
             return 401, "The token is missing or wrong: it is in server.json in the server's data folder."

@@ -56,7 +56,7 @@ def test_a_job_from_its_submission_to_its_files(server, tiny, tmp_path):
     assert states == ["queued", "running", "finished"]
     progress = [message for message in messages if isinstance(message, Progress)]
     assert progress[-1].iteration == progress[-1].iterations == 4 and progress[-1].denoiser_calls > 0
-    assert set(snapshots[-1].arrays) == {"positions", "faces", "colours", "uvs", "texture.0"}
+    assert set(snapshots[-1].arrays) == {"positions", "faces", "colours", "uvs", "texture.0", "preview"}
     assert messages[-1].files == list(FILES)
     for name in FILES:
         client.download(job.id, name, tmp_path / name)
