@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 GRACE = 1.8                                 # seconds in which a job must heed that it is asked to end
 WRITING_SECONDS = 30.0                      # in which it must then have written what it has reached
-DEATHS = 3                                  # of an executor without a new checkpoint: then its job has failed
+DEATHS = 3                                  # of an executor at its start, or at one checkpoint: then a job has failed
 HALVINGS = 2                                # of the views at once, until one is left
 KEPT = 8                                    # jobs whose last snapshot stays in memory
 # What a running job may be asked for beside PAUSED and CANCELLED: to go on from the checkpoint that it now writes,
@@ -302,9 +302,10 @@ class _Lane(threading.Thread):
                 queue.counts["deaths"] += 1
                 started, self._ready, self._executor = self._ready, False, None
                 if not started:
-                    self._refuse_next(death)
                     deaths += 1
-                    queue._wake.wait(min(2.0**deaths, 60))      # what cannot start is not tried without rest
+                    if deaths >= DEATHS:                        # once may be the kernel short of memory, or a kill
+                        self._refuse_next(death)
+                    queue._wake.wait(min(2.0 ** (deaths - 1), 60))  # what cannot start is not tried without rest
                     queue._wake.clear()
             except Exception:
                 log.exception("The queue met an unforeseen error")

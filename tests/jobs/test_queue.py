@@ -50,8 +50,17 @@ def test_a_worker_that_cannot_start_fails_the_job_in_a_sentence(start_server, tm
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     server = start_server(tmp_path / "data")
     client = server.client()
-    for _ in range(2):                      # the second is refused at once, too
+    for _ in range(2):
         last = list(client.events(client.submit(JobRequest("a red mushroom")).id))[-1]
         assert last.state == FAILED and "cannot start" in last.error
     assert client.health().worker == "starting"
     assert server.stop() == 0
+
+
+def test_a_worker_that_dies_while_it_starts_loses_no_job(start_server, tiny, tmp_path):
+    server = start_server(tmp_path)
+    os.kill(server.worker(), signal.SIGKILL)
+    client = server.client()
+    job = client.submit(JobRequest("a red mushroom", **tiny))
+    os.kill(server.worker(), signal.SIGKILL)
+    assert list(client.events(job.id))[-1].state == FINISHED
