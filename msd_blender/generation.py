@@ -36,7 +36,8 @@ class Generation:
 
     def __init__(self, request: JobRequest, connect: Callable[[], Client], object: Any = None, lock: str = "",
                  job: str = "", linear: np.ndarray | None = None, place: Any = None, patient: bool = False) -> None:
-        self.request, self.lock, self.place = request, lock, place
+        self.request, self.place = request, place
+        self._lock, self._lock_chosen = lock, False
         self.asset: Asset | None = None
         self.undone = False                 # since the last snapshot; what then is gone was not deleted by intent
         self._looked = 0.0
@@ -49,10 +50,19 @@ class Generation:
         self._locked = source.arrays.get("locked") if source else None
         self.live = Live(request, connect, source.arrays if source and not job else None, job, patient)
 
+    @property
+    def lock(self) -> str:
+        """Name of the vertex group that must not move; another one reaches the server with the next `look`."""
+        return self._lock
+
+    @lock.setter
+    def lock(self, name: str) -> None:
+        self._lock, self._lock_chosen = name, True
+
     def step(self) -> bool:
         """Take in what arrived; at the end, complete the object. False once there is nothing more to do."""
         try:
-            if time.monotonic() - self._looked > LOOK:
+            if self._lock_chosen or time.monotonic() - self._looked > LOOK:
                 self.look()
             if self.live.pump(self._apply):
                 return True
@@ -80,20 +90,24 @@ class Generation:
                 return False
             raise
         if changed:
+            self._lock_chosen = False
             try:
-                live.edit(Edit(), asset.edit(self.lock))
+                arrays = asset.edit(self.lock)
+                self._locked = arrays.get("locked")
+                live.edit(Edit(), arrays)
             except Unfit as error:
                 live.refuse(str(error))
         return changed
 
     def _locks_differ(self, object: Any) -> bool:
-        """Whether the lock's members are others than before. Python reads vertex groups one by one: only a paused
-        job, whose main thread has time, has them looked at."""
-        if self.live.state != PAUSED or self.lock not in object.vertex_groups:
+        """Whether the lock's members are others than before. Python reads vertex groups one by one: they are looked
+        at when another lock was chosen, and of a paused job, for which the main thread has time."""
+        if self.live.state != PAUSED and not self._lock_chosen:
             return False
-        now = locked(object, self.lock)
+        now = locked(object, self.lock) if self.lock in object.vertex_groups \
+            else np.zeros(len(object.data.vertices), np.uint8)
         before = np.zeros_like(now) if self._locked is None or len(self._locked) != len(now) else self._locked
-        self._locked = now
+        self._lock_chosen = False
         return not np.array_equal(now, before)
 
     def resume(self) -> None:

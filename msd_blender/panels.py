@@ -208,7 +208,8 @@ class MSD_PT_server(_Panel, bpy.types.Panel):
             state = {"idle": "Ready", "busy": "Working", "starting": "Starting…"}.get(health.worker, "Running")
             column.label(text=translated(state), icon="CHECKMARK")
             if health.device:
-                column.label(text=health.device, icon="MEMORY")
+                _lines(column, f"{health.device}, {health.memory / 1e9:.1f} / {health.memory_total / 1e9:.0f} GB",
+                       context, icon="MEMORY")
             column.label(text=context.scene.msd.model or translated("Bundled model"), icon="FILE_VOLUME")
         elif watch.problem:
             _lines(column, watch.problem, context, icon="ERROR")

@@ -271,12 +271,18 @@ class Log:
 
 @dataclass
 class Health:
-    """The handshake: a client speaks only with a server of its own `protocol`."""
+    """The handshake: a client speaks only with a server of its own `protocol`.
+
+    device: what jobs run on, "" until a worker has started. memory: bytes of it that the workers hold, as they said
+    last; memory_total: bytes that it has.
+    """
 
     protocol: int = PROTOCOL_VERSION
     version: str = ""
     pid: int = 0
     device: str = ""
+    memory: int = 0
+    memory_total: int = 0
     worker: str = ""                        # starting | idle | busy
 
 

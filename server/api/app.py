@@ -148,7 +148,7 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
     @app.get("/v1/health")
     def health() -> Health:
         """The server's state and the version of its protocol."""
-        return Health(version=version, pid=os.getpid(), worker=queue.state)
+        return Health(version=version, pid=os.getpid(), worker=queue.state, **queue.device())
 
     @app.get("/v1/metrics", response_class=Response,
              responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})

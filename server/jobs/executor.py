@@ -16,8 +16,9 @@ class ExecutorDied(Exception):
 class Executor(Protocol):
     """Runs one job at a time. It says, as (letter, body):
 
-    R ready for work; E an event (`encode_event`); S a snapshot frame (`encode_snapshot`); and of a job's end
-    D done, P paused at a checkpoint, O out of memory, F failed with a sentence.
+    R ready for work, and M now and then: its device, as `Health` names it, in JSON; E an event (`encode_event`);
+    S a snapshot frame (`encode_snapshot`); and of a job's end D done, P paused at a checkpoint, O out of memory,
+    F failed with a sentence.
     """
 
     def run(self, request: JobRequest, folder: Path, halvings: int = 0, mesh: Path | None = None,

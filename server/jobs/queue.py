@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sqlite3
 import threading
@@ -108,6 +109,12 @@ class Queue:
         """Of the executors: idle when one is free, busy when all are at work, or starting."""
         states = self.worker_states
         return next((state for state in ("idle", "busy") if state in states), "starting")
+
+    def device(self) -> dict[str, Any]:
+        """The executors' devices, in the words of `Health`: names, and memory as a sum."""
+        said = [lane.device for lane in self._lanes if lane.device]
+        return {"device": "; ".join(str(each["device"]) for each in said)} | {
+            name: sum(int(each[name]) for each in said) for name in ("memory", "memory_total")}
 
     @property
     def worker_states(self) -> list[str]:
@@ -277,6 +284,7 @@ class _Lane(threading.Thread):
         self._queue, self._store, self._make = queue, queue.store, make
         self._executor: Executor | None = None
         self._ready = self._busy = False
+        self.device: dict[str, str | int] = {}
 
     @property
     def state(self) -> str:
@@ -289,7 +297,8 @@ class _Lane(threading.Thread):
                 if self._executor is None:
                     self._executor, self._ready = self._make(), False
                 if not self._ready:
-                    self._ready = self._executor.receive(0.1) is not None
+                    if said := self._executor.receive(0.1):
+                        self._ready, self.device = True, json.loads(said[1])
                 elif job := queue._claim():
                     deaths = 0
                     self._job(job, self._executor)
@@ -427,6 +436,8 @@ class _Lane(threading.Thread):
                 if told == CANCELLED and isinstance(event[1], Progress) and event[1].phase == WRITING:
                     deadline = time.monotonic() + WRITING_SECONDS
                 queue._publish(event[1], job.id)
+            elif letter == "M":
+                self.device = json.loads(body)
             elif letter == "D":
                 with queue._lock:
                     if told != CANCELLED and queue._asked.get(job.id) == EDITED:

@@ -110,16 +110,21 @@ def _main(pipe: Connection, device: str) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
 
-    from ..optimize import Paused, Settings, checked, generate, is_out_of_memory, warm_up
+    from ..optimize import Paused, Settings, checked, device_in_use, generate, is_out_of_memory, warm_up
+
+    def tell(letter: bytes) -> None:
+        pipe.send_bytes(letter + json.dumps(device_in_use()).encode())
 
     warm_up()
-    pipe.send_bytes(b"R")
+    tell(b"R")
 
     def report(message: Progress | Log | Snapshot) -> None:
         if isinstance(message, Snapshot):
             pipe.send_bytes(b"S" + encode_snapshot(message))
         else:
             pipe.send_bytes(b"E" + encode_event(0, message))
+            if isinstance(message, Progress):
+                tell(b"M")
 
     while True:
         wake.wait()

@@ -8,7 +8,7 @@ from ..geometry.mesh import Mesh
 from .generate import Paused, generate, load_prior
 from .settings import Settings
 
-__all__ = ["Paused", "Settings", "checked", "generate", "is_out_of_memory", "warm_up"]
+__all__ = ["Paused", "Settings", "checked", "device_in_use", "generate", "is_out_of_memory", "warm_up"]
 
 
 def checked(arrays: dict[str, np.ndarray]) -> Mesh:
@@ -22,6 +22,18 @@ def is_out_of_memory(error: Exception) -> bool:
 
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def device_in_use() -> dict[str, str | int]:
+    """What jobs run on where their request leaves it open: its name, and the bytes that this process holds and all."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        return {"device": card.name, "memory": torch.cuda.memory_reserved(0), "memory_total": card.total_memory}
+    return {"device": f"CPU, {torch.get_num_threads()} cores", "memory": psutil.Process().memory_info().rss,
+            "memory_total": psutil.virtual_memory().total}
 
 
 def warm_up() -> None:

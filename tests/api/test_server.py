@@ -54,6 +54,8 @@ def test_a_job_from_its_submission_to_its_files(server, tiny, tmp_path):
     messages = follow(client, job)
     states = [message.state for message in messages if isinstance(message, Job)]
     assert states == ["queued", "running", "finished"]
+    health = client.health()
+    assert health.device and 1e8 < health.memory < health.memory_total
     progress = [message for message in messages if isinstance(message, Progress)]
     assert progress[-1].iteration == progress[-1].iterations == 4 and progress[-1].denoiser_calls > 0
     assert set(snapshots[-1].arrays) == {"positions", "faces", "colours", "uvs", "texture.0", "preview"}

@@ -77,6 +77,23 @@ def test_a_shape_that_was_moved_and_locked_stays_there(remote: LocalServer, tiny
     assert distance[third].max() < 1e-5 and distance[~third].max() > 1e-4
 
 
+def test_a_lock_that_is_chosen_while_it_runs_holds_from_then_on(remote: LocalServer, tiny: dict[str, Any]) -> None:  # noqa: F811
+    object = crate()
+    low = positions(object.data)[:, 2] < 0
+    object.vertex_groups.new(name="low").add(np.flatnonzero(low).tolist(), 1.0, "REPLACE")
+    request = api.JobRequest("a wooden crate", mode="refine", **{**tiny, "iterations": 100})
+    generation = jobs.start(request, object)
+    live = generation.live
+    pump(lambda: live.snapshot is not None and live.snapshot.iteration > 0)
+    before = positions(object.data)
+    bpy.context.scene.msd_jobs[0].lock = "low"
+    finish()
+    assert live.state == FINISHED and live.snapshot is not None and live.snapshot.edits == 1, live.error
+    after = positions(object.data)
+    np.testing.assert_allclose(after[low], before[low], atol=1e-6)
+    assert np.abs(after[~low] - before[~low]).max() > 1e-4
+
+
 def test_a_painted_patch_stays_as_it_is(remote: LocalServer, tiny: dict[str, Any]) -> None:  # noqa: F811
     object = crate()
     request = api.JobRequest("a wooden crate", texture_size=64, **{**tiny, "iterations": 30})
