@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from msd_blender.protocol import (CANCELLED, FAILED, FINAL_STATES, FINISHED, PAUSED, QUEUED, RUNNING, WRITING, Edit,
                                   Job, JobRequest, Log, Message, Progress, ProtocolError, Snapshot, decode_event,
