@@ -35,24 +35,6 @@ from server.rendering import rasterize
 
 PICTURED = 3                                # prompts of generate that are shown, of those that are measured
 LABEL = 190                                 # pixels
-# Blender's monkey as arrays, from a process of its own.
-MONKEY = """
-import sys, bpy, numpy as np
-bpy.ops.wm.read_factory_settings(use_empty=True)
-bpy.ops.mesh.primitive_monkey_add(calc_uvs=True)
-thing = bpy.context.object
-thing.modifiers.new("", "SUBSURF").levels = 1
-mesh = thing.evaluated_get(bpy.context.evaluated_depsgraph_get()).to_mesh()
-mesh.calc_loop_triangles()
-def read(values, name, kind, width):
-    array = np.empty(width * len(values), kind)
-    values.foreach_get(name, array)
-    return array.reshape(-1, width)
-uvs = read(mesh.uv_layers.active.data, "uv", np.float32, 2)
-np.savez(sys.argv[1], positions=read(mesh.vertices, "co", np.float32, 3),
-         faces=read(mesh.loop_triangles, "vertices", np.int32, 3),
-         uvs=uvs[read(mesh.loop_triangles, "loops", np.int32, 3)])
-"""
 
 
 def run(folder: Path, request: JobRequest, mesh: Mesh | None = None) -> tuple[Mesh, Mesh]:
@@ -108,7 +90,8 @@ def main() -> None:
 
     path = given.work / "monkey.npz"
     if not path.exists():
-        subprocess.run([sys.executable, "-c", MONKEY, path], check=True, capture_output=True)
+        script = Path(__file__).with_name("suzanne.py")
+        subprocess.run([sys.executable, script, path, "1"], check=True, capture_output=True)
     monkey = Mesh.of(dict(np.load(path)))
     rows.append(("given", monkey, True))
     half = replace(monkey, locked=(monkey.positions[:, 0] < 0).astype(np.uint8))

@@ -4,35 +4,19 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
 from server.geometry.mesh import Mesh
 
-# bpy has settings of its own for floating point and threads: it stays out of the tests' process.
-SUZANNE = """
-import sys
-import bpy
-import numpy as np
-bpy.ops.wm.read_factory_settings(use_empty=True)
-bpy.ops.mesh.primitive_monkey_add(calc_uvs=True)
-mesh = bpy.context.object.data
-mesh.calc_loop_triangles()
-def read(values, name, kind, width):
-    array = np.empty(width * len(values), kind)
-    values.foreach_get(name, array)
-    return array.reshape(-1, width)
-uvs = read(mesh.uv_layers.active.data, "uv", np.float32, 2)
-np.savez(sys.argv[1], positions=read(mesh.vertices, "co", np.float32, 3),
-         faces=read(mesh.loop_triangles, "vertices", np.int32, 3),
-         uvs=uvs[read(mesh.loop_triangles, "loops", np.int32, 3)])
-"""
+SUZANNE = Path(__file__).parents[2] / "scripts" / "suzanne.py"
 
 
 def suzanne(folder) -> Mesh:
     """Blender's monkey, with the UVs that Blender gives it and a colour for each place."""
     path = folder / "suzanne.npz"
-    subprocess.run([sys.executable, "-c", SUZANNE, path], check=True, capture_output=True, timeout=120,
+    subprocess.run([sys.executable, SUZANNE, path], check=True, capture_output=True, timeout=120,
                    env={**os.environ, "BLENDER_USER_RESOURCES": str(folder / "blender")})
     mesh = Mesh.of(dict(np.load(path)))
     return Mesh(mesh.positions, mesh.faces, rainbow(mesh.positions), mesh.uvs)
