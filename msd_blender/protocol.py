@@ -210,7 +210,7 @@ def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _prompt(value: str) -> None:
-    if not value.strip():
+    if not value.replace("\ufeff", "").strip():
         raise ProtocolError("The prompt is empty: say what to make, for example \"a red mushroom\".")
     _short("prompt", value)
 

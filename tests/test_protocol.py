@@ -110,6 +110,7 @@ def test_arrays_of_another_form_are_refused(name, array):
 
 @pytest.mark.parametrize("changes, words", [
     ({"prompt": ""}, "empty"), ({"prompt": " \n"}, "empty"), ({"prompt": 3}, "text"),
+    ({"prompt": "\x1d\xa0\ufeff"}, "empty"),
     ({"prompt": "x" * (MAX_PROMPT + 1)}, "shorten"), ({"guidance": "dream"}, "msd, sds"),
     ({"seed": -1}, "whole number"), ({"seed": 1.5}, "whole number"), ({"iterations": 0}, "whole number"),
     ({"guidance_scale": float("nan")}, "0 to 1000"), ({"device": "tpu"}, "auto, cuda, cpu")])
