@@ -26,10 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the whole counts of the long checks")
 
 
+@pytest.hookimpl(tryfirst=True)             # before pytest-timeout reads its option
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("long", max_examples=100_000, deadline=None)
     if config.getoption("--long"):
         hypothesis.settings.load_profile("long")
+        config.option.timeout = config.option.timeout or 7200
 
 
 def _save_pipeline(folder: Path, prediction: str = "epsilon", **scheduler_settings: object) -> Path:

@@ -20,18 +20,20 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..priors.prompts import DIRECTIONS
 from . import objects
 from .train import Recipe, corpus
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
 LABELS: dict[str, list[str]] = {"noun": list(objects.NOUNS), "colour": list(objects.COLOURS),
                                 "view": list(objects.VIEWS)}
-FRONTED = ("chair", "car", "house")         # nouns whose view can be read; the others look alike from all sides
+# Nouns whose view can be read; the others look alike from several sides.
+FRONTED = ("chair", "car", "house")
 FEATURES = 32
 
 
 class Judge(nn.Module):
-    """A convolutional classifier with three heads on one feature vector."""
+    """A convolutional classifier with a head for each of `LABELS` on one feature vector."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,13 +128,22 @@ def train(recipe: Recipe, epochs: int = 6, batch: int = 64, rate: float = 3e-3) 
 
 @torch.no_grad()
 def measure(judge: Judge, recipe: Recipe) -> dict[str, float]:
-    """Share read right of a corpus; the view on `FRONTED` nouns only."""
+    """Share read right of a corpus: the view on `FRONTED` nouns only, and `near`, the view or one beside it."""
     pictures, labels = corpus(recipe)
     said = [judge(_pixels(pictures[i:i + 200])) for i in range(0, len(pictures), 200)]
-    right = {name: torch.cat([each[name] for each in said]).argmax(dim=1).numpy() == labels[:, i]
-             for i, name in enumerate(LABELS)}
-    fronted = np.isin(labels[:, 0], [LABELS["noun"].index(noun) for noun in FRONTED])
-    return {"noun": right["noun"].mean(), "colour": right["colour"].mean(), "view": right["view"][fronted].mean()}
+    read = {name: torch.cat([each[name] for each in said]).argmax(dim=1).numpy() for name in LABELS}
+    right = {name: read[name] == labels[:, i] for i, name in enumerate(LABELS)}
+    views, fronted = LABELS["view"], np.isin(labels[:, 0], [LABELS["noun"].index(noun) for noun in FRONTED])
+    beside = np.array([near(views[a], views[b]) for a, b in zip(read["view"], labels[:, 2])])
+    return {"noun": right["noun"].mean(), "colour": right["colour"].mean(), "view": right["view"][fronted].mean(),
+            "near": beside[fronted].mean()}
+
+
+def near(one: str, other: str) -> bool:
+    """Whether two of `VIEWS` are the same or directions an eighth of a turn apart."""
+    if one == other or "overhead" in (one, other):
+        return one == other
+    return (DIRECTIONS.index(one) - DIRECTIONS.index(other)) % 8 in (1, 7)
 
 
 def _pixels(pictures: np.ndarray) -> Tensor:

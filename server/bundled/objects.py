@@ -466,8 +466,8 @@ _VIEW_PHRASES = {view: (f", {view} view",) for view in VIEWS} | {
     "overhead": (", overhead view",) * 7 + (", seen from above", ", from above", ", top view"),
 }
 # What a direction may be called by somebody with fewer words.
-_COARSE = {view: tuple(dict.fromkeys(word.replace("left", "side").replace("right", "side")
-                                     for word in view.split())) for view in DIRECTIONS}
+COARSE = {view: tuple(dict.fromkeys(word.replace("left", "side").replace("right", "side") for word in view.split()))
+          for view in DIRECTIONS}
 
 
 def article(word: str) -> str:
@@ -480,8 +480,8 @@ def caption(colour: str, noun: str, view: str, rng: np.random.Generator) -> str:
     text = str(rng.choice(_TEMPLATES)).format(a=article(c), b=article(n), c=c, n=n)
     if rng.random() < 0.1:
         return text
-    if view in _COARSE and rng.random() < 0.25:
-        view = str(rng.choice(_COARSE[view]))
+    if view in COARSE and rng.random() < 0.25:
+        view = str(rng.choice(COARSE[view]))
     return text + str(rng.choice(_VIEW_PHRASES[view]))
 
 

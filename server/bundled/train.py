@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Train the bundled text-to-image prior on a CPU: `python -m server.bundled.train` (the same command resumes).
+"""Train the bundled text-to-image prior: `python -m server.bundled.train` (the same command resumes).
 
 Renders the corpus of `objects`, fits a small `AutoencoderKL`, encodes the corpus, then fits text encoder and U-Net
 together, and exports a standard diffusers `StableDiffusionPipeline` folder now and then. Wall-clock minutes, not
-steps, set the length, so one recipe suits every machine; time already spent is part of a checkpoint.
+steps, set the length, so one recipe suits every machine; time already spent is part of a checkpoint. A GPU takes
+larger batches in less time: `--device cuda --batch 256 --minutes 8 --vae-minutes 1`.
 """
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class Recipe:
     output: Path = MODEL
     images: int = 60_000
     seed: int = 0
+    device: str = "cpu"
     workers: int = 2
     vae_minutes: float = 12.5
     minutes: float = 110.0
@@ -269,7 +271,7 @@ def _pixels(pictures: np.ndarray) -> torch.Tensor:
 
 
 def _autocast(recipe: Recipe) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=recipe.half)
+    return torch.autocast(torch.device(recipe.device).type, torch.bfloat16, enabled=recipe.half)
 
 
 def vae_loss(vae: Any, pictures: np.ndarray, recipe: Recipe, step: int) -> torch.Tensor:
@@ -282,7 +284,7 @@ def vae_loss(vae: Any, pictures: np.ndarray, recipe: Recipe, step: int) -> torch
     x = _pixels(pictures[pick.numpy()])
     if step % 2:
         x = x[:, torch.randperm(3, generator=g)]
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = x.to(recipe.device, memory_format=torch.channels_last)
     with _autocast(recipe):
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample(g)).sample
@@ -301,9 +303,9 @@ def encode(vae: Any, pictures: np.ndarray, recipe: Recipe) -> torch.Tensor:
     rank, workers = _rank()
     latents = torch.zeros(len(pictures), 4, 16, 16)
     for start in range(250 * rank, len(pictures), 250 * workers):
-        x = _pixels(pictures[start:start + 250]).contiguous(memory_format=torch.channels_last)
+        x = _pixels(pictures[start:start + 250]).to(recipe.device, memory_format=torch.channels_last)
         with _autocast(recipe):
-            latents[start:start + 250] = vae.encode(x).latent_dist.mean.float()
+            latents[start:start + 250] = vae.encode(x).latent_dist.mean.float().cpu()
     if workers > 1:
         dist.all_reduce(latents)
     if rank == 0:
@@ -360,11 +362,12 @@ def denoiser_loss(model: Any, tokenize: Callable[[str], list[int]], latents: tor
     kept = _alphas()[t].view(-1, 1, 1, 1)
     signal, sigma = kept.sqrt(), (1 - kept).sqrt()
     ids = torch.tensor([tokenize(c) for c in captions(labels[pick.numpy()], recipe, step)])
-    noisy = (signal * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
+    noisy = (signal * x0 + sigma * noise).to(recipe.device, memory_format=torch.channels_last)
+    target = (signal * noise - sigma * x0).to(recipe.device)
     with _autocast(recipe):
-        text = model["text_encoder"](ids)[0]
-        v = model["unet"](noisy, t, text).sample
-    return (v.float() - (signal * noise - sigma * x0)).square().mean()
+        text = model["text_encoder"](ids.to(recipe.device))[0]
+        v = model["unet"](noisy, t.to(recipe.device), text).sample
+    return (v.float() - target).square().mean()
 
 
 @functools.cache
@@ -381,9 +384,10 @@ def export_pipeline(vae: Any, denoiser: Any, tokenizer: Any, recipe: Recipe) -> 
 
     fresh = recipe.work / "export"
     shutil.rmtree(fresh, ignore_errors=True)
+    vae, text_encoder, unet = (copy.deepcopy(part).cpu().half()
+                               for part in (vae, denoiser["text_encoder"], denoiser["unet"]))
     pipeline: Any = StableDiffusionPipeline(
-        vae=copy.deepcopy(vae).half(), text_encoder=copy.deepcopy(denoiser["text_encoder"]).half(),
-        tokenizer=tokenizer, unet=copy.deepcopy(denoiser["unet"]).half(),
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
         scheduler=DDIMScheduler(**SCHEDULE), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False)
     pipeline.save_pretrained(fresh, safe_serialization=True)
@@ -445,15 +449,16 @@ def _stages(recipe: Recipe, halt: int | None) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(recipe.work / "tokenizer", local_files_only=True)
     pictures, labels = corpus(recipe)
     torch.manual_seed(recipe.seed)
-    vae = build_vae(recipe).to(memory_format=torch.channels_last)
+    vae = build_vae(recipe).to(recipe.device, memory_format=torch.channels_last)
     if not fit("vae", vae, lambda step: vae_loss(vae, pictures, recipe, step), recipe, recipe.vae_minutes,
                recipe.vae_steps, recipe.vae_rate, halt=halt):
         return
     vae.requires_grad_(False)
-    latents = whiten(vae, encode(vae, pictures, recipe))
+    latents = encode(vae, pictures, recipe)
+    latents = whiten(vae.cpu(), latents)
 
     torch.manual_seed(recipe.seed)
-    denoiser = build_denoiser(recipe, tokenizer).to(memory_format=torch.channels_last)
+    denoiser = build_denoiser(recipe, tokenizer).to(recipe.device, memory_format=torch.channels_last)
 
     @functools.cache
     def tokenize(text: str) -> list[int]:
@@ -476,9 +481,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=Recipe.images)
     parser.add_argument("--vae-minutes", type=float, default=Recipe.vae_minutes)
     parser.add_argument("--minutes", type=float, default=Recipe.minutes, help="wall clock of the U-Net's training")
+    parser.add_argument("--batch", type=int, default=Recipe.batch, help="of the U-Net")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--workers", type=int, default=Recipe.workers, help="processes of one thread")
-    train(Recipe(**vars(parser.parse_args())))
+    parser.add_argument("--workers", type=int, default=Recipe.workers, help="processes of one thread, on a CPU")
+    parser.add_argument("--device", default=Recipe.device, help="cpu or cuda")
+    recipe = Recipe(**vars(parser.parse_args()))
+    if recipe.device != "cpu":
+        recipe = replace(recipe, workers=1, half=True)
+    train(recipe)
 
 
 if __name__ == "__main__":

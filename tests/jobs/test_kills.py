@@ -30,7 +30,6 @@ def finished(client, job, limit=120):
     return client.job(job).state == FINISHED
 
 
-@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("who", ["worker", "server", "both"])
 def test_no_job_is_lost_and_every_result_is_the_same(start_server, tiny, tmp_path, monkeypatch, request, who):
     monkeypatch.setenv("MSD_CHECKPOINT_SECONDS", "0")       # after every iteration: many kills hit a write

@@ -4,7 +4,6 @@
 import time
 
 import psutil
-import pytest
 
 from msd_blender.protocol import FINISHED, JobRequest
 
@@ -26,7 +25,6 @@ def settled(server):
     return seen[-1]
 
 
-@pytest.mark.timeout(7200)
 def test_many_jobs_leave_nothing_behind(start_server, tiny, tmp_path, request, capsys):
     # A job's own working memory comes and goes by a tenth: peaks are compared, and few jobs show less than many.
     first, count, growth = (20, 300, 1.05) if request.config.getoption("--long") else (10, 14, 1.15)

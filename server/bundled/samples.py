@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the bundled prior draws, counted: ``python -m server.bundled.samples --output DIR``.
+
+Draws every noun in every colour in four views by DDIM; the judge reads them. Writes table.md, table.json and
+sheet.png, nouns by colours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from . import judge, objects
+from .train import MODEL
+
+VIEW_WORDS = ("front", "side", "back", "overhead")
+
+
+def draw(pipe: Any, prompts: Sequence[str], seed: int, steps: int = 25, scale: float = 4.0,
+         batch: int = 16) -> np.ndarray:
+    """A picture for each prompt, float (N, 64, 64, 3) in [0, 1]: DDIM with classifier-free guidance."""
+    return np.concatenate([
+        pipe(list(prompts[i:i + batch]), num_inference_steps=steps, guidance_scale=scale, output_type="np",
+             generator=torch.Generator().manual_seed(seed + i)).images for i in range(0, len(prompts), batch)])
+
+
+def prompt(colour: str, noun: str, view: str) -> str:
+    return f"{objects.article(colour)} {colour} {noun}, {view} view"
+
+
+def count(wanted: Sequence[dict[str, str]], pictures: np.ndarray) -> list[dict[str, Any]]:
+    """For each picture what was wanted and, under `right`, which of it the judge reads.
+
+    A view word is right where a caption of the view that the judge reads could have it: "side" for either side and
+    for the directions beside them. That is told of `judge.FRONTED` nouns and of pictures from overhead.
+    """
+    read = judge.load().read(torch.from_numpy(pictures).movedim(-1, 1).float())
+    rows = []
+    for asked, said in zip(wanted, read, strict=True):
+        right = {name: said[name] == asked[name] for name in ("noun", "colour")}
+        if asked["noun"] in judge.FRONTED or asked["view"] == "overhead":
+            right["view"] = asked["view"] in objects.COARSE.get(said["view"], (said["view"],))
+        rows.append({**asked, "right": right})
+    return rows
+
+
+def share(rows: Sequence[dict[str, Any]], name: str) -> str:
+    known = [row["right"][name] for row in rows if name in row["right"]]
+    return f"{np.mean(known):.1%}" if known else "–"
+
+
+def sheet(pictures: np.ndarray, lines: Sequence[str], columns: Sequence[str], path: Path, left: int = 72,
+          top: int = 18) -> None:
+    """Pictures (len(lines) * len(columns), H, H, 3) with the words of each line and column."""
+    edge = pictures.shape[1]
+    page = Image.new("RGB", (left + len(columns) * edge, top + len(lines) * edge), "white")
+    pen = ImageDraw.Draw(page)
+    for j, word in enumerate(columns):
+        pen.text((left + j * edge + edge // 2, top // 2), word, "black", anchor="mm")
+    for i, word in enumerate(lines):
+        pen.text((left - 6, top + i * edge + edge // 2), word, "black", anchor="rm")
+    for k, picture in enumerate(pictures):
+        at = (left + k % len(columns) * edge, top + k // len(columns) * edge)
+        page.paste(Image.fromarray((255 * picture + 0.5).astype(np.uint8)), at)
+    page.save(path, optimize=True)
+
+
+def run(output: Path, model: Path = MODEL, nouns: Sequence[str] = tuple(objects.NOUNS),
+        colours: Sequence[str] = tuple(objects.COLOURS), steps: int = 25, scale: float = 4.0) -> str:
+    """The table of `model`, as text; it and the pictures are written to `output`."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(model, local_files_only=True, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.unet.to(memory_format=torch.channels_last)
+    rows, shown = [], []
+    for noun in nouns:
+        wanted = [{"noun": noun, "colour": colour, "view": view} for colour in colours for view in VIEW_WORDS]
+        pictures = draw(pipe, [prompt(**each) for each in wanted], seed=0, steps=steps, scale=scale)
+        rows += count(wanted, pictures)
+        shown += [pictures[len(VIEW_WORDS) * i + i % len(VIEW_WORDS)] for i in range(len(colours))]
+        own = rows[-len(wanted):]
+        print(noun, *(f"{name} {share(own, name)}" for name in ("noun", "colour", "view")), sep=", ", flush=True)
+    output.mkdir(parents=True, exist_ok=True)
+    sheet(np.stack(shown), nouns, colours, output / "sheet.png")
+    lines = [f"{len(rows)} pictures by DDIM, {steps} steps, guidance {scale:g}. Read right by the judge:", "",
+             "| | noun | colour | view |", "|---" * 4 + "|"]
+    groups = [("all", rows)]
+    groups += [(f"{view} view", [row for row in rows if row["view"] == view]) for view in VIEW_WORDS]
+    groups += [(noun, [row for row in rows if row["noun"] == noun]) for noun in nouns]
+    lines += [f"| {name} | " + " | ".join(share(group, each) for each in ("noun", "colour", "view")) + " |"
+              for name, group in groups]
+    text = "\n".join(lines) + "\n"
+    (output / "table.md").write_text(text)
+    (output / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m server.bundled.samples", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--model", type=Path, default=MODEL, metavar="DIR", help="another diffusers folder")
+    given = parser.parse_args()
+    print(run(given.output, given.model))
+
+
+if __name__ == "__main__":
+    main()
