@@ -63,6 +63,17 @@ def test_two_workers_share_the_batch(tmp_path):
     assert any(not torch.equal(shared[k], single[k]) for k in shared)  # each worker draws its own samples
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+def test_a_card_trains_too(tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    recipe = dataclasses.replace(_tiny(tmp_path), device="cuda", half=True)
+    train.train(recipe, halt=1)
+    train.train(recipe)
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "denoiser.safetensors").values())
+    StableDiffusionPipeline.from_pretrained(recipe.output, local_files_only=True)
+
+
 def test_every_caption_word_is_one_token_and_unknown_words_survive(tmp_path):
     tokenizer = train.build_tokenizer(tmp_path)
     assert tokenizer.get_vocab() == train.build_tokenizer(tmp_path / "again").get_vocab()
