@@ -18,17 +18,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from . import judge, objects
-from .train import MODEL
+from .train import MODEL, draw, load_pipeline
 
 VIEW_WORDS = ("front", "side", "back", "overhead")
-
-
-def draw(pipe: Any, prompts: Sequence[str], seed: int, steps: int = 25, scale: float = 4.0,
-         batch: int = 16) -> np.ndarray:
-    """A picture for each prompt, float (N, 64, 64, 3) in [0, 1]: DDIM with classifier-free guidance."""
-    return np.concatenate([
-        pipe(list(prompts[i:i + batch]), num_inference_steps=steps, guidance_scale=scale, output_type="np",
-             generator=torch.Generator().manual_seed(seed + i)).images for i in range(0, len(prompts), batch)])
 
 
 def prompt(colour: str, noun: str, view: str) -> str:
@@ -75,15 +67,11 @@ def sheet(pictures: np.ndarray, lines: Sequence[str], columns: Sequence[str], pa
 def run(output: Path, model: Path = MODEL, nouns: Sequence[str] = tuple(objects.NOUNS),
         colours: Sequence[str] = tuple(objects.COLOURS), steps: int = 25, scale: float = 4.0) -> str:
     """The table of `model`, as text; it and the pictures are written to `output`."""
-    from diffusers import StableDiffusionPipeline
-
-    pipe = StableDiffusionPipeline.from_pretrained(model, local_files_only=True, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.unet.to(memory_format=torch.channels_last)
+    pipe = load_pipeline(model)
     rows, shown = [], []
     for noun in nouns:
         wanted = [{"noun": noun, "colour": colour, "view": view} for colour in colours for view in VIEW_WORDS]
-        pictures = draw(pipe, [prompt(**each) for each in wanted], seed=0, steps=steps, scale=scale)
+        pictures = draw(pipe, [prompt(**each) for each in wanted], steps, scale)
         rows += count(wanted, pictures)
         shown += [pictures[len(VIEW_WORDS) * i + i % len(VIEW_WORDS)] for i in range(len(colours))]
         own = rows[-len(wanted):]
