@@ -37,7 +37,7 @@ def test_a_job_is_followed_and_a_slow_scene_gets_only_the_newest(server: LocalSe
     follow(live, applied)
     live.close()
     assert (live.state, live.error) == (FINISHED, "")
-    assert len(applied) == len(live.milliseconds) <= 2 and applied[-1].version == 7     # 6, and the texture
+    assert len(applied) == len(live.milliseconds) <= 2 and applied[-1].iteration == 6
     assert {"positions", "faces", "colours", "uvs", "texture.0"} <= applied[-1].arrays.keys()
     assert live.progress and fraction(live.progress) == 1
     assert not any(thread.is_alive() for thread in live._threads)
