@@ -137,11 +137,11 @@ class Queue:
         return job
 
     def cancel(self, job: str) -> Job:
-        """Stop a job. One that waits ends at once, a running one within two seconds."""
+        """Stop a job, and keep what it has. One that waits ends at once, a running one within two seconds."""
         with self._lock:
             current = self._known(job)
             if current.state in (QUEUED, PAUSED):
-                self.store.discard_folder(job)
+                self._keep_shown(current)
                 current = self._set_state(job, CANCELLED)
             elif current.state == RUNNING:
                 self._asked[job] = CANCELLED
@@ -249,6 +249,9 @@ class Queue:
                 for old in [name for name, each in self._channels.items() if each.ended][:-KEPT]:
                     del self._channels[old]
             return channel
+
+    def _keep_shown(self, job: Job) -> None:
+        self.store.keep_shown(job, self._channel(job.id).snapshot)
 
     def _set_state(self, job: str, state: str, error: str = "") -> Job:
         with self._lock:
@@ -360,8 +363,10 @@ class _Lane(threading.Thread):
             self._drop()                                # it may still be at work on this job
             raise
         finally:
-            if state == CANCELLED or state == FAILED and store.checkpoints(job.id).step < 0:
+            if state == FAILED and store.checkpoints(job.id).step < 0:
                 store.discard_folder(job.id)
+            elif state == CANCELLED and not store.folder(job.id).exists():
+                self._queue._keep_shown(job)
             self._busy = False
             self._settle(job, state, error)
             log.info("The job is %s%s", state, error and f": {error}")
@@ -375,7 +380,7 @@ class _Lane(threading.Thread):
                     asked = self._queue._asked.pop(job.id, "")
                     if state == QUEUED and asked == CANCELLED:
                         state = CANCELLED
-                        self._store.discard_folder(job.id)
+                        self._queue._keep_shown(job)
                     self._queue._set_state(job.id, state, error)
                 return
             except sqlite3.OperationalError as problem:

@@ -57,6 +57,7 @@ class Store:
             self._db = sqlite3.connect(data / "jobs.sqlite", check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("PRAGMA cache_size=-256")  # KiB: its 2 MB fill slowly, which looks like a leak
             self._db.executescript(_TABLES)
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             for number, change in enumerate(_CHANGES[version:], version + 1):
@@ -150,6 +151,21 @@ class Store:
         """Take the files of a running job as its result: all of them, or none if the server dies before."""
         shutil.rmtree(self._part(job) / "checkpoints", ignore_errors=True)
         self._part(job).replace(self.folder(job))
+
+    def keep_shown(self, job: Job, shown: Snapshot | None) -> None:
+        """End a job that wrote no files with what its readers saw last, if there is anything and room for it."""
+        from ..geometry import files                    # needs SciPy, which the server itself does not
+        from ..geometry.mesh import Mesh
+
+        self.discard_folder(job.id)
+        if shown is None:
+            return
+        try:
+            files.save_result(Mesh.of(shown.arrays), self.open_folder(job.id), job.request.flat)
+            self.keep_snapshot(job.id, shown)
+            self.keep_folder(job.id)
+        except OSError:
+            self.discard_folder(job.id)
 
     def discard_folder(self, job: str) -> None:
         shutil.rmtree(self._part(job), ignore_errors=True)

@@ -322,9 +322,7 @@ class Generation:
             if whole:
                 self.snapshot(mesh, last=True)
         with self.clock("files"):
-            files.save(mesh, folder / "mesh.glb", self.request.flat)
-            if pictures := sorted(name for name in mesh.textures if name.startswith("texture.")):
-                Image.fromarray(mesh.textures[pictures[0]][::-1].copy()).save(folder / "texture.png")
+            files.save_result(mesh, folder, self.request.flat)
             own = self.request.mode == "generate"
             picture = turntable(self.rasterizer, mesh, self.device, self.request.flat, scaled=not own)
             Image.fromarray(picture).save(folder / "turntable.png")

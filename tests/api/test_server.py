@@ -20,6 +20,7 @@ from msd_blender.local_server import find, start
 from msd_blender.protocol import (CANCELLED, FAILED, FILES, FINISHED, PAUSED, QUEUED, RUNNING, Job, JobRequest, Log,
                                   Progress)
 from server.api.auth import Guard
+from server.geometry.files import load
 
 ROOT = Path(__file__).parents[2]
 
@@ -184,15 +185,18 @@ def test_a_paused_job_frees_the_worker_and_goes_on_where_it_was(server, tiny):
         client.resume(job.id)
 
 
-def test_a_paused_job_that_is_cancelled_leaves_nothing(server, tiny):
+def test_a_paused_job_that_is_cancelled_keeps_what_it_showed(server, tiny, tmp_path):
     client = server.client()
     job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 1000}))
     events = client.events(job.id)
-    next(message for message in events if isinstance(message, Progress))
+    next(client.snapshots(job.id))
     client.pause(job.id)
-    assert next(message for message in events if isinstance(message, Job)).state == PAUSED
-    assert client.cancel(job.id).state == CANCELLED and list(events)[-1].state == CANCELLED
-    assert not list((server.data / "jobs").glob(f"{job.id}*"))
+    assert next(message for message in events if isinstance(message, Job) and message.state == PAUSED)
+    shown = next(client.snapshots(job.id)).arrays["faces"]
+    assert client.cancel(job.id).files == ["mesh.glb"] and list(events)[-1].state == CANCELLED
+    client.download(job.id, "mesh.glb", tmp_path / "mesh.glb")
+    assert len(load(tmp_path / "mesh.glb").faces) == len(shown)
+    assert [path.name for path in (server.data / "jobs").glob(f"{job.id}*")] == [job.id]
 
 
 def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_finishes_its_job(

@@ -9,6 +9,7 @@ import time
 import psutil
 
 from msd_blender.protocol import CANCELLED, FAILED, FINISHED, JobRequest, Progress
+from server.geometry.files import load
 
 
 def run_long(client, tiny):
@@ -19,17 +20,21 @@ def run_long(client, tiny):
     return job, events
 
 
-def test_a_worker_that_hangs_is_killed_when_its_job_is_cancelled(server, tiny):
+def test_a_worker_that_hangs_is_killed_when_its_job_is_cancelled_and_what_it_showed_is_kept(server, tiny, tmp_path):
     client = server.client()
     job, events = run_long(client, tiny)
+    next(client.snapshots(job.id))
     worker = psutil.Process(server.worker())
     os.kill(worker.pid, signal.SIGSTOP)
     asked = time.monotonic()
     client.cancel(job.id)
     last = list(events)[-1]
     assert time.monotonic() - asked < 2.5
-    assert (last.state, last.error, last.files) == (CANCELLED, "", [])
+    assert (last.state, last.error, last.files) == (CANCELLED, "", ["mesh.glb"])
     worker.wait(1)
+    client.download(job.id, "mesh.glb", tmp_path / "mesh.glb")
+    shown = list(client.snapshots(job.id))[-1].arrays
+    assert len(load(tmp_path / "mesh.glb").faces) == len(shown["faces"])
 
 
 def test_files_that_cannot_be_written_fail_the_job_and_no_other(server, tiny):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ..mesh import Mesh
 from . import glb, obj, ply, usd
@@ -24,6 +25,13 @@ def save(mesh: Mesh, path: Path, flat: bool = False) -> list[Path]:
     Raises ValueError for a format that is not known or not installed.
     """
     return _format(path).save(mesh, path, flat)
+
+
+def save_result(mesh: Mesh, folder: Path, flat: bool = False) -> None:
+    """Write a job's mesh.glb, and texture.png, the first texture's base colour, where it has one."""
+    save(mesh, folder / "mesh.glb", flat)
+    if pictures := sorted(name for name in mesh.textures if name.startswith("texture.")):
+        Image.fromarray(mesh.textures[pictures[0]][::-1].copy()).save(folder / "texture.png")
 
 
 def load(path: Path) -> Mesh:
