@@ -4,12 +4,13 @@ export PROMPT SEED
 
 PY = .venv/bin/python
 
-.PHONY: help setup demo test long lint bench mutants experiments extension blender-versions
+.PHONY: help setup demo test long meshes lint bench mutants experiments extension blender-versions
 help:
 	@echo 'make setup      everything into .venv (the other targets do it themselves)'
 	@echo 'make demo       PROMPT="a red mushroom" SEED=0 -> out/a-red-mushroom.blend'
 	@echo 'make test       ruff, mypy, pytest'
 	@echo 'make long       the long checks in full: prompts, kills, fuzz, soak (three hours)'
+	@echo 'make meshes     texture mode on meshes of others (needs npm; 94 MB)'
 	@echo 'make bench      where an iteration spends its time; the server under load; rasterizer, geometry, Blender'
 	@echo 'make mutants    one wrong sign or factor in each formula: do the tests notice?'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
@@ -34,6 +35,11 @@ long: setup
 	$(PY) -m pytest -q --long tests/optimize/test_any_prompt.py tests/jobs/test_kills.py tests/jobs/test_soak.py \
 	    tests/blender/test_jobs.py tests/rendering/test_fitting.py tests/geometry/test_clean.py tests/api/test_uploads.py \
 	    tests/api/test_fuzz.py tests/test_protocol.py::test_damaged_frames_are_refused_and_nothing_else
+
+meshes: setup
+	mkdir -p out/meshes
+	cd out/meshes && tar xzf "$$(npm pack --silent @webxr-input-profiles/assets@1.0.20)"
+	$(PY) -m pytest -q tests/optimize/test_modes.py -k no_seam
 
 bench: setup
 	$(PY) -m benchmarks.iterations

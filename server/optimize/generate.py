@@ -155,11 +155,15 @@ class Generation:
     def _explicit(self, mesh: Mesh, moves: bool = False, details: bool = False,
                   place: Place | None = None, grid: torch.Tensor | None = None) -> Explicit:
         manner = self._manner(moves, details)
-        if not moves and missing_uvs(mesh.uvs, len(mesh.faces)).all():
+        missing = missing_uvs(mesh.uvs, len(mesh.faces))
+        if not moves and missing.all():
             with self.clock("unwrap"):
                 self._stage("unwrap")
                 _, split, uvs = unwrap(mesh.positions, mesh.faces, manner.texture_size)
                 mesh = replace(mesh, uvs=uvs[split])
+        elif not moves and missing.any():
+            self.report(Log(f"{missing.sum():,} of {len(missing):,} faces have UVs without an area, so that each shows "
+                            "one texel: unwrap them to paint them.", "warning"))
         made = Explicit(mesh, self.rasterizer, manner, self.device, place, grid)
         if made.skin.blocked > 0.02:
             self.report(Log(f"{made.skin.blocked:.0%} of what is free to change has the texels of locked faces, "

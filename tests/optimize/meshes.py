@@ -8,9 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+import pytest
+
+from server.geometry.files import load
 from server.geometry.mesh import Mesh
 
-SUZANNE = Path(__file__).parents[2] / "scripts" / "suzanne.py"
+ROOT = Path(__file__).parents[2]
+SUZANNE = ROOT / "scripts" / "suzanne.py"
+SAMPLES = ROOT / "out" / "meshes" / "package" / "dist" / "profiles"
 
 
 def suzanne(folder) -> Mesh:
@@ -20,6 +25,17 @@ def suzanne(folder) -> Mesh:
                    env={**os.environ, "BLENDER_USER_RESOURCES": str(folder / "blender")})
     mesh = Mesh.of(dict(np.load(path)))
     return Mesh(mesh.positions, mesh.faces, rainbow(mesh.positions), mesh.uvs)
+
+
+def sample(name: str) -> Mesh:
+    """One of the game controllers and hands in the npm package @webxr-input-profiles/assets, which `make meshes`
+    unpacks, about as large as Suzanne and with a colour for each place."""
+    path = SAMPLES / name / "left.glb"
+    if not path.exists():
+        pytest.skip("the meshes are in a package of 94 MB: make meshes")
+    mesh = load(path)
+    positions = mesh.positions * np.float32(2.7 / np.ptp(mesh.positions, axis=0).max())
+    return Mesh(positions, mesh.faces, rainbow(positions), mesh.uvs)
 
 
 def rainbow(positions: np.ndarray) -> np.ndarray:
