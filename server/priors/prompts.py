@@ -2,6 +2,7 @@
 """View words: telling the prior which side of the object a camera sees (DreamFusion, section 3.2)."""
 
 import math
+import re
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,6 +11,10 @@ from numpy.typing import ArrayLike
 # of all that "side view" can mean is symmetric, and so is then the object: a stool for a chair.
 DIRECTIONS = ("front", "front right", "right side", "back right", "back", "back left", "left side", "front left")
 VIEWS = (*DIRECTIONS, "overhead")
+_OWN_VIEW = re.compile(
+    r"[\s,]*\b(?:(?:seen\s+)?(?:in|from)\s+(?:the|a)\s+)?"
+    r"(?:front|back|rear|side|left|right|top|overhead|profile)(?:[\s-]+(?:left|right|side))?[\s-]+view\b(?:\s+of\b\s*)?",
+    re.IGNORECASE)
 
 
 def view_word(azimuth: float, elevation: float) -> str:
@@ -20,10 +25,17 @@ def view_word(azimuth: float, elevation: float) -> str:
     return "overhead" if elevation > 55 else DIRECTIONS[math.floor(azimuth / 45 + 0.5) % 8]
 
 
+def without_view(prompt: str) -> str:
+    """The prompt without a view of its own, which would contradict a camera's: a prompt that says "front view" for
+    all sides makes fronts of them (Hong et al. 2023, prompt debiasing). A prompt of nothing else stays."""
+    return _OWN_VIEW.sub(" ", prompt).replace(" ,", ",").strip(" ,") or prompt
+
+
 def view_prompts(prompt: str, azimuth: ArrayLike, elevation: ArrayLike) -> list[str]:
-    """The prompt once per camera, with its view: "a red chair, right side view".
+    """The prompt once per camera, with its view in place of one of its own: "a red chair, right side view".
 
     azimuth, elevation: degrees, numbers or (B,) arrays that broadcast.
     """
     angles = np.broadcast_arrays(np.atleast_1d(azimuth), np.atleast_1d(elevation))
+    prompt = without_view(prompt)
     return [f"{prompt}, {view_word(float(a), float(e))} view" for a, e in zip(*angles, strict=True)]

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.priors.prompts import DIRECTIONS, view_prompts, view_word
+from server.priors.prompts import DIRECTIONS, VIEWS, view_prompts, view_word, without_view
 
 
 @pytest.mark.parametrize(("azimuth", "elevation", "word"), [
@@ -19,6 +19,21 @@ def test_view_prompts():
     assert view_prompts("a red chair", [0, 90, 180], 70) == ["a red chair, overhead view"] * 3
     assert view_prompts("a red chair", torch.tensor([-100.0]), torch.tensor([20.0])) == [
         "a red chair, left side view"]
+
+
+@pytest.mark.parametrize(("prompt", "bare"), [
+    ("a red chair, front view", "a red chair"), ("Front view of a red chair", "a red chair"),
+    ("a red chair in a left side view", "a red chair"), ("a cat, seen from the back view, knitted", "a cat, knitted"),
+    ("side-view, a car", "a car"), ("a chair with a view", "a chair with a view"),
+    ("a left hand", "a left hand"), ("a front door", "a front door"), ("front view", "front view"), ("", "")])
+def test_a_prompts_own_view_gives_way_to_the_cameras(prompt, bare):
+    assert without_view(prompt) == bare
+    assert view_prompts(prompt, 180, 0) == [f"{bare}, back view"]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_word_is_known_as_one(view):
+    assert without_view(f"a red chair, {view} view") == "a red chair"
 
 
 @given(azimuth=st.integers(-180, 180), turns=st.integers(-3, 3), elevation=st.floats(-90, 90))
