@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One running job with and without 50 readers (10 of them stalled) and 500 queued jobs, on a server of its own.
 
-Alone and under load take turns within one run, so that the ratios hold on any machine.
+Alone and under load take turns within one run, so that the ratios hold on any machine. The job takes all cores that
+OMP_NUM_THREADS gives it; with one fewer than there are, GET /v1/jobs has a core to answer on.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -295,18 +296,24 @@ def to_dict(message: Any) -> dict[str, Any]:
     return asdict(message)
 
 
+@cache
+def _fields(kind: type) -> tuple[frozenset[str], frozenset[str], list[str]]:
+    """Names of all fields, of the integers, and of those without a default, in order."""
+    every = fields(kind)
+    return (frozenset(f.name for f in every), frozenset(f.name for f in every if str(f.type).startswith("int")),
+            [f.name for f in every if f.default is MISSING and f.default_factory is MISSING])
+
+
 def from_dict(kind: type, values: object) -> Any:
     """The message of this `kind`; fields of a newer server are ignored. Raises `ProtocolError`."""
     if not isinstance(values, dict):
         raise ProtocolError(f"A {kind.__name__} must be a JSON object.")
-    known = {f.name: f for f in fields(kind)}
-    given = {name: value for name, value in values.items() if name in known}
-    for name, value in given.items():       # JSON has one kind of number
-        if isinstance(value, float) and value.is_integer() and str(known[name].type).startswith("int"):
-            given[name] = int(value)
-    lacking = [name for name, f in known.items()
-               if name not in given and f.default is MISSING and f.default_factory is MISSING]
-    if lacking:
+    known, integers, required = _fields(kind)
+    given = {name: values[name] for name in known & values.keys()}
+    for name in integers & given.keys():    # JSON has one kind of number
+        if isinstance(given[name], float) and given[name].is_integer():
+            given[name] = int(given[name])
+    if lacking := [name for name in required if name not in given]:
         raise ProtocolError(f"A {kind.__name__} lacks {', '.join(lacking)}.")
     if kind is Job and "request" in given:
         given["request"] = from_dict(JobRequest, given["request"])

@@ -117,8 +117,7 @@ class Store:
 
     def _job(self, row: tuple) -> Job:
         job, state, request, created, error, edits = row
-        folder = self.folder(job)
-        files = [name for name in FILES if (folder / name).is_file()] if state in FINAL_STATES else []
+        files = [name for name in FILES if (self.folder(job) / name).is_file()] if state in FINAL_STATES else []
         return Job(job, state, from_dict(JobRequest, json.loads(request)), created, error, files, edits)
 
     def folder(self, job: str) -> Path:
