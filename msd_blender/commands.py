@@ -45,7 +45,8 @@ def parser(program: str = "python -m msd_blender") -> argparse.ArgumentParser:
     for command in (generate, refine):
         command.add_argument("--target-faces", type=int, metavar="N", help="triangles of the result")
     refine.add_argument("--max-displacement", type=float, metavar="M", help="how far a vertex may move, metres")
-    refine.add_argument("--remesh", action="store_true", help="the topology may change")
+    refine.add_argument("--remesh", action="store_true",
+                        help="the topology may change; a texture becomes vertex colours")
     return top
 
 

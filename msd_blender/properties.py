@@ -56,7 +56,8 @@ class RequestProperties:
                                                   "weight above one half")
     max_displacement: _number("Move at Most", "max_displacement", "How far a vertex may move", subtype="DISTANCE",
                               soft_max=10)
-    remesh: BoolProperty(name="Remesh", description="The topology may change; else only vertices move")
+    remesh: BoolProperty(name="Remesh", description="The topology may change, and a texture becomes vertex colors; "
+                                                    "else only vertices move")
     guidance_scale: _number("Guidance Scale", "guidance_scale", "How strongly the prompt pulls", soft_max=100)
     diversity: _number("Diversity", "diversity", "Width of the mean shift at the start: larger finds more of what "
                        "the prompt can mean", soft_max=10)

@@ -93,7 +93,7 @@ class JobRequest:
         flat: flat instead of smooth normals.
         symmetry: axis whose plane through the origin the shape mirrors in.
         max_displacement: how far refine may move a vertex, metres.
-        remesh: refine may change the topology.
+        remesh: refine may change the topology; a texture becomes vertex colours.
         regularization: how strong smoothness weighs, 1 as the pipeline finds right.
         elevation: the two between which the cameras are, degrees.
         field_of_view: of the cameras, degrees.

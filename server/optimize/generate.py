@@ -139,7 +139,12 @@ class Generation:
             assert isinstance(before, (Volume, Surface))
             return self._cleaned(before)
         if kind == "refine":
-            mesh = remeshed(self.given, self.request.target_faces) if self.request.remesh else self.given
+            mesh = self.given
+            if self.request.remesh:
+                if mesh.textures:
+                    self.report(Log("Remesh makes new faces without UVs: the texture becomes vertex colours, where it "
+                                    "is locked too.", "warning"))
+                mesh = remeshed(mesh, self.request.target_faces)
             return self._explicit(mesh, moves=True, details=True)
         return self._explicit(self.given)
 

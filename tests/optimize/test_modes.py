@@ -193,9 +193,18 @@ def test_refine_keeps_a_symmetric_mesh_symmetric(tiny, tmp_path):
 
 
 def test_refine_can_take_a_new_topology(tiny, tmp_path, ball):
-    arrays, _ = run(tmp_path, tiny, replace(ball, colours=rainbow(ball.positions)), "refine", remesh=True,
-                    target_faces=400)
+    arrays, said = run(tmp_path, tiny, replace(ball, colours=rainbow(ball.positions)), "refine", remesh=True,
+                       target_faces=400)
     assert abs(len(arrays["faces"]) / 400 - 1) < 0.1
+    assert not [message for message in said if isinstance(message, Log)]
+
+
+def test_a_new_topology_takes_the_texture_as_vertex_colours_and_says_so(tiny, tmp_path, monkey):
+    red = np.zeros((8, 8, 3), np.uint8) + np.array([250, 9, 9], np.uint8)
+    arrays, said = run(tmp_path, {**tiny, "iterations": 1}, replace(monkey, textures={"texture.0": red}), "refine",
+                       remesh=True)
+    assert "uvs" not in arrays and arrays["colours"][:, 0].min() > 150 > arrays["colours"][:, 1:].max()
+    assert ["texture becomes" in message.message for message in said if isinstance(message, Log)] == [True]
 
 
 @pytest.mark.parametrize("mode", ["texture", "refine"])
