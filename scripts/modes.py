@@ -25,8 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msd_blender.protocol import JobRequest, Progress, Snapshot
 from server.bundled.compare import compare
-from server.bundled.evaluate import all_prompts
-from server.bundled.objects import article
+from server.bundled.objects import article, pairs
 from server.geometry.hygiene import report
 from server.geometry.mesh import Mesh
 from server.optimize import generate, warm_up
@@ -101,7 +100,7 @@ def main() -> None:
             _, after = run(given.work / name.replace(", ", "-").replace(" ", "-"), request, mesh)
             rows.append((f"{name}:\n{prompt}", after, True))
             write(given.output, rows, lines, given.seed)
-    for i, (colour, noun) in enumerate(all_prompts(given.prompts)):
+    for i, (colour, noun) in enumerate(pairs(given.prompts)):
         prompt = f"{article(colour)} {colour} {noun}"
         folder = given.work / prompt.replace(" ", "-")
         before, after = run(folder, JobRequest(prompt, **wish))

@@ -33,12 +33,6 @@ VIEWS = 8
 TRIAL = 40                                  # iterations that tell how fast a guidance is
 
 
-def all_prompts(count: int = 48) -> list[tuple[str, str]]:
-    """`count` (colour, noun) pairs that go through nouns and colours evenly."""
-    nouns, colours = list(objects.NOUNS), list(objects.COLOURS)
-    return [(colours[(i + i // len(nouns)) % len(colours)], nouns[i % len(nouns)]) for i in range(count)]
-
-
 def parse(line: str) -> tuple[str, str]:
     """The colour and noun of a prompt. Raises ValueError where it does not name one of each."""
     words = line.lower().replace(",", " ").split()
@@ -165,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         pairs = [parse(line) for line in given.prompts.read_text().splitlines() if line.strip()] \
-            if given.prompts else all_prompts()
+            if given.prompts else objects.pairs()
         given.output.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -470,6 +470,12 @@ COARSE = {view: tuple(dict.fromkeys(word.replace("left", "side").replace("right"
           for view in DIRECTIONS}
 
 
+def pairs(count: int = 48) -> list[tuple[str, str]]:
+    """`count` (colour, noun) pairs that go through nouns and colours evenly."""
+    nouns, colours = list(NOUNS), list(COLOURS)
+    return [(colours[(i + i // len(nouns)) % len(colours)], nouns[i % len(nouns)]) for i in range(count)]
+
+
 def article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from .. import priors
-from ..bundled import judge
+from ..bundled import judge, objects
 from ..guidance import Geometric
 from ..priors.sampling import sample
 from . import report
 from .convergence import CALLS, ascend
 from .densities import Mixture, fractal, pinwheel, scattered
 from .metrics import measure
-from .text_to_2d import SCALE, prompts_of, score, sheet
+from .text_to_2d import SCALE, score, sheet
 
 STARTS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)       # in standard deviations of the data
 END, IMAGE_END = 0.02, 0.3
@@ -52,7 +52,7 @@ def of_pictures(output: Path, quick: bool, model: str) -> list[dict[str, Any]]:
     """
     kinds, seeds = (2, 2) if quick else (4, 8)
     prior = priors.load(model or None, "cpu")
-    pairs = [pair for pair in prompts_of(kinds) for _ in range(seeds)]
+    pairs = [pair for pair in objects.pairs(kinds) for _ in range(seeds)]
     texts = [f"a {colour} {noun}, front view" for colour, noun in pairs]
     condition = prior.condition(texts, "", SCALE)
     generator = torch.Generator().manual_seed(4)

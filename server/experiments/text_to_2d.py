@@ -119,12 +119,6 @@ def optimize(prior: Any, choice: Choice, prompts: list[str], calls: int, seed: i
     return curve
 
 
-def prompts_of(count: int) -> list[tuple[str, str]]:
-    """`count` (colour, noun) pairs that go through all nouns and colours evenly."""
-    nouns, colours = list(objects.NOUNS), list(objects.COLOURS)
-    return [(colours[(i + i // len(nouns)) % len(colours)], nouns[i % len(nouns)]) for i in range(count)]
-
-
 Features = Callable[[Tensor], Tensor]       # pictures (N, 3, H, W), sRGB in [0, 1] -> (N, d)
 
 
@@ -179,7 +173,7 @@ def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed
     """Try every method's settings on a few pictures, then run its best on all; writes tables and pictures."""
     count, tried, calls, batch = (4, 4, 16, 4) if quick else (48, 16, 800, 16)
     prior = priors.load(model or None, "cpu")
-    pairs = prompts_of(count)
+    pairs = objects.pairs(count)
     texts = [f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {noun}, front view" for colour, noun in pairs]
     batches = [texts[i:i + batch] for i in range(0, count, batch)]
 

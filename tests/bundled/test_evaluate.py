@@ -34,14 +34,17 @@ def test_a_table_and_sheets_from_a_short_run(tmp_path):
 
 
 def test_all_prompts_are_even():
-    pairs = evaluate.all_prompts()
+    pairs = objects.pairs()
     assert len(set(pairs)) == 48 and {noun for _, noun in pairs} == set(objects.NOUNS)
     assert {colour for colour, _ in pairs} == set(objects.COLOURS)
+    for part in zip(*pairs):
+        counts = [part.count(word) for word in set(part)]
+        assert max(counts) - min(counts) <= 2
 
 
 def test_the_judge_reads_the_true_turntables():
     right = []
-    for colour, noun in evaluate.all_prompts(24):
+    for colour, noun in objects.pairs(24):
         pictures = torch.from_numpy(evaluate.real_views(colour, noun)).movedim(-1, 1) / 255
         right += [each["noun"] == noun and each["colour"] == colour for each in judge.load().read(pictures)]
     assert sum(right) > 0.97 * len(right)

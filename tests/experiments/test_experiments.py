@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from server.bundled import objects
 from server.experiments import convergence, estimators, landscapes, text_to_2d
 from server.experiments.densities import fractal, pinwheel
 from server.guidance import create
@@ -67,21 +68,13 @@ def test_the_landscape_of_sds_is_what_it_descends():
     torch.testing.assert_close(slope, step.gradient, atol=1e-4, rtol=1e-4)
 
 
-def test_prompts_go_through_all_nouns_and_colours():
-    pairs = text_to_2d.prompts_of(48)
-    assert len(set(pairs)) == 48
-    for part in zip(*pairs):
-        counts = [part.count(word) for word in set(part)]
-        assert max(counts) - min(counts) <= 2
-
-
 def test_clip_features_come_from_a_folder_on_the_disk(tmp_path):
     torch.manual_seed(0)
     CLIPVisionModelWithProjection(CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1,
                                                    num_attention_heads=2, image_size=32, patch_size=16,
                                                    projection_dim=8)).save_pretrained(tmp_path)
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    pairs, pictures = text_to_2d.prompts_of(12), torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pairs, pictures = objects.pairs(12), torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     clip = text_to_2d.clip_features(tmp_path)
     assert clip(pictures).shape == (12, 8)
     assert abs(text_to_2d.score(pictures, pairs, pictures, clip)["frechet, CLIP"]) < 1e-2
