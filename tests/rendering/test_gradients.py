@@ -177,6 +177,13 @@ def test_off_the_screen_before_the_near_plane_and_behind_the_camera_nothing_is_s
     assert not rast.any() and not any(each.any() for each in gradients)
 
 
+@pytest.mark.parametrize(("far", "seen"), [(1e3, 12), (1e19, 12), (1e30, 12), (math.inf, 0), (math.nan, 0)])
+def test_a_corner_may_be_farther_than_an_integer_reaches(far, seen):
+    clip = torch.tensor([[[-0.5, 0.25, 0, 1], [0.5, 0.25, 0, 1], [0, far, 0, 1]]], dtype=torch.float64)
+    rast = rasterize.create("cpu", "cpu").rasterize(clip, torch.tensor([[0, 1, 2]], dtype=torch.int32), (8, 8))
+    assert int((rast[..., 3] > 0).sum()) == seen
+
+
 ODD = st.sampled_from([0.0, -0.0, 1e-300, 1e30, -1e30, math.inf, -math.inf, math.nan, 1e-7])
 
 

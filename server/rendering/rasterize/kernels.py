@@ -76,12 +76,13 @@ def rasterize(clip, faces, rast):
                 right = max(p0[0] / p0[2], p1[0] / p1[2], p2[0] / p2[2])
                 low = min(p0[1] / p0[2], p1[1] / p1[2], p2[1] / p2[2])
                 high = max(p0[1] / p0[2], p1[1] / p1[2], p2[1] / p2[2])
-                if right < -1 or left > 1 or high < -1 or low > 1:
-                    continue
-                x0 = max(0, int(math.floor((left + 1) * 0.5 * width - 0.5)))
-                x1 = min(width, int(math.ceil((right + 1) * 0.5 * width + 0.5)))
-                y0 = max(0, int(math.floor((low + 1) * 0.5 * height - 0.5)))
-                y1 = min(height, int(math.ceil((high + 1) * 0.5 * height + 0.5)))
+                if not (right >= -1 and left <= 1 and high >= -1 and low <= 1):
+                    continue                # a corner may be no number
+                # Clamped before they become integers, which hold nothing beyond 2**63.
+                x0 = max(0, int(math.floor((max(left, -1.0) + 1) * 0.5 * width - 0.5)))
+                x1 = min(width, int(math.ceil((min(right, 1.0) + 1) * 0.5 * width + 0.5)))
+                y0 = max(0, int(math.floor((max(low, -1.0) + 1) * 0.5 * height - 0.5)))
+                y1 = min(height, int(math.ceil((min(high, 1.0) + 1) * 0.5 * height + 0.5)))
             elif p0[2] <= 1e-6 and p1[2] <= 1e-6 and p2[2] <= 1e-6:
                 continue
             z0, z1, z2 = np.float64(clip[b, i, 2]), np.float64(clip[b, j, 2]), np.float64(clip[b, k, 2])
