@@ -80,6 +80,29 @@ def largest_parts(inside: np.ndarray, share: float = 0.05) -> np.ndarray:
     return np.isin(labels, keep)
 
 
+def bridged(inside: np.ndarray, reach: float = 2.0, share: float = 0.02) -> np.ndarray:
+    """The mask of a grid with what fills the gaps between parts that nearly touch, at most 2 `reach` points wide.
+
+    It is a closing by a ball, kept only where it joins two parts, none of them a floater: legs stay apart, and
+    so do things that are far from each other. The mask itself where there is one part only.
+    """
+    parts, count = ndimage.label(largest_parts(inside, share))
+    if count < 2:
+        return inside
+    solid = np.pad(parts > 0, int(reach) + 1)           # a ball at the border is not cut
+    grown = ndimage.distance_transform_edt(~solid) <= reach
+    closed = ndimage.distance_transform_edt(grown) > reach
+    inner = (slice(int(reach) + 1, -int(reach) - 1),) * inside.ndim
+    bridges, _ = ndimage.label((closed & ~solid)[inner])
+    made = inside.copy()
+    for i, where in enumerate(ndimage.find_objects(bridges), 1):
+        around = tuple(slice(max(0, each.start - 1), each.stop + 1) for each in where)
+        bridge = bridges[around] == i
+        if len(np.unique(parts[around][ndimage.binary_dilation(bridge)])) > 2:      # nothing, and two parts
+            made[around] |= bridge
+    return made
+
+
 def srgb_to_linear(colour: np.ndarray) -> np.ndarray:
     """IEC 61966-2-1, values in [0, 1]."""
     return np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)

@@ -32,7 +32,7 @@ from ..guidance.bandwidth import Linear
 from ..priors.prompts import view_prompts
 from ..rendering import cameras, rasterize
 from ..rendering.shading import Lights, backgrounds
-from .assets import Asset, Explicit, Manner, Place, Surface, Volume, remeshed
+from .assets import Asset, Explicit, Manner, Place, Surface, Volume, extract, joined, remeshed
 from .clock import Clock
 from .output import preview, turntable
 from .settings import Phase, Settings
@@ -152,10 +152,10 @@ class Generation:
         """A field's surface with a topology that is good to work on, and the field's colours."""
         with self.clock("clean-up"):
             self._stage("clean-up")
-            mesh = clean(before.mesh(), self.request.target_faces).on_ground()
-        with torch.no_grad():
-            colours = before.grid()[:, 1:]
-        return self._explicit(mesh, place=Place(-mesh.lift, 1.0), grid=colours)
+            with torch.no_grad():
+                grid = before.grid()
+            mesh = clean(extract(joined(grid)), self.request.target_faces).on_ground()
+        return self._explicit(mesh, place=Place(-mesh.lift, 1.0), grid=grid[:, 1:])
 
     def _explicit(self, mesh: Mesh, moves: bool = False, details: bool = False,
                   place: Place | None = None, grid: torch.Tensor | None = None) -> Explicit:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from scipy import ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.geometry.field import Field, grid_points, sample, smooth
 from server.geometry.marching import marching_tetrahedra
-from server.geometry.mesh import Mesh, edge_counts, largest_parts
+from server.geometry.mesh import Mesh, bridged, edge_counts, largest_parts
 from server.geometry.uvs import unwrap
 from server.geometry.regularize import bending, binary_entropy, normal_consistency, total_variation
 
@@ -92,6 +93,28 @@ def test_floaters_go_and_large_parts_stay():
     inside[18, 2, 2] = True
     np.testing.assert_array_equal(largest_parts(inside), kept)
     assert not largest_parts(np.zeros((3, 3, 3), bool)).any()
+
+
+@pytest.mark.parametrize(("gap", "parts"), [(1, 1), (3, 1), (5, 2)])
+def test_a_gap_between_two_parts_is_bridged_where_it_is_narrow(gap, parts):
+    inside = np.zeros((30, 30, 30), bool)
+    inside[2:12, 11:19, 11:19] = True                   # a stem
+    inside[12 + gap:12 + gap + 6, 4:26, 4:26] = True    # under its cap
+    made = bridged(inside)
+    assert ndimage.label(made)[1] == parts and not (inside & ~made).any()
+    added = made & ~inside
+    assert not added[:11].any()                         # a fillet at most
+    assert not added[:, :9].any() and not added[:, 21:].any() and not added[..., :9].any()
+
+
+def test_what_hangs_together_stays_as_it_is_and_floaters_are_left_alone():
+    table = np.zeros((20, 20, 20), bool)
+    table[12:15, 2:18, 2:18] = True
+    for y in (5, 8):                                    # legs two points apart, and a crumb between
+        table[2:12, y:y + 1, 9:12] = True
+    np.testing.assert_array_equal(bridged(table), table)
+    table[4, 6, 16] = True
+    np.testing.assert_array_equal(bridged(table), table)
 
 
 def test_regularizers_are_zero_where_they_should_be():

@@ -3,7 +3,7 @@
 
 from .base import Asset
 from .explicit import Explicit, Manner, Place, remeshed
-from .surface import Surface, extract
+from .surface import Surface, extract, joined
 from .volume import Volume
 
-__all__ = ["Asset", "Explicit", "Manner", "Place", "Surface", "Volume", "extract", "remeshed"]
+__all__ = ["Asset", "Explicit", "Manner", "Place", "Surface", "Volume", "extract", "joined", "remeshed"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...geometry.field import Field, sample
 from ...geometry.marching import marching_tetrahedra
-from ...geometry.mesh import Mesh
+from ...geometry.mesh import Mesh, bridged
 from ...geometry.regularize import bending, normal_consistency, total_variation
 from ...rendering.cameras import Cameras
 from ...rendering.rasterize import Rasterizer
@@ -59,6 +59,15 @@ class Surface(nn.Module):
 def mirrored(grid: Tensor, axis: str) -> Tensor:
     """A (1, C, n, n, n) grid, axes (z, y, x), averaged with its mirror image along "x", "y" or "z"; "" as it is."""
     return (grid + grid.flip(4 - "xyz".index(axis))) / 2 if axis else grid
+
+
+@torch.no_grad()
+def joined(grid: Tensor) -> Tensor:
+    """A (1, 4, n, n, n) grid of logits whose parts hang together where they nearly touch: a gap that no camera sees,
+    as between a stem and its cap, is not the prior's to close."""
+    inside = grid[0, 0] > 0
+    bridge = torch.from_numpy(bridged(inside.cpu().numpy())).to(grid.device) & ~inside
+    return torch.cat([torch.where(bridge, 1.0, grid[:, :1]), grid[:, 1:]], dim=1)
 
 
 @torch.no_grad()
