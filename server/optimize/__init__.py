@@ -32,7 +32,8 @@ def device_in_use() -> dict[str, str | int]:
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
         return {"device": card.name, "memory": torch.cuda.memory_reserved(0), "memory_total": card.total_memory}
-    return {"device": f"CPU, {torch.get_num_threads()} cores", "memory": psutil.Process().memory_info().rss,
+    cores = torch.get_num_threads()
+    return {"device": f"CPU, {cores} core{'s' if cores > 1 else ''}", "memory": psutil.Process().memory_info().rss,
             "memory_total": psutil.virtual_memory().total}
 
 
