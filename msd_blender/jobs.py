@@ -12,7 +12,7 @@ import bpy
 import numpy as np
 from bpy.app.handlers import persistent
 
-from . import history, thumbnails
+from . import connection, history, thumbnails
 from .client import ClientError
 from .connection import connector, where
 from .generation import Generation
@@ -116,6 +116,7 @@ def _record(generation: Generation) -> None:
         thumbnails.show(item.key, live.picture)
     if item.state != live.state or item.error != live.error or item.job != live.id:
         item.state, item.error, item.job = live.state, live.error, live.id
+        connection.watch.again()            # it has begun to work, or has ended
     if item.object is None and generation.object is not None:
         item.object = generation.object
         item.object["msd_server"] = item.server

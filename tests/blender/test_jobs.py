@@ -75,6 +75,23 @@ def start(tiny: dict[str, Any], prompt: str = "a red mushroom", **settings: Any)
     return jobs.start(JobRequest(prompt, **{**tiny, **settings}))
 
 
+def ask() -> str:
+    """What the panel says of the server's worker."""
+    watch.look()
+    while watch.asking:
+        time.sleep(0.02)
+    assert watch.health
+    return watch.health.worker
+
+
+def test_the_panel_knows_when_the_server_has_ended_its_work(remote: LocalServer, tiny: dict[str, Any]) -> None:
+    generation = start(tiny, iterations=12)
+    pump(lambda: generation.live.state == RUNNING)
+    assert ask() == "busy"
+    finish()
+    assert ask() == "idle"
+
+
 def test_versions_are_kept_restored_and_discarded(remote: LocalServer, tiny: dict[str, Any]) -> None:
     start(tiny)
     start(tiny, "a blue chair", seed=5)
