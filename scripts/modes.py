@@ -127,7 +127,8 @@ def write(folder: Path, rows: list[tuple[str, Mesh, bool]], lines: list[str], se
     (folder / "modes.md").write_text(
         "# Three modes\n\n![before and after, from eight sides](modes.png)\n\n"
         f"Made by `python scripts/modes.py --seed {seed}` on the CPU, threads: {torch.get_num_threads()}. "
-        "Texture leaves vertices and UVs as they are, refine moves the vertices; what is locked is the same bit for bit.\n\n"
+        "Texture leaves vertices and UVs as they are, refine moves the vertices; what is locked is the same "
+        "bit for bit.\n\n"
         "Generate, before → after its clean-up, texture and unwrap:\n\n"
         "| prompt | seconds | faces | degenerate faces | duplicate vertices | non-manifold edges | components | "
         "share of faces that cross another | share of faces that overlap in UVs | F-score |\n"
