@@ -142,8 +142,16 @@ def connector() -> Callable[[], Client]:
     except ClientError:
         if find(data) is None:
             raise
-        python = folder = ""
+        return lambda: _running(data)
     return lambda: session.client(data, python, folder, keep)
+
+
+def _running(data: Path) -> Client:
+    """Of a server that somebody else started, and that this Blender would not know how to."""
+    server = find(data)
+    if server is None:
+        raise ClientError("It runs no more: start it again, or set its folder in the extension's preferences.")
+    return Client(server.url, server.token)
 
 
 class Watch:
