@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sqlite3
@@ -18,6 +19,8 @@ from msd_blender.protocol import (FILES, FINAL_STATES, FINISHED, PAUSED, QUEUED,
 
 from ..checkpoint import Checkpoints
 from .meshes import Meshes
+
+log = logging.getLogger(__name__)
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, client_key TEXT UNIQUE, state TEXT NOT NULL,
@@ -163,7 +166,8 @@ class Store:
             files.save_result(Mesh.of(shown.arrays), self.open_folder(job.id), job.request.flat)
             self.keep_snapshot(job.id, shown)
             self.keep_folder(job.id)
-        except OSError:
+        except Exception:                               # the job must end all the same
+            log.exception("What job %s showed could not be kept", job.id)
             self.discard_folder(job.id)
 
     def discard_folder(self, job: str) -> None:
