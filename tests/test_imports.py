@@ -47,7 +47,7 @@ def test_the_server_knows_of_the_extension_only_the_protocol(path):
     assert all(name.startswith("msd_blender.protocol") or name == "msd_blender.__version__" for name in ours)
 
 
-LAYERS = {"api": {"jobs"}, "jobs": {"optimize", "checkpoint", "logs"},
+LAYERS = {"api": {"jobs"}, "jobs": {"optimize", "geometry", "checkpoint", "logs"},
           "optimize": {"guidance", "rendering", "geometry", "priors", "bundled", "checkpoint"},
           "guidance": {"priors", "checkpoint"}, "experiments": {"guidance", "priors", "bundled"}, "priors": set(),
           "rendering": set(), "geometry": set()}

@@ -134,7 +134,7 @@ def test_mirrored_halves_share_their_texels_without_a_seam(tiny, tmp_path, ball)
     # One side locked holds the texels of the other, and that is said.
     half = replace(mesh, locked=(mesh.positions[:, 0] < 40).astype(np.uint8))
     locked, said = run(tmp_path, tiny, half, iterations=1)
-    assert [message.level for message in said if isinstance(message, Log)] == ["warning"]
+    assert any("locked faces" in log.message for log in said if isinstance(log, Log)), said
 
 
 def test_maps_are_painted_on_request(tiny, tmp_path, monkey):
