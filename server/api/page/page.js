@@ -182,11 +182,12 @@ function arrays(bytes) {
   return found;
 }
 
-// The preview: the mesh with its colours, flat shaded by a light at the camera, slowly turning.
+// The preview: the mesh with its colours, flat shaded by a light at the camera. It turns a little with every snapshot
+// and is drawn on change only: the card, or the cores, are the optimization's.
 
 const preview = (() => {
   const canvas = $("preview"), gl = canvas.getContext("webgl2", {antialias: true});
-  let count = 0, angle = 0.6, tilt = 0.35, held = null, size = 1, centre = [0, 0, 0];
+  let count = 0, angle = 0.6, tilt = 0.35, held = null, size = 1, centre = [0, 0, 0], asked = 0;
   if (!gl) return {clear() {}, show() {}, picture() {}};
   const program = gl.createProgram();
   for (const [kind, source] of [[gl.VERTEX_SHADER, `#version 300 es
@@ -223,8 +224,10 @@ const preview = (() => {
     gl.vertexAttribPointer(at, 3, kind, normalized, 0, 0);
   }
 
+  function redraw() { asked ||= requestAnimationFrame(draw); }
+
   function draw() {
-    if (!held) angle += 0.006;
+    asked = 0;
     const [c, s, k, t] = [Math.cos(angle), Math.sin(angle), Math.cos(tilt), Math.sin(tilt)];
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     // Z is up: right, up and toward the camera as rows, which WebGL takes as columns.
@@ -233,19 +236,19 @@ const preview = (() => {
     gl.uniform1f(place("size"), size);
     gl.uniform1f(place("aspect"), canvas.width / canvas.height);
     if (count) gl.drawElements(gl.TRIANGLES, count, gl.UNSIGNED_INT, 0);
-    requestAnimationFrame(draw);
   }
-  requestAnimationFrame(draw);
+  redraw();
   canvas.onpointerdown = event => { held = [event.clientX, event.clientY]; canvas.setPointerCapture(event.pointerId); };
   canvas.onpointermove = event => {
     if (!held) return;
     angle -= 0.01 * (event.clientX - held[0]);
     tilt = Math.max(-1.5, Math.min(1.5, tilt + 0.01 * (event.clientY - held[1])));
     held = [event.clientX, event.clientY];
+    redraw();
   };
   canvas.onpointerup = () => { held = null; };
   return {
-    clear() { count = 0; document.getElementById("sheet")?.remove(); canvas.hidden = false; },
+    clear() { count = 0; redraw(); document.getElementById("sheet")?.remove(); canvas.hidden = false; },
     picture(image) {
       const sheet = element("canvas", "");
       [sheet.id, sheet.width, sheet.height] = ["sheet", image.width, image.height];
@@ -270,6 +273,8 @@ const preview = (() => {
       gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, buffers.faces);
       gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, new Uint32Array(faces.buffer), gl.DYNAMIC_DRAW);
       count = faces.length;
+      if (!held) angle += 0.06;
+      redraw();
     },
   };
 })();
