@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import fcntl
+import gc
 import json
 import os
 import secrets
@@ -160,6 +161,7 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
         threading.Thread(target=_watch, args=(parent, stop), daemon=True).start()
     address, part = data / "server.json", data / ".server.json"
     queue.start()
+    gc.freeze()                             # spares answers the pauses in which all that was imported is looked through
     try:
         part.unlink(missing_ok=True)
         part.touch(mode=0o600)

@@ -120,7 +120,11 @@ class Store:
 
     def _job(self, row: tuple) -> Job:
         job, state, request, created, error, edits = row
-        files = [name for name in FILES if (self.folder(job) / name).is_file()] if state in FINAL_STATES else []
+        there: list[str] = []
+        if state in FINAL_STATES:
+            with suppress(OSError):
+                there = os.listdir(self.folder(job))
+        files = [name for name in FILES if name in there]
         return Job(job, state, from_dict(JobRequest, json.loads(request)), created, error, files, edits)
 
     def folder(self, job: str) -> Path:
