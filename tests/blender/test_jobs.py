@@ -128,8 +128,7 @@ def test_the_server_is_started_shown_and_stopped(data: Path) -> None:
     while find(data) is not None:
         time.sleep(0.1)
     watch.again()
-    assert watch.look()
-    while watch.asking:
+    while watch.look():
         time.sleep(0.1)
     assert watch.health is None and not watch.problem
 
