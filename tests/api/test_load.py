@@ -9,7 +9,7 @@ import psutil
 
 from msd_blender.protocol import CANCELLED, FINISHED, JobRequest, Progress
 
-GROWTH = 64 << 20                           # bytes that the server may have more while all of them are there
+GROWTH = 128 << 20                          # bytes that the server may have more: a frame or two for each reader
 
 
 def test_many_readers_of_which_some_stall_and_many_jobs(start_server, tiny, tmp_path):
