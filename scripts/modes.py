@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msd_blender.protocol import JobRequest, Progress, Snapshot
 from server.bundled.compare import compare
-from server.bundled.objects import article, pairs
+from server.bundled.captions import article, pairs
 from server.geometry.hygiene import report
 from server.geometry.mesh import Mesh
 from server.optimize import generate, warm_up

@@ -75,7 +75,7 @@ def cuda() -> Iterator[Finding]:
 
 
 def bundled() -> Finding:
-    from .bundled.train import MODEL
+    from .bundled.pipeline import MODEL
 
     found = model(MODEL)
     return Finding(found.grade, f"bundled {found.what}", found.mend and "git checkout server/bundled/model")

@@ -26,7 +26,7 @@ from msd_blender.protocol import GUIDANCES, JobRequest
 
 from ..optimize import generate, warm_up
 from ..optimize.settings import Settings
-from . import judge, objects
+from . import captions, judge, objects
 from .compare import compare, load
 
 VIEWS = 8
@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         pairs = [parse(line) for line in given.prompts.read_text().splitlines() if line.strip()] \
-            if given.prompts else objects.pairs()
+            if given.prompts else captions.pairs()
         given.output.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         parser.error(str(error))
@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
             folder = given.output / name / f"{colour}-{noun}"
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / "job.json").exists():      # the last file that a job writes
-                prompt = f"{objects.article(colour)} {colour} {noun}"
+                prompt = f"{captions.article(colour)} {colour} {noun}"
                 generate(JobRequest(prompt, seed=given.seed, guidance=name, iterations=iterations), folder,
                          lambda _: None, lambda: False)
             row = measure(folder, colour, noun)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The judge: a small network that reads noun, colour and view from a picture.
+"""The judge: a small network that reads noun, colour, view and finish from a picture.
 
 Trained on the procedural corpus, so that what the bundled prior and text-to-3D make can be counted, not admired:
 ``python -m server.bundled.judge`` trains it anew and prints how it does on renders that it has not seen.
@@ -20,15 +20,15 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..priors.prompts import DIRECTIONS
+from ..priors.prompts import DIRECTIONS, VIEWS
 from . import objects
 from .train import Recipe, corpus
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
 LABELS: dict[str, list[str]] = {"noun": list(objects.NOUNS), "colour": list(objects.COLOURS),
-                                "view": list(objects.VIEWS)}
+                                "view": list(VIEWS), "finish": list(objects.FINISHES)}
 # Nouns whose view can be read; the others look alike from several sides.
-FRONTED = ("chair", "car", "house")
+FRONTED = ("chair", "car", "house", "robot", "bear", "duck", "airplane", "sofa")
 FEATURES = 32
 
 
@@ -38,9 +38,9 @@ class Judge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for inside, outside, stride in ((3, 24, 2), (24, 48, 2), (48, 96, 1), (96, 96, 2), (96, 128, 2)):
+        for inside, outside, stride in ((3, 32, 2), (32, 64, 2), (64, 128, 1), (128, 128, 2), (128, 160, 2)):
             layers += [nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
-        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 16, FEATURES))
+        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(160 * 16, FEATURES))
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(words)) for name, words in LABELS.items()})
 
     def features(self, pictures: Tensor) -> Tensor:
@@ -100,11 +100,12 @@ def distort(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return (moved + uniform(0, 0.06) * noise).clamp(0, 1)
 
 
-def train(recipe: Recipe, epochs: int = 6, batch: int = 64, rate: float = 3e-3) -> Judge:
-    """Train on the corpus of a recipe, AdamW on a cosine, distorted pictures."""
+def train(recipe: Recipe, epochs: int = 10, batch: int = 64, rate: float = 3e-3) -> Judge:
+    """Train on the corpus of a recipe, AdamW on a cosine, distorted pictures, bfloat16 where the CPU has it."""
     pictures, labels = corpus(recipe)
     torch.manual_seed(recipe.seed)
     judge, generator = Judge(), torch.Generator().manual_seed(recipe.seed)
+    judge.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(judge.parameters(), lr=rate, weight_decay=0.02)
     total = epochs * (len(pictures) // batch)
     for step in range(total):
@@ -114,9 +115,11 @@ def train(recipe: Recipe, epochs: int = 6, batch: int = 64, rate: float = 3e-3) 
         order = order[batch:]
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / 200) * (1 + math.cos(math.pi * step / total)) / 2
-        said = judge(distort(_pixels(pictures[picked]), generator))
+        shown = distort(_pixels(pictures[picked]), generator).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.half):
+            said = judge(shown)
         truth = torch.from_numpy(labels[picked].astype(np.int64))
-        loss = sum(F.cross_entropy(said[name], truth[:, i]) for i, name in enumerate(LABELS))
+        loss = sum(F.cross_entropy(said[name].float(), truth[:, i]) for i, name in enumerate(LABELS))
         assert isinstance(loss, Tensor)
         optimizer.zero_grad()
         loss.backward()
@@ -136,7 +139,7 @@ def measure(judge: Judge, recipe: Recipe) -> dict[str, float]:
     views, fronted = LABELS["view"], np.isin(labels[:, 0], [LABELS["noun"].index(noun) for noun in FRONTED])
     beside = np.array([near(views[a], views[b]) for a, b in zip(read["view"], labels[:, 2])])
     return {"noun": right["noun"].mean(), "colour": right["colour"].mean(), "view": right["view"][fronted].mean(),
-            "near": beside[fronted].mean()}
+            "near": beside[fronted].mean(), "finish": right["finish"].mean()}
 
 
 def near(one: str, other: str) -> bool:
@@ -155,7 +158,7 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("out/judge"))
     parser.add_argument("--images", type=int, default=60_000)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=10)
     given = parser.parse_args()
     seen = Recipe(work=given.work, images=given.images, seed=1)
     held_out = replace(seen, work=given.work / "held-out", images=6_000, seed=2)

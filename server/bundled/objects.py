@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Captioned procedural objects: the data that the bundled prior learns from.
+"""Procedural objects: the pictures that the bundled prior learns from (`captions` has the words).
 
 An object is a union of signed-distance primitives, one row of an array each, sphere-traced by numba (J. C. Hart,
 "Sphere tracing", 1996; the distances are I. Quilez's published closed forms). Right-handed, Z up, metres, front
@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import colorsys
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit, prange
 
-from ..priors.prompts import DIRECTIONS, VIEWS, view_word
+from ..priors.prompts import view_word
 
 BALL = 0.85
 FIELD_OF_VIEW = 40.0
@@ -38,11 +37,16 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "gray": (0.50, 0.50, 0.50),
     "cyan": (0.08, 0.80, 0.85),
 }
+# What covers the captioned colour: a pattern in a second colour, fixed to the object.
+FINISHES = ("plain", "striped", "spotted", "checkered", "wooden")
 _CREAM, _BARK, _DARK, _WHITE = (0.93, 0.87, 0.74), (0.36, 0.22, 0.10), (0.20, 0.20, 0.22), (0.93, 0.93, 0.93)
 _ROOF, _GLASS, _BLACK, _LEAF = (0.27, 0.21, 0.18), (0.08, 0.11, 0.30), (0.05, 0.05, 0.05), (0.15, 0.50, 0.10)
+_BEAK, _CLAY = (0.95, 0.45, 0.05), (0.60, 0.27, 0.14)
+_GLOW = (0.98, 0.90, 0.35)
 
 _SPHERE, _BOX, _CYLINDER, _CONE, _TORUS, _PRISM, _DOME, _CUP = range(8)
-_WIDTH = 21  # kind, albedo (3), centre (3), world-to-part rotation (9), sizes (4), padding
+# Of a part: kind, albedo (3), centre (3), world-to-part rotation (9), sizes (4), finish, second albedo (3).
+_WIDTH = 24
 
 Uniform = Callable[[float, float], float]
 MAIN = (-1.0, -1.0, -1.0)  # stands for the captioned colour
@@ -143,6 +147,7 @@ def house(u: Uniform) -> list[np.ndarray]:
                for at, wide, deep in (((hx, 0, 0), 0.03, 0.24), ((-hx, 0, 0), 0.03, 0.24), ((0, hy, 0), 0.20, 0.03))]
     return [_box((0, 0, 0), hx, hy, hz, rounding=0.01),
             _part(_PRISM, (0, 0, hz - 0.02), (hx + 0.12, hy + 0.07, tall), _ROOF),
+            _box((0.26, 0.22, hz + 0.62 * tall), 0.11, 0.13, 0.46 * tall, rounding=0.01),
             _box((0, -hy, -hz + 0.24), 0.14, 0.03, 0.24, _DARK, rounding=0.01), *windows]
 
 
@@ -168,7 +173,7 @@ def snowman(u: Uniform) -> list[np.ndarray]:
             _ball((0, 0, 0.47), head, _WHITE),
             _part(_TORUS, (0, 0, 0.30), (0.20, 0.085)),
             _cylinder((0, 0, 0.64), head * 1.15, 0.045), _cylinder((0, 0, 0.78), head * 0.75, 0.15),
-            _cone((0, -head - 0.06, 0.47), 0.06, 0.01, 0.12, (0.95, 0.45, 0.05), _about("x", 90))]
+            _cone((0, -head - 0.06, 0.47), 0.06, 0.01, 0.12, _BEAK, _about("x", 90))]
 
 
 def apple(u: Uniform) -> list[np.ndarray]:
@@ -189,12 +194,97 @@ def mug(u: Uniform) -> list[np.ndarray]:
             _part(_TORUS, (radius + 0.08, 0, 0), (0.25, 0.085), turn=_about("x", 90))]
 
 
+def robot(u: Uniform) -> list[np.ndarray]:
+    hx, hz, head, arm = u(0.30, 0.36), u(0.28, 0.34), u(0.20, 0.24), u(0.24, 0.30)
+    top = hz + 0.06 + head
+    legs = [_box((x * 0.17, 0, -hz - 0.22), 0.10, 0.13, 0.22, _DARK) for x in (-1, 1)]
+    arms = [_box((x * (hx + 0.12), 0, hz - arm), 0.08, 0.10, arm) for x in (-1, 1)]
+    eyes = [_ball((x * head * 0.5, -head, top + 0.04), 0.07, _GLOW) for x in (-1, 1)]
+    return [_box((0, 0, 0), hx, 0.22, hz), _box((0, 0, top), head * 1.15, head, head),
+            _box((0, -0.22, 0.02), hx * 0.6, 0.03, hz * 0.5, _DARK, rounding=0.01),
+            _cylinder((0, 0, top + head + 0.08), 0.035, 0.10, _DARK), *arms, *legs, *eyes]
+
+
+def bear(u: Uniform) -> list[np.ndarray]:
+    wide, tall, head = u(0.36, 0.42), u(0.40, 0.46), u(0.30, 0.34)
+    top = tall * 0.8 + head * 0.7
+    pairs = [part for x in (-1, 1) for part in (
+        _ball((x * head * 0.75, 0, top + head * 0.75), 0.13), _ball((x * 0.12, -head * 0.88, top + 0.07), 0.05, _BLACK),
+        _ellipsoid((x * (wide + 0.06), -0.08, 0.12), 0.12, 0.14, 0.26, MAIN, _about("y", -28 * x)),
+        _ellipsoid((x * 0.22, -0.16, -tall * 0.85), 0.16, 0.24, 0.16))]
+    return [_ellipsoid((0, 0, 0), wide, wide * 0.9, tall), _ball((0, 0, top), head),
+            _ellipsoid((0, -wide * 0.45, -0.02), wide * 0.66, wide * 0.5, tall * 0.66, _CREAM),
+            _ellipsoid((0, -head * 0.82, top - 0.08), 0.15, 0.13, 0.11, _CREAM),
+            _ball((0, -head * 0.82 - 0.12, top - 0.04), 0.05, _BLACK), *pairs]
+
+
+def duck(u: Uniform) -> list[np.ndarray]:
+    long, wide, tall, head = u(0.54, 0.62), u(0.36, 0.42), u(0.32, 0.38), u(0.24, 0.28)
+    y, z = -long * 0.62, tall * 0.6 + head
+    eyes = [_ball((x * head * 0.62, y - head * 0.62, z + 0.07), 0.055, _BLACK) for x in (-1, 1)]
+    return [_ellipsoid((0, 0, 0), wide, long, tall), _ball((0, y, z), head),
+            _ellipsoid((0, y - head - 0.07, z - 0.04), 0.13, 0.16, 0.055, _BEAK),
+            _cone((0, long * 0.95, 0.16), 0.16, 0.02, 0.20, MAIN, _about("x", -50)),
+            *[_ellipsoid((x * wide * 0.88, 0.06, 0.05), 0.09, long * 0.5, tall * 0.5) for x in (-1, 1)], *eyes]
+
+
+def boat(u: Uniform) -> list[np.ndarray]:
+    wide, deep, mast = u(0.28, 0.34), u(0.26, 0.32), u(0.48, 0.56)
+    return [_part(_DOME, (0, 0, 0), (wide, 0.74, deep), turn=_about("x", 180)),
+            _cylinder((0, -0.08, mast), 0.045, mast, _BARK, rounding=0.01),
+            _part(_PRISM, (0, 0.26, 0.16), (0.34, 0.035, 2 * mast - 0.24), _WHITE, _about("z", 90)),
+            _part(_PRISM, (0, -0.36, 0.16), (0.22, 0.03, 1.3 * mast - 0.2), _WHITE, _about("z", 90))]
+
+
+def airplane(u: Uniform) -> list[np.ndarray]:
+    body, long, span, chord = u(0.15, 0.18), u(0.68, 0.76), u(0.72, 0.80), u(0.15, 0.19)
+    return [_ellipsoid((0, 0, 0), body, long, body), _box((0, -0.10, 0), span, chord, 0.045),
+            _box((0, long * 0.86, 0.04), 0.30, 0.10, 0.04),
+            _box((0, long * 0.86, 0.20), 0.04, 0.11, 0.18, _DARK),
+            _ellipsoid((0, -long * 0.52, body * 0.75), 0.09, 0.16, 0.08, _GLASS),
+            _ball((0, -long, 0), 0.075, _DARK),
+            *[_cylinder((x * span * 0.5, -0.18, -0.08), 0.08, 0.17, _DARK, _about("x", 90)) for x in (-1, 1)]]
+
+
+def cactus(u: Uniform) -> list[np.ndarray]:
+    stem, tall, arm = u(0.15, 0.18), u(0.54, 0.62), u(0.09, 0.11)
+    low, high, reach = u(-0.05, 0.08), u(0.10, 0.24), u(0.32, 0.38)
+    arms = [part for x, z, up in ((-1, low, 0.24), (1, high, 0.20)) for part in (
+        _cylinder((x * reach * 0.5, 0, z), arm, reach * 0.5, MAIN, _about("y", 90)),
+        _cylinder((x * reach, 0, z + up - arm), arm, up, MAIN, rounding=arm))]
+    return [_cylinder((0, 0, 0.06), stem, tall, MAIN, rounding=stem),
+            _cone((0, 0, -tall - 0.06), 0.20, 0.30, 0.18, _CLAY), *arms]
+
+
+def castle(u: Uniform) -> list[np.ndarray]:
+    half, wall, tower, tall = u(0.40, 0.46), u(0.20, 0.26), u(0.14, 0.17), u(0.36, 0.44)
+    corners = [(x * half, y * half) for x in (-1, 1) for y in (-1, 1)]
+    return [_box((0, 0, 0), half, half, wall, rounding=0.01),
+            _box((0, 0, 0.12), 0.20, 0.20, wall + 0.20, rounding=0.01),
+            *[_cylinder((x, y, tall - wall), tower, tall, rounding=0.01) for x, y in corners],
+            *[_cone((x, y, 2 * tall - wall + 0.13), tower * 1.25, 0.02, 0.15, _ROOF) for x, y in corners],
+            _box((0, -half, -wall + 0.17), 0.12, 0.035, 0.17, _DARK, rounding=0.01)]
+
+
+def sofa(u: Uniform) -> list[np.ndarray]:
+    wide, deep, seat, back = u(0.66, 0.74), u(0.30, 0.35), u(0.13, 0.16), u(0.24, 0.29)
+    feet = [_box((x * (wide - 0.1), y * (deep - 0.08), -seat - 0.06), 0.06, 0.06, 0.08, _DARK) for x in (-1, 1)
+            for y in (-1, 1)]
+    return [_box((0, 0, 0), wide, deep, seat, rounding=0.05),
+            _box((0, deep - 0.09, seat + back - 0.08), wide, 0.11, back, rounding=0.05),
+            *[_box((x * (wide - 0.09), -0.02, seat + 0.06), 0.10, deep, 0.15, rounding=0.05) for x in (-1, 1)],
+            *[_box((x * (wide - 0.2) * 0.5, -0.08, seat + 0.03), (wide - 0.2) * 0.47, deep * 0.72, 0.06, _CREAM)
+              for x in (-1, 1)], *feet]
+
+
 NOUNS: dict[str, Callable[[Uniform], list[np.ndarray]]] = {f.__name__: f for f in (
     mushroom, chair, tree, rocket, donut, car, house, table,
-    sphere, cube, cylinder, cone, snowman, apple, lamp, mug)}
+    sphere, cube, cylinder, cone, snowman, apple, lamp, mug,
+    robot, bear, duck, boat, airplane, cactus, castle, sofa)}
 # The hard ones are seen most often, and the shapes that nobody would type seldom.
-FREQUENCY = {noun: 1.0 for noun in NOUNS} | dict.fromkeys(("mushroom", "tree", "donut"), 2.0) | dict.fromkeys(
-    ("car", "table", "rocket"), 3.0) | dict.fromkeys(("chair", "house"), 5.0)
+FREQUENCY = dict.fromkeys(NOUNS, 2.0) | dict.fromkeys(("sphere", "cube", "cylinder", "cone"), 1.0) | dict.fromkeys(
+    ("car", "table", "rocket", "robot", "bear", "duck", "boat", "airplane", "castle", "sofa"), 3.0) | dict.fromkeys(
+    ("chair", "house"), 4.0)
 
 
 def _support(row: np.ndarray) -> np.ndarray:
@@ -222,7 +312,7 @@ def _support(row: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shape:
-    """Parts (P, 21) of one object, normalized: box centred at the origin, touching the ball of radius 0.83."""
+    """Parts (P, 24) of one object, normalized: box centred at the origin, touching the ball of radius 0.83."""
 
     parts: np.ndarray
 
@@ -239,11 +329,19 @@ class Shape:
         rows[:, 16:20] *= scale
         return Shape(rows)
 
-    def painted(self, colour: np.ndarray) -> np.ndarray:
-        """Parts with linear albedo; dark trim turns light on a dark object so that the two still differ."""
+    def painted(self, colour: np.ndarray, finish: str = "plain") -> np.ndarray:
+        """Parts with linear albedo; dark trim turns light on a dark object so that the two still differ.
+
+        A finish's second colour is a darker shade of wood, and otherwise nearly white, or dark on a bright object.
+        """
         rows = self.parts.copy()
         main = rows[:, 1] < 0
         rows[main, 1:4] = colour
+        if finish == "wooden":
+            second = 0.62 * np.asarray(colour)
+        else:
+            second = np.array(_WHITE if colour @ (0.3, 0.6, 0.1) < 0.65 else _DARK)
+        rows[main, 20], rows[main, 21:24] = FINISHES.index(finish), to_linear(second)
         if np.mean(colour) < 0.3:
             rows[(rows[:, 1:4] == _DARK).all(1), 1:4] = (0.62, 0.62, 0.64)
         rows[:, 1:4] = to_linear(rows[:, 1:4])
@@ -329,6 +427,27 @@ def signed_distance(noun: str, points: np.ndarray, seed: int | None = None) -> n
     return _distances(Shape.build(noun, rng).parts, np.ascontiguousarray(points))
 
 
+@njit(cache=True)
+def _on_pattern(finish, x, y, z):
+    """Whether a point of the object, in metres, has its finish's second colour; by the order of `FINISHES`."""
+    if finish == 1:     # tilted, so that a table's top has stripes too
+        across = (0.36 * x + 0.36 * y + 0.86 * z) / 0.27
+        return across - math.floor(across) < 0.4
+    if finish == 2:     # balls at the places of a body-centred lattice
+        for shift in (0.0, 0.5):
+            total = 0.0
+            for v in (x, y, z):
+                cell = v / 0.33 + shift + 0.21
+                total += (cell - math.floor(cell) - 0.5) ** 2
+            if total < 0.29 ** 2:
+                return True
+        return False
+    if finish == 3:
+        return (math.floor(x / 0.23 + 0.31) + math.floor(y / 0.23 + 0.31) + math.floor(z / 0.23 + 0.31)) % 2 == 0
+    rings = (math.hypot(x + 0.25, 0.6 * y + 0.1) + 0.03 * math.sin(5 * z + 2 * x)) / 0.11
+    return rings - math.floor(rings) < 0.45
+
+
 @njit(cache=True, parallel=True, fastmath=True)
 def _render(rows, eyes, lights, ambient, diffuse, backgrounds, tangent, size, samples):
     count = eyes.shape[0]
@@ -375,8 +494,9 @@ def _render(rows, eyes, lights, ambient, diffuse, backgrounds, tangent, size, sa
                     norm = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
                     facing = (nx * lights[n, 0] + ny * lights[n, 1] + nz * lights[n, 2]) / norm
                     shade = ambient[n] + diffuse[n] * max(facing, 0.0)
+                    paint = 21 if one[20] > 0 and _on_pattern(int(one[20]), x, y, z) else 1
                     for k in range(3):
-                        v = min(one[1 + k] * shade, 1.0)
+                        v = min(one[paint + k] * shade, 1.0)
                         total[k] += 12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055
                 for k in range(3):
                     out[n, row, column, k] = int(255 * total[k] / (samples * samples) + 0.5)
@@ -411,7 +531,7 @@ def _light(rng: np.random.Generator, eye: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows: the painted parts (P, 21), camera, light and flat background, and the view's word."""
+    """What one picture shows: the painted parts (P, 24), camera, light and flat background, and the view's word."""
 
     parts: np.ndarray
     eye: np.ndarray
@@ -423,14 +543,14 @@ class Scene:
 
 
 def scene(colour: str, noun: str, rng: np.random.Generator, angles: np.ndarray | None = None,
-          vary: bool = True) -> Scene:
+          vary: bool = True, finish: str = "plain") -> Scene:
     """A random scene of a noun; `angles` are azimuth and elevation in degrees, random when not given.
 
-    `vary=False` keeps the middle proportions.
+    `vary=False` keeps the middle proportions. Higher up than overhead goes a mushroom is a disc.
     """
     paint = np.clip(np.array(COLOURS[colour]) + rng.normal(0, 0.02, 3), 0.02, 0.98)
-    parts = Shape.build(noun, rng if vary else None).painted(paint)
-    high = rng.uniform(60, 85) if rng.random() < 0.15 else rng.uniform(-10, 45)
+    parts = Shape.build(noun, rng if vary else None).painted(paint, finish)
+    high = rng.uniform(58, 72) if rng.random() < 0.18 else rng.uniform(-10, 45)
     azimuth, elevation = (rng.uniform(0, 360), high) if angles is None else angles
     eye = camera_position(azimuth, elevation, DISTANCE + rng.uniform(-0.15, 0.15))
     return Scene(parts, eye, _light(rng, eye), rng.uniform(0.35, 0.55), rng.uniform(0.5, 0.65),
@@ -448,58 +568,10 @@ def render(scenes: list[Scene], size: int = RESOLUTION) -> np.ndarray:
     return _render(rows, eyes, lights, ambient, diffuse, flats, math.tan(math.radians(FIELD_OF_VIEW / 2)), size, 2)
 
 
-def sample_labels(count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """`count` random (colour, noun) pairs, nouns by `FREQUENCY`, colours uniform."""
+def sample_labels(count: int, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """`count` random (colour, noun, finish): nouns by `FREQUENCY`, colours uniform, three in four plain."""
     weight = np.array([FREQUENCY[n] for n in NOUNS])
     nouns = rng.choice(list(NOUNS), count, p=weight / weight.sum())
-    return list(zip(rng.choice(list(COLOURS), count).tolist(), nouns.tolist()))
-
-
-_SYNONYMS = {"donut": ("doughnut",), "car": ("automobile",), "sphere": ("ball",), "cube": ("box",),
-             "mug": ("cup",), "gray": ("grey",), "purple": ("violet",)}
-_TEMPLATES = ("{a} {c} {n}", "{a} {c} {n}", "{a} {c} {n}", "{c} {n}", "{b} {n} that is {c}", "the {c} {n}",
-              "a photo of {a} {c} {n}", "a 3d render of {a} {c} {n}")
-_VIEW_PHRASES = {view: (f", {view} view",) for view in VIEWS} | {
-    "front": (", front view",) * 7 + (", seen from the front", ", from the front", ", viewed from the front"),
-    "side": (", side view",) * 7 + (", seen from the side", ", from the side", ", viewed from the side"),
-    "back": (", back view",) * 7 + (", seen from the back", ", from behind", ", rear view"),
-    "overhead": (", overhead view",) * 7 + (", seen from above", ", from above", ", top view"),
-}
-# What a direction may be called by somebody with fewer words.
-COARSE = {view: tuple(dict.fromkeys(word.replace("left", "side").replace("right", "side") for word in view.split()))
-          for view in DIRECTIONS}
-
-
-def pairs(count: int = 48) -> list[tuple[str, str]]:
-    """`count` (colour, noun) pairs that go through nouns and colours evenly."""
-    nouns, colours = list(NOUNS), list(COLOURS)
-    return [(colours[(i + i // len(nouns)) % len(colours)], nouns[i % len(nouns)]) for i in range(count)]
-
-
-def article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
-
-
-def caption(colour: str, noun: str, view: str, rng: np.random.Generator) -> str:
-    """A sentence for a picture; nine in ten name the view, some as front, side, back or overhead only."""
-    c, n = (rng.choice(_SYNONYMS[w]) if w in _SYNONYMS and rng.random() < 0.15 else w for w in (colour, noun))
-    text = str(rng.choice(_TEMPLATES)).format(a=article(c), b=article(n), c=c, n=n)
-    if rng.random() < 0.1:
-        return text
-    if view in COARSE and rng.random() < 0.25:
-        view = str(rng.choice(COARSE[view]))
-    return text + str(rng.choice(_VIEW_PHRASES[view]))
-
-
-def vocabulary() -> list[str]:
-    """Every word and mark that a caption can hold, sorted."""
-    names = [*NOUNS, *COLOURS, *(s for several in _SYNONYMS.values() for s in several)]
-    phrases = [*_TEMPLATES, *(p for several in _VIEW_PHRASES.values() for p in several)]
-    words = " ".join(phrases).replace(",", " , ").split() + ["an"]
-    return sorted({w for w in words if "{" not in w} | set(names))
-
-
-def unknown_words(text: str) -> list[str]:
-    """The words of a prompt that no caption holds, in order."""
-    known = set(vocabulary())
-    return [word for word in dict.fromkeys(re.findall(r"[a-z0-9']+", text.lower())) if word not in known]
+    patterned = rng.random(count) < 0.25
+    finishes = np.where(patterned, rng.choice(FINISHES[1:], count), FINISHES[0])
+    return list(zip(rng.choice(list(COLOURS), count).tolist(), nouns.tolist(), finishes.tolist()))

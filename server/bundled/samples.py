@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the bundled prior draws, counted: ``python -m server.bundled.samples --output DIR``.
 
-Draws every noun in every colour in four views by DDIM; the judge reads them. Writes table.md, table.json and
-sheet.png, nouns by colours.
+Draws every noun in every colour in four views by DDIM, and in every finish in two; the judge reads them. Writes
+table.md, table.json, sheet.png, nouns by colours, and finishes.png, nouns by finishes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import torch
 from PIL import Image, ImageDraw
 
 from . import judge, objects
-from .train import MODEL, draw, load_pipeline
+from .captions import COARSE, article
+from .pipeline import MODEL, draw, load_pipeline
 
 VIEW_WORDS = ("front", "side", "back", "overhead")
 
 
-def prompt(colour: str, noun: str, view: str) -> str:
-    return f"{objects.article(colour)} {colour} {noun}, {view} view"
+def prompt(colour: str, noun: str, view: str, finish: str = "plain") -> str:
+    look = colour if finish == "plain" else f"{finish} {colour}"
+    return f"{article(look)} {look} {noun}, {view} view"
 
 
 def count(wanted: Sequence[dict[str, str]], pictures: np.ndarray) -> list[dict[str, Any]]:
@@ -36,9 +38,9 @@ def count(wanted: Sequence[dict[str, str]], pictures: np.ndarray) -> list[dict[s
     read = judge.load().read(torch.from_numpy(pictures).movedim(-1, 1).float())
     rows = []
     for asked, said in zip(wanted, read, strict=True):
-        right = {name: said[name] == asked[name] for name in ("noun", "colour")}
+        right = {name: said[name] == word for name, word in asked.items() if name != "view"}
         if asked["noun"] in judge.FRONTED or asked["view"] == "overhead":
-            right["view"] = asked["view"] in objects.COARSE.get(said["view"], (said["view"],))
+            right["view"] = asked["view"] in COARSE.get(said["view"], (said["view"],))
         rows.append({**asked, "right": right})
     return rows
 
@@ -67,17 +69,24 @@ def sheet(pictures: np.ndarray, lines: Sequence[str], columns: Sequence[str], pa
 def run(output: Path, model: Path = MODEL, nouns: Sequence[str] = tuple(objects.NOUNS),
         colours: Sequence[str] = tuple(objects.COLOURS), steps: int = 25, scale: float = 4.0) -> str:
     """The table of `model`, as text; it and the pictures are written to `output`."""
-    pipe = load_pipeline(model)
-    rows, shown = [], []
-    for noun in nouns:
+    pipe, finishes = load_pipeline(model), objects.FINISHES[1:]
+    rows: list[dict[str, Any]] = []
+    finished: list[dict[str, Any]] = []
+    shown: list[np.ndarray] = []
+    covered: list[np.ndarray] = []
+    for k, noun in enumerate(nouns):
         wanted = [{"noun": noun, "colour": colour, "view": view} for colour in colours for view in VIEW_WORDS]
-        pictures = draw(pipe, [prompt(**each) for each in wanted], steps, scale)
-        rows += count(wanted, pictures)
+        also = [{"noun": noun, "colour": colours[(k + i) % len(colours)], "view": view, "finish": finish}
+                for i, finish in enumerate(finishes) for view in ("front", "back")]
+        pictures = draw(pipe, [prompt(**each) for each in wanted + also], steps, scale)
+        own = count(wanted, pictures[:len(wanted)])
+        rows, finished = rows + own, finished + count(also, pictures[len(wanted):])
         shown += [pictures[len(VIEW_WORDS) * i + i % len(VIEW_WORDS)] for i in range(len(colours))]
-        own = rows[-len(wanted):]
+        covered += list(pictures[len(wanted)::2])
         print(noun, *(f"{name} {share(own, name)}" for name in ("noun", "colour", "view")), sep=", ", flush=True)
     output.mkdir(parents=True, exist_ok=True)
     sheet(np.stack(shown), nouns, colours, output / "sheet.png")
+    sheet(np.stack(covered), nouns, finishes, output / "finishes.png")
     lines = [f"{len(rows)} pictures by DDIM, {steps} steps, guidance {scale:g}. Read right by the judge:", "",
              "| | noun | colour | view |", "|---" * 4 + "|"]
     groups = [("all", rows)]
@@ -85,9 +94,13 @@ def run(output: Path, model: Path = MODEL, nouns: Sequence[str] = tuple(objects.
     groups += [(noun, [row for row in rows if row["noun"] == noun]) for noun in nouns]
     lines += [f"| {name} | " + " | ".join(share(group, each) for each in ("noun", "colour", "view")) + " |"
               for name, group in groups]
+    lines += ["", f"{len(finished)} more with a finish, from front and back:", "", "| | noun | colour | finish |",
+              "|---" * 4 + "|"]
+    lines += [f"| {name} | " + " | ".join(share(group, each) for each in ("noun", "colour", "finish")) + " |"
+              for name in finishes for group in [[row for row in finished if row["finish"] == name]]]
     text = "\n".join(lines) + "\n"
     (output / "table.md").write_text(text)
-    (output / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (output / "table.json").write_text(json.dumps(rows + finished, indent=1) + "\n")
     return text
 
 

@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,11 @@ from safetensors.torch import load_file, safe_open, save_file
 from torch import distributed as dist
 from torch import multiprocessing, nn
 
-from server.bundled import objects
+from ..priors.prompts import VIEWS
+from . import objects
+from .captions import caption, vocabulary
+from .pipeline import MODEL, contact_sheet
 
-MODEL = Path(__file__).parent / "model"
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
                 "prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
                 "timestep_spacing": "leading"}
@@ -54,7 +56,7 @@ class Recipe:
     device: str = "cpu"
     workers: int = 2
     vae_minutes: float = 12.5
-    minutes: float = 110.0
+    minutes: float = 85.0
     vae_steps: int | None = None
     steps: int | None = None
     vae_batch: int = 32
@@ -74,7 +76,10 @@ class Recipe:
 
 
 def corpus(recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 (N, 64, 64, 3) and labels uint8 (N, 3): noun, colour, view, as indices; rendered once."""
+    """Pictures uint8 (N, 64, 64, 3) and labels uint8 (N, 4), rendered once.
+
+    The columns are noun, colour, view and finish, as indices.
+    """
     pictures, labels = recipe.work / "pictures.npy", recipe.work / "labels.npy"
     if not labels.exists() or len(np.load(labels)) != recipe.images:
         nouns, colours, size = list(objects.NOUNS), list(objects.COLOURS), objects.RESOLUTION
@@ -83,10 +88,10 @@ def corpus(recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
         for start in range(0, recipe.images, 500):
             rng = np.random.default_rng([recipe.seed, start])
             picks = objects.sample_labels(min(500, recipe.images - start), rng)
-            scenes = [objects.scene(*pick, rng) for pick in picks]
+            scenes = [objects.scene(c, n, rng, finish=f) for c, n, f in picks]
             out[start:start + len(picks)] = objects.render(scenes)
-            rows += [(nouns.index(n), colours.index(c), objects.VIEWS.index(each.view))
-                     for (c, n), each in zip(picks, scenes)]
+            rows += [(nouns.index(n), colours.index(c), VIEWS.index(each.view), objects.FINISHES.index(f))
+                     for (c, n, f), each in zip(picks, scenes)]
         out.flush()
         np.save(labels, np.array(rows, np.uint8))
     return np.load(pictures, mmap_mode="r"), np.load(labels)
@@ -111,7 +116,7 @@ def build_tokenizer(folder: Path) -> Any:
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
-    letters, merges = sorted(ByteLevel.alphabet()), _merges(objects.vocabulary())
+    letters, merges = sorted(ByteLevel.alphabet()), _merges(vocabulary())
     tokens = [*letters, *(c + "</w>" for c in letters), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     tokenizer: Any = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)  # type: ignore[arg-type]
@@ -338,11 +343,11 @@ def whiten(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
 
 def captions(labels: np.ndarray, recipe: Recipe, step: int) -> list[str]:
-    """One caption a label row (B, 3), empty with probability `dropout`."""
+    """One caption a label row (B, 4), empty with probability `dropout`."""
     rng = np.random.default_rng(_seeds(recipe, step))
     nouns, colours = list(objects.NOUNS), list(objects.COLOURS)
     return ["" if rng.random() < recipe.dropout else
-            objects.caption(colours[c], nouns[n], objects.VIEWS[v], rng) for n, c, v in labels]
+            caption(colours[c], nouns[n], VIEWS[v], rng, objects.FINISHES[f]) for n, c, v, f in labels]
 
 
 def denoiser_loss(model: Any, tokenize: Callable[[str], list[int]], latents: torch.Tensor,
@@ -396,36 +401,6 @@ def export_pipeline(vae: Any, denoiser: Any, tokenizer: Any, recipe: Recipe) -> 
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target.with_suffix(".new"))
         os.replace(target.with_suffix(".new"), target)
-
-
-def load_pipeline(folder: Path) -> Any:
-    """An exported folder as diffusers' pipeline, on the CPU."""
-    from diffusers import StableDiffusionPipeline
-
-    pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.unet.to(memory_format=torch.channels_last)
-    return pipe
-
-
-def draw(pipe: Any, prompts: Sequence[str], steps: int, scale: float = 4.0, batch: int = 16) -> np.ndarray:
-    """A picture for each prompt, float (N, 64, 64, 3) in [0, 1]: DDIM with classifier-free guidance."""
-    return np.concatenate([
-        pipe(list(prompts[i:i + batch]), num_inference_steps=steps, guidance_scale=scale, output_type="np",
-             generator=torch.Generator().manual_seed(i)).images for i in range(0, len(prompts), batch)])
-
-
-def contact_sheet(folder: Path, path: Path, colours: tuple[str, ...], steps: int = 15) -> None:
-    """Picture of every noun in four views, drawn from an exported folder."""
-    from PIL import Image
-
-    prompts = [f"{objects.article(c)} {c} {noun}, {view} view" for i, noun in enumerate(objects.NOUNS)
-               for c in [colours[i % len(colours)]]
-               for view in ("front", "right side", "back", "overhead")]
-    pictures = draw(load_pipeline(folder), prompts, steps)
-    size = pictures.shape[1]
-    grid = pictures.reshape(-1, 8, size, size, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 8 * size, 3)
-    Image.fromarray((255 * grid + 0.5).astype(np.uint8)).save(path)
 
 
 def train(recipe: Recipe, halt: int | None = None) -> None:

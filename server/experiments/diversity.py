@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .. import priors
-from ..bundled import judge, objects
+from ..bundled import captions, judge
 from ..guidance import Geometric
 from ..priors.sampling import sample
 from . import report
@@ -52,7 +52,7 @@ def of_pictures(output: Path, quick: bool, model: str) -> list[dict[str, Any]]:
     """
     kinds, seeds = (2, 2) if quick else (4, 8)
     prior = priors.load(model or None, "cpu")
-    pairs = [pair for pair in objects.pairs(kinds) for _ in range(seeds)]
+    pairs = [pair for pair in captions.pairs(kinds) for _ in range(seeds)]
     texts = [f"a {colour} {noun}, front view" for colour, noun in pairs]
     condition = prior.condition(texts, "", SCALE)
     generator = torch.Generator().manual_seed(4)

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import priors
-from ..bundled import judge, objects
+from ..bundled import captions, judge
 from ..guidance import Geometric, create
 from ..priors.base import PriorError
 from ..priors.sampling import sample
@@ -173,8 +173,8 @@ def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed
     """Try every method's settings on a few pictures, then run its best on all; writes tables and pictures."""
     count, tried, calls, batch = (4, 4, 16, 4) if quick else (48, 16, 800, 16)
     prior = priors.load(model or None, "cpu")
-    pairs = objects.pairs(count)
-    texts = [f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {noun}, front view" for colour, noun in pairs]
+    pairs = captions.pairs(count)
+    texts = [f"{captions.article(colour)} {colour} {noun}, front view" for colour, noun in pairs]
     batches = [texts[i:i + batch] for i in range(0, count, batch)]
 
     def drawn(seed: int) -> Tensor:

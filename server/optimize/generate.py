@@ -21,7 +21,8 @@ from msd_blender.protocol import WRITING, JobRequest, Log, Progress, Snapshot
 
 from .. import guidance, priors
 from ..checkpoint import Checkpoints, load_optimizer, optimizer_tensors
-from ..bundled import objects
+from ..bundled.captions import unknown_words
+from ..bundled.objects import NOUNS
 from ..geometry.field import Field
 from ..geometry import files
 from ..geometry.clean import clean
@@ -384,7 +385,7 @@ def generate(request: JobRequest, folder: Path, report: Report, cancelled: Calla
     """
     run = Generation(request, report, cancelled, settings, checkpoints, paused, mesh, edit)
     fresh = checkpoints is None or checkpoints.step < 0
-    if fresh and not request.model and (unknown := objects.unknown_words(request.prompt)):
-        report(Log(f"The bundled model does not know {', '.join(unknown)}; it knows {', '.join(objects.NOUNS)}. "
+    if fresh and not request.model and (unknown := unknown_words(request.prompt)):
+        report(Log(f"The bundled model does not know {', '.join(unknown)}; it knows {', '.join(NOUNS)}. "
                    "For anything else, name a folder of Stable Diffusion as the model.", "warning"))
     run.finish(run.run(), folder)

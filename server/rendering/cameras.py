@@ -18,7 +18,7 @@ from torch import Tensor
 FIELD_OF_VIEW = 40.0                        # degrees, vertical
 DISTANCE = (2.85, 3.15)                     # metres
 ELEVATION = (-10.0, 45.0)                   # degrees
-OVERHEAD = (60.0, 85.0)
+OVERHEAD = (58.0, 72.0)
 OVERHEAD_SHARE = 0.15
 
 

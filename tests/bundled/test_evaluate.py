@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from server.bundled import evaluate, judge, objects
+from server.bundled import captions, evaluate, judge, objects
 
 
 def run(*arguments):
@@ -34,7 +34,7 @@ def test_a_table_and_sheets_from_a_short_run(tmp_path):
 
 
 def test_all_prompts_are_even():
-    pairs = objects.pairs()
+    pairs = captions.pairs()
     assert len(set(pairs)) == 48 and {noun for _, noun in pairs} == set(objects.NOUNS)
     assert {colour for colour, _ in pairs} == set(objects.COLOURS)
     for part in zip(*pairs):
@@ -44,7 +44,7 @@ def test_all_prompts_are_even():
 
 def test_the_judge_reads_the_true_turntables():
     right = []
-    for colour, noun in objects.pairs(24):
+    for colour, noun in captions.pairs(24):
         pictures = torch.from_numpy(evaluate.real_views(colour, noun)).movedim(-1, 1) / 255
         right += [each["noun"] == noun and each["colour"] == colour for each in judge.load().read(pictures)]
     assert sum(right) > 0.97 * len(right)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from server.bundled import objects, train
+from server.bundled import captions, pipeline, train
 
 TINY = train.Recipe(images=48, vae_steps=3, steps=3, batch=4, vae_batch=4, channels=(32, 32), hidden=32,
                     vae_channels=(8, 8, 8), workers=1, sheet=())
@@ -77,7 +77,7 @@ def test_a_card_trains_too(tmp_path):
 def test_every_caption_word_is_one_token_and_unknown_words_survive(tmp_path):
     tokenizer = train.build_tokenizer(tmp_path)
     assert tokenizer.get_vocab() == train.build_tokenizer(tmp_path / "again").get_vocab()
-    for word in filter(str.isalpha, objects.vocabulary()):
+    for word in filter(str.isalpha, captions.vocabulary()):
         assert len(tokenizer(word).input_ids) == 3, word
     assert tokenizer("A Red MUSHROOM").input_ids == tokenizer("a red mushroom").input_ids
     letters = tokenizer.tokenize("zebra œ7!")
@@ -104,7 +104,7 @@ def test_whitening_moves_the_latents_and_leaves_the_pictures():
 
 
 def test_captions_are_dropped_at_the_set_rate():
-    labels = np.zeros((4000, 3), np.uint8)
+    labels = np.zeros((4000, 4), np.uint8)
     empty = sum(c == "" for c in train.captions(labels, TINY, 0))
     assert 0.10 < empty / 4000 < 0.14
 
@@ -112,10 +112,10 @@ def test_captions_are_dropped_at_the_set_rate():
 def test_shipped_model_loads_and_is_small():
     from diffusers import StableDiffusionPipeline
 
-    if not (train.MODEL / "model_index.json").exists():
+    if not (pipeline.MODEL / "model_index.json").exists():
         pytest.skip("server/bundled/model has not been trained yet; run python -m server.bundled.train")
-    assert sum(f.stat().st_size for f in train.MODEL.rglob("*") if f.is_file()) <= 16e6
-    pipe = StableDiffusionPipeline.from_pretrained(train.MODEL, local_files_only=True, dtype=torch.float32)
+    assert sum(f.stat().st_size for f in pipeline.MODEL.rglob("*") if f.is_file()) <= 16e6
+    pipe = StableDiffusionPipeline.from_pretrained(pipeline.MODEL, local_files_only=True, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     picture = pipe("a red sphere, front view", num_inference_steps=8, guidance_scale=4.0, output_type="np",

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from server.bundled import objects
+from server.bundled import captions
 from server.experiments import convergence, estimators, landscapes, text_to_2d
 from server.experiments.densities import fractal, pinwheel
 from server.guidance import create
@@ -74,7 +74,7 @@ def test_clip_features_come_from_a_folder_on_the_disk(tmp_path):
                                                    num_attention_heads=2, image_size=32, patch_size=16,
                                                    projection_dim=8)).save_pretrained(tmp_path)
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    pairs, pictures = objects.pairs(12), torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pairs, pictures = captions.pairs(12), torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     clip = text_to_2d.clip_features(tmp_path)
     assert clip(pictures).shape == (12, 8)
     assert abs(text_to_2d.score(pictures, pairs, pictures, clip)["frechet, CLIP"]) < 1e-2

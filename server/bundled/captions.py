@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The words of the bundled prior: captions for the pictures of `objects`, and what of a prompt they hold."""
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from ..priors.prompts import DIRECTIONS, VIEWS
+from .objects import COLOURS, FINISHES, NOUNS
+
+_SYNONYMS = {"donut": ("doughnut",), "car": ("automobile",), "sphere": ("ball",), "cube": ("box",), "mug": ("cup",),
+             "bear": ("teddy bear",), "airplane": ("plane", "aeroplane"), "boat": ("sailboat", "ship"),
+             "sofa": ("couch",), "gray": ("grey",), "purple": ("violet",), "striped": ("stripy",),
+             "spotted": ("dotted",), "checkered": ("checked",), "wooden": ("wood",)}
+_TEMPLATES = ("{a} {c} {n}", "{a} {c} {n}", "{a} {c} {n}", "{c} {n}", "{b} {n} that is {c}", "the {c} {n}",
+              "a photo of {a} {c} {n}", "a 3d render of {a} {c} {n}")
+_VIEW_PHRASES = {view: (f", {view} view",) for view in VIEWS} | {
+    "front": (", front view",) * 7 + (", seen from the front", ", from the front", ", viewed from the front"),
+    "side": (", side view",) * 7 + (", seen from the side", ", from the side", ", viewed from the side"),
+    "back": (", back view",) * 7 + (", seen from the back", ", from behind", ", rear view"),
+    "overhead": (", overhead view",) * 7 + (", seen from above", ", from above", ", top view"),
+}
+# What a direction may be called by somebody with fewer words.
+COARSE = {view: tuple(dict.fromkeys(word.replace("left", "side").replace("right", "side") for word in view.split()))
+          for view in DIRECTIONS}
+
+
+def pairs(count: int = 48) -> list[tuple[str, str]]:
+    """`count` (colour, noun) pairs that go through nouns and colours evenly."""
+    nouns, colours = list(NOUNS), list(COLOURS)
+    return [(colours[(i + i // len(nouns)) % len(colours)], nouns[i % len(nouns)]) for i in range(count)]
+
+
+def article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def caption(colour: str, noun: str, view: str, rng: np.random.Generator, finish: str = "plain") -> str:
+    """A sentence for a picture; nine in ten name the view, some as front, side, back or overhead only.
+
+    A finish stands before or after the colour; brown wood is as often just wooden.
+    """
+    look, n = [colour], noun
+    if finish == "wooden" and colour == "brown" and rng.random() < 0.5:
+        look = [finish]
+    elif finish != "plain":
+        look = [finish, colour] if rng.random() < 0.5 else [colour, finish]
+    *look, n = (str(rng.choice(_SYNONYMS[w])) if w in _SYNONYMS and rng.random() < 0.15 else w for w in (*look, n))
+    template = str(rng.choice(_TEMPLATES))
+    c = (" and " if template.endswith("{c}") else " ").join(look)
+    text = template.format(a=article(c), b=article(n), c=c, n=n)
+    if rng.random() < 0.1:
+        return text
+    if view in COARSE and rng.random() < 0.25:
+        view = str(rng.choice(COARSE[view]))
+    return text + str(rng.choice(_VIEW_PHRASES[view]))
+
+
+def vocabulary() -> list[str]:
+    """Every word and mark that a caption can hold, sorted."""
+    names = [*NOUNS, *COLOURS, *FINISHES[1:], *(s for several in _SYNONYMS.values() for s in several)]
+    phrases = [*_TEMPLATES, *(p for several in _VIEW_PHRASES.values() for p in several)]
+    words = " ".join([*names, *phrases]).replace(",", " , ").split() + ["an", "and"]
+    return sorted({w for w in words if "{" not in w})
+
+
+def unknown_words(text: str) -> list[str]:
+    """The words of a prompt that no caption holds, in order."""
+    known = set(vocabulary())
+    return [word for word in dict.fromkeys(re.findall(r"[a-z0-9']+", text.lower())) if word not in known]
