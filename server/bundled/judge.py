@@ -2,7 +2,8 @@
 """The judge: a small network that reads noun, colour, view and finish from a picture.
 
 Trained on the procedural corpus, so that what the bundled prior and text-to-3D make can be counted, not admired:
-``python -m server.bundled.judge`` trains it anew and prints how it does on renders that it has not seen.
+``python -m server.bundled.judge`` trains it anew and prints how it does on renders with other proportions, colours,
+cameras and backgrounds, which it has not seen.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def distort(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return (moved + uniform(0, 0.06) * noise).clamp(0, 1)
 
 
-def train(recipe: Recipe, epochs: int = 10, batch: int = 64, rate: float = 3e-3) -> Judge:
+def train(recipe: Recipe, epochs: int = 8, batch: int = 64, rate: float = 3e-3) -> Judge:
     """Train on the corpus of a recipe, AdamW on a cosine, distorted pictures, bfloat16 where the CPU has it."""
     pictures, labels = corpus(recipe)
     torch.manual_seed(recipe.seed)
@@ -156,16 +157,16 @@ def _pixels(pictures: np.ndarray) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m server.bundled.judge", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("out/judge"))
+    parser.add_argument("--work", type=Path, default=Recipe.work, help="where the corpus is, or is rendered")
     parser.add_argument("--images", type=int, default=60_000)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=8)
     given = parser.parse_args()
-    seen = Recipe(work=given.work, images=given.images, seed=1)
+    seen = Recipe(work=given.work, images=given.images)
     held_out = replace(seen, work=given.work / "held-out", images=6_000, seed=2)
     for recipe in (seen, held_out):
         recipe.work.mkdir(parents=True, exist_ok=True)
     judge = train(seen, given.epochs)
-    save_file({name: value.half() if value.is_floating_point() else value
+    save_file({name: (value.half() if value.is_floating_point() else value).contiguous()
                for name, value in judge.state_dict().items()}, WEIGHTS)
     for name, share in measure(load(), held_out).items():
         print(f"{name}: {share:.1%} of the held-out renders read right")

@@ -32,7 +32,7 @@ from torch import multiprocessing, nn
 from ..priors.prompts import VIEWS
 from . import objects
 from .captions import caption, vocabulary
-from .pipeline import MODEL, contact_sheet
+from .pipeline import MODEL, contact_sheet, load_pipeline
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
                 "prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
@@ -51,12 +51,13 @@ class Recipe:
 
     work: Path = Path("out/bundled-prior")
     output: Path = MODEL
+    start: Path | None = None
     images: int = 60_000
     seed: int = 0
     device: str = "cpu"
     workers: int = 2
     vae_minutes: float = 12.5
-    minutes: float = 85.0
+    minutes: float = 72.0
     vae_steps: int | None = None
     steps: int | None = None
     vae_batch: int = 32
@@ -66,7 +67,7 @@ class Recipe:
     dropout: float = 0.12
     ema: float = 0.999
     checkpoint_minutes: float = 3.0
-    export_minutes: float = 8.0
+    export_minutes: float = 20.0
     half: bool = field(default_factory=lambda: has_bfloat16())
     vae_channels: tuple[int, ...] = (16, 32, 64)
     channels: tuple[int, ...] = (64, 128)
@@ -435,16 +436,24 @@ def _stages(recipe: Recipe, halt: int | None) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(recipe.work / "tokenizer", local_files_only=True)
     pictures, labels = corpus(recipe)
     torch.manual_seed(recipe.seed)
-    vae = build_vae(recipe).to(recipe.device, memory_format=torch.channels_last)
-    if not fit("vae", vae, lambda step: vae_loss(vae, pictures, recipe, step), recipe, recipe.vae_minutes,
-               recipe.vae_steps, recipe.vae_rate, halt=halt):
+    started = load_pipeline(recipe.start) if recipe.start else None
+    vae = (started.vae if started else build_vae(recipe)).to(recipe.device, memory_format=torch.channels_last)
+    if not started and not fit("vae", vae, lambda step: vae_loss(vae, pictures, recipe, step), recipe,
+                               recipe.vae_minutes, recipe.vae_steps, recipe.vae_rate, halt=halt):
         return
     vae.requires_grad_(False)
     latents = encode(vae, pictures, recipe)
-    latents = whiten(vae.cpu(), latents)
+    if not started:
+        latents = whiten(vae.cpu(), latents)
 
     torch.manual_seed(recipe.seed)
-    denoiser = build_denoiser(recipe, tokenizer).to(recipe.device, memory_format=torch.channels_last)
+    denoiser = build_denoiser(recipe, tokenizer)
+    if started:
+        if started.tokenizer.get_vocab() != tokenizer.get_vocab():
+            raise ValueError(f"{recipe.start} has another vocabulary than captions.py: it cannot be trained further.")
+        for name, part in denoiser.items():
+            part.load_state_dict(getattr(started, name).state_dict())
+    denoiser.to(recipe.device, memory_format=torch.channels_last)
 
     @functools.cache
     def tokenize(text: str) -> list[int]:
@@ -464,6 +473,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--work", type=Path, default=Recipe.work, help="corpus, checkpoints, curves, contact sheet")
     parser.add_argument("--output", type=Path, default=MODEL, help="diffusers folder to write")
+    parser.add_argument("--start", type=Path, metavar="DIR", help="an exported folder to train further, in a work "
+                        "folder of its own: its VAE is kept, its U-Net and text encoder begin where they ended")
     parser.add_argument("--images", type=int, default=Recipe.images)
     parser.add_argument("--vae-minutes", type=float, default=Recipe.vae_minutes)
     parser.add_argument("--minutes", type=float, default=Recipe.minutes, help="wall clock of the U-Net's training")

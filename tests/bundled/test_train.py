@@ -52,6 +52,18 @@ def test_an_interrupted_run_ends_in_the_same_state(finished, tmp_path, halt):
         _assert_same(load_file(finished.work / name), load_file(tmp_path / name))
 
 
+def test_an_exported_model_is_trained_further(finished, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    recipe = dataclasses.replace(_tiny(tmp_path), start=finished.output, steps=1, rate=1e-6)
+    train.train(recipe)
+    before, after = (StableDiffusionPipeline.from_pretrained(r.output, local_files_only=True, dtype=torch.float32)
+                     for r in (finished, recipe))
+    _assert_same(before.vae.state_dict(), after.vae.state_dict())
+    _assert_same(before.unet.state_dict(), after.unet.state_dict())      # one step of a tiny rate away
+    assert after.vae.config.scaling_factor == 1
+
+
 def test_two_workers_share_the_batch(tmp_path):
     recipe = dataclasses.replace(_tiny(tmp_path), workers=2, vae_steps=1, steps=1)
     train.train(recipe)
