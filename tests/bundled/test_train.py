@@ -64,6 +64,20 @@ def test_an_exported_model_is_trained_further(finished, tmp_path):
     assert after.vae.config.scaling_factor == 1
 
 
+def test_words_that_a_model_knows_keep_their_meaning(tmp_path, monkeypatch):
+    new = train.build_tokenizer(tmp_path / "new")
+    known = [word for word in captions.vocabulary() if word.isalpha()][::2]
+    monkeypatch.setattr(train, "vocabulary", lambda: known)
+    old = train.build_tokenizer(tmp_path / "old")
+    before, after = (train.build_denoiser(TINY, each)["text_encoder"] for each in (old, new))
+    train.carry_words(before, old, after, new)
+    text = " ".join(known[:8])
+    with torch.no_grad():
+        one, two = (encoder(torch.tensor([each(text, padding="max_length").input_ids]))[0]
+                    for encoder, each in ((before, old), (after, new)))
+    assert torch.equal(one, two)
+
+
 def test_two_workers_share_the_batch(tmp_path):
     recipe = dataclasses.replace(_tiny(tmp_path), workers=2, vae_steps=1, steps=1)
     train.train(recipe)
