@@ -450,9 +450,12 @@ def _stages(recipe: Recipe, halt: int | None) -> None:
     pictures, labels = corpus(recipe)
     torch.manual_seed(recipe.seed)
     started = load_pipeline(recipe.start) if recipe.start else None
-    vae = (started.vae if started else build_vae(recipe)).to(recipe.device, memory_format=torch.channels_last)
-    if not started and not fit("vae", vae, lambda step: vae_loss(vae, pictures, recipe, step), recipe,
-                               recipe.vae_minutes, recipe.vae_steps, recipe.vae_rate, halt=halt):
+    vae = build_vae(recipe).to(recipe.device, memory_format=torch.channels_last)
+    if started:
+        vae.load_state_dict(started.vae.state_dict())
+        vae.register_to_config(scaling_factor=started.vae.config.scaling_factor)
+    elif not fit("vae", vae, lambda step: vae_loss(vae, pictures, recipe, step), recipe, recipe.vae_minutes,
+                 recipe.vae_steps, recipe.vae_rate, halt=halt):
         return
     vae.requires_grad_(False)
     latents = encode(vae, pictures, recipe)

@@ -62,6 +62,7 @@ def test_an_exported_model_is_trained_further(finished, tmp_path):
     _assert_same(before.vae.state_dict(), after.vae.state_dict())
     _assert_same(before.unet.state_dict(), after.unet.state_dict())      # one step of a tiny rate away
     assert after.vae.config.scaling_factor == 1
+    assert str(tmp_path.parent) not in (recipe.output / "vae" / "config.json").read_text()
 
 
 def test_words_that_a_model_knows_keep_their_meaning(tmp_path, monkeypatch):
