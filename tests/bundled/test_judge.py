@@ -11,7 +11,8 @@ from server.bundled.train import Recipe
 
 def test_it_reads_renders_that_it_has_not_seen(tmp_path):
     shares = judge.measure(judge.load(), Recipe(work=tmp_path, images=600, seed=77))
-    assert shares["noun"] > 0.97 and shares["colour"] > 0.97 and shares["view"] > 0.9, shares
+    assert shares["noun"] > 0.97 and shares["colour"] > 0.97, shares
+    assert shares["near"] > 0.85 and shares["view"] > 0.75 and shares["finish"] > 0.9, shares
 
 
 def test_it_reads_larger_pictures():
