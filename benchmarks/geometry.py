@@ -15,7 +15,7 @@ import trimesh
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from server.bundled import objects
+from server.bundled import shapes
 from server.bundled.compare import truth
 from server.geometry.clean import clean
 from server.geometry.hygiene import report
@@ -55,7 +55,7 @@ def quality() -> None:
           "area to edges, before and after.\n")
     print("| | triangles | F | farthest | thin | crossing | UV overlap | UV angle stretch |")
     print("|---" * 8 + "|")
-    for noun in objects.NOUNS:
+    for noun in shapes.NOUNS:
         real, shape = truth(noun), truth(noun, EDGE)
         mesh = Mesh(np.asarray(shape.vertices, np.float32), np.asarray(shape.faces, np.int32))
         made = clean(mesh)

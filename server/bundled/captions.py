@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from ..priors.prompts import DIRECTIONS, VIEWS
-from .objects import COLOURS, FINISHES, NOUNS
+from .shapes import COLOURS, FINISHES, NOUNS
 
 _SYNONYMS = {"donut": ("doughnut",), "car": ("automobile",), "sphere": ("ball",), "cube": ("box",), "mug": ("cup",),
              "bear": ("teddy bear",), "airplane": ("plane", "aeroplane"), "boat": ("sailboat", "ship"),

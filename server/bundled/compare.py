@@ -12,7 +12,7 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from ..geometry.marching import marching_tetrahedra
-from . import objects
+from . import objects, shapes
 
 POINTS, EDGE = 4000, 48
 ANGLES = 24                                 # yaws that the fit starts from
@@ -100,7 +100,7 @@ def compare(mesh: trimesh.Trimesh, noun: str, seed: int = 0) -> Likeness:
     moved = ours @ place[:3, :3].T + place[:3, 3]
     there, back = cKDTree(theirs).query(moved)[0] / diameter, cKDTree(moved).query(theirs)[0] / diameter
     precision, recall = (there < THRESHOLD).mean(), (back < THRESHOLD).mean()
-    axis = np.linspace(-1.1, 1.1, EDGE) * objects.BALL
+    axis = np.linspace(-1.1, 1.1, EDGE) * shapes.BALL
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     inside = objects.signed_distance(noun, grid) < 0
     filled = _inside(mesh.copy().apply_transform(place), grid)

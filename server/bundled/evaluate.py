@@ -26,7 +26,7 @@ from msd_blender.protocol import GUIDANCES, JobRequest
 
 from ..optimize import generate, warm_up
 from ..optimize.settings import Settings
-from . import captions, judge, objects
+from . import captions, judge, objects, shapes
 from .compare import compare, load
 
 VIEWS = 8
@@ -36,10 +36,10 @@ TRIAL = 40                                  # iterations that tell how fast a gu
 def parse(line: str) -> tuple[str, str]:
     """The colour and noun of a prompt. Raises ValueError where it does not name one of each."""
     words = line.lower().replace(",", " ").split()
-    colours, nouns = ([word for word in words if word in known] for known in (objects.COLOURS, objects.NOUNS))
+    colours, nouns = ([word for word in words if word in known] for known in (shapes.COLOURS, shapes.NOUNS))
     if len(colours) != 1 or len(nouns) != 1:
-        raise ValueError(f"{line!r} must name one colour of {', '.join(objects.COLOURS)} "
-                         f"and one thing of {', '.join(objects.NOUNS)}.")
+        raise ValueError(f"{line!r} must name one colour of {', '.join(shapes.COLOURS)} "
+                         f"and one thing of {', '.join(shapes.NOUNS)}.")
     return colours[0], nouns[0]
 
 

@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..priors.prompts import DIRECTIONS, VIEWS
-from . import objects
+from . import objects, shapes
 from .train import Recipe, corpus
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
-LABELS: dict[str, list[str]] = {"noun": list(objects.NOUNS), "colour": list(objects.COLOURS),
-                                "view": list(VIEWS), "finish": list(objects.FINISHES)}
+LABELS: dict[str, list[str]] = {"noun": list(shapes.NOUNS), "colour": list(shapes.COLOURS),
+                                "view": list(VIEWS), "finish": list(shapes.FINISHES)}
 # Nouns whose view can be read; the others look alike from several sides.
 FRONTED = ("chair", "car", "house", "robot", "bear", "duck", "airplane", "sofa")
 FEATURES = 32

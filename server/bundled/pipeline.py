@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import objects
+from . import shapes
 from .captions import article
 
 MODEL = Path(__file__).parent / "model"
@@ -36,7 +36,7 @@ def contact_sheet(folder: Path, path: Path, colours: tuple[str, ...], steps: int
     """Picture of every noun in four views, drawn from an exported folder."""
     from PIL import Image
 
-    prompts = [f"{article(c)} {c} {noun}, {view} view" for i, noun in enumerate(objects.NOUNS)
+    prompts = [f"{article(c)} {c} {noun}, {view} view" for i, noun in enumerate(shapes.NOUNS)
                for c in [colours[i % len(colours)]]
                for view in ("front", "right side", "back", "overhead")]
     pictures = draw(load_pipeline(folder), prompts, steps)

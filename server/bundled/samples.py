@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from . import judge, objects
+from . import judge, shapes
 from .captions import COARSE, article
 from .pipeline import MODEL, draw, load_pipeline
 
@@ -66,10 +66,10 @@ def sheet(pictures: np.ndarray, lines: Sequence[str], columns: Sequence[str], pa
     page.save(path, optimize=True)
 
 
-def run(output: Path, model: Path = MODEL, nouns: Sequence[str] = tuple(objects.NOUNS),
-        colours: Sequence[str] = tuple(objects.COLOURS), steps: int = 25, scale: float = 4.0) -> str:
+def run(output: Path, model: Path = MODEL, nouns: Sequence[str] = tuple(shapes.NOUNS),
+        colours: Sequence[str] = tuple(shapes.COLOURS), steps: int = 25, scale: float = 4.0) -> str:
     """The table of `model`, as text; it and the pictures are written to `output`."""
-    pipe, finishes = load_pipeline(model), objects.FINISHES[1:]
+    pipe, finishes = load_pipeline(model), shapes.FINISHES[1:]
     rows: list[dict[str, Any]] = []
     finished: list[dict[str, Any]] = []
     shown: list[np.ndarray] = []

@@ -12,12 +12,10 @@ import argparse
 import copy
 import csv
 import functools
-import itertools
 import math
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,14 +28,14 @@ from torch import distributed as dist
 from torch import multiprocessing, nn
 
 from ..priors.prompts import VIEWS
-from . import objects
-from .captions import caption, vocabulary
+from . import objects, shapes
+from .captions import caption
 from .pipeline import MODEL, contact_sheet, load_pipeline
+from .tokenizer import TOKENS, build_tokenizer
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
                 "prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
                 "timestep_spacing": "leading"}
-TOKENS = 16  # per caption
 
 
 def has_bfloat16() -> bool:
@@ -83,7 +81,7 @@ def corpus(recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
     """
     pictures, labels = recipe.work / "pictures.npy", recipe.work / "labels.npy"
     if not labels.exists() or len(np.load(labels)) != recipe.images:
-        nouns, colours, size = list(objects.NOUNS), list(objects.COLOURS), objects.RESOLUTION
+        nouns, colours, size = list(shapes.NOUNS), list(shapes.COLOURS), objects.RESOLUTION
         out = np.lib.format.open_memmap(pictures, "w+", np.uint8, (recipe.images, size, size, 3))
         rows = []
         for start in range(0, recipe.images, 500):
@@ -91,38 +89,11 @@ def corpus(recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
             picks = objects.sample_labels(min(500, recipe.images - start), rng)
             scenes = [objects.scene(c, n, rng, finish=f) for c, n, f in picks]
             out[start:start + len(picks)] = objects.render(scenes)
-            rows += [(nouns.index(n), colours.index(c), VIEWS.index(each.view), objects.FINISHES.index(f))
+            rows += [(nouns.index(n), colours.index(c), VIEWS.index(each.view), shapes.FINISHES.index(f))
                      for (c, n, f), each in zip(picks, scenes)]
         out.flush()
         np.save(labels, np.array(rows, np.uint8))
     return np.load(pictures, mmap_mode="r"), np.load(labels)
-
-
-def _merges(words: list[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges (Sennrich et al. 2016) that make each word one token; ties go by the alphabet."""
-    split = [[*word[:-1], word[-1] + "</w>"] for word in words]
-    merges: list[tuple[str, str]] = []
-    while counts := Counter(pair for pieces in split for pair in itertools.pairwise(pieces)):
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
-        merges.append(best)
-        for pieces in split:
-            for i in range(len(pieces) - 1, 0, -1):
-                if (pieces[i - 1], pieces[i]) == best:
-                    pieces[i - 1:i + 1] = ["".join(best)]
-    return merges
-
-
-def build_tokenizer(folder: Path) -> Any:
-    """CLIPTokenizer whose every caption word is one token; other words fall apart into known pieces and letters."""
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer
-
-    letters, merges = sorted(ByteLevel.alphabet()), _merges(vocabulary())
-    tokens = [*letters, *(c + "</w>" for c in letters), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
-    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    tokenizer: Any = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)  # type: ignore[arg-type]
-    tokenizer.save_pretrained(folder)
-    return tokenizer
 
 
 def build_vae(recipe: Recipe) -> Any:
@@ -359,9 +330,9 @@ def whiten(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 def captions(labels: np.ndarray, recipe: Recipe, step: int) -> list[str]:
     """One caption a label row (B, 4), empty with probability `dropout`."""
     rng = np.random.default_rng(_seeds(recipe, step))
-    nouns, colours = list(objects.NOUNS), list(objects.COLOURS)
+    nouns, colours = list(shapes.NOUNS), list(shapes.COLOURS)
     return ["" if rng.random() < recipe.dropout else
-            caption(colours[c], nouns[n], VIEWS[v], rng, objects.FINISHES[f]) for n, c, v, f in labels]
+            caption(colours[c], nouns[n], VIEWS[v], rng, shapes.FINISHES[f]) for n, c, v, f in labels]
 
 
 def denoiser_loss(model: Any, tokenize: Callable[[str], list[int]], latents: torch.Tensor,

@@ -22,7 +22,7 @@ from msd_blender.protocol import WRITING, JobRequest, Log, Progress, Snapshot
 from .. import guidance, priors
 from ..checkpoint import Checkpoints, load_optimizer, optimizer_tensors
 from ..bundled.captions import unknown_words
-from ..bundled.objects import NOUNS
+from ..bundled.shapes import NOUNS
 from ..geometry.field import Field
 from ..geometry import files
 from ..geometry.clean import clean

@@ -5,13 +5,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.bundled import captions, objects
+from server.bundled import captions, shapes
 from server.priors.prompts import VIEWS
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from(sorted(objects.COLOURS)), st.sampled_from(sorted(objects.NOUNS)), st.sampled_from(VIEWS),
-       st.sampled_from(objects.FINISHES), st.integers(0, 2**31))
+@given(st.sampled_from(sorted(shapes.COLOURS)), st.sampled_from(sorted(shapes.NOUNS)), st.sampled_from(VIEWS),
+       st.sampled_from(shapes.FINISHES), st.integers(0, 2**31))
 def test_captions_hold_only_known_words(colour, noun, view, finish, seed):
     words = captions.caption(colour, noun, view, np.random.default_rng(seed), finish).replace(",", " ,").split()
     assert set(words) <= set(captions.vocabulary())

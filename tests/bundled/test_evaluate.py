@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from server.bundled import captions, evaluate, judge, objects
+from server.bundled import captions, evaluate, judge, shapes
 
 
 def run(*arguments):
@@ -35,8 +35,8 @@ def test_a_table_and_sheets_from_a_short_run(tmp_path):
 
 def test_all_prompts_are_even():
     pairs = captions.pairs()
-    assert len(set(pairs)) == 48 and {noun for _, noun in pairs} == set(objects.NOUNS)
-    assert {colour for colour, _ in pairs} == set(objects.COLOURS)
+    assert len(set(pairs)) == 48 and {noun for _, noun in pairs} == set(shapes.NOUNS)
+    assert {colour for colour, _ in pairs} == set(shapes.COLOURS)
     for part in zip(*pairs):
         counts = [part.count(word) for word in set(part)]
         assert max(counts) - min(counts) <= 2

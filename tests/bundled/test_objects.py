@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.bundled import objects
+from server.bundled import objects, shapes
 from server.priors.prompts import VIEWS
 
-ALL = sorted(objects.NOUNS)
+ALL = sorted(shapes.NOUNS)
 
 
 @pytest.mark.parametrize("noun", ALL)
@@ -25,7 +25,7 @@ def test_distance_is_nearly_lipschitz_and_fits_the_ball(noun):
         gaps = np.linalg.norm(a[outside][:400, None] - inside[None], axis=-1).min(1)
         assert (near[outside][:400] <= gaps + 1e-9).mean() > 0.995
         shell = rng.normal(size=(4000, 3))
-        shell *= objects.BALL / np.linalg.norm(shell, axis=1, keepdims=True)
+        shell *= shapes.BALL / np.linalg.norm(shell, axis=1, keepdims=True)
         assert objects.signed_distance(noun, shell, seed).min() > 0
 
 
@@ -76,7 +76,7 @@ def test_the_colour_goes_where_it_should():
     assert cap[0] > 2 * cap[1] and stem.min() > 90
 
 
-@pytest.mark.parametrize("finish", objects.FINISHES[1:])
+@pytest.mark.parametrize("finish", shapes.FINISHES[1:])
 @pytest.mark.parametrize("noun", ALL)
 def test_a_finish_shows_both_its_colours_from_every_side(noun, finish):
     for angles in ((20, 20), (110, 10), (200, 20), (290, 30), (40, 60)):

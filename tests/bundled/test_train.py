@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from server.bundled import captions, pipeline, train
+from server.bundled import captions, pipeline, tokenizer, train
 
 TINY = train.Recipe(images=48, vae_steps=3, steps=3, batch=4, vae_batch=4, channels=(32, 32), hidden=32,
                     vae_channels=(8, 8, 8), workers=1, sheet=())
@@ -66,10 +66,10 @@ def test_an_exported_model_is_trained_further(finished, tmp_path):
 
 
 def test_words_that_a_model_knows_keep_their_meaning(tmp_path, monkeypatch):
-    new = train.build_tokenizer(tmp_path / "new")
+    new = tokenizer.build_tokenizer(tmp_path / "new")
     known = [word for word in captions.vocabulary() if word.isalpha()][::2]
-    monkeypatch.setattr(train, "vocabulary", lambda: known)
-    old = train.build_tokenizer(tmp_path / "old")
+    monkeypatch.setattr(tokenizer, "vocabulary", lambda: known)
+    old = tokenizer.build_tokenizer(tmp_path / "old")
     before, after = (train.build_denoiser(TINY, each)["text_encoder"] for each in (old, new))
     train.carry_words(before, old, after, new)
     text = " ".join(known[:8])
@@ -102,15 +102,15 @@ def test_a_card_trains_too(tmp_path):
 
 
 def test_every_caption_word_is_one_token_and_unknown_words_survive(tmp_path):
-    tokenizer = train.build_tokenizer(tmp_path)
-    assert tokenizer.get_vocab() == train.build_tokenizer(tmp_path / "again").get_vocab()
+    words = tokenizer.build_tokenizer(tmp_path)
+    assert words.get_vocab() == tokenizer.build_tokenizer(tmp_path / "again").get_vocab()
     for word in filter(str.isalpha, captions.vocabulary()):
-        assert len(tokenizer(word).input_ids) == 3, word
-    assert tokenizer("A Red MUSHROOM").input_ids == tokenizer("a red mushroom").input_ids
-    letters = tokenizer.tokenize("zebra œ7!")
-    assert "".join(letters).startswith("zebra</w>") and tokenizer.unk_token not in letters
-    long = tokenizer("a photorealistic ornamental candelabra", max_length=train.TOKENS, truncation=True)
-    assert len(long.input_ids) == train.TOKENS
+        assert len(words(word).input_ids) == 3, word
+    assert words("A Red MUSHROOM").input_ids == words("a red mushroom").input_ids
+    letters = words.tokenize("zebra œ7!")
+    assert "".join(letters).startswith("zebra</w>") and words.unk_token not in letters
+    long = words("a photorealistic ornamental candelabra", max_length=tokenizer.TOKENS, truncation=True)
+    assert len(long.input_ids) == tokenizer.TOKENS
 
 
 def test_whitening_moves_the_latents_and_leaves_the_pictures():

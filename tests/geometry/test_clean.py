@@ -9,7 +9,7 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.bundled import objects
+from server.bundled import shapes
 from server.bundled.compare import compare, truth
 from server.geometry.clean import FACES, clean, components, largest_components
 from server.geometry.hygiene import crossing
@@ -68,7 +68,7 @@ def test_the_same_mesh_gives_the_same_bytes():
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
-@pytest.mark.parametrize("noun", objects.NOUNS)
+@pytest.mark.parametrize("noun", shapes.NOUNS)
 def test_cleaning_costs_no_likeness(noun, request):
     if noun != "chair" and not request.config.getoption("--long"):
         pytest.skip("only with --long")

@@ -7,7 +7,7 @@ import numpy as np
 import trimesh
 
 from msd_blender.protocol import JobRequest
-from server.bundled import objects
+from server.bundled import shapes
 from server.optimize import generate
 
 WORDS = ("dragon", "Drache", "corgi", "made", "of", "brass", "a", "the", "赤い", "キノコ", "красный", "дом", "une",
@@ -17,10 +17,10 @@ WORDS = ("dragon", "Drache", "corgi", "made", "of", "brass", "a", "the", "赤い
 def prompt_of(seed: int) -> str:
     """A random prompt: known words, unknown ones, other scripts, marks, one letter or very long."""
     rng = random.Random(seed)
-    known = [*objects.NOUNS, *objects.COLOURS]
+    known = [*shapes.NOUNS, *shapes.COLOURS]
     kind = seed % 4
     if kind == 0:
-        return f"{rng.choice(list(objects.COLOURS))} {rng.choice(list(objects.NOUNS))}"
+        return f"{rng.choice(list(shapes.COLOURS))} {rng.choice(list(shapes.NOUNS))}"
     count = 140 if kind == 1 else rng.randint(1, 9)
     return " ".join(rng.choice(known if kind == 3 and rng.random() < 0.5 else WORDS) for _ in range(count))[:900]
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from ...bundled.objects import BALL
+from ...bundled.shapes import BALL
 from ...geometry.clean import clean
 from ...geometry.mesh import Mesh
 from ...geometry.precondition import Preconditioner
