@@ -106,14 +106,14 @@ def _on_pattern(finish, x, y, z):
         for shift in (0.0, 0.5):
             total = 0.0
             for v in (x, y, z):
-                cell = v / 0.33 + shift + 0.21
+                cell = v / 0.44 + shift + 0.21
                 total += (cell - math.floor(cell) - 0.5) ** 2
-            if total < 0.29 ** 2:
+            if total < 0.31 ** 2:
                 return True
         return False
     if finish == 3:
         return (math.floor(x / 0.23 + 0.31) + math.floor(y / 0.23 + 0.31) + math.floor(z / 0.23 + 0.31)) % 2 == 0
-    rings = (math.hypot(x + 0.25, 0.6 * y + 0.1) + 0.03 * math.sin(5 * z + 2 * x)) / 0.11
+    rings = (math.hypot(x + 0.25, 0.6 * y + 0.1) + 0.04 * math.sin(5 * z + 2 * x)) / 0.24
     return rings - math.floor(rings) < 0.45
 
 

@@ -33,7 +33,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 FINISHES = ("plain", "striped", "spotted", "checkered", "wooden")
 _CREAM, _BARK, _DARK, _WHITE = (0.93, 0.87, 0.74), (0.36, 0.22, 0.10), (0.20, 0.20, 0.22), (0.93, 0.93, 0.93)
 _ROOF, _GLASS, _BLACK, _LEAF = (0.27, 0.21, 0.18), (0.08, 0.11, 0.30), (0.05, 0.05, 0.05), (0.15, 0.50, 0.10)
-_BEAK, _CLAY = (0.95, 0.45, 0.05), (0.60, 0.27, 0.14)
+_BEAK, _CLAY, _LAMP = (0.95, 0.45, 0.05), (0.60, 0.27, 0.14), (0.45, 0.03, 0.05)
 _GLOW = (0.98, 0.90, 0.35)
 
 SPHERE, BOX, CYLINDER, CONE, TORUS, PRISM, DOME, CUP = range(8)
@@ -128,7 +128,9 @@ def car(u: Uniform) -> list[np.ndarray]:
     cabin, back = u(0.36, 0.42), u(0.08, 0.16)
     wheels = [_cylinder((x * (wide - 0.02), y * long * 0.58, -0.20), wheel, 0.09, _BLACK, _about("y", 90))
               for x in (-1, 1) for y in (-1, 1)]
-    return [_box((0, 0, 0), wide, long, 0.17, rounding=0.06),
+    lights = [_ellipsoid((x * wide * 0.62, y * (long - 0.02), 0.04), 0.11, 0.06, 0.075, colour)
+              for y, colour in ((-1, _GLOW), (1, _LAMP)) for x in (-1, 1)]
+    return [_box((0, 0, 0), wide, long, 0.17, rounding=0.06), *lights,
             _box((0, back, 0.24), wide - 0.05, cabin, 0.14, _GLASS),
             _box((0, back, 0.40), wide - 0.03, cabin - 0.04, 0.065), *wheels]
 
@@ -229,12 +231,12 @@ def boat(u: Uniform) -> list[np.ndarray]:
 
 
 def airplane(u: Uniform) -> list[np.ndarray]:
-    body, long, span, chord = u(0.15, 0.18), u(0.68, 0.76), u(0.72, 0.80), u(0.15, 0.19)
+    body, long, span, chord = u(0.18, 0.21), u(0.66, 0.74), u(0.68, 0.76), u(0.17, 0.21)
     return [_ellipsoid((0, 0, 0), body, long, body), _box((0, -0.10, 0), span, chord, 0.045),
             _box((0, long * 0.86, 0.04), 0.30, 0.10, 0.04),
-            _box((0, long * 0.86, 0.20), 0.04, 0.11, 0.18, _DARK),
-            _ellipsoid((0, -long * 0.52, body * 0.75), 0.09, 0.16, 0.08, _GLASS),
-            _ball((0, -long, 0), 0.075, _DARK),
+            _box((0, long * 0.86, 0.20), 0.04, 0.11, 0.18),
+            _ellipsoid((0, -long * 0.56, body * 0.62), 0.115, 0.20, 0.11, _GLASS),
+            _ball((0, -long + 0.02, 0), 0.10, _DARK),
             *[_cylinder((x * span * 0.5, -0.18, -0.08), 0.08, 0.17, _DARK, _about("x", 90)) for x in (-1, 1)]]
 
 
@@ -275,8 +277,8 @@ NOUNS: dict[str, Callable[[Uniform], list[np.ndarray]]] = {f.__name__: f for f i
     robot, bear, duck, boat, airplane, cactus, castle, sofa)}
 # The hard ones are seen most often, and the shapes that nobody would type seldom.
 FREQUENCY = dict.fromkeys(NOUNS, 2.0) | dict.fromkeys(("sphere", "cube", "cylinder", "cone"), 1.0) | dict.fromkeys(
-    ("car", "table", "rocket", "robot", "bear", "duck", "boat", "airplane", "castle", "sofa"), 3.0) | dict.fromkeys(
-    ("chair", "house"), 4.0)
+    ("table", "rocket", "robot", "bear", "duck", "boat", "castle", "sofa"), 3.0) | dict.fromkeys(
+    ("chair", "house", "car", "airplane"), 4.0)
 
 
 def _support(row: np.ndarray) -> np.ndarray:
@@ -330,7 +332,7 @@ class Shape:
         main = rows[:, 1] < 0
         rows[main, 1:4] = colour
         if finish == "wooden":
-            second = 0.62 * np.asarray(colour)
+            second = 0.5 * np.asarray(colour)
         else:
             second = np.array(_WHITE if colour @ (0.3, 0.6, 0.1) < 0.65 else _DARK)
         rows[main, 20], rows[main, 21:24] = FINISHES.index(finish), to_linear(second)
