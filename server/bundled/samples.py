@@ -87,7 +87,8 @@ def run(output: Path, model: Path = MODEL, nouns: Sequence[str] = tuple(shapes.N
     output.mkdir(parents=True, exist_ok=True)
     sheet(np.stack(shown), nouns, colours, output / "sheet.png")
     sheet(np.stack(covered), nouns, finishes, output / "finishes.png")
-    lines = [f"{len(rows)} pictures by DDIM, {steps} steps, guidance {scale:g}. Read right by the judge:", "",
+    lines = ["# What the bundled prior draws", "",
+             f"{len(rows)} pictures by DDIM, {steps} steps, guidance {scale:g}. Read right by the judge:", "",
              "| | noun | colour | view |", "|---" * 4 + "|"]
     groups = [("all", rows)]
     groups += [(f"{view} view", [row for row in rows if row["view"] == view]) for view in VIEW_WORDS]
