@@ -1,4 +1,4 @@
-PROMPT ?= a red mushroom
+PROMPT ?= a pink bear
 SEED ?= 0
 export PROMPT SEED
 
@@ -7,7 +7,7 @@ PY = .venv/bin/python
 .PHONY: help setup demo test long meshes lint bench mutants experiments extension blender-versions
 help:
 	@echo 'make setup      everything into .venv (the other targets do it themselves)'
-	@echo 'make demo       PROMPT="a red mushroom" SEED=0 -> out/a-red-mushroom.blend'
+	@echo 'make demo       PROMPT="a pink bear" SEED=0 -> out/a-pink-bear.blend'
 	@echo 'make test       ruff, mypy, pytest'
 	@echo 'make long       the long checks in full: prompts, kills, fuzz, soak (three hours)'
 	@echo 'make meshes     texture mode on meshes of others (needs npm; 94 MB)'
