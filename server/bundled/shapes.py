@@ -36,6 +36,7 @@ _ROOF, _GLASS, _BLACK, _LEAF = (0.27, 0.21, 0.18), (0.08, 0.11, 0.30), (0.05, 0.
 _BEAK, _CLAY, _LAMP = (0.95, 0.45, 0.05), (0.60, 0.27, 0.14), (0.45, 0.03, 0.05)
 _GLOW = (0.98, 0.90, 0.35)
 
+# Compiled into `objects`, whose cache does not see a change here: add new kinds at the end.
 SPHERE, BOX, CYLINDER, CONE, TORUS, PRISM, DOME, CUP = range(8)
 # Of a part: kind, albedo (3), centre (3), world-to-part rotation (9), sizes (4), finish, second albedo (3).
 WIDTH = 24
