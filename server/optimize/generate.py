@@ -30,7 +30,7 @@ from ..geometry.hygiene import report
 from ..geometry.mesh import Mesh
 from ..geometry.uvs import missing_uvs, unwrap
 from ..guidance.bandwidth import Linear
-from ..priors.prompts import view_prompts
+from ..priors.prompts import negative_prompts, view_prompts
 from ..rendering import cameras, rasterize
 from ..rendering.shading import Lights, backgrounds
 from .assets import Asset, Explicit, Manner, Place, Surface, Volume, extract, joined, remeshed
@@ -244,8 +244,10 @@ class Generation:
         with self.clock("denoiser"):
             scale = settings.guidance_scale * Linear(phase.emphasis, 1)(2 * progress)
             azimuth, elevation = views.azimuth.rad2deg().tolist(), views.elevation.rad2deg().tolist()
-            condition = self.prior.condition(view_prompts(request.prompt, azimuth, elevation),
-                                             request.negative_prompt, scale)
+            contrast = torch.rand(settings.views, generator=self.generator) < phase.contrast
+            condition = self.prior.condition(
+                view_prompts(request.prompt, azimuth, elevation),
+                negative_prompts(request.prompt, elevation, request.negative_prompt, contrast), scale)
             step = guide.step(self.prior, latents, condition, progress, self.generator)
         with self.clock("encode"):
             latents.backward(step.gradient)

@@ -24,6 +24,8 @@ class Phase:
     emphasis: the guidance scale starts so many times higher and comes down by the phase's middle. Where the shape
         is decided the view's word must outweigh what the picture already looks like, or every side becomes a
         front (Janus); more than a chair needs closes a donut.
+    contrast: the share of side views that are told from overhead, see `priors.prompts.negative_prompts`: without it
+        a mushroom becomes a ball.
     """
 
     iterations: int
@@ -33,6 +35,7 @@ class Phase:
     penalty: float
     resolution: float = 1.0
     emphasis: float = 1.0
+    contrast: float = 0.0
 
     def guidance(self, name: str) -> dict[str, Any]:
         """Settings for `guidance.create(name)`."""
@@ -59,7 +62,7 @@ class Settings:
     guidance_scale: float = 5.0
     volume: Phase = field(default_factory=lambda: Phase(
         220, (5, 9, 17, 33), Geometric(4.0, 0.5), learning_rate=0.07, penalty=50, resolution=0.5,
-        emphasis=1.7))
+        emphasis=1.7, contrast=0.5))
     surface: Phase = field(default_factory=lambda: Phase(
         160, (5, 9, 17, 33, 49), Geometric(0.8, 0.2), learning_rate=0.02, penalty=50))
     finish: Phase = field(default_factory=lambda: Phase(

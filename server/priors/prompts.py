@@ -39,3 +39,20 @@ def view_prompts(prompt: str, azimuth: ArrayLike, elevation: ArrayLike) -> list[
     angles = np.broadcast_arrays(np.atleast_1d(azimuth), np.atleast_1d(elevation))
     prompt = without_view(prompt)
     return [f"{prompt}, {view_word(float(a), float(e))} view" for a, e in zip(*angles, strict=True)]
+
+
+def negative_prompts(prompt: str, elevation: ArrayLike, negative: str, contrast: ArrayLike) -> list[str]:
+    """`negative` once per camera; with the prompt's view from overhead where `contrast` says so, unless that is the
+    camera's own: "a red mushroom, overhead view, blurry".
+
+    A side's word means many elevations, and the mode among them hides most: a mushroom from high up is a ball. What
+    the guidance scale multiplies is then what tells the side from overhead, the stem. Perp-Neg (Armandpour et al.
+    2023, arXiv 2304.04968) has such negatives beside the empty one; where chance picks either, none costs more.
+
+    elevation: degrees; contrast: truths; (B,) arrays that broadcast.
+    """
+    overhead = f"{without_view(prompt)}, overhead view"
+    against = f"{overhead}, {negative}" if negative else overhead
+    pairs = np.broadcast_arrays(np.atleast_1d(elevation), np.atleast_1d(contrast))
+    return [against if yes and view_word(0, float(angle)) != "overhead" else negative
+            for angle, yes in zip(*pairs, strict=True)]

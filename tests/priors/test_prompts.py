@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.priors.prompts import DIRECTIONS, VIEWS, view_prompts, view_word, without_view
+from server.priors.prompts import DIRECTIONS, VIEWS, negative_prompts, view_prompts, view_word, without_view
 
 
 @pytest.mark.parametrize(("azimuth", "elevation", "word"), [
@@ -29,6 +29,13 @@ def test_view_prompts():
 def test_a_prompts_own_view_gives_way_to_the_cameras(prompt, bare):
     assert without_view(prompt) == bare
     assert view_prompts(prompt, 180, 0) == [f"{bare}, back view"]
+
+
+def test_sides_are_told_from_overhead_where_asked_and_overhead_is_not():
+    assert negative_prompts("a red chair, front view", [10, 10, 70], "", [True, False, True]) == [
+        "a red chair, overhead view", "", ""]
+    assert negative_prompts("a red chair", [10, 70], "blurry", torch.tensor([True, True])) == [
+        "a red chair, overhead view, blurry", "blurry"]
 
 
 @pytest.mark.parametrize("view", VIEWS)
