@@ -51,7 +51,7 @@ def negative_prompts(prompt: str, elevation: ArrayLike, negative: str, contrast:
 
     elevation: degrees; contrast: truths; (B,) arrays that broadcast.
     """
-    overhead = f"{without_view(prompt)}, overhead view"
+    overhead, = view_prompts(prompt, 0, 90)
     against = f"{overhead}, {negative}" if negative else overhead
     pairs = np.broadcast_arrays(np.atleast_1d(elevation), np.atleast_1d(contrast))
     return [against if yes and view_word(0, float(angle)) != "overhead" else negative
