@@ -15,22 +15,34 @@ def run(*arguments):
                           capture_output=True, text=True, timeout=300)
 
 
-def test_a_table_and_sheets_from_a_short_run(tmp_path):
-    prompts = tmp_path / "prompts.txt"
+def test_a_table_and_sheets_from_a_short_run_that_goes_on(tmp_path):
+    prompts, output = tmp_path / "prompts.txt", tmp_path / "out"
     prompts.write_text("red mushroom\n\na blue sphere\n")
-    output = tmp_path / "out"
-    done = run("--prompts", prompts, "--output", output, "--iterations", 6)
+    first = ("--prompts", prompts, "--output", output, "--iterations", 6)
+    done = run(*first, "--work", tmp_path / "jobs", "--workers", 2)
     assert done.returncode == 0, done.stderr
-    text = (output / "table.md").read_text()
+    text = (output / "text-to-3d.md").read_text()
     assert "| msd | 2 |" in text and "| red mushroom |" in text and "| blue sphere |" in text
-    rows = json.loads((output / "table.json").read_text())["msd"]
+    rows = json.loads((output / "text-to-3d.json").read_text())["msd"]
     assert [row["iterations"] for row in rows] == [6, 6] and all(0 <= row["f_score"] <= 1 for row in rows)
     for picture in ("msd.png", "failures.png"):
         with Image.open(output / picture) as image:
             assert image.width > 700
-    made = (output / "msd" / "red-mushroom" / "mesh.glb").stat().st_mtime_ns
-    assert run("--prompts", prompts, "--output", output, "--iterations", 6).returncode == 0
-    assert (output / "msd" / "red-mushroom" / "mesh.glb").stat().st_mtime_ns == made    # not made again
+    kept = {path.name: path.read_bytes() for path in output.iterdir()}
+
+    assert run(*first, "--work", tmp_path / "other").returncode == 0
+    assert not (tmp_path / "other").exists()                            # what the table has is not made again
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == kept
+    done = run(*first[:4], "--iterations", 7)
+    assert done.returncode == 2 and "made with 6 iterations" in done.stderr
+
+    prompts.write_text("blue sphere\n")
+    done = run(*first, "--work", tmp_path / "jobs", "--guidance", "msd", "sds")
+    assert done.returncode == 0, done.stderr
+    table = json.loads((output / "text-to-3d.json").read_text())
+    assert table["msd"] == rows and [row["prompt"] for row in table["sds"]] == ["blue sphere"]
+    assert table["sds"][0]["iterations"] > 6                            # it asks the denoiser less in an iteration
+    assert (output / "msd.png").read_bytes() == kept["msd.png"]
 
 
 def test_all_prompts_are_even():
