@@ -65,7 +65,7 @@ def test_texture_leaves_vertices_and_uvs_as_they_are_and_shows_no_seam(tiny, tmp
     assert seam <= interior + 2 and interior > 0.05
     assert arrays["texture.0"].shape == (1024, 1024, 3)
     texels = arrays["texture.0"].reshape(-1, 3)[::97].astype(int)
-    assert texels.std(axis=0).min() > 20                            # it began with the vertices' colours
+    assert texels.std(axis=0).max() > 40                            # it began with the vertices' colours
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
     assert {message.phase for message in said if isinstance(message, Progress)} == {"texture", "files"}
     assert arrays["preview"].shape == (128, 128, 3) and arrays["preview"].std() > 5
