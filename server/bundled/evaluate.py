@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -220,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
     made = table.iterations(first)
     if given.iterations and made and given.iterations != made:
         parser.error(f"The table in {given.output} was made with {made} iterations: name another --output.")
-    threads = max(1, (os.cpu_count() or 1) // given.workers)
+    threads = max(1, torch.get_num_threads() // given.workers)
     with ProcessPoolExecutor(given.workers, get_context("spawn"), prepare, (threads,)) as pool:
         def seconds(name: str) -> float:
             return statistics.mean(pool.map(pace, [name] * given.workers))
