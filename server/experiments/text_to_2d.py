@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .. import priors
 from ..bundled import captions, judge
 from ..guidance import Geometric, create
+from ..guidance.msd import RENDERS
 from ..priors.base import PriorError
 from ..priors.sampling import sample
 from . import report
@@ -42,11 +43,13 @@ class Choice:
 
 
 METHODS = {
-    "MSD": [Choice("msd", {"bandwidth": Geometric(1.0, 0.3)}),
-            Choice("msd", {"bandwidth": Geometric(1.0, 0.3), "stop_at": 2}),
-            Choice("msd", {"bandwidth": Geometric(4.0, 0.3)}),
-            Choice("msd", {"bandwidth": Geometric(1.0, 0.3)}, 0.003),
-            Choice("msd", {"bandwidth": Geometric(2.0, 0.5)}, 0.003)],
+    "MSD": [Choice("msd", {"bandwidth": Geometric(4.0, 2.0), **RENDERS}),
+            Choice("msd", {"bandwidth": Geometric(4.0, 1.0), **RENDERS}),
+            Choice("msd", {"bandwidth": Geometric(4.0, 2.0), **RENDERS, "steps": 3, "sigma_max": 10.0}),
+            Choice("msd", {"bandwidth": Geometric(4.0, 2.0), **RENDERS}, 0.003)],
+    "MSD, exact estimator": [Choice("msd", {"bandwidth": Geometric(1.0, 0.3)}),
+                             Choice("msd", {"bandwidth": Geometric(1.0, 0.3), "stop_at": 2}),
+                             Choice("msd", {"bandwidth": Geometric(4.0, 0.3)})],
     "SDS": [Choice("sds"), Choice("sds", {"sigma_min": 0.3}), Choice("sds", learning_rate=0.003)],
     "SDS, annealed": [Choice("sds", {"anneal": True}), Choice("sds", {"anneal": True, "sigma_max": 3.0}),
                       Choice("sds", {"anneal": True}, 0.003)],
@@ -170,8 +173,8 @@ def sheet(rows: list[Tensor], path: Path, columns: int = 16) -> None:
 
 
 def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed: int = 0) -> dict[str, Any]:
-    """Try every method's settings on a few pictures, then run its best on all; writes tables and pictures."""
-    count, tried, calls, batch = (4, 4, 16, 4) if quick else (48, 16, 800, 16)
+    """Run every method with all its settings, and show the best of each; writes tables and pictures."""
+    count, calls, batch = (4, 16, 4) if quick else (48, 400, 16)
     prior = priors.load(model or None, "cpu")
     pairs = captions.pairs(count)
     texts = [f"{captions.article(colour)} {colour} {noun}, front view" for colour, noun in pairs]
@@ -185,27 +188,27 @@ def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed
     looked = clip_features(Path(clip)) if clip else None
     reference = torch.cat([drawn(1000 * i) for i in range(1, 2 if quick else 5)])
     rows: list[dict[str, Any]] = [{"method": "DDIM, other seeds", "settings": "", "calls": 50,
-                                   **score(drawn(9000), pairs, reference, looked)}]
+                                   **score(drawn(9000), pairs, reference, looked), "seconds": 0}]
     trials: list[dict[str, Any]] = []
     curves: dict[str, list[dict[str, Any]]] = {}
     pictures = [reference[:count]]
     for name, choices in METHODS.items():
+        found = []
         for choice in choices:
-            curve = optimize(prior, choice, batches[0], calls // 2, seed)
-            trials.append({"method": name, "settings": str(choice), "calls": curve.calls[-1],
-                           **score(curve.pictures[-1], pairs[:tried], reference, looked)})
+            parts = [optimize(prior, choice, part, calls, seed + i) for i, part in enumerate(batches)]
+            stops = [torch.cat([part.pictures[k] for part in parts]) for k in range(len(parts[0].calls))]
+            curve = [{"calls": spent, **score(each, pairs, reference, looked)}
+                     for spent, each in zip(parts[0].calls, stops)]
+            found.append((curve, stops[-1]))
+            trials.append({"method": name, "settings": str(choice), **curve[-1],
+                           "seconds": round(sum(part.seconds for part in parts))})
         own = trials[-len(choices):]
-        best = choices[min(range(len(choices)), key=lambda i: own[i]["frechet"])]
-        found = [optimize(prior, best, part, calls, seed + i) for i, part in enumerate(batches)]
-        stops = [torch.cat([curve.pictures[k] for curve in found]) for k in range(len(found[0].calls))]
-        curves[name] = [{"calls": spent, **score(each, pairs, reference, looked)}
-                        for spent, each in zip(found[0].calls, stops)]
-        rows.append({"method": name, "settings": str(best), **curves[name][-1],
-                     "seconds": round(sum(curve.seconds for curve in found))})
-        rows[0]["seconds"] = 0
-        pictures.append(stops[-1])
+        best = min(range(len(choices)), key=lambda i: own[i]["frechet"])
+        rows.append(own[best])
+        curves[name], picture = found[best]
+        pictures.append(picture)
         tables = {f"{count} pictures, guidance scale {SCALE:g}": rows,
-                  f"Settings tried, {tried} pictures": trials,
+                  "All settings": trials,
                   **{f"{method} by calls": curve for method, curve in curves.items()}}
         report.write(output, "Text to pictures", tables)
         sheet(pictures, output / "sheet.png")

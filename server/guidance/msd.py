@@ -20,6 +20,8 @@ from .product import diffused_kernel, kernel_step, product_posterior
 ESTIMATORS = ("exact", "tweedie", "paper", "added")
 REACH = 8.0  # y spreads about lambda around its mean: more noise than this times lambda adds nothing
 STOP = 4.0  # the reverse process may end below this times lambda, and below sigma_max by the same factor
+# Settings for renders, with a learned prior: see `estimator`.
+RENDERS: dict[str, Any] = {"estimator": "paper", "steps": 2, "sigma_min": 0.2, "sigma_max": 2.0}
 
 
 @dataclass
@@ -36,12 +38,13 @@ class MSD:
     and cost, what grows is how far a learned denoiser works from what it was trained on, since x is a
     render and not a noised image.
 
-    estimator: "exact", or "tweedie": D(x; lambda) and no more, the limit of the early stop. For comparison
-    two that add the kernel's force to the prior's score, from x + sigma n on and all steps down, and return
-    the sample itself: "paper" integrates the force (x - z) / lambda^2 exactly over each step, toward x with
-    its noise scaled to the step's level (on which levels, the paper's public text leaves open: here all from
-    8 lambda down); "added" takes the score of the kernel diffused to each level. Neither is the score of the
-    diffused product, so both are biased.
+    estimator: "exact", or "tweedie": D(x; lambda) and no more, the limit of the early stop. Two others add the
+    kernel's force to the prior's score, from x + sigma n on and all steps down, and return the sample itself:
+    "paper" integrates the force (x - z) / lambda^2 exactly over each step, toward x with its noise scaled to the
+    step's level (on which levels, the paper's public text leaves open: here all from 8 lambda down); "added" takes
+    the score of the kernel diffused to each level. Neither is the score of the diffused product, so both are
+    biased. But "paper" asks the denoiser only about points with as much noise as it is told, where "exact" mixes in
+    x as it is: of renders a learned denoiser then keeps every lump as a detail, and there "paper" is the better one.
     bandwidth: lambda, a number or a schedule of progress; its start sets diversity, its end sharpness. From one
     standard deviation of the data on (1 by convention) more points share fewer modes.
     steps: denoiser evaluations of the full process, a sample of the product density.

@@ -9,6 +9,7 @@ from typing import Any
 from msd_blender.protocol import JobRequest
 
 from ..guidance.bandwidth import Geometric
+from ..guidance.msd import RENDERS
 from ..rendering.cameras import FIELD_OF_VIEW
 
 
@@ -39,7 +40,7 @@ class Phase:
 
     def guidance(self, name: str) -> dict[str, Any]:
         """Settings for `guidance.create(name)`."""
-        return {"bandwidth": self.bandwidth} if name == "msd" else {}
+        return {"bandwidth": self.bandwidth, **RENDERS} if name == "msd" else {}
 
 
 # What each mode does, in order: (what is worked on, the name of its `Settings`).
@@ -61,16 +62,16 @@ class Settings:
     views: int = 4
     guidance_scale: float = 5.0
     volume: Phase = field(default_factory=lambda: Phase(
-        220, (5, 9, 17, 33), Geometric(4.0, 0.5), learning_rate=0.07, penalty=50, resolution=0.5,
+        270, (5, 9, 17, 33), Geometric(4.0, 1.5), learning_rate=0.07, penalty=50, resolution=0.5,
         emphasis=1.7, contrast=0.5))
     surface: Phase = field(default_factory=lambda: Phase(
-        160, (5, 9, 17, 33, 49), Geometric(0.8, 0.2), learning_rate=0.02, penalty=50))
+        190, (5, 9, 17, 33, 49), Geometric(2.4, 0.6), learning_rate=0.02, penalty=50))
     finish: Phase = field(default_factory=lambda: Phase(
-        40, (), Geometric(0.3, 0.2), learning_rate=0.02, penalty=50))
+        50, (), Geometric(0.9, 0.6), learning_rate=0.02, penalty=50))
     texture: Phase = field(default_factory=lambda: Phase(
-        300, (), Geometric(3.0, 0.25), learning_rate=0.05, penalty=50, emphasis=1.5))
+        300, (), Geometric(4.0, 0.75), learning_rate=0.05, penalty=50, emphasis=1.5))
     refine: Phase = field(default_factory=lambda: Phase(
-        300, (), Geometric(1.5, 0.25), learning_rate=0.03, penalty=50))
+        300, (), Geometric(3.0, 0.75), learning_rate=0.03, penalty=50))
     paint: tuple[int, ...] = (5, 9, 17, 33, 65)     # levels of `assets.paint.Paint`
     snapshots: int = 40                     # over the whole run, and
     snapshot_seconds: float = 10.0          # at most this long from one to the next

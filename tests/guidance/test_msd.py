@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from server.guidance import Geometric, create
+from server.guidance.msd import RENDERS
 from server.priors.base import karras
 
 
@@ -77,6 +78,24 @@ def test_the_approximate_forms_are_right_in_the_limits_only(mixture, estimator):
         return float((drawn.mean(0) - truth).norm() / (truth - x).norm())
 
     assert bias(estimator=estimator) > 0.1 > 5 * bias(estimator="exact", stop_at=12)
+
+
+def test_who_gives_the_denoiser_points_with_the_noise_that_it_is_told():
+    """Where the denoiser finds nothing to mend, the paper's form asks about x + sigma n, the exact one about less."""
+    x = torch.zeros(2, 3, 16, 16)
+    ratios = []
+
+    class Content:
+        def denoise(self, noisy, sigma, condition=None):
+            ratios.append(float(noisy.std() / sigma[0]))
+            return x
+
+    generator = torch.Generator().manual_seed(0)
+    create("msd", bandwidth=1.0, **RENDERS).step(Content(), x, generator=generator)
+    assert ratios == pytest.approx([1.0] * RENDERS["steps"], abs=0.05)
+    ratios.clear()
+    create("msd", bandwidth=1.0).step(Content(), x, generator=generator)
+    assert len(ratios) == 4 and max(ratios) < 0.7
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 6, 18])

@@ -103,7 +103,7 @@ def test_a_request_changes_the_settings():
                       field_of_view=60, guidance_scale=7)
     default, changed = Settings(), Settings.of(wish)
     assert [phase.bandwidth for _, phase in changed.plan("generate")] == [
-        Geometric(2.0, 0.5), Geometric(0.8, 0.2), Geometric(0.3, 0.1)]
+        Geometric(2.0, 1.5), Geometric(2.0, 0.6), Geometric(0.9, 0.1)]
     assert changed.surface.penalty == 3 * default.surface.penalty and changed.guidance_scale == 7
     assert changed.texture_size == changed.made_texture_size == 256
     assert changed.elevation == (0, 10) and changed.field_of_view == 60
