@@ -14,6 +14,7 @@ import torch
 from .. import priors
 from ..bundled import captions, judge
 from ..guidance import Geometric
+from ..guidance.msd import RENDERS
 from ..priors.sampling import sample
 from . import report
 from .convergence import CALLS, ascend
@@ -22,7 +23,12 @@ from .metrics import measure
 from .text_to_2d import SCALE, score, sheet
 
 STARTS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)       # in standard deviations of the data
-END, IMAGE_END = 0.02, 0.3
+END = 0.02
+IMAGE_STARTS = (0.35, 0.7, 1.0, 2.0, 4.0)
+IMAGE_SETTINGS: dict[str, tuple[float, dict[str, Any]]] = {     # where the bandwidth ends, and the other settings
+    "exact": (0.3, {}),
+    "for renders": (0.6, RENDERS),
+}
 SETS: dict[str, Any] = {
     "24 Gaussians in 2 dimensions": scattered,
     "24 Gaussians in 16 dimensions": lambda: scattered(24, 16),
@@ -58,9 +64,11 @@ def of_pictures(output: Path, quick: bool, model: str) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(4)
     start = torch.randn(len(pairs), *prior.latent_shape, generator=generator)
     ends = {"samples": sample(prior, start.shape, condition, 4 if quick else 25, generator)}
-    for width in STARTS[::4] if quick else (0.35, 0.7, 1.0, 2.0, 4.0):
-        ends[str(width)], _ = ascend(prior, ("msd", {"bandwidth": Geometric(width, IMAGE_END)}), start, 0.5,
-                                     calls=16 if quick else CALLS, condition=condition)
+    for name, (end, settings) in IMAGE_SETTINGS.items():
+        for width in IMAGE_STARTS[::4] if quick else IMAGE_STARTS:
+            msd = ("msd", {"bandwidth": Geometric(width, min(width, end)), **settings})
+            ends[f"{name}, {width:g}"], _ = ascend(prior, msd, start, 0.5, calls=16 if quick else CALLS,
+                                                   condition=condition)
     shown = {name: prior.decode(latents) for name, latents in ends.items()}
     with torch.no_grad():
         features = {name: judge.load().features(pictures) for name, pictures in shown.items()}

@@ -18,14 +18,16 @@ from matplotlib import pyplot
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table of rows that have the same keys, numbers in three digits."""
+    """A table of rows that have the same keys, numbers in three digits or, from 100 on, whole."""
     names = list(rows[0])
     lines = [names, ["---"] * len(names), *([_cell(row[name]) for name in names] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def write(output: Path, title: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

@@ -224,4 +224,4 @@ def _plot(curves: dict[str, list[dict[str, Any]]], samples: dict[str, Any], path
             axis.axhline(samples[key], color="black", linestyle=":", label=samples["method"])
         axes[0, 0].set(xlabel="denoiser calls per picture", ylabel="Fréchet distance", yscale="log")
         axes[0, 1].set(xlabel="denoiser calls per picture", ylabel="noun and colour read right", ylim=(0, 1.02))
-        axes[0, 0].legend(fontsize=8)
+        axes[0, 1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)

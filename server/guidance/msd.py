@@ -50,7 +50,7 @@ class MSD:
     steps: denoiser evaluations of the full process, a sample of the product density.
     stop_at: how many of them to make, 1 (Tweedie) to steps; None makes them down to the first noise level at or
     below 4 lambda and sigma_max / 4, which is the fourth of 8 for all but extreme bandwidths: from there on
-    variance grows fast, while two or three over-saturated a learned image prior (docs/guidance.md has both).
+    variance grows fast, while two did worse on a learned image prior (docs/guidance.md has both).
     sigma_max: the highest finite noise level, some times the data's standard deviation.
     """
 
