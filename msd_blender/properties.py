@@ -59,8 +59,8 @@ class RequestProperties:
     remesh: BoolProperty(name="Remesh", description="The topology may change, and a texture becomes vertex colors; "
                                                     "else only vertices move")
     guidance_scale: _number("Guidance Scale", "guidance_scale", "How strongly the prompt pulls", soft_max=100)
-    diversity: _number("Diversity", "diversity", "Width of the mean shift at the start: larger finds more of what "
-                       "the prompt can mean", soft_max=10)
+    diversity: _number("Diversity", "diversity", "Width of the mean shift at the start: smaller keeps more of what "
+                       "the prompt can mean, larger settles on one thing", soft_max=10)
     sharpness: _number("Sharpness", "sharpness", "Width of the mean shift at the end: smaller is sharper", soft_max=2)
     regularization: _number("Smoothness", "regularization", "How strongly smooth surfaces weigh, 1 is usual",
                             soft_max=10)

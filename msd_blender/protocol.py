@@ -86,7 +86,8 @@ class JobRequest:
         mesh: id of an upload, for texture and refine.
         iterations: given, it scales the phases.
         model: folder of a diffusers Stable Diffusion pipeline on the server's machine, "" the bundled prior.
-        diversity, sharpness: the mean shift's bandwidth at the start and at the end, in latents of unit deviation.
+        diversity, sharpness: the mean shift's bandwidth at the start and at the end, in latents of unit deviation;
+            smaller is more diverse, and sharper.
         target_faces: triangles of the result of generate, and of refine with `remesh`.
         texture_size: edge of a texture in pixels, where the mesh brings none.
         maps: of `MAPS`, what is painted beside base colour.
