@@ -2,8 +2,8 @@
 """Text-to-3D, counted: ``python -m server.bundled.evaluate --output DIR [--prompts FILE] [--guidance msd sds …]``.
 
 Generates every prompt with every guidance, at equal wall time, and measures what came out against the procedural
-object: what the judge reads from eight views around it, and how near the shape is. The table that DIR holds goes on
-where it stopped, so a long one can be made in pieces, and on more than one machine.
+object: what the judge reads from eight views around it, how near the shape is and how near the colour. The table that
+DIR holds goes on where it stopped, so a long one can be made in pieces, and on more than one machine.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from . import captions, judge, objects, shapes
 from .compare import compare, load
 
 VIEWS = 8
+GROUND = 0.75                               # the grey of a turntable's background
+BRIGHT, DARK = 0.98, 0.02                   # beyond these a pixel is clipped; no true object's is
 EDGE, LABEL = 80, 150                       # of a sheet's pictures and its texts, pixels
 TRIAL = 20                                  # iterations that tell how fast a guidance is
 ITERATION = ("render forward", "encode", "denoiser", "render backward", "optimizer")    # of what job.json times
@@ -58,16 +60,28 @@ def real_views(colour: str, noun: str) -> np.ndarray:
     for i in range(VIEWS):
         each = objects.scene(colour, noun, np.random.default_rng(0), np.array([360 * i / VIEWS, 20.0]), vary=False)
         eye = objects.camera_position(360 * i / VIEWS, 20)
-        scenes.append(objects.Scene(each.parts, eye, eye / np.linalg.norm(eye), 0.45, 0.55, np.full(3, 0.75),
+        scenes.append(objects.Scene(each.parts, eye, eye / np.linalg.norm(eye), 0.45, 0.55, np.full(3, GROUND),
                                     each.view))
     return objects.render(scenes)
 
 
+def tone(views: Tensor) -> tuple[Tensor, float]:
+    """Of the object in views (V, 3, H, W) in [0, 1]: its median colour, (3,) in [0, 1], and the share of its pixels
+    that are clipped, a channel burnt out or all of them black."""
+    pixels = views.movedim(1, -1).reshape(-1, 3)
+    pixels = pixels[(pixels - GROUND).abs().amax(dim=1) > 0.01]
+    clipped = (pixels.amax(dim=1) > BRIGHT) | (pixels.amax(dim=1) < DARK)
+    return pixels.median(dim=0).values, clipped.float().mean().item()
+
+
 def measure(folder: Path, colour: str, noun: str) -> dict[str, Any]:
-    """One row of the table of a finished job's folder. Shares are of the eight views."""
+    """One row of the table of a finished job's folder. Shares are of the eight views, those of clipped pixels of the
+    object's pixels in them; the colour error is the distance of its median colour to the true object's, a mean over
+    the channels, in [0, 1]."""
     judged = judge.load()
-    read = judged.read(views_of(folder / "turntable.png"))
-    true = judged.read(torch.from_numpy(real_views(colour, noun)).movedim(-1, 1) / 255)
+    views, real = views_of(folder / "turntable.png"), torch.from_numpy(real_views(colour, noun)).movedim(-1, 1) / 255
+    read, true = judged.read(views), judged.read(real)
+    median, clipped = tone(views)
     record = json.loads((folder / "job.json").read_text())
     likeness = compare(load(folder / "mesh.glb"), noun)
 
@@ -77,6 +91,7 @@ def measure(folder: Path, colour: str, noun: str) -> dict[str, Any]:
     return {"prompt": f"{colour} {noun}", "noun": share(read, "noun", noun), "colour": share(read, "colour", colour),
             "front": share(read, "view", "front"), "front, truth": share(true, "view", "front"),
             "f_score": likeness.f_score, "iou": likeness.iou, "chamfer": likeness.chamfer,
+            "colour_error": (median - tone(real)[0]).abs().mean().item(), "clipped": clipped,
             "seed": record["request"]["seed"], "iterations": record["iterations"],
             "seconds": record["seconds_total"], "threads": record["threads"]}
 
@@ -113,7 +128,8 @@ def summary(name: str, rows: Sequence[dict[str, Any]]) -> str:
 
     return (f"| {name} | {len(rows)} | {mean('noun'):.1%} | {mean('colour'):.1%} | {mean('front'):.1%} | "
             f"{mean('front, truth'):.1%} | {mean('f_score'):.3f} | {mean('iou'):.3f} | {mean('chamfer'):.4f} | "
-            f"{median('iterations'):.0f} | {median('seconds'):.0f} | {median('threads'):.0f} |")
+            f"{mean('colour_error'):.3f} | {mean('clipped'):.1%} | {median('iterations'):.0f} | "
+            f"{median('seconds'):.0f} | {median('threads'):.0f} |")
 
 
 def failed(row: dict[str, Any]) -> bool:
@@ -171,14 +187,15 @@ class Table:
         """text-to-3d.md and .json, a sheet of each guidance, and failures.png, each above its true object."""
         lines = ["# Text-to-3D, measured", "",
                  "| guidance | prompts | noun | colour | front | front, truth | F-score | IoU | Chamfer | "
-                 "iterations | seconds | threads |", "|---" * 12 + "|"]
+                 "colour error | clipped | iterations | seconds | threads |", "|---" * 14 + "|"]
         lines += [summary(name, rows) for name, rows in self.rows.items()]
         failures: list[tuple[str, np.ndarray]] = []
         for name, rows in self.rows.items():
-            lines += ["", f"## {name}", "", "| prompt | noun | colour | front | F-score | IoU | Chamfer | seconds |",
-                      "|---" * 8 + "|"]
+            lines += ["", f"## {name}", "", "| prompt | noun | colour | front | F-score | IoU | Chamfer | "
+                      "colour error | clipped | seconds |", "|---" * 10 + "|"]
             lines += [f"| {row['prompt']} | {row['noun']:.0%} | {row['colour']:.0%} | {row['front']:.0%} | "
-                      f"{row['f_score']:.3f} | {row['iou']:.3f} | {row['chamfer']:.4f} | {row['seconds']:.0f} |"
+                      f"{row['f_score']:.3f} | {row['iou']:.3f} | {row['chamfer']:.4f} | "
+                      f"{row['colour_error']:.3f} | {row['clipped']:.0%} | {row['seconds']:.0f} |"
                       for row in rows]
             shown = list(zip((row["prompt"] for row in rows), self.views[name]))
             sheet(shown, self.folder / f"{name}.png")

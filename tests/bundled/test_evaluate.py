@@ -24,7 +24,8 @@ def test_a_table_and_sheets_from_a_short_run_that_goes_on(tmp_path):
     text = (output / "text-to-3d.md").read_text()
     assert "| msd | 2 |" in text and "| red mushroom |" in text and "| blue sphere |" in text
     rows = json.loads((output / "text-to-3d.json").read_text())["msd"]
-    assert [row["iterations"] for row in rows] == [6, 6] and all(0 <= row["f_score"] <= 1 for row in rows)
+    assert [row["iterations"] for row in rows] == [6, 6]
+    assert all(0 <= row[share] <= 1 for row in rows for share in ("f_score", "colour_error", "clipped"))
     for picture in ("msd.png", "failures.png"):
         with Image.open(output / picture) as image:
             assert image.width > 700
@@ -54,12 +55,23 @@ def test_all_prompts_are_even():
         assert max(counts) - min(counts) <= 2
 
 
-def test_the_judge_reads_the_true_turntables():
+def test_the_judge_reads_the_true_turntables_and_none_is_clipped():
     right = []
     for colour, noun in captions.pairs(24):
         pictures = torch.from_numpy(evaluate.real_views(colour, noun)).movedim(-1, 1) / 255
         right += [each["noun"] == noun and each["colour"] == colour for each in judge.load().read(pictures)]
+        assert evaluate.tone(pictures)[1] == 0
     assert sum(right) > 0.97 * len(right)
+
+
+def test_tones_are_of_the_object_alone():
+    real = torch.from_numpy(evaluate.real_views("red", "mushroom")).movedim(-1, 1) / 255
+    median, clipped = evaluate.tone(real)
+    assert clipped == 0 and median[0] > median[1:].max() + 0.2
+    for much in (2.0, 0.01):                                            # burnt out, black
+        ground = (real - evaluate.GROUND).abs().amax(dim=1, keepdim=True) <= 0.01
+        _, clipped = evaluate.tone(torch.where(ground, real, (much * real).clamp(0, 1)))
+        assert clipped > 0.5
 
 
 def test_prompts_that_have_no_truth_are_refused(tmp_path):
