@@ -29,6 +29,7 @@ MUTANTS = [  # what, file, right, wrong, tests
     ("SDS", "server/guidance/sds.py", "gradient=(x - target)", "gradient=(target - x)", "guidance"),
     ("SDI: DDIM inversion", "server/guidance/sdi.py", "per_sample(higher / level, z)", "per_sample(level / higher, z)",
      "guidance"),
+    ("SDI: unguided inversion", "server/guidance/sdi.py", "flow = unguided(condition)", "flow = condition", "guidance"),
     ("VSD: sign", "server/guidance/vsd.py",
      "gradient = self._student.denoise(noisy, sigma, condition) - prior.denoise(noisy, sigma, condition)",
      "gradient = prior.denoise(noisy, sigma, condition) - self._student.denoise(noisy, sigma, condition)", "guidance"),

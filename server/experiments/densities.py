@@ -26,6 +26,10 @@ class Labels:
     def denoiser_calls(self) -> int:
         return 1 if self.guidance_scale == 1 else 2
 
+    def unguided(self) -> Labels:
+        """The same classes without classifier-free guidance."""
+        return Labels(self.classes)
+
 
 def guided(denoise: Callable[[Any], Tensor], condition: Labels | None) -> Tensor:
     """D = D_none + w (D_class - D_none), as one call of a prior; `denoise` takes classes or None."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..priors.base import Prior, denoiser_calls, per_sample
+from ..priors.base import Prior, denoiser_calls, per_sample, unguided
 from .base import GuidanceStep, NoiseLevels, working
 
 
@@ -16,8 +16,8 @@ class SDI(NoiseLevels):
     """SDS whose noise is not drawn but found: the latents are carried up to sigma by the prior's own flow.
 
     The target D(z; sigma) is then what the prior makes of these latents, without the variance that random
-    noise brings. The paper inverts with a negative guidance scale; here the inversion has the same
-    condition as the denoising, so that it is the exact reverse of DDIM for every prior.
+    noise brings. They go up without classifier-free guidance, along the flow of the density itself. (Guided as
+    the denoising is, or with the negative guidance scale of the paper, they leave it: docs/guidance.md.)
 
     steps: Euler steps of the inversion, on equal ratios from sigma_min up to sigma.
     anneal: as in the paper; otherwise each latent draws its own sigma.
@@ -43,11 +43,12 @@ class SDI(NoiseLevels):
         """One denoising of the inverted latents; the gradient is latents - target; as `Guidance.step`."""
         x = working(latents)
         sigma = self.draw(x, progress, generator)
-        target = prior.denoise(self.invert(prior, x, sigma, condition), sigma, condition)
+        flow = unguided(condition)
+        target = prior.denoise(self.invert(prior, x, sigma, flow), sigma, condition)
         return GuidanceStep(
             target=target.to(latents.dtype),
             gradient=(x - target).to(latents.dtype),
-            denoiser_calls=(self.steps + 1) * denoiser_calls(condition),
+            denoiser_calls=self.steps * denoiser_calls(flow) + denoiser_calls(condition),
             sigma=sigma,
         )
 

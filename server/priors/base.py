@@ -28,6 +28,11 @@ def denoiser_calls(condition: Any) -> int:
     return getattr(condition, "denoiser_calls", 1)
 
 
+def unguided(condition: Any) -> Any:
+    """The same condition without classifier-free guidance, where it has any and says how: `condition.unguided()`."""
+    return condition.unguided() if hasattr(condition, "unguided") else condition
+
+
 def karras(steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> list[float]:
     """`steps` noise levels falling from sigma_max to sigma_min, both included (Karras 2022, equation 5)."""
     if steps < 1 or not 0 < sigma_min <= sigma_max:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .base import unguided
+
 if TYPE_CHECKING:
     from .latent_diffusion import Condition, LatentDiffusion
 
@@ -39,7 +41,7 @@ class Student(nn.Module):
         hooks = [layer.register_forward_hook(added(down, up))
                  for layer, down, up in zip(self._layers, self.down, self.up)]
         try:
-            return self._prior.denoise(x, sigma, condition and condition.unguided())
+            return self._prior.denoise(x, sigma, unguided(condition))
         finally:
             for hook in hooks:
                 hook.remove()

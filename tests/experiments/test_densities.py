@@ -57,6 +57,7 @@ def test_guidance_scale():
     none, one = density.denoise(x, sigma), density.denoise(x, sigma, Labels(classes))
     torch.testing.assert_close(density.denoise(x, sigma, Labels(classes, 3.0)), none + 3 * (one - none))
     assert Labels(classes).denoiser_calls == 1 and Labels(classes, 3.0).denoiser_calls == 2
+    assert torch.equal(density.denoise(x, sigma, Labels(classes, 3.0).unguided()), one)
 
 
 def test_metrics_tell_samples_from_others():

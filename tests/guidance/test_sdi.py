@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from server.experiments.densities import Labels, gaussians
 from server.guidance import create
 from server.guidance.sdi import SDI
 
@@ -32,6 +33,17 @@ def test_it_needs_no_randomness_when_annealed(mixture):
     one, two = (create("sdi").step(mixture, x, progress=0.5, generator=torch.Generator().manual_seed(s)).target
                 for s in (1, 2))
     assert torch.equal(one, two)
+
+
+def test_only_the_denoising_is_guided():
+    density, classes = gaussians(), torch.tensor([0, 1])
+    x, guided = torch.tensor([[0.9, 0.3], [-1.2, 0.4]]), Labels(classes, 5.0)
+    sdi = SDI()
+    step = sdi.step(density, x, guided, progress=0.5)
+    z = sdi.invert(density, x, step.sigma, Labels(classes))
+    torch.testing.assert_close(step.target, density.denoise(z, step.sigma, guided))
+    assert (z - sdi.invert(density, x, step.sigma, guided)).norm(dim=1).min() > 0.1
+    assert step.denoiser_calls == sdi.steps + 2
 
 
 def test_bad_settings():
