@@ -27,11 +27,11 @@ from msd_blender.protocol import GUIDANCES, JobRequest
 
 from ..optimize import generate, warm_up
 from ..optimize.settings import Settings
+from ..rendering.render import GROUND
 from . import captions, judge, objects, shapes
 from .compare import compare, load
 
 VIEWS = 8
-GROUND = 0.75                               # the grey of a turntable's background
 BRIGHT, DARK = 0.98, 0.02                   # beyond these a pixel is clipped; no true object's is
 EDGE, LABEL = 80, 150                       # of a sheet's pictures and its texts, pixels
 TRIAL = 20                                  # iterations that tell how fast a guidance is

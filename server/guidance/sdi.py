@@ -16,8 +16,8 @@ class SDI(NoiseLevels):
     """SDS whose noise is not drawn but found: the latents are carried up to sigma by the prior's own flow.
 
     The target D(z; sigma) is then what the prior makes of these latents, without the variance that random
-    noise brings. They go up without classifier-free guidance, along the flow of the density itself. (Guided as
-    the denoising is, or with the negative guidance scale of the paper, they leave it: docs/guidance.md.)
+    noise brings. They go up without classifier-free guidance, along the flow of the density itself: guided as
+    the denoising is, or with a negative guidance scale as in the paper, shapes came out worse (docs/guidance.md).
 
     steps: Euler steps of the inversion, on equal ratios from sigma_min up to sigma.
     anneal: as in the paper; otherwise each latent draws its own sigma.

@@ -53,7 +53,8 @@ def preview(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat
                      math.radians(FIELD_OF_VIEW) * full)
     place = torch.from_numpy(_placed(mesh)).to(device)
     picture = render.render(rasterizer, place, torch.from_numpy(mesh.faces).to(device), look(mesh, device), camera,
-                            Lights.headlight(camera), torch.full((1, 3), 0.75, device=device), PREVIEW, flat)
+                            Lights.headlight(camera), torch.full((1, 3), render.GROUND, device=device), PREVIEW,
+                            flat)
     return (255 * picture[0]).round().byte().cpu().numpy()
 
 

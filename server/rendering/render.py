@@ -14,6 +14,8 @@ from .rasterize import Rasterizer
 from .shading import Lights
 from .textured import METALLIC, ROUGHNESS, Textured
 
+GROUND = 0.75                               # sRGB grey behind a turntable and a preview
+
 
 def vertex_normals(positions: Tensor, faces: Tensor) -> Tensor:
     """(V, 3) unit normals, each the area-weighted mean of its faces'."""
@@ -112,6 +114,6 @@ def turntable(rasterizer: Rasterizer, positions: np.ndarray, faces: np.ndarray, 
     cams = camera.orbit(views, device=device)
     look = colours if isinstance(colours, Textured) else torch.from_numpy(colours).to(device) / 255
     pictures = render(rasterizer, place, torch.from_numpy(faces).to(device), look, cams, Lights.headlight(cams),
-                      torch.full((views, 3), 0.75, device=device), 2 * size, flat)
+                      torch.full((views, 3), GROUND, device=device), 2 * size, flat)
     pictures = F.avg_pool2d(pictures.movedim(-1, 1), 2).flip(2)
     return (255 * torch.cat(list(pictures), dim=2)).round().byte().movedim(0, -1).cpu().numpy()
