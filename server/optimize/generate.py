@@ -104,6 +104,7 @@ class Generation:
         start = found[1]["phase"] if found else 0
         if found:
             self._resume(*found)
+        learned = _part(found[0], "guidance.") if found else {}
         asset: Asset | None = None
         first = 0
         for number, (kind, phase) in enumerate(self.plan):
@@ -117,9 +118,11 @@ class Generation:
                     asset = self._remade(phase, *own)
                 else:
                     asset = self._enter(kind, phase, asset)
-                if found and number == start and hasattr(guide, "load_state_dict"):
-                    guide.load_state_dict(_part(found[0], "guidance."))
+                if hasattr(guide, "load_state_dict"):
+                    guide.load_state_dict(learned)
                 self._phase(number, asset, guide, phase, first, own[0] if own else None)
+                if hasattr(guide, "state_dict"):
+                    learned = guide.state_dict()
                 if self.cancelled():
                     break
             first += phase.iterations

@@ -134,9 +134,9 @@ class LatentDiffusion:
         lower = upper - 1
         return lower + (log_sigma - table[lower]) / (table[upper] - table[lower])
 
-    def student(self, rank: int = 4) -> Student:
+    def student(self) -> Student:
         """A denoiser that begins as this one and can be fitted, which leaves this one as it is."""
-        return Student(self, rank)
+        return Student(self)
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         """E[clean | x], for x (B, C, h, w) = clean + sigma * noise and sigma (B,) in [0, inf].

@@ -13,35 +13,44 @@ if TYPE_CHECKING:
 
 
 class Student(nn.Module):
-    """The prior with trainable updates of its attention's projections, W + A B (Hu et al. 2021, section 4.1).
+    """The prior with trainable updates of its linear and convolutional layers, W + A B (Hu et al. 2021, section 4.1).
 
-    B starts at zero: untrained, it is the prior without guidance. The U-Net itself is not touched; hooks add
-    the updates while the student is asked.
+    A starts at zero: untrained, it is the prior without guidance. The U-Net itself is not touched; hooks add
+    the updates while the student is asked. All layers, because attention's alone could not follow a render's
+    background, and what grew there, stayed.
     """
 
-    def __init__(self, prior: "LatentDiffusion", rank: int = 4, seed: int = 0):
+    def __init__(self, prior: "LatentDiffusion", rank: int = 16, seed: int = 0):
         super().__init__()
         self._prior = prior
-        self._layers = [layer for name, layer in prior.unet.named_modules()
-                        if isinstance(layer, nn.Linear) and ".attn" in name]
-        generator = torch.Generator().manual_seed(seed)
-
-        def down(layer: nn.Linear) -> Tensor:
-            return (torch.randn(layer.in_features, rank, generator=generator) / layer.in_features**0.5).to(prior.device)
-
-        self.down = nn.ParameterList([nn.Parameter(down(layer)) for layer in self._layers])
-        self.up = nn.ParameterList(
-            [nn.Parameter(torch.zeros(rank, layer.out_features, device=prior.device)) for layer in self._layers])
+        self._layers = [layer for layer in prior.unet.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.updates = nn.ModuleList([_update(layer, rank) for layer in self._layers]).to(prior.device)
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: "Condition | None" = None) -> Tensor:
         """As `LatentDiffusion.denoise`, without classifier-free guidance; differentiable in the updates."""
-        def added(down: Tensor, up: Tensor) -> Any:
-            return lambda layer, inputs, output: output + (inputs[0].float() @ down @ up).to(output.dtype)
+        def added(update: nn.Module) -> Any:
+            return lambda layer, inputs, output: output + update(inputs[0].float()).to(output.dtype)
 
-        hooks = [layer.register_forward_hook(added(down, up))
-                 for layer, down, up in zip(self._layers, self.down, self.up)]
+        hooks = [layer.register_forward_hook(added(update)) for layer, update in zip(self._layers, self.updates)]
         try:
             return self._prior.denoise(x, sigma, unguided(condition))
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _update(layer: nn.Linear | nn.Conv2d, rank: int) -> nn.Sequential:
+    """A B for a layer: B down to `rank` channels as the layer itself would, A up to its own, zero at first."""
+    down: nn.Module
+    up: nn.Module
+    if isinstance(layer, nn.Conv2d):
+        place: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "bias": False}
+        down = nn.Conv2d(layer.in_channels, rank, layer.kernel_size, **place)  # type: ignore[arg-type]
+        up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
+    else:
+        down, up = nn.Linear(layer.in_features, rank, bias=False), nn.Linear(rank, layer.out_features, bias=False)
+    nn.init.normal_(down.weight, std=layer.weight[0].numel() ** -0.5)
+    nn.init.zeros_(up.weight)
+    return nn.Sequential(down, up)

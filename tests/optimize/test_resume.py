@@ -26,8 +26,8 @@ def run(folder, request, pause_at=None, checkpoints=None, said=None):
              paused=paused)
 
 
-# Before anything, in either phase, at the last iteration; VSD has a state of its own.
-@pytest.mark.parametrize("guidance, stops", [("msd", (0, 3, 5, 8)), ("vsd", (3,))])
+# Before anything, in either phase, at the last iteration; VSD has a state of its own, that goes through the phases.
+@pytest.mark.parametrize("guidance, stops", [("msd", (0, 3, 5, 8)), ("vsd", (3, 5, 7))])
 def test_the_same_bytes_wherever_it_was_stopped(tiny, tmp_path, guidance, stops):
     request = JobRequest(**{"prompt": "a red mushroom", **tiny, "guidance": guidance, "iterations": 9, "seed": 5})
     run(tmp_path / "whole", request)
