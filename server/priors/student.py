@@ -16,8 +16,8 @@ class Student(nn.Module):
     """The prior with trainable updates of its linear and convolutional layers, W + A B (Hu et al. 2021, section 4.1).
 
     A starts at zero: untrained, it is the prior without guidance. The U-Net itself is not touched; hooks add
-    the updates while the student is asked. All layers, because attention's alone could not follow a render's
-    background, and what grew there, stayed.
+    the updates while the student is asked. All of these layers, because with attention's alone text-to-3D left
+    floaters (docs/guidance.md).
     """
 
     def __init__(self, prior: "LatentDiffusion", rank: int = 16, seed: int = 0):
@@ -25,7 +25,7 @@ class Student(nn.Module):
         self._prior = prior
         self._layers = [layer for layer in prior.unet.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.updates = nn.ModuleList([_update(layer, rank) for layer in self._layers]).to(prior.device)
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: "Condition | None" = None) -> Tensor:
