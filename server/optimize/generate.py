@@ -121,8 +121,7 @@ class Generation:
                 if hasattr(guide, "load_state_dict"):
                     guide.load_state_dict(learned)
                 self._phase(number, asset, guide, phase, first, own[0] if own else None)
-                if hasattr(guide, "state_dict"):
-                    learned = guide.state_dict()
+                learned = _learned(guide)
                 if self.cancelled():
                     break
             first += phase.iterations
@@ -270,8 +269,7 @@ class Generation:
         with self.clock("checkpoint"):
             tensors = {f"asset.{name}": value for name, value in asset.state_dict().items()}
             tensors |= optimizer_tensors(optimizer) | {"generator": self.generator.get_state()}
-            if hasattr(guide, "state_dict"):
-                tensors |= {f"guidance.{name}": value for name, value in guide.state_dict().items()}
+            tensors |= {f"guidance.{name}": value for name, value in _learned(guide).items()}
             state = {"phase": number, "asset": asset.name, "edit": self.edit,
                      "details": isinstance(asset, Explicit) and asset.manner.details,
                      "iteration": self.iteration, "denoiser_calls": self.denoiser_calls,
@@ -362,6 +360,11 @@ class Generation:
             "seconds_total": round(self.clock.elapsed, 3),
             "mesh": report(mesh, self.given),
         }
+
+
+def _learned(guide: Any) -> dict[str, Tensor]:
+    """What a guidance has learned so far: VSD's student; the others have nothing."""
+    return guide.state_dict() if hasattr(guide, "state_dict") else {}
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

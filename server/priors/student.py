@@ -20,12 +20,12 @@ class Student(nn.Module):
     floaters (docs/guidance.md).
     """
 
-    def __init__(self, prior: "LatentDiffusion", rank: int = 16, seed: int = 0):
+    def __init__(self, prior: "LatentDiffusion", rank: int = 16):
         super().__init__()
         self._prior = prior
         self._layers = [layer for layer in prior.unet.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(0)
             self.updates = nn.ModuleList([_update(layer, rank) for layer in self._layers]).to(prior.device)
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: "Condition | None" = None) -> Tensor:
