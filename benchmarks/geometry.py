@@ -90,8 +90,8 @@ def costs() -> None:
         faces, x = torch.from_numpy(mesh.faces), torch.from_numpy(mesh.positions)
         ours = Preconditioner(faces, len(x))
         u = ours.from_positions(x).requires_grad_()
-        matrix = sparse.coo_matrix((
-            ours.matrix.values().numpy(), ours.matrix.indices().numpy()), (len(x),) * 2).tocsc()
+        row, column, value = (each.numpy() for each in ours.matrix)
+        matrix = sparse.coo_matrix((value, (row, column)), (len(x),) * 2).tocsc()
         theirs, right = splu(matrix), u.detach().double().numpy()
         row = [seconds(lambda: clean(mesh, len(mesh.faces)), 3),  # noqa: B023
                seconds(lambda: unwrap(mesh.positions, mesh.faces), 3),  # noqa: B023

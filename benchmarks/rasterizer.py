@@ -185,11 +185,10 @@ def silhouettes(name: str, device: str) -> str:
         for size in (64, 128):
             positions, faces = (each.to(device) for each in sphere(subdivisions))
             scale = torch.tensor(1.0, device=device, requires_grad=True)
-            large = size * rasterizer.supersample
-            clip = cameras.orbit(VIEWS, device=device).clip(positions * scale).contiguous()
-            rast = rasterizer.rasterize(clip, faces, (large, large))
+            clip = cameras.orbit(VIEWS, device=device).clip(positions * scale)
+            rast = rasterizer.rasterize(clip, faces, (size, size))
             cover = rasterizer.interpolate(torch.ones(1, len(positions), 1, device=device), rast, faces)
-            area = rasterizer.antialias(cover, rast, clip, faces).sum() / rasterizer.supersample ** 2
+            area = rasterizer.antialias(cover, rast, clip, faces).sum()
             (gradient,) = torch.autograd.grad(area, scale)
             r = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
             outline = (r / 3).asin().tan() / math.tan(math.radians(cameras.FIELD_OF_VIEW / 2)) * size / 2

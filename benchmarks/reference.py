@@ -24,7 +24,6 @@ def record(rasterizer: Rasterizer, device: str) -> dict[str, np.ndarray]:
     """Outputs by name, and gradients of each to what it is a function of, all float32.
 
     Two large triangles in perspective, one before the other, with UVs that magnify and minify a texture of 32 texels.
-    The picture is antialiased at its own resolution, whatever `supersample` says: triangles are large.
     """
     generator = torch.Generator().manual_seed(0)
     clip = torch.tensor([[-0.83, -0.71, 0.1, 1.0], [0.87, -0.62, 0.2, 1.0], [0.05, 0.79, 0.15, 1.0],

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,11 +60,16 @@ def smooth(grid: Tensor) -> Tensor:
     neighbours too, and what only one point wants, mostly noise, is damped.
     """
     channels = grid.shape[1]
-    kernel = torch.tensor([0.25, 0.5, 0.25], device=grid.device).view(1, 1, 3, 1, 1).expand(channels, -1, -1, -1, -1)
+    kernel = _binomial(grid.device).expand(channels, -1, -1, -1, -1)
     for _ in range(3):                      # each turn of the axes brings the next one to the front
         grid = F.conv3d(F.pad(grid, (0, 0, 0, 0, 1, 1), mode="replicate"), kernel, groups=channels)
         grid = grid.permute(0, 1, 3, 4, 2)
     return grid.contiguous()
+
+
+@cache
+def _binomial(device: torch.device) -> Tensor:
+    return torch.tensor([0.25, 0.5, 0.25], device=device).view(1, 1, 3, 1, 1)
 
 
 def grid_points(resolution: int, device: str | torch.device = "cpu") -> Tensor:

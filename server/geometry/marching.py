@@ -7,6 +7,7 @@ tetrahedra round its diagonal, so the result is closed and manifold whatever the
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import permutations
 
 import torch
@@ -52,9 +53,11 @@ def _triangles() -> list[list[int]]:
     return table
 
 
-_TETRAHEDRA = torch.tensor(_tetrahedra())
-_TRIANGLES = torch.tensor(_triangles())
-_EDGE_TABLE = torch.tensor(_EDGES)
+@cache
+def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Corners of the tetrahedra, triangles by inside corners, ends of the edges, and the corners' bits."""
+    return (torch.tensor(_tetrahedra(), device=device), torch.tensor(_triangles(), device=device),
+            torch.tensor(_EDGES, device=device), torch.tensor([1, 2, 4, 8], device=device))
 
 
 def marching_tetrahedra(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,22 +70,23 @@ def marching_tetrahedra(values: Tensor) -> tuple[Tensor, Tensor]:
         from outside. Both are empty where no value is positive.
     """
     n, device = values.shape[0], values.device
+    tetrahedra_of_cube, triangles_of_code, edge_ends, bits = _tables(device)
     inside = values.detach() > 0
-    inside[[0, -1]], inside[:, [0, -1]], inside[:, :, [0, -1]] = False, False, False
+    for side in (0, -1):
+        inside[side], inside[:, side], inside[:, :, side] = False, False, False
 
     index = torch.arange(n**3, device=device).view(n, n, n)
-    offsets = torch.tensor([x + n * y + n * n * z for z in (0, 1) for y in (0, 1) for x in (0, 1)], device=device)
+    offsets = index[:2, :2, :2].flatten()
     count = sum(inside[z:n - 1 + z, y:n - 1 + y, x:n - 1 + x].int() for z in (0, 1) for y in (0, 1) for x in (0, 1))
     crossed = (count > 0) & (count < 8)  # type: ignore[operator]
     corners = index[:-1, :-1, :-1][crossed][:, None] + offsets
-    tetrahedra = corners[:, _TETRAHEDRA.to(device)].view(-1, 4)
+    tetrahedra = corners[:, tetrahedra_of_cube].view(-1, 4)
 
     flat = inside.view(-1)
-    code = (flat[tetrahedra].long() * torch.tensor([1, 2, 4, 8], device=device)).sum(dim=1)
-    triangles = _TRIANGLES.to(device)[code].view(-1, 2, 3)
-    owner, _ = torch.nonzero(triangles[..., 0] >= 0, as_tuple=True)
-    triangles = triangles[triangles[..., 0] >= 0]
-    ends = tetrahedra[owner][:, None].expand(-1, 3, 4).gather(2, _EDGE_TABLE.to(device)[triangles])
+    code = (flat[tetrahedra].long() * bits).sum(dim=1)
+    triangles = triangles_of_code[code].view(-1, 2, 3)
+    owner, half = torch.nonzero(triangles[..., 0] >= 0, as_tuple=True)
+    ends = tetrahedra[owner][:, None].expand(-1, 3, 4).gather(2, edge_ends[triangles[owner, half]])
     ends = ends.sort(dim=-1).values
     edges, faces = torch.unique(ends[..., 0] * n**3 + ends[..., 1], return_inverse=True)
     a, b = edges // n**3, edges % n**3

@@ -14,7 +14,7 @@ from msd_blender.protocol import SLOT_ARRAYS, array_kind
 
 @dataclass(frozen=True)
 class Mesh:
-    """Arrays as `msd_blender.protocol.ARRAYS` names them; what is None is not there."""
+    """Arrays as `msd_blender.protocol.ARRAYS` names them, in C's order; what is None is not there."""
 
     positions: np.ndarray                   # (V, 3) float32, metres, Z up
     faces: np.ndarray                       # (F, 3) int32, counter-clockwise outward
@@ -25,10 +25,17 @@ class Mesh:
     textures: dict[str, np.ndarray] = field(default_factory=dict)   # of `protocol.SLOT_ARRAYS`, such as "texture.0"
     lift: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))  # add to be back in the field
 
+    def __post_init__(self) -> None:        # libraries hand out arrays in Fortran's order, and devices refuse them
+        for name in ("positions", "faces", "colours", "uvs", "slots", "locked", "lift"):
+            if (array := getattr(self, name)) is not None:
+                object.__setattr__(self, name, np.ascontiguousarray(array))
+        object.__setattr__(self, "textures", {name: np.ascontiguousarray(array)
+                                              for name, array in self.textures.items()})
+
     def arrays(self) -> dict[str, np.ndarray]:
         values = {"positions": self.positions, "faces": self.faces, "colours": self.colours, "uvs": self.uvs,
                   "slots": self.slots, "locked": self.locked, **self.textures}
-        return {name: np.ascontiguousarray(array) for name, array in values.items() if array is not None}
+        return {name: array for name, array in values.items() if array is not None}
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> Mesh:

@@ -37,10 +37,10 @@ class Preconditioner:
         row, column = torch.cat([every, row]), torch.cat([every, column])
         value = torch.cat([1 + strength * degree.double(),
                            torch.full((len(row) - vertices,), -strength, dtype=torch.float64, device=device)])
-        self.matrix = _sparse(row, column, value, vertices)
+        self.matrix = row, column, value
         # Free rows see locked vertices as given values; a locked row is the identity.
         across = ~self.locked[row] & self.locked[column]
-        self.given = _sparse(row[across], column[across], value[across], vertices)
+        self.given = row[across], column[across], value[across]
         inner = (row == column) | ~(self.locked[row] | self.locked[column])
         value = torch.where(self.locked[row], 1.0, value)
         self.solver = cholespy.CholeskySolverD(
@@ -49,7 +49,7 @@ class Preconditioner:
 
     def from_positions(self, x: Tensor) -> Tensor:
         """(V, 3) positions -> (V, 3) u, without a gradient."""
-        u = (self.matrix @ x.detach().double()).to(x.dtype)
+        u = _product(self.matrix, x.detach().double()).to(x.dtype)
         return torch.where(self.locked[:, None], x.detach(), u)
 
     def to_positions(self, u: Tensor) -> Tensor:
@@ -71,14 +71,14 @@ class _Solve(torch.autograd.Function):
     def forward(ctx: Any, u: Tensor, preconditioner: Preconditioner) -> Tensor:
         ctx.preconditioner = preconditioner
         wide = u.double()
-        x = preconditioner.solve(wide - preconditioner.given @ wide).to(u.dtype)
+        x = preconditioner.solve(wide - _product(preconditioner.given, wide)).to(u.dtype)
         return torch.where(preconditioner.locked[:, None], u, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         free = ~ctx.preconditioner.locked[:, None]
         # M is symmetric, so the adjoint is the same solve.
-        return torch.where(free, ctx.preconditioner.solve(grad * free), 0).to(grad.dtype), None
+        return ctx.preconditioner.solve(grad * free).masked_fill(~free, 0).to(grad.dtype), None
 
 
 def _neighbours(faces: Tensor, vertices: int) -> tuple[Tensor, Tensor]:
@@ -89,5 +89,7 @@ def _neighbours(faces: Tensor, vertices: int) -> tuple[Tensor, Tensor]:
     return pairs // max(vertices, 1), pairs % max(vertices, 1)
 
 
-def _sparse(row: Tensor, column: Tensor, value: Tensor, size: int) -> Tensor:
-    return torch.sparse_coo_tensor(torch.stack([row, column]), value, (size, size), check_invariants=False).coalesce()
+def _product(matrix: tuple[Tensor, Tensor, Tensor], x: Tensor) -> Tensor:
+    """A square matrix of (rows, columns, values), each (N,), times x (V, C)."""
+    row, column, value = matrix
+    return torch.zeros_like(x).index_add(0, row, value[:, None] * x[column])

@@ -32,16 +32,16 @@ def normal_consistency(positions: Tensor, faces: Tensor) -> Tensor:
     corners = positions[faces.long()]
     normals = F.normalize(torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]),
                           dim=1, eps=1e-12)
-    ends = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).long()
+    ends = torch.stack([faces, faces.roll(-1, dims=1)], dim=2).transpose(0, 1).reshape(-1, 2).long()
     low, high = ends.sort(dim=1).values.T
     key, order = (low * len(positions) + high).sort(stable=True)
     last = key.diff(append=key.new_full((1,), -1)) != 0
     first = last.roll(1)
-    pair = first[:-1] & ~last[:-1] & last[1:]
-    one, other = order[:-1][pair], order[1:][pair]
-    if not len(one):
+    pair = (first[:-1] & ~last[:-1] & last[1:]).nonzero()[:, 0]
+    if not len(pair):
         return 0 * positions.sum()
-    turn = torch.where(ends[one, 0] == ends[other, 1], 1, -1)       # faces alike round run along it either way
+    one, other = order[pair], order[pair + 1]
+    turn = 2 * (ends[one, 0] == ends[other, 1]).long() - 1          # faces alike round run along it either way
     one, other = one % len(faces), other % len(faces)
     return (1 - turn * (normals[one] * normals[other]).sum(dim=1)).mean()
 

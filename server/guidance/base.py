@@ -66,4 +66,5 @@ class NoiseLevels:
             return x.new_full(x.shape[:1], Geometric(self.sigma_max, self.sigma_min)(progress))
         source = x.device if generator is None else generator.device
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
-        return (low + (high - low) * torch.rand(len(x), generator=generator, device=source)).exp().to(x)
+        drawn = torch.rand(len(x), generator=generator, device=source)
+        return (low + (high - low) * drawn).exp().to(x, non_blocking=True)

@@ -35,6 +35,7 @@ from ..rendering import cameras, rasterize
 from ..rendering.shading import Lights, backgrounds
 from .assets import Asset, Explicit, Manner, Place, Surface, Volume, extract, joined, remeshed
 from .clock import Clock
+from .device import choose_device
 from .output import preview, turntable
 from .settings import Phase, Settings
 
@@ -73,18 +74,13 @@ class Generation:
         self.given = mesh
         self.report, self.cancelled, self.paused = report, cancelled, paused
         self.checkpoints = checkpoints
-        self.clock = Clock()
-        device = request.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("There is no CUDA device here: choose the device cpu or auto.")
-        self.device = torch.device(device)
+        self.device = choose_device(request.device)
+        self.clock = Clock.of(self.device)
         # Threads on the CPU else add up an indexing's gradient in any order.
-        torch.use_deterministic_algorithms(device == "cpu")
+        torch.use_deterministic_algorithms(self.device.type == "cpu")
         with self.clock("load"):
-            self.prior = load_prior(request.model, device)
-            self.rasterizer = rasterize.create(request.rasterizer, device)
+            self.prior = load_prior(request.model, str(self.device))
+            self.rasterizer = rasterize.create(request.rasterizer, self.device)
         # Drawn on the CPU, so that a seed means the same on every device.
         self.generator = torch.Generator().manual_seed(request.seed)
         self.plan = self.settings.plan(request.mode)
@@ -231,8 +227,9 @@ class Generation:
         """One step of one asset."""
         settings, request = self.settings, self.request
         with self.clock("render forward"):
-            views = cameras.sample(settings.views, self.generator, self.device, settings.elevation,
-                                   settings.field_of_view)
+            drawn = cameras.sample(settings.views, self.generator, elevation=settings.elevation,
+                                   field_of_view=settings.field_of_view)
+            views = drawn.to(self.device)
             lights = Lights.sample(views, self.generator)
             if request.maps:
                 lights = lights.under_sky(self.generator)
@@ -245,7 +242,7 @@ class Generation:
             latents = self.prior.encode(seen)
         with self.clock("denoiser"):
             scale = settings.guidance_scale * Linear(phase.emphasis, 1)(2 * progress)
-            azimuth, elevation = views.azimuth.rad2deg().tolist(), views.elevation.rad2deg().tolist()
+            azimuth, elevation = drawn.azimuth.rad2deg().tolist(), drawn.elevation.rad2deg().tolist()
             contrast = torch.rand(settings.views, generator=self.generator) < phase.contrast
             condition = self.prior.condition(
                 view_prompts(request.prompt, azimuth, elevation),
@@ -344,6 +341,7 @@ class Generation:
 
     def record(self, mesh: Mesh, whole: bool) -> dict[str, Any]:
         """What job.json says: how the asset was made and what it is."""
+        self.clock.settle()
         return {
             "request": asdict(self.request),
             "settings": asdict(self.settings),
@@ -377,9 +375,13 @@ _priors: dict[tuple[str, str], Any] = {}
 def load_prior(model: str, device: str) -> Any:
     """The prior of a folder ("" is the bundled one); the last one stays loaded."""
     if (model, device) not in _priors:
-        _priors.clear()
+        forget_priors()
         _priors[model, device] = priors.load(model or None, device)
     return _priors[model, device]
+
+
+def forget_priors() -> None:
+    _priors.clear()
 
 
 def generate(request: JobRequest, folder: Path, report: Report, cancelled: Callable[[], bool],

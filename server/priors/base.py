@@ -50,7 +50,7 @@ def karras(steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> 
 def randn(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | str) -> Tensor:
     """float32 standard normal noise, drawn on the generator's own device so that a seed means one thing."""
     source = device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=source).to(device)
+    return torch.randn(shape, generator=generator, device=source).to(device, non_blocking=True)
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 """Any diffusers Stable Diffusion folder as a Prior."""
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from .base import PriorError, per_sample
 from .student import Student
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+KEPT_TEXTS = 64                             # encoded texts that stay: a job's views and its negatives are some 20
 PICKLES = {".bin", ".ckpt", ".pt", ".pth"}
 
 
@@ -82,7 +84,7 @@ class LatentDiffusion:
         height, width = (size, size) if isinstance(size, int) else size
         self.resolution: int = height * self.downscale
         self.latent_shape: tuple[int, int, int] = (channels, height, width)
-        self._embeddings: dict[str, Tensor] = {}
+        self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
 
     def _part(self, kind: Any, folder: Path, **options: Any) -> Any:
         """A frozen network; only safetensors are read."""
@@ -112,19 +114,25 @@ class LatentDiffusion:
         return Condition(embeddings, self._encode_texts(negatives), float(guidance_scale))
 
     def _encode_texts(self, texts: Sequence[str]) -> Tensor:
-        for text in texts:
-            if text not in self._embeddings:  # one at a time: the bits must not depend on the batch
-                tokens = self.tokenizer(
-                    text,
-                    padding="max_length",
-                    max_length=self.tokenizer.model_max_length,
-                    truncation=True,
-                    return_tensors="pt",
-                ).to(self.device)
-                masked = getattr(self.text_encoder.config, "use_attention_mask", False)
-                mask = tokens.attention_mask if masked else None
-                self._embeddings[text] = self.text_encoder(tokens.input_ids, attention_mask=mask)[0]
-        return torch.cat([self._embeddings[text] for text in texts])
+        return torch.cat([self._encode_text(text) for text in texts])
+
+    def _encode_text(self, text: str) -> Tensor:
+        """(1, tokens, width). One text at a time: its bits must not depend on a batch."""
+        if text not in self._embeddings:
+            tokens = self.tokenizer(
+                text,
+                padding="max_length",
+                max_length=self.tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            ).to(self.device, non_blocking=True)
+            masked = getattr(self.text_encoder.config, "use_attention_mask", False)
+            mask = tokens.attention_mask if masked else None
+            self._embeddings[text] = self.text_encoder(tokens.input_ids, attention_mask=mask)[0]
+            if len(self._embeddings) > KEPT_TEXTS:
+                self._embeddings.popitem(last=False)
+        self._embeddings.move_to_end(text)
+        return self._embeddings[text]
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """(B,) sigma -> (B,) fractional timestep, linear in log sigma, clamped to the trained range."""

@@ -34,6 +34,10 @@ class Cameras:
     def __len__(self) -> int:
         return len(self.azimuth)
 
+    def to(self, device: str | torch.device) -> Cameras:
+        parts = self.azimuth, self.elevation, self.distance, self.fov
+        return Cameras(*(part.to(device, non_blocking=True) for part in parts))
+
     @property
     def position(self) -> Tensor:
         """(B, 3)."""
@@ -59,7 +63,8 @@ class Cameras:
 
     def projection(self) -> Tensor:
         """(B, 4, 4): camera to OpenGL clip space, square pictures."""
-        near, far = 0.1, max(10.0, float(self.distance.max()) + 5) if len(self) else 10.0
+        near = 0.1
+        far = (self.distance.double().amax() + 5).clamp(min=10) if len(self) else 10.0
         focal = 1 / (self.fov / 2).tan()
         matrix = torch.zeros(len(self), 4, 4, device=self.azimuth.device, dtype=self.azimuth.dtype)
         matrix[:, 0, 0] = matrix[:, 1, 1] = focal
@@ -105,7 +110,7 @@ def sample(batch: int, generator: torch.Generator, device: str | torch.device = 
     overhead = torch.rand(batch, generator=generator) < (OVERHEAD_SHARE if elevation is None else 0)
     fov = torch.full((batch,), math.radians(field_of_view))
     parts = azimuth, torch.deg2rad(torch.where(overhead, high, low)), uniform(*distance), fov
-    return Cameras(*(part.to(device) for part in parts))
+    return Cameras(*parts).to(device)
 
 
 def orbit(count: int, elevation: float = 20.0, device: str | torch.device = "cpu") -> Cameras:

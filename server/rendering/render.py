@@ -43,9 +43,8 @@ def render(rasterizer: Rasterizer, positions: Tensor, faces: Tensor, colours: Te
         backgrounds: (B, 3) sRGB.
         flat: normals of the faces instead of smooth ones.
     """
-    size = resolution * rasterizer.supersample
-    clip = cameras.clip(positions).contiguous()
-    rast = rasterizer.rasterize(clip, faces, (size, size))
+    clip = cameras.clip(positions)
+    rast = rasterizer.rasterize(clip, faces, (resolution, resolution))
     if isinstance(colours, Textured):
         base, roughness, metallic, bumps = colours.sample(rasterizer, rast, clip, faces)
         assert base is not None
@@ -53,7 +52,7 @@ def render(rasterizer: Rasterizer, positions: Tensor, faces: Tensor, colours: Te
         if bumps is not None:
             normals = colours.bend(normals, bumps, rasterizer, positions, rast, faces)
         if colours.physical:
-            place = rasterizer.interpolate(positions[None].contiguous(), rast, faces)
+            place = rasterizer.interpolate(positions[None], rast, faces)
             toward = F.normalize(cameras.position[:, None, None] - place, dim=-1)
             roughness = torch.full_like(base[..., :1], ROUGHNESS) if roughness is None else roughness
             metallic = torch.full_like(base[..., :1], METALLIC) if metallic is None else metallic
@@ -61,10 +60,10 @@ def render(rasterizer: Rasterizer, positions: Tensor, faces: Tensor, colours: Te
         else:
             shaded = lights.shade(base, normals)
     elif flat:
-        pixels = rasterizer.interpolate(colours[None].contiguous(), rast, faces)
+        pixels = rasterizer.interpolate(colours[None], rast, faces)
         shaded = lights.shade(pixels, _normals(rasterizer, positions, rast, faces, flat))
     else:
-        attributes = torch.cat([colours, vertex_normals(positions, faces)], dim=1)[None].contiguous()
+        attributes = torch.cat([colours, vertex_normals(positions, faces)], dim=1)[None]
         pixels = rasterizer.interpolate(attributes, rast, faces)
         shaded = lights.shade(pixels[..., :3], F.normalize(pixels[..., 3:], dim=-1, eps=1e-6))
     return _finish(rasterizer, shaded, rast, clip, faces, backgrounds)
@@ -73,9 +72,8 @@ def render(rasterizer: Rasterizer, positions: Tensor, faces: Tensor, colours: Te
 def render_normals(rasterizer: Rasterizer, positions: Tensor, faces: Tensor, cameras: Cameras,
                    backgrounds: Tensor, resolution: int, flat: bool = False) -> Tensor:
     """Shape without colour or light: the normals in the camera's axes as (n + 1) / 2; otherwise as `render`."""
-    size = resolution * rasterizer.supersample
-    clip = cameras.clip(positions).contiguous()
-    rast = rasterizer.rasterize(clip, faces, (size, size))
+    clip = cameras.clip(positions)
+    rast = rasterizer.rasterize(clip, faces, (resolution, resolution))
     normals = _normals(rasterizer, positions, rast, faces, flat)
     seen = torch.einsum("bhwi,bji->bhwj", normals, torch.stack(cameras.axes(), dim=1).to(normals.dtype))
     return _finish(rasterizer, (seen + 1) / 2, rast, clip, faces, backgrounds)
@@ -88,17 +86,14 @@ def _normals(rasterizer: Rasterizer, positions: Tensor, rast: Tensor, faces: Ten
         attributes = face_normals(positions, faces).repeat_interleave(3, dim=0)
     else:
         corners, attributes = faces, vertex_normals(positions, faces)
-    return F.normalize(rasterizer.interpolate(attributes[None].contiguous(), rast, corners), dim=-1, eps=1e-6)
+    return F.normalize(rasterizer.interpolate(attributes[None], rast, corners), dim=-1, eps=1e-6)
 
 
 def _finish(rasterizer: Rasterizer, shaded: Tensor, rast: Tensor, clip: Tensor, faces: Tensor,
             backgrounds: Tensor) -> Tensor:
-    """The picture before its backgrounds, with smooth edges, at the resolution asked for."""
+    """The picture before its backgrounds, with smooth edges."""
     picture = torch.where(rast[..., 3:] > 0, shaded, backgrounds[:, None, None])
-    picture = rasterizer.antialias(picture.contiguous(), rast, clip, faces)
-    if rasterizer.supersample > 1:
-        picture = F.avg_pool2d(picture.movedim(-1, 1), rasterizer.supersample).movedim(1, -1)
-    return picture
+    return rasterizer.antialias(picture, rast, clip, faces)
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ class Lights:
         batch, device = len(cameras), cameras.azimuth.device
 
         def uniform(low: float, high: float) -> Tensor:
-            return (low + (high - low) * torch.rand(batch, generator=generator)).to(device)
+            return (low + (high - low) * torch.rand(batch, generator=generator)).to(device, non_blocking=True)
 
         tilt, side = uniform(0, math.radians(50)), uniform(-math.radians(70), math.radians(70))
         right, up, backward = cameras.axes()
@@ -64,7 +64,7 @@ class Lights:
         """
         toward = F.normalize(torch.randn(len(self.ambient), 3, generator=generator) + torch.tensor([0, 0, 1.0]), dim=1)
         strength = 0.9 * torch.rand(len(self.ambient), 1, generator=generator)
-        return replace(self, sky=(strength * toward).to(self.direction))
+        return replace(self, sky=(strength * toward).to(self.direction, non_blocking=True))
 
     @classmethod
     def headlight(cls, cameras: Cameras, tilt: float = 25.0) -> Lights:
@@ -155,4 +155,4 @@ def backgrounds(batch: int, generator: torch.Generator, device: str | torch.devi
     value = 0.4 + 0.5 * torch.rand(batch, 1, generator=generator)
     coloured = value * (1 - strength + strength * pure)
     pick = torch.rand(batch, 1, generator=generator) < 0.3
-    return torch.where(pick, coloured, grey).to(device)
+    return torch.where(pick, coloured, grey).to(device, non_blocking=True)

@@ -79,7 +79,7 @@ class Textured:
     def sample(self, rasterizer: Rasterizer, rast: Tensor, clip: Tensor, faces: Tensor) -> list[Tensor | None]:
         """[base, roughness, metallic, normal], each (B, H, W, C); None where no material has such a map."""
         charts = self.charts
-        uvs = charts.uvs[None].contiguous()
+        uvs = charts.uvs[None]
         uv = rasterizer.interpolate(uvs, rast, charts.faces)
         footprint = rasterizer.footprint(uvs, rast, charts.faces, clip, faces)
         slot = F.pad(charts.slots, (1, 0), value=-1)[rast[..., 3].long()][..., None]
@@ -101,7 +101,7 @@ class Textured:
     def bend(self, normals: Tensor, map: Tensor, rasterizer: Rasterizer, positions: Tensor, rast: Tensor,
              faces: Tensor) -> Tensor:
         """Unit normals (B, H, W, 3) turned as a sampled normal map says, in the frame of the mesh's own UVs."""
-        frame = self.charts.tangents(positions, faces)[None].contiguous()
+        frame = self.charts.tangents(positions, faces)[None]
         tangent, side = rasterizer.interpolate(frame, rast, self.charts.faces).split([3, 1], dim=-1)
         tangent = F.normalize(tangent - (tangent * normals).sum(dim=-1, keepdim=True) * normals, dim=-1, eps=1e-6)
         bitangent = side * torch.linalg.cross(normals, tangent)

@@ -33,7 +33,8 @@ def march(grid: Tensor, cameras: Cameras, lights: Lights, resolution: int, sampl
     origin, direction = cameras.rays(resolution)
     closest = -(direction * origin[:, None, None]).sum(dim=-1, keepdim=True)
     half = (1 - origin.square().sum(dim=1)[:, None, None, None] + closest.square()).clamp(min=0).sqrt()
-    jitter = torch.rand(*closest.shape[:-1], samples, generator=generator).to(closest)
+    jitter = torch.rand(*closest.shape[:-1], samples, generator=device_generator(generator, closest.device),
+                        device=closest.device)
     depth = closest + half * (2 * (torch.arange(samples, device=closest.device) + jitter) / samples - 1)
     points = origin[:, None, None, None] + depth[..., None] * direction[..., None, :]
 
@@ -51,6 +52,17 @@ def march(grid: Tensor, cameras: Cameras, lights: Lights, resolution: int, sampl
     alpha = 1 - transmitted[..., -1:]
     shaded = lights.shade(albedo / alpha.clamp(min=1e-4), normal)
     return alpha * shaded, alpha
+
+
+def device_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """A generator of the device that is seeded by one of the CPU; on the CPU that one itself.
+
+    A card would wait for the millions of numbers of a picture's rays, were they drawn on the CPU.
+    """
+    if device.type == "cpu":
+        return generator
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
 
 
 def _central(grid: Tensor, axis: int) -> Tensor:

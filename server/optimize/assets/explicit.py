@@ -87,7 +87,7 @@ class Explicit(nn.Module):
         welded, index = np.unique(mesh.positions, axis=0, return_inverse=True)
         index = index.reshape(-1)
         self.weld = torch.from_numpy(index).to(device)
-        self.faces = torch.from_numpy(index[mesh.faces].astype(np.int32)).to(device).contiguous()
+        self.faces = torch.from_numpy(index[mesh.faces].astype(np.int32)).to(device)
         self.rest = torch.from_numpy(self._placed(welded)).to(device)
         locked = np.zeros(len(welded), bool)
         if mesh.locked is not None:
@@ -98,6 +98,7 @@ class Explicit(nn.Module):
             self.moved = nn.Parameter(torch.zeros_like(self.rest))
             self.stiffness = Stiffness(self.rest, self.faces)
             self.twin = _twins(welded, manner.symmetry, device)
+            self.mirror = torch.tensor([-1.0 if axis == manner.symmetry else 1.0 for axis in "xyz"], device=device)
         self.paint = Paint(manner.levels, 3 + len(manner.maps), device)
         corners = self.rest[self.weld]
         textured = mesh.uvs is not None and (not manner.moves or bool(mesh.textures) or mesh.colours is None)
@@ -132,25 +133,22 @@ class Explicit(nn.Module):
                progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """As `Asset.render`."""
         positions = self.rest + self.displacement() if self.manner.moves else self.rest
-        size = resolution * self.rasterizer.supersample
-        clip = cameras.clip(positions).contiguous()
-        rast = self.rasterizer.rasterize(clip, self.faces, (size, size))
-        hit = rast[..., 3] > 0
+        clip = cameras.clip(positions)
+        rast = self.rasterizer.rasterize(clip, self.faces, (resolution, resolution))
+        hit = rast[..., 3].flatten().nonzero()[:, 0]
         if self.manner.flat:
-            normals = rast.new_zeros(*hit.shape, 3)
-            normals[hit] = face_normals(positions, self.faces)[rast[..., 3][hit].long() - 1]
+            face = rast[..., 3].flatten()[hit].long() - 1
+            normals = _placed_at(hit, face_normals(positions, self.faces)[face], rast)
         else:
-            normals = self.rasterizer.interpolate(vertex_normals(positions, self.faces)[None].contiguous(), rast,
+            normals = self.rasterizer.interpolate(vertex_normals(positions, self.faces)[None], rast,
                                                   self.faces)
         normals = F.normalize(normals, dim=-1, eps=1e-6)
-        seen, slope, smoothness = self.skin.at(self.paint, rast, clip.detach(), self.faces, generator)
+        seen, slope, smoothness = self.skin.at(self.paint, rast, hit, clip.detach(), self.faces, generator)
         if slope is not None:
-            normals = normals.clone()
-            normals[hit] = bumped(normals[hit], slope)
-        values = rast.new_zeros(*hit.shape, seen.shape[1])
-        values[hit] = seen
+            normals = _placed_at(hit, bumped(normals.view(-1, 3)[hit], slope), rast)
+        values = _placed_at(hit, seen, rast)
         if self.skin.physical:
-            point = self.rasterizer.interpolate(positions[None].contiguous(), rast, self.faces)
+            point = self.rasterizer.interpolate(positions[None], rast, self.faces)
             toward = F.normalize(cameras.position[:, None, None] - point, dim=-1)
             maps = {"roughness": torch.full_like(values[..., :1], ROUGHNESS),
                     "metallic": torch.full_like(values[..., :1], METALLIC)}
@@ -158,10 +156,8 @@ class Explicit(nn.Module):
             shaded = lights.shade_physically(values[..., :3], normals, toward, maps["roughness"], maps["metallic"])
         else:
             shaded = lights.shade(values, normals)
-        picture = torch.where(hit[..., None], shaded, backgrounds[:, None, None])
-        picture = self.rasterizer.antialias(picture.contiguous(), rast, clip, self.faces)
-        if self.rasterizer.supersample > 1:
-            picture = F.avg_pool2d(picture.movedim(-1, 1), self.rasterizer.supersample).movedim(1, -1)
+        picture = torch.where(rast[..., 3:] > 0, shaded, backgrounds[:, None, None])
+        picture = self.rasterizer.antialias(picture, rast, clip, self.faces)
         penalty = 0.01 * smoothness
         if self.manner.moves:
             penalty = penalty + self.stiffness(positions)
@@ -171,9 +167,8 @@ class Explicit(nn.Module):
         """(W, 3) how far each welded vertex is from where it was given, placed: within its limits."""
         move: Tensor = self.steps.to_positions(self.moved)
         if self.manner.symmetry:
-            sign = move.new_tensor([-1.0 if axis == self.manner.symmetry else 1.0 for axis in "xyz"])
-            move = (move + sign * move[self.twin]) / 2
-            move = torch.where(self.locked[:, None], 0, move)
+            move = (move + self.mirror * move[self.twin]) / 2
+            move = move.masked_fill(self.locked[:, None], 0)
         if self.manner.max_displacement is not None:
             limit = (1 - 1e-5) * self.manner.max_displacement * self.place.scale
             length = move.detach().norm(dim=1, keepdim=True)
@@ -199,6 +194,12 @@ class Explicit(nn.Module):
 
     def _placed(self, positions: np.ndarray) -> np.ndarray:
         return ((positions - self.place.centre) * np.float32(self.place.scale)).astype(np.float32)
+
+
+def _placed_at(pixels: Tensor, values: Tensor, rast: Tensor) -> Tensor:
+    """(B, H, W, C) pictures like `rast` of (P, C) values at numbered pixels, 0 elsewhere."""
+    picture = rast.new_zeros(rast[..., 0].numel(), values.shape[1])
+    return picture.index_copy(0, pixels, values).view(*rast.shape[:3], -1)
 
 
 def _twins(positions: np.ndarray, axis: str, device: torch.device | str) -> Tensor:

@@ -42,8 +42,9 @@ class Paint(nn.Module):
 
     @torch.no_grad()
     def start(self, grid: Tensor) -> None:
-        """Begin with a dense (1, C, n, n, n) grid of logits."""
-        self.grids[-1].copy_(F.interpolate(grid, size=(self.levels[-1],) * 3, mode="trilinear", align_corners=True))
+        """Begin with a dense (1, C, n, n, n) grid of logits for the first channels; the others begin at 0."""
+        fine = F.interpolate(grid, size=(self.levels[-1],) * 3, mode="trilinear", align_corners=True)
+        self.grids[-1][:, :grid.shape[1]] = fine
 
     def fit(self, points: Tensor, logits: Tensor, generator: torch.Generator, steps: int = 60,
             batch: int = 8192) -> None:
@@ -58,5 +59,6 @@ class Paint(nn.Module):
 
     def roughness(self, points: Tensor, values: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared change of the `values` that the points have to some a finest cell away."""
-        offset = torch.randn(points.shape, generator=generator).to(points) * (2 / (self.levels[-1] - 1))
+        drawn = torch.randn(points.shape, generator=generator).to(points, non_blocking=True)
+        offset = drawn * (2 / (self.levels[-1] - 1))
         return (self(points + offset) - values).square().mean()

@@ -57,7 +57,7 @@ class Texture:
     def __init__(self, mesh: Mesh, corners: Tensor, manner: Manner, rasterizer: Rasterizer,
                  device: torch.device | str):
         self.rasterizer, self.manner = rasterizer, manner
-        self.corners, self.mesh_faces = corners, torch.from_numpy(mesh.faces).to(device).contiguous()
+        self.corners, self.mesh_faces = corners, torch.from_numpy(mesh.faces).to(device)
         sizes = {slot: _size(mesh, slot, manner.texture_size) for slot in np.unique(mesh.face_slots).tolist()}
         self.atlas = atlas = Atlas(mesh, sizes, torch.device(device))
         self.split = torch.arange(3 * len(mesh.faces), device=device, dtype=torch.int32).view(-1, 3)
@@ -100,17 +100,17 @@ class Texture:
         logits = torch.cat([logits, logits[self.atlas.second >= 0]])
         return torch.cat([self.places, self.others]), F.pad(logits, (0, len(self.manner.maps)))
 
-    def at(self, paint: Paint, rast: Tensor, clip: Tensor, faces: Tensor,
+    def at(self, paint: Paint, rast: Tensor, hit: Tensor, clip: Tensor, faces: Tensor,
            generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Of the P pixels that show the surface: values (P, C) in [0, 1], colour first and then `maps`; the slope
-        (P, 3) of the height that a normal map shows; how rough the paint is there ().
+        """At the pixels that show the surface: values (P, C) in [0, 1], colour first and then `maps`; the slope (P, 3)
+        of the height that a normal map shows; how rough the paint is there ().
 
+        hit: (P,) those pixels, numbered through all views.
         rast: of `clip` and `faces`, whose vertices may be others than the mesh's.
         """
-        hit = rast[..., 3] > 0
-        uvs = self.atlas.uvs[None].contiguous()
+        uvs = self.atlas.uvs[None]
         uv = self.rasterizer.interpolate(uvs, rast, self.split)
-        texel = self.atlas.at(uv[hit], rast[..., 3][hit].long() - 1)
+        texel = self.atlas.at(uv.view(-1, 2)[hit], rast[..., 3].flatten()[hit].long() - 1)
         covered = self.atlas.nearest[texel].long()
         points, logits = self.places[covered], self._logits(paint, covered)
         roughness = paint.roughness(points[:SAMPLES], logits[:SAMPLES], generator)
@@ -123,18 +123,18 @@ class Texture:
         values = (logits[:, :3 + len(self.maps)] + details).sigmoid()
         if self.keep is not None:
             values = torch.where(self.keep[texel][:, None], given.float() / 255, values)
-            slope = None if slope is None else torch.where(self.keep[texel][:, None], 0, slope)
+            slope = None if slope is None else slope.masked_fill(self.keep[texel][:, None], 0)
         return values, slope, roughness
 
     def _seen(self, uv: Tensor, footprint: Tensor, hit: Tensor, texel: Tensor) -> Tensor:
         """(P, 3) in [0, 1] of the given base colours, from mipmaps."""
         total = uv.new_zeros(len(texel), 3)
-        for tile in self.atlas.tiles:
-            here = (texel >= tile.texels.start) & (texel < tile.texels.stop)
-            if bool(here.any()):
+        here = [(texel >= tile.texels.start) & (texel < tile.texels.stop) for tile in self.atlas.tiles]
+        for tile, shown, any in zip(self.atlas.tiles, here, torch.stack(here).any(dim=1).tolist()):
+            if any:
                 picture = self.given["texture"][tile.texels].view(1, tile.height, tile.width, 3).float() / 255
-                seen = self.rasterizer.texture(picture, uv, footprint, "clamp")[hit]
-                total = torch.where(here[:, None], seen, total)
+                seen = self.rasterizer.texture(picture, uv, footprint, "clamp").view(-1, 3)[hit]
+                total = torch.where(shown[:, None], seen, total)
         return total
 
     def _details(self, given: Tensor) -> Tensor:
@@ -146,9 +146,9 @@ class Texture:
         """(P, C) of the paint that some covered texels show."""
         logits = paint(self.places[covered])
         second = self.atlas.second[covered]
-        if len(self.others) and bool((shared := second >= 0).any()):
-            logits = logits.clone()
-            logits[shared] = (logits[shared] + paint(self.others[second[shared]])) / 2
+        if len(self.others) and len(shared := (second >= 0).nonzero()[:, 0]):
+            both = (logits[shared] + paint(self.others[second[shared]])) / 2
+            logits = logits.index_copy(0, shared, both)
         return logits
 
     def _slope(self, paint: Paint, points: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ class Colours:
     def __init__(self, mesh: Mesh, corners: Tensor, manner: Manner, rasterizer: Rasterizer,
                  device: torch.device | str):
         self.rasterizer, self.manner, self.corners = rasterizer, manner, corners
-        self.faces = torch.from_numpy(mesh.faces).to(device).contiguous()
+        self.faces = torch.from_numpy(mesh.faces).to(device)
         self.coloured, self.physical, self.maps = mesh.colours is not None, False, list[str]()
         self.given = torch.from_numpy(mesh.shown_colours).to(device)
         self.detail = logit(self.given) if manner.details else None
@@ -227,7 +227,7 @@ class Colours:
         logits = logit(self.given).clamp(-4, 4)
         return self.corners, F.pad(logits, (0, len(self.manner.maps)))
 
-    def at(self, paint: Paint, rast: Tensor, clip: Tensor, faces: Tensor,
+    def at(self, paint: Paint, rast: Tensor, hit: Tensor, clip: Tensor, faces: Tensor,
            generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
         """As `Texture.at`."""
         logits = paint(self.corners)
@@ -236,8 +236,8 @@ class Colours:
         values = values.sigmoid()
         if self.keep is not None:
             values = torch.where(self.keep[:, None], self.given.float() / 255, values)
-        seen = self.rasterizer.interpolate(values[None].contiguous(), rast, self.faces)[rast[..., 3] > 0]
-        return seen, None, roughness
+        picture = self.rasterizer.interpolate(values[None], rast, self.faces)
+        return picture.view(-1, picture.shape[-1])[hit], None, roughness
 
     @torch.no_grad()
     def painted(self, mesh: Mesh, paint: Paint) -> Mesh:

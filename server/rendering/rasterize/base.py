@@ -13,11 +13,9 @@ BOUNDARIES = ("wrap", "clamp")
 class Rasterizer(Protocol):
     """Differentiable rasterization. Pictures are (B, H, W, C), row 0 at the bottom.
 
-    `supersample`: how many times larger a picture must be rendered, and averaged down, for silhouette
-    gradients of triangles finer than a pixel to survive; 1 where the backend needs no such help.
+    All tensors of a call are on one device, where its result is; they need not be contiguous. Without triangles
+    pictures are empty. Gradients of silhouettes reach triangles finer than a pixel.
     """
-
-    supersample: int
 
     def rasterize(self, clip: Tensor, faces: Tensor, resolution: tuple[int, int]) -> Tensor:
         """(B, H, W, 4) of (u, v, z/w, triangle id + 1), all 0 where nothing is.

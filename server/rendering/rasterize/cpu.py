@@ -102,35 +102,41 @@ class _Antialias(torch.autograd.Function):
 class CpuRasterizer:
     """See `base.Rasterizer`. The same inputs give the same bytes.
 
-    Antialiasing walks over the mesh to the silhouette, so triangles finer than a pixel keep its gradient.
+    Tensors of another device are copied to the CPU and the result back, so that a card without a rasterizer of its own
+    can be used. Antialiasing walks over the mesh to the silhouette, so triangles finer than a pixel keep its gradient.
     """
 
-    supersample = 1
-
     def rasterize(self, clip: Tensor, faces: Tensor, resolution: tuple[int, int]) -> Tensor:
+        faces = faces.cpu()
         if len(faces) and not 0 <= int(faces.min()) <= int(faces.max()) < clip.shape[1]:
             raise ValueError("A face names a vertex that is not there.")
-        return _Rasterize.apply(clip, faces, resolution)  # type: ignore[no-any-return]
+        return _back(_Rasterize.apply(clip.cpu(), faces, resolution), clip)
 
     def interpolate(self, attributes: Tensor, rast: Tensor, faces: Tensor) -> Tensor:
-        return _Interpolate.apply(attributes, rast, faces)  # type: ignore[no-any-return]
+        return _back(_Interpolate.apply(attributes.cpu(), rast.cpu(), faces.cpu()), rast)
 
     @torch.no_grad()
     def footprint(self, attributes: Tensor, rast: Tensor, attribute_faces: Tensor, clip: Tensor,
                   faces: Tensor) -> Tensor:
+        attributes = attributes.cpu()
         out = attributes.new_zeros(*rast.shape[:3], 2 * attributes.shape[2])
-        texels.footprint(_array(attributes), _array(rast), _array(attribute_faces), _array(clip), _array(faces),
-                         out.numpy())
-        return out
+        texels.footprint(_array(attributes), _array(rast.cpu()), _array(attribute_faces.cpu()), _array(clip.cpu()),
+                         _array(faces.cpu()), out.numpy())
+        return _back(out, rast)
 
     def texture(self, texture: Tensor, uv: Tensor, footprint: Tensor | None = None,
                 boundary: str = "wrap") -> Tensor:
         if boundary not in BOUNDARIES:
             raise ValueError(f"There is no boundary {boundary!r}: choose wrap or clamp.")
-        return _Texture.apply(texture, uv, footprint, boundary == "wrap")  # type: ignore[no-any-return]
+        level = None if footprint is None else footprint.cpu()
+        return _back(_Texture.apply(texture.cpu(), uv.cpu(), level, boundary == "wrap"), uv)
 
     def antialias(self, colour: Tensor, rast: Tensor, clip: Tensor, faces: Tensor) -> Tensor:
-        return _Antialias.apply(colour, rast, clip, faces)  # type: ignore[no-any-return]
+        return _back(_Antialias.apply(colour.cpu(), rast.cpu(), clip.cpu(), faces.cpu()), colour)
+
+
+def _back(picture: Tensor, like: Tensor) -> Tensor:
+    return picture.to(like.device, non_blocking=True)
 
 
 def warm_up() -> None:

@@ -6,13 +6,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .antialias import antialias
 from .texture import mip_sizes
 
 
 class NvdiffrastRasterizer:
-    """See `base.Rasterizer`. Needs CUDA, and nvdiffrast, whose licence allows research and evaluation only."""
+    """See `base.Rasterizer`. Needs CUDA, and nvdiffrast, whose licence allows research and evaluation only.
 
-    supersample = 4
+    nvdiffrast takes contiguous tensors and at least one triangle. Its own antialiasing looks for a silhouette on the
+    visible triangle alone, so silhouettes of fine meshes have no gradient: `antialias` is the CPU backend's rule.
+    """
 
     def __init__(self, device: str | torch.device):
         try:
@@ -26,27 +29,30 @@ class NvdiffrastRasterizer:
     def rasterize(self, clip: Tensor, faces: Tensor, resolution: tuple[int, int]) -> Tensor:
         if not len(faces):
             return clip.new_zeros(len(clip), *resolution, 4)
-        return self._dr.rasterize(self._context, clip, faces, resolution)[0]
+        return self._dr.rasterize(self._context, clip.contiguous(), faces.contiguous(), resolution)[0]
 
     def interpolate(self, attributes: Tensor, rast: Tensor, faces: Tensor) -> Tensor:
-        return self._dr.interpolate(attributes.contiguous(), rast, faces)[0]
+        if not len(faces):
+            return attributes.new_zeros(*rast.shape[:3], attributes.shape[2])
+        return self._dr.interpolate(attributes.contiguous(), rast.contiguous(), faces.contiguous())[0]
 
     @torch.no_grad()
     def footprint(self, attributes: Tensor, rast: Tensor, attribute_faces: Tensor, clip: Tensor,
                   faces: Tensor) -> Tensor:
         if not len(faces):
-            return rast.new_zeros(*rast.shape[:3], 2 * attributes.shape[2])
-        slopes = self._dr.rasterize(self._context, clip, faces, tuple(rast.shape[1:3]), grad_db=False)[1]
-        return self._dr.interpolate(attributes.contiguous(), rast, attribute_faces, rast_db=slopes,
-                                    diff_attrs="all")[1]
+            return attributes.new_zeros(*rast.shape[:3], 2 * attributes.shape[2])
+        slopes = self._dr.rasterize(self._context, clip.contiguous(), faces.contiguous(), tuple(rast.shape[1:3]),
+                                    grad_db=False)[1]
+        return self._dr.interpolate(attributes.contiguous(), rast.contiguous(), attribute_faces.contiguous(),
+                                    rast_db=slopes, diff_attrs="all")[1]
 
     def texture(self, texture: Tensor, uv: Tensor, footprint: Tensor | None = None,
                 boundary: str = "wrap") -> Tensor:
         texture, uv = texture.contiguous(), uv.contiguous()
         if footprint is None:
             return self._dr.texture(texture, uv, filter_mode="linear", boundary_mode=boundary)
-        return self._dr.texture(texture, uv, footprint, filter_mode="linear-mipmap-linear", boundary_mode=boundary,
-                                max_mip_level=len(mip_sizes(*texture.shape[1:3])) - 1)
+        return self._dr.texture(texture, uv, footprint.contiguous(), filter_mode="linear-mipmap-linear",
+                                boundary_mode=boundary, max_mip_level=len(mip_sizes(*texture.shape[1:3])) - 1)
 
     def antialias(self, colour: Tensor, rast: Tensor, clip: Tensor, faces: Tensor) -> Tensor:
-        return self._dr.antialias(colour, rast, clip, faces)
+        return antialias(colour, rast, clip, faces)
