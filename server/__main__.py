@@ -221,15 +221,33 @@ def make(mode: str, output: Path, format: list[str], input: Path | None = None, 
 
     signal.signal(signal.SIGINT, leave)
     print("Loading …", file=sys.stderr, flush=True)
+    from .checkpoint import Checkpoints
     from .geometry import files
     from .geometry.check import check
+    from .jobs.executor import HALVED, HALVINGS, TOO_LITTLE_MEMORY
+    from .optimize import Settings, is_device_fault, is_out_of_memory, release
     from .optimize import generate as run
 
     suffixes = [files.known(suffix) for suffix in format]
     mesh = check(files.load(input)) if input else None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    run(wish, output, report, stopped.is_set, mesh=mesh)
+    with tempfile.TemporaryDirectory(prefix="msd-") as folder:
+        checkpoints = Checkpoints(Path(folder))
+        for halvings in range(HALVINGS + 1):
+            try:
+                run(wish, output, report, stopped.is_set, Settings.of(wish, halvings), checkpoints, mesh=mesh)
+                break
+            except Exception as error:      # what it holds of the device goes with it, before the next try
+                if is_device_fault(error):
+                    raise UsageError(f"The device failed ({str(error).splitlines()[0]}): try again, and if it does so "
+                                     "again, python -m server doctor says more.") from error
+                if not is_out_of_memory(error):
+                    raise
+            release()
+            report(Log(HALVED if halvings < HALVINGS else TOO_LITTLE_MEMORY, "warning"))
+        else:
+            return FAILURE
     if suffixes:
         made = files.load(output / "mesh.glb")
         for suffix in suffixes:

@@ -9,6 +9,13 @@ from typing import Protocol
 from msd_blender.protocol import JobRequest
 
 
+# Of the views at once, until one is left: what is done where memory runs out.
+HALVINGS = 2
+HALVED = "The device ran out of memory: going on with half as many views at once."
+TOO_LITTLE_MEMORY = ("The device has too little memory even for one view at a time: close other programs on it, or "
+                     "choose a smaller model or texture size.")
+
+
 class ExecutorDied(Exception):
     """An executor ended without being asked to."""
 
@@ -18,7 +25,7 @@ class Executor(Protocol):
 
     R ready for work, and M now and then: its device, as `Health` names it, in JSON; E an event (`encode_event`);
     S a snapshot frame (`encode_snapshot`); and of a job's end D done, P paused at a checkpoint, O out of memory,
-    F failed with a sentence.
+    F failed with a sentence, X its device failed, with a sentence: it is of no more use.
     """
 
     def run(self, request: JobRequest, folder: Path, halvings: int = 0, mesh: Path | None = None,

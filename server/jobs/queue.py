@@ -20,16 +20,16 @@ from msd_blender.protocol import (CANCELLED, FAILED, FINAL_STATES, FINISHED, PAU
                                   decode_snapshot, encode_event, encode_snapshot)
 
 from ..logs import JOB
-from .executor import Executor, ExecutorDied
+from .executor import HALVED, HALVINGS, TOO_LITTLE_MEMORY, Executor, ExecutorDied
 from .store import Store
 from .worker import Worker, devices
 
 log = logging.getLogger(__name__)
 
-GRACE = 1.8                                 # seconds in which a job must heed that it is asked to end
+GRACE = 1.8                                 # seconds in which a job must heed that it is asked to end, or
+GRACE_ITERATIONS = 2.0                      # so often the time from one iteration to the next, where that is longer
 WRITING_SECONDS = 30.0                      # in which it must then have written what it has reached
 DEATHS = 3                                  # of an executor at its start, or at one checkpoint: then a job has failed
-HALVINGS = 2                                # of the views at once, until one is left
 KEPT = 8                                    # jobs whose last snapshot stays in memory
 # What a running job may be asked for beside PAUSED and CANCELLED: to go on from the checkpoint that it now writes,
 # and that it writes its files and takes no edit any more.
@@ -307,7 +307,8 @@ class _Lane(threading.Thread):
                     deaths = 0
                     self._job(job, self._executor)
                 else:
-                    self._executor.receive(0)           # says nothing, but raises if it died
+                    if (said := self._executor.receive(0)) and said[0] == "M":     # raises if it died
+                        self.device = json.loads(said[1])
                     queue._wake.wait(0.5)
                     queue._wake.clear()
             except ExecutorDied as death:
@@ -405,9 +406,9 @@ class _Lane(threading.Thread):
         """What becomes of a job that needs more memory than there is."""
         self._drop()                                    # with all that it holds
         if self._store.halvings(job.id) >= HALVINGS:
-            return FAILED, "The device has too little memory even for one view at a time: close other programs on it."
+            return FAILED, TOO_LITTLE_MEMORY
         self._store.halve(job.id)
-        self._say(job, "The device ran out of memory: going on with half as many views at once.")
+        self._say(job, HALVED)
         return QUEUED, ""
 
     def _say(self, job: Job, text: str) -> None:
@@ -416,15 +417,17 @@ class _Lane(threading.Thread):
     def _follow(self, job: Job, executor: Executor) -> tuple[str, str]:
         """Hand on what the executor says of a job; at its end the job's (state, error)."""
         queue, told, deadline = self._queue, "", 0.0
+        iterated, iteration = time.monotonic(), 0.0     # when one ended last, and how long it took
         channel = queue._channel(job.id)
         while True:
             asked = queue._asked.get(job.id, "") or (PAUSED if queue._stopping.is_set() else "")
             if asked == CANCELLED and told != CANCELLED:
                 executor.cancel()
-                told, deadline = asked, time.monotonic() + GRACE
+                told, deadline = asked, time.monotonic() + max(GRACE, GRACE_ITERATIONS * iteration)
             elif asked in (PAUSED, EDITED) and not told:
                 executor.pause()
-                told, deadline = asked, time.monotonic() + (GRACE if queue._stopping.is_set() else 60)
+                patience = GRACE if queue._stopping.is_set() else max(60, GRACE_ITERATIONS * iteration)
+                told, deadline = asked, time.monotonic() + patience
             if deadline and time.monotonic() > deadline:
                 self._drop()                            # its last checkpoint is what there is
                 return CANCELLED if told == CANCELLED else self._ended(job), ""
@@ -439,8 +442,12 @@ class _Lane(threading.Thread):
             elif letter == "E":
                 event = decode_event(body.decode().splitlines())
                 assert event is not None
-                if told == CANCELLED and isinstance(event[1], Progress) and event[1].phase == WRITING:
-                    deadline = time.monotonic() + WRITING_SECONDS
+                if isinstance(event[1], Progress):
+                    if told == CANCELLED and event[1].phase == WRITING:
+                        deadline = time.monotonic() + WRITING_SECONDS
+                    if event[1].iteration > 1:          # the first one also loads the model
+                        iteration = time.monotonic() - iterated
+                    iterated = time.monotonic()
                 queue._publish(event[1], job.id)
             elif letter == "M":
                 self.device = json.loads(body)
@@ -454,6 +461,9 @@ class _Lane(threading.Thread):
                 return self._ended(job), ""
             elif letter == "O":
                 return self._after_memory(job)
+            elif letter == "X":
+                executor.kill()
+                raise ExecutorDied(body.decode())
             else:
                 return (CANCELLED, "") if told == CANCELLED else (FAILED, body.decode())
 

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from itertools import takewhile
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -28,11 +29,20 @@ from .meshes import read
 log = logging.getLogger(__name__)
 
 
+# Without work for so long, a worker gives its memory back: Blender renders on the same card.
+IDLE_SECONDS = float(os.environ.get("MSD_IDLE_SECONDS", "60"))
+
+
 def devices() -> list[str]:
-    """A worker's CUDA_VISIBLE_DEVICES for each card that the driver lists; one "" where there is none."""
-    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*"))
+    """A worker's CUDA_VISIBLE_DEVICES for each card that the driver lists and that this variable does not hide; one ""
+    where there is none."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return chosen.split(",") if chosen else [str(i) for i in range(len(cards))] or [""]
+    if chosen is None:
+        cards = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+        return [str(i) for i in range(cards)] or [""]
+    # As CUDA reads it: the first name that is none ends the list.
+    names = [name.strip() for name in chosen.split(",")]
+    return list(takewhile(lambda name: name and name != "-1", names)) or [""]
 
 
 class Worker:
@@ -110,7 +120,8 @@ def _main(pipe: Connection, device: str) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
 
-    from ..optimize import Paused, Settings, checked, device_in_use, generate, is_out_of_memory, warm_up
+    from ..optimize import (Paused, Settings, checked, device_in_use, generate, is_device_fault, is_out_of_memory,
+                            release, warm_up)
 
     def tell(letter: bytes) -> None:
         pipe.send_bytes(letter + json.dumps(device_in_use()).encode())
@@ -127,7 +138,11 @@ def _main(pipe: Connection, device: str) -> None:
                 tell(b"M")
 
     while True:
-        wake.wait()
+        if not wake.wait(IDLE_SECONDS):
+            release()
+            log.info("No job for %g s: the model and its memory are given back until the next one", IDLE_SECONDS)
+            tell(b"M")
+            wake.wait()
         wake.clear()
         job = work.pop(0)
         request, folder = from_dict(JobRequest, job["run"]), Path(job["folder"])
@@ -140,19 +155,25 @@ def _main(pipe: Connection, device: str) -> None:
             pipe.send_bytes(b"D")
         except Paused:
             pipe.send_bytes(b"P")
-        except ValueError as error:
-            log.warning("The job was refused", exc_info=True)
-            pipe.send_bytes(b"F" + str(error).encode())
         except Exception as error:
-            log.exception("The job failed")
+            refused = isinstance(error, ValueError)
+            log.log(logging.WARNING if refused else logging.ERROR, "The job %s", "was refused" if refused else "failed",
+                    exc_info=True)
             if is_out_of_memory(error):
                 pipe.send_bytes(b"O")
+            elif is_device_fault(error):
+                pipe.send_bytes(b"X" + f"its device failed: {_first_line(error)}".encode())
             else:
                 pipe.send_bytes(b"F" + _sentence(error).encode())
 
 
 def _sentence(error: Exception) -> str:
+    if isinstance(error, ValueError):
+        return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"The job's files cannot be written ({error.strerror}): make room or repair the disk, then resume it."
-    first = str(error).splitlines()[0] if str(error) else "no more is known"
-    return f"The job stopped on {type(error).__name__}: {first}"
+    return f"The job stopped on {type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else "no more is known"
