@@ -4,7 +4,7 @@ export PROMPT SEED
 
 PY = .venv/bin/python
 
-.PHONY: help setup demo test long meshes lint bench mutants experiments extension blender-versions
+.PHONY: help setup demo test long meshes lint bench mutants experiments extension blender-versions gpu-check
 help:
 	@echo 'make setup      everything into .venv (the other targets do it themselves)'
 	@echo 'make demo       PROMPT="a pink bear" SEED=0 -> out/a-pink-bear.blend'
@@ -12,6 +12,7 @@ help:
 	@echo 'make long       the long checks in full: prompts, kills, fuzz, soak (three hours)'
 	@echo 'make meshes     texture mode on meshes of others (needs npm; 94 MB)'
 	@echo 'make bench      where an iteration spends its time; the server under load; rasterizer, geometry, Blender'
+	@echo 'make gpu-check  jobs and times on an NVIDIA card, with and without nvdiffrast (under eight minutes)'
 	@echo 'make mutants    one wrong sign or factor in each formula: do the tests notice?'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
 	@echo 'make blender-versions  the extension in Blender 4.2 and 5.0 (1 GB each, outside this folder)'
@@ -47,6 +48,13 @@ bench: setup
 	$(PY) -m benchmarks.blender
 	$(PY) -m benchmarks.geometry
 	$(PY) -m benchmarks.rasterizer
+
+gpu-check: setup
+	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check: there is no CUDA device here.")'
+	-$(PY) -m server doctor
+	$(PY) -m pytest -q tests/gpu tests/rendering/test_nvdiffrast.py tests/optimize/test_clock.py
+	for rasterizer in cpu $$($(PY) -c 'import nvdiffrast.torch' 2>/dev/null && echo nvdiffrast); do \
+	    $(PY) -m benchmarks.iterations --device cuda --rasterizer $$rasterizer || exit; done
 
 mutants: setup
 	$(PY) scripts/mutants.py

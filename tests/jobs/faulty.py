@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A worker process whose device fails on a job, as often as a file says: in `MSD_FAULTS`, a letter each time."""
+"""A worker process with a device that fails or is slow, as the file `MSD_FAULTS` says: a letter for each job."""
 
 import os
+import sys
+import time
 from pathlib import Path
 
 from server.jobs import worker
 
+SLOW = 2.5                                  # seconds of an iteration
 run_worker = worker._main                   # before a test puts `main` in its place
 MESSAGES = {
     "X": "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later",
@@ -18,11 +21,19 @@ def main(pipe, device):
 
     generate, faults = optimize.generate, Path(os.environ["MSD_FAULTS"])
 
+    loop = sys.modules["server.optimize.generate"].Generation
+    iterate = loop._iterate
+
+    def slow(self, *given):
+        time.sleep(SLOW)
+        return iterate(self, *given)
+
     def failing(*given):
-        left = faults.read_text()
-        if left:
-            faults.write_text(left[1:])
-            raise RuntimeError(MESSAGES[left[0]])
+        letter, left = (text := faults.read_text())[:1], text[1:]
+        faults.write_text(left)
+        loop._iterate = slow if letter == "S" else iterate
+        if letter in MESSAGES:
+            raise RuntimeError(MESSAGES[letter])
         generate(*given)
 
     optimize.generate = failing

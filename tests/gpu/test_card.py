@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Jobs on a card, with nvdiffrast and with the CPU rasterizer beside it: `make gpu-check`."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from msd_blender.protocol import FILES, JobRequest
+from server.bundled.evaluate import measure
+from server.checkpoint import Checkpoints
+from server.optimize import Paused, generate, is_out_of_memory, release
+from server.rendering import cameras, rasterize
+
+from tests.optimize.jobs import JOBS, request_of, short
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@pytest.fixture(params=["cpu", "nvdiffrast"])
+def rasterizer(request):
+    if request.param == "nvdiffrast":
+        pytest.importorskip("nvdiffrast.torch", reason="nvdiffrast is not installed")
+    return request.param
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_stops_at_a_checkpoint_goes_on_and_writes_every_file(rasterizer, tiny, tmp_path, job):
+    request, mesh = request_of(job, tiny["model"], rasterizer=rasterizer, device="cuda")
+    settings, checkpoints, asked = short(request), Checkpoints(tmp_path / "checkpoints"), []
+
+    def run(paused):
+        generate(request, tmp_path, lambda message: None, lambda: False, settings, checkpoints, paused, mesh)
+
+    with pytest.raises(Paused):
+        run(lambda: asked.append(1) or len(asked) > settings.iterations(request.mode) - 1)
+    run(lambda: False)
+    files = set(FILES) - ({"texture.png"} if request.mode == "refine" and mesh.uvs is None else set())
+    assert {path.name for path in tmp_path.iterdir()} == files | {"checkpoints"}
+    record = json.loads((tmp_path / "job.json").read_text())
+    assert record["state"] == "finished" and record["device"] == "cuda" and record["rasterizer"] == rasterizer
+
+
+def test_the_bundled_prior_makes_what_the_prompt_says(rasterizer, tmp_path, capsys):
+    generate(JobRequest("a red mushroom", rasterizer=rasterizer, device="cuda"), tmp_path, lambda message: None,
+             lambda: False)
+    row = measure(tmp_path, "red", "mushroom")
+    with capsys.disabled():
+        print(f"\n{rasterizer}: {row['iterations'] / row['seconds']:.1f} iterations/s, F-score {row['f_score']:.3f}, "
+              f"noun {row['noun']:.0%}, colour {row['colour']:.0%}")
+    assert row["noun"] >= 0.75 and row["colour"] >= 0.75 and row["f_score"] >= 0.85
+
+
+@pytest.mark.parametrize("subdivisions, resolution", [(3, 64), (4, 64), (5, 128), (5, 512)])
+def test_a_spheres_silhouette_gradient_arrives(rasterizer, subdivisions, resolution):
+    sphere, drawn = trimesh.creation.icosphere(subdivisions=subdivisions), rasterize.create(rasterizer, "cuda")
+    vertices = torch.tensor(np.asarray(sphere.vertices), dtype=torch.float32, device="cuda")
+    faces = torch.tensor(np.asarray(sphere.faces), dtype=torch.int32, device="cuda")
+    radius = torch.tensor(0.7, device="cuda", requires_grad=True)
+    clip = cameras.orbit(2, device="cuda").clip(vertices * radius)
+    rast = drawn.rasterize(clip, faces, (resolution, resolution))
+    cover = drawn.interpolate(torch.ones(1, len(vertices), 1, device="cuda"), rast, faces)
+    (gradient,) = torch.autograd.grad(drawn.antialias(cover, rast, clip, faces).sum(), radius)
+    r = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    outline = (r / 3).asin().tan() / math.tan(math.radians(20)) * resolution / 2
+    (slope,) = torch.autograd.grad(2 * math.pi * outline**2, r)
+    assert float(gradient) == pytest.approx(float(slope), rel=0.05)
+
+
+def test_memory_is_given_back(tiny, tmp_path):
+    generate(JobRequest("a red mushroom", device="cuda", **tiny), tmp_path, lambda message: None, lambda: False)
+    release()
+    assert torch.cuda.memory_reserved() < 64 << 20
+
+
+def test_a_card_that_is_full_says_so_in_words_that_are_known():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+    assert is_out_of_memory(caught.value)
