@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from .priors import BUNDLED_MODEL, PriorError
+from .priors.files import check
+
 GOOD, NOTE, BAD = "ok", "note", "MISSING"
 ROOM = 2 << 30                              # bytes that jobs should find on the disk
 
@@ -75,22 +78,17 @@ def cuda() -> Iterator[Finding]:
 
 
 def bundled() -> Finding:
-    from .bundled.pipeline import MODEL
-
-    found = model(MODEL)
-    return Finding(found.grade, f"bundled {found.what}", found.mend and "git checkout server/bundled/model")
+    found = model(BUNDLED_MODEL)
+    if found.grade == GOOD:
+        return Finding(GOOD, "bundled model")
+    return Finding(BAD, f"bundled model: {found.what}", "git checkout server/bundled/model")
 
 
 def model(folder: Path) -> Finding:
-    parts = [folder / "model_index.json"] + [folder / part for part in ("unet", "vae", "text_encoder", "tokenizer")]
-    lacking = [part.name for part in parts if not part.exists()]
-    if lacking:
-        return Finding(BAD, f"model {folder} lacks {', '.join(lacking)}",
-                       "give a Stable Diffusion folder in diffusers' layout")
-    for part in ("unet", "vae", "text_encoder"):
-        if not list((folder / part).glob("*.safetensors")):
-            return Finding(BAD, f"model {folder} has no safetensors weights in {part}",
-                           "convert it, or fetch the variant with safetensors")
+    try:
+        check(folder)
+    except PriorError as error:
+        return Finding(BAD, str(error))
     return Finding(GOOD, f"model {folder}")
 
 

@@ -21,5 +21,5 @@ def test_what_is_missing_comes_with_what_mends_it(tmp_path, server):
     port = server.url.rpartition(":")[2]
     done = doctor("--data", tmp_path / "file" / "data", "--port", port, "--models", tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "lacks model_index.json" in done.stdout and "choose another --port" in done.stdout
+    assert "has no model_index.json" in done.stdout and "choose another --port" in done.stdout
     assert "another folder with --data" in done.stdout

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a prior is: a denoiser in variance-exploding form, and the noise levels to run it at."""
 
-from typing import Any, Protocol
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:                           # errors and files are asked about where torch is not loaded
+    import torch
+    from torch import Tensor
 
 
 class PriorError(ValueError):
@@ -49,6 +52,8 @@ def karras(steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> 
 
 def randn(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | str) -> Tensor:
     """float32 standard normal noise, drawn on the generator's own device so that a seed means one thing."""
+    import torch
+
     source = device if generator is None else generator.device
     return torch.randn(shape, generator=generator, device=source).to(device, non_blocking=True)
 

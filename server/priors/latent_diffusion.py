@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Any diffusers Stable Diffusion folder as a Prior."""
 
-import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .base import PriorError, per_sample
+from .files import AGAIN, check, variant
 from .student import Student
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 KEPT_TEXTS = 64                             # encoded texts that stay: a job's views and its negatives are some 20
-PICKLES = {".bin", ".ckpt", ".pt", ".pth"}
 
 
 @dataclass(frozen=True)
@@ -53,26 +51,16 @@ class LatentDiffusion:
         self, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ):
         folder = Path(folder)
-        _check(folder)
+        check(folder)
         self.device, self.dtype = torch.device(device), dtype
         self.unet = self._part(UNet2DConditionModel, folder / "unet", torch_dtype=dtype)
         self.vae = self._part(AutoencoderKL, folder / "vae", torch_dtype=dtype)
-        self.text_encoder = self._part(CLIPTextModel, folder / "text_encoder", dtype=dtype)
+        self.text_encoder = self._part(CLIPTextModel, folder / "text_encoder", dtype=dtype,
+                                       ignore_mismatched_sizes=True)
         self.tokenizer = _load(CLIPTokenizer, folder / "tokenizer")
         scheduler = _load(DDPMScheduler, folder / "scheduler")
 
         self.prediction: str = scheduler.config.prediction_type
-        channels = self.vae.config.latent_channels
-        if self.prediction not in PREDICTIONS:
-            raise PriorError(
-                f"The model in {folder} predicts {self.prediction!r}: "
-                f"use one that predicts {', '.join(PREDICTIONS)}."
-            )
-        if self.unet.config.in_channels != channels:
-            raise PriorError(
-                f"The U-Net in {folder} takes {self.unet.config.in_channels} channels, but its latents have "
-                f"{channels}: use a plain text-to-image model, not an inpainting or depth one."
-            )
         # sigma = sqrt(1 - abar) / sqrt(abar); the clamp keeps zero-terminal-SNR schedules finite
         abar = scheduler.alphas_cumprod.double().clamp(min=1e-6)
         self._log_sigmas = (((1 - abar) / abar).log() / 2).float().to(self.device)  # (T,), rising
@@ -83,16 +71,32 @@ class LatentDiffusion:
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         self.resolution: int = height * self.downscale
-        self.latent_shape: tuple[int, int, int] = (channels, height, width)
+        self.latent_shape: tuple[int, int, int] = (self.vae.config.latent_channels, height, width)
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
 
     def _part(self, kind: Any, folder: Path, **options: Any) -> Any:
-        """A frozen network; only safetensors are read."""
-        names = [path.name for path in folder.glob("*.safetensors")]
-        if all(name.count(".") > 1 for name in names):  # only model.fp16.safetensors, say
-            options["variant"] = sorted(names)[0].split(".")[1]
-        part = _load(kind, folder, use_safetensors=True, **options)
-        return part.to(self.device, memory_format=torch.channels_last).requires_grad_(False).eval()
+        """A frozen network, all of whose weights are the files' own numbers; only safetensors are read."""
+        part, info = _load(kind, folder, variant=variant(folder), use_safetensors=True, output_loading_info=True,
+                           **options)
+        if missing := sorted(info["missing_keys"]):
+            raise PriorError(f"{folder} lacks {len(missing)} of the {len(part.state_dict())} weights of a "
+                             f"{kind.__name__} ({missing[0]}): {AGAIN}.")
+        if info["mismatched_keys"]:
+            name, found, wanted = map(str, sorted(info["mismatched_keys"])[0])
+            raise PriorError(f"{folder} does not fit its config.json, as {name} has the shape {found}, not {wanted}: "
+                             f"{AGAIN}.")
+        part = part.to(self.device, memory_format=torch.channels_last).requires_grad_(False).eval()
+        names, numbers = zip(*((name, weight.isfinite().all()) for name, weight in part.named_parameters()))
+        if broken := [name for name, good in zip(names, torch.stack(numbers).tolist()) if not good]:
+            raise self.not_finite(f"The weights in {folder} ({broken[0]})")
+        return part
+
+    def not_finite(self, what: str = "The model's answers") -> PriorError:
+        """The error for numbers that are none, with the precision to try. `what` begins its sentence, a plural."""
+        precision = str(self.dtype).removeprefix("torch.")
+        advice = AGAIN if self.dtype == torch.float32 else (
+            f"try float32 (the device cpu uses it); if that is no better, {AGAIN}")
+        return PriorError(f"{what} are NaN or infinite on the {self.device.type} in {precision}: {advice}.")
 
     @torch.no_grad()
     def condition(
@@ -212,39 +216,9 @@ class LatentDiffusion:
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
 
-def _check(folder: Path) -> None:
-    """Raise PriorError unless the folder holds every part of a Stable Diffusion pipeline in safetensors."""
-    if not folder.is_dir():
-        raise PriorError(f"There is no folder {folder}: name a diffusers folder, with a model_index.json.")
-    try:
-        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
-    except FileNotFoundError:
-        raise PriorError(
-            f"{folder} is not a diffusers model: it has no model_index.json. "
-            "Convert a single-file checkpoint with diffusers' from_single_file() and save_pretrained()."
-        ) from None
-    except (ValueError, AttributeError):
-        raise PriorError(f"{folder / 'model_index.json'} is not JSON: download the model again.") from None
-    if kind != "StableDiffusionPipeline":
-        raise PriorError(f"{folder} holds a {kind}: use a StableDiffusionPipeline (1.x or 2.x).")
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-        if not (folder / part).is_dir():
-            raise PriorError(f"{folder} has no {part} folder: download the whole model again.")
-    for part in ("unet", "vae", "text_encoder"):
-        suffixes = {path.suffix for path in (folder / part).iterdir()}
-        if ".safetensors" in suffixes:
-            continue
-        if suffixes & PICKLES:
-            raise PriorError(
-                f"{folder / part} has only pickled weights, which can run code and are never read: "
-                "convert them with save_pretrained(folder, safe_serialization=True)."
-            )
-        raise PriorError(f"{folder / part} has no safetensors weights: download the whole model again.")
-
-
 def _load(kind: Any, folder: Path, **options: Any) -> Any:
     try:
         return kind.from_pretrained(str(folder), local_files_only=True, **options)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise PriorError(f"{folder} could not be loaded as {kind.__name__}: {reason}") from error

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether a folder holds a model that can be loaded, asked of its files: no network is built, no weight is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from .base import PriorError
+
+PIPELINE = "StableDiffusionPipeline"
+CLASSES = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",),
+           "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast")}
+STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+PICKLES = {".bin", ".ckpt", ".pt", ".pth"}
+OTHERS = {".gguf": "GGUF", ".onnx": "ONNX", ".msgpack": "Flax", ".h5": "TensorFlow"}
+_SHARD = r"-\d{5}-of-\d{5}"
+_LONGEST_HEADER = 100_000_000               # bytes, safetensors' own limit
+AGAIN = "download the model again"
+
+
+def check(folder: Path) -> None:
+    """Raise PriorError, with one sentence that says what to do, unless `LatentDiffusion` can read this folder."""
+    _place(folder)
+    index = _json(folder / "model_index.json")
+    kind = index.get("_class_name")
+    if kind != PIPELINE:
+        raise PriorError(f"{folder} holds a {kind}: use a {PIPELINE} (1.x or 2.x), whose only input is text.")
+    for part in (*CLASSES, "scheduler"):
+        if not (folder / part).is_dir():
+            raise PriorError(f"{folder} has no {part} folder: download the whole model again.")
+    for part, known in CLASSES.items():
+        entry = index.get(part)
+        name = entry[-1] if isinstance(entry, list) and entry else None
+        if name not in known:
+            raise PriorError(f"The {part} of {folder} is a {name}: use a model whose {part} is a {known[0]}.")
+    unet, vae, text = (_json(folder / part / "config.json") for part in STEMS)
+    _scheduler(folder, _json(folder / "scheduler" / "scheduler_config.json"))
+    _tokenizer(folder / "tokenizer")
+    _fit(folder, unet, vae, text)
+    for part in STEMS:
+        _weights(folder / part)
+
+
+def variant(folder: Path) -> str | None:
+    """Of a part's weights, those to load: None for the plain ones, else as in `model.fp16.safetensors`."""
+    return min(_entries(folder), key=lambda name: (name != "", name != "fp16", name)) or None
+
+
+def _place(folder: Path) -> None:
+    if folder.is_dir():
+        if not (folder / "model_index.json").exists():
+            single = next(iter(sorted(folder.glob("*.safetensors"))), "a single-file checkpoint")
+            raise PriorError(f"{folder} is not a diffusers model: it has no model_index.json. Convert {single} with "
+                             "diffusers' from_single_file() and save_pretrained(), or name the folder that has one.")
+        return
+    if not folder.exists():
+        raise PriorError(f"There is no folder {folder}: name a diffusers folder, with a model_index.json.")
+    if folder.suffix.lower() == ".safetensors":
+        raise PriorError(f"{folder} is a single-file checkpoint: convert it once with diffusers' {PIPELINE}"
+                         ".from_single_file(FILE) and save_pretrained(FOLDER), and name that folder.")
+    if folder.suffix.lower() in PICKLES:
+        raise PriorError(f"{folder} is a pickled checkpoint, which can run code and is never read: get the model as a "
+                         "diffusers folder with safetensors.")
+    kind = OTHERS.get(folder.suffix.lower())
+    raise PriorError(f"{folder} is a {f'{kind} file' if kind else 'file'}, which is not read: name a diffusers folder, "
+                     "with a model_index.json.")
+
+
+def _scheduler(folder: Path, config: dict[str, Any]) -> None:
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise PriorError(f"The model in {folder} predicts {prediction!r}: use one that predicts "
+                         f"{', '.join(PREDICTIONS)}.")
+    if "beta_schedule" not in config and not config.get("trained_betas"):
+        raise PriorError(f"The scheduler of {folder}, {config.get('_class_name')}, has no beta_schedule: use a model "
+                         "that was trained on Stable Diffusion's noise levels.")
+
+
+def _tokenizer(folder: Path) -> None:
+    if not (folder / "tokenizer.json").is_file():
+        for name in ("vocab.json", "merges.txt"):
+            if not (folder / name).is_file():
+                raise PriorError(f"{folder} has no {name}: download the whole model again.")
+    for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).exists():
+            _json(folder / name)
+
+
+def _fit(folder: Path, unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any]) -> None:
+    """Raise PriorError where the parts do not go together."""
+    channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if channels != latents:
+        raise PriorError(f"The U-Net in {folder} takes {channels} channels, but its latents have {latents}: use a "
+                         "plain text-to-image model, not an inpainting or depth one.")
+    width, given = unet.get("cross_attention_dim"), text.get("hidden_size")
+    if width is not None and given is not None and width != given:
+        raise PriorError(f"The U-Net in {folder} takes text of width {width}, but its text encoder gives {given}: "
+                         "they are of two models. Download one whole model.")
+    for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
+        if unet.get(name):
+            raise PriorError(f"The U-Net in {folder} needs more than text ({name} is {unet[name]}): use a plain "
+                             "text-to-image model of Stable Diffusion 1.x or 2.x.")
+    if not unet.get("sample_size"):
+        raise PriorError(f"{folder / 'unet' / 'config.json'} has no sample_size: set it to the edge of the latents, "
+                         "64 for 512 pixels.")
+
+
+def _entries(folder: Path) -> dict[str, list[Path]]:
+    """The weights that can be loaded by name: variant, "" for none -> its single file, its index or both."""
+    stem = re.escape(STEMS[folder.name])
+    single = re.compile(rf"{stem}(?:\.((?:(?!{_SHARD}\.)[^.])+))?\.safetensors")
+    index = re.compile(rf"{stem}\.safetensors\.index(?:\.([^.]+))?\.json")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if match := single.fullmatch(path.name) or index.fullmatch(path.name):
+            found.setdefault(match[1] or "", []).append(path)
+    return found
+
+
+def _weights(folder: Path) -> None:
+    """Raise PriorError unless all weights of a part are there and whole."""
+    found = _entries(folder)
+    if not found:
+        _nothing(folder)
+    for path in found[variant(folder) or ""]:
+        if path.suffix == ".safetensors":
+            _header(path)
+            continue
+        shards = _json(path).get("weight_map")
+        if not isinstance(shards, dict) or not shards or any(
+                not isinstance(name, str) or Path(name).name != name for name in shards.values()):
+            raise PriorError(f"{path} is damaged: {AGAIN}.")
+        names = sorted(set(shards.values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise PriorError(f"{folder} lacks {len(missing)} of its {len(names)} shards ({missing[0]}): {AGAIN}.")
+        held = {name: _header(folder / name) for name in names}
+        for key, name in shards.items():
+            if key not in held[name]:
+                raise PriorError(f"{folder / name} lacks {key}, which {path.name} says it has: {AGAIN}.")
+
+
+def _nothing(folder: Path) -> None:
+    """Say what is there in place of weights that can be read."""
+    stem, names = STEMS[folder.name], sorted(path.name for path in folder.iterdir())
+    for name in names:
+        if match := re.fullmatch(re.escape(stem) + r"\.safetensors\.([^.]+)\.index\.json", name):
+            raise PriorError(f"{folder / name} has an old name: rename it to {stem}.safetensors.index.{match[1]}.json.")
+    safe = [name for name in names if name.endswith(".safetensors")]
+    if any(re.search(_SHARD, name) for name in safe):
+        raise PriorError(f"{folder} has shards but no {stem}.safetensors.index.json: {AGAIN}.")
+    if safe:
+        raise PriorError(f"{folder} has {safe[0]}, but weights are looked for in {stem}.safetensors: rename it if it "
+                         "holds this part.")
+    suffixes = {Path(name).suffix for name in names}
+    if suffixes & PICKLES:
+        raise PriorError(f"{folder} has only pickled weights, which can run code and are never read: convert them with "
+                         "save_pretrained(folder, safe_serialization=True).")
+    for suffix in sorted(suffixes & OTHERS.keys()):
+        raise PriorError(f"{folder} has only {OTHERS[suffix]} weights, which are not read: get the model in "
+                         "safetensors.")
+    raise PriorError(f"{folder} has no safetensors weights: download the whole model again.")
+
+
+def _header(path: Path) -> set[str]:
+    """The names of a safetensors file's tensors. Raises PriorError unless the file is as long as they need."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(8)
+            if start == b"version ":
+                raise PriorError(f"{path} is a pointer of Git LFS, not the weights: fetch them with git lfs pull.")
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > _LONGEST_HEADER:
+                raise ValueError(length)
+            text = file.read(length)
+        if len(text) < length:
+            raise PriorError(f"{path} is cut short, within its header: {AGAIN}.")
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except PriorError:
+        raise
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        raise PriorError(f"{path} is damaged, or no safetensors file: {AGAIN}.") from None
+    held = size - 8 - length
+    if held < end:
+        raise PriorError(f"{path} is cut short, with {held:,} of {end:,} bytes of weights: {AGAIN}.")
+    if held > end:
+        raise PriorError(f"{path} is damaged, with {held - end:,} bytes too many: {AGAIN}.")
+    return set(header)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise PriorError(f"{path} is not JSON: {AGAIN}.")
+    return values
+
+
+def _unreadable(path: Path, error: OSError) -> PriorError:
+    if not isinstance(error, FileNotFoundError):
+        return PriorError(f"{path} cannot be read ({error.strerror}): see to its permissions, or {AGAIN}.")
+    missing = "is a link that leads nowhere" if path.is_symlink() else "is missing"
+    return PriorError(f"{path} {missing}: download the whole model again.")
