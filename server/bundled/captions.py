@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from ..priors.prompts import DIRECTIONS, VIEWS
+from ..priors.prompts import DIRECTIONS, VIEWS, without_tags
 from .shapes import COLOURS, FINISHES, NOUNS
 
 _SYNONYMS = {"donut": ("doughnut",), "car": ("automobile",), "sphere": ("ball",), "cube": ("box",), "mug": ("cup",),
@@ -68,4 +68,4 @@ def vocabulary() -> list[str]:
 def unknown_words(text: str) -> list[str]:
     """The words of a prompt that no caption holds, in order."""
     known = set(vocabulary())
-    return [word for word in dict.fromkeys(re.findall(r"[a-z0-9']+", text.lower())) if word not in known]
+    return [word for word in dict.fromkeys(re.findall(r"[a-z0-9']+", without_tags(text).lower())) if word not in known]

@@ -398,4 +398,8 @@ def generate(request: JobRequest, folder: Path, report: Report, cancelled: Calla
     if fresh and not request.model and (unknown := unknown_words(request.prompt)):
         report(Log(f"The bundled model does not know {', '.join(unknown)}; it knows {', '.join(NOUNS)}. "
                    "For anything else, name a folder of Stable Diffusion as the model.", "warning"))
+    if fresh and hasattr(run.prior, "remarks"):
+        contrast = any(phase.contrast for _, phase in run.plan)
+        for remark in run.prior.remarks(request.prompt, request.negative_prompt, contrast):
+            report(Log(remark, "warning"))
     run.finish(run.run(), folder)

@@ -14,6 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from .base import PriorError, per_sample
 from .files import AGAIN, check, variant
+from .prompts import remarks, tokenize
 from .student import Student
 
 KEPT_TEXTS = 64                             # encoded texts that stay: a job's views and its negatives are some 20
@@ -43,8 +44,8 @@ class LatentDiffusion:
     folder: as written by `StableDiffusionPipeline.save_pretrained`, weights in safetensors.
     dtype: of the networks; everything outside them is float32.
 
-    Attributes: `device`; `resolution`, pixels; `latent_shape` (C, h, w) at that resolution; `sigmas`, the
-    lowest and highest noise level that the model was trained for.
+    Attributes: `device`; `tokens`, how many of a text are read; `resolution`, pixels; `latent_shape` (C, h, w) at
+    that resolution; `sigmas`, the lowest and highest noise level that the model was trained for.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class LatentDiffusion:
         self.text_encoder = self._part(CLIPTextModel, folder / "text_encoder", dtype=dtype,
                                        ignore_mismatched_sizes=True)
         self.tokenizer = _load(CLIPTokenizer, folder / "tokenizer")
+        self.tokens: int = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
         scheduler = _load(DDPMScheduler, folder / "scheduler")
 
         self.prediction: str = scheduler.config.prediction_type
@@ -117,22 +119,20 @@ class LatentDiffusion:
             raise PriorError(f"Give one negative prompt, or one for each of the {len(prompts)} prompts.")
         return Condition(embeddings, self._encode_texts(negatives), float(guidance_scale))
 
+    def remarks(self, prompt: str, negative: str = "", contrast: bool = False) -> list[str]:
+        """As `prompts.remarks`: what of a job's prompts does not reach the network, for the job's log."""
+        return remarks(self.tokenizer, self.tokens, prompt, negative, contrast)
+
     def _encode_texts(self, texts: Sequence[str]) -> Tensor:
         return torch.cat([self._encode_text(text) for text in texts])
 
     def _encode_text(self, text: str) -> Tensor:
         """(1, tokens, width). One text at a time: its bits must not depend on a batch."""
         if text not in self._embeddings:
-            tokens = self.tokenizer(
-                text,
-                padding="max_length",
-                max_length=self.tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            ).to(self.device, non_blocking=True)
+            tokens = tokenize(self.tokenizer, text, self.tokens)
+            ids, mask = (torch.tensor([each]).to(self.device, non_blocking=True) for each in (tokens.ids, tokens.mask))
             masked = getattr(self.text_encoder.config, "use_attention_mask", False)
-            mask = tokens.attention_mask if masked else None
-            self._embeddings[text] = self.text_encoder(tokens.input_ids, attention_mask=mask)[0]
+            self._embeddings[text] = self.text_encoder(ids, attention_mask=mask if masked else None)[0]
             if len(self._embeddings) > KEPT_TEXTS:
                 self._embeddings.popitem(last=False)
         self._embeddings.move_to_end(text)

@@ -32,4 +32,5 @@ def test_a_finish_is_named_beside_the_colour():
 def test_unknown_words_are_found_whatever_their_case_and_marks():
     assert captions.unknown_words("A Red mushroom, seen from the front!") == []
     assert captions.unknown_words("a stripy teddy bear") == []
+    assert captions.unknown_words("a red chair <lora:shiny:0.8>") == []
     assert captions.unknown_words("a dragon, a red dragon with 2 Wings") == ["dragon", "with", "2", "wings"]

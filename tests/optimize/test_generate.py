@@ -127,6 +127,12 @@ def test_the_bundled_model_says_what_it_does_not_know(tmp_path, prompt, warned):
     assert [("dragon" in text, "mushroom" in text) for text in warnings] == [(True, True)] * warned
 
 
+def test_what_is_cut_off_a_prompt_is_said_once(tmp_path):
+    said = run(tmp_path, {}, prompt="a red mushroom and a blue chair and a green car and a wooden table", iterations=2)
+    warnings = [message.message for message in said if isinstance(message, Log)]
+    assert ["and a wooden table" in text for text in warnings] == [True]
+
+
 def test_unknown_models_are_named(tiny, tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
         run(tmp_path, tiny, model=str(tmp_path / "nowhere"))
