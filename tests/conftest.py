@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from msd_blender.client import Client
 from server.priors import load
 
-WIDTH = 16
+WIDTH, TOKENS = 16, 77
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,7 +43,7 @@ def _save_pipeline(folder: Path, prediction: str = "epsilon", **scheduler_settin
     merges.write_text("#version: 0.2\n", encoding="utf-8")
     blocks = {"layers_per_block": 1, "norm_num_groups": 4}
     StableDiffusionPipeline(
-        tokenizer=CLIPTokenizer(str(vocabulary), str(merges), model_max_length=12),
+        tokenizer=CLIPTokenizer(str(vocabulary), str(merges), model_max_length=TOKENS),
         text_encoder=CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(words),
@@ -51,7 +51,7 @@ def _save_pipeline(folder: Path, prediction: str = "epsilon", **scheduler_settin
                 intermediate_size=WIDTH,
                 num_hidden_layers=1,
                 num_attention_heads=2,
-                max_position_embeddings=12,
+                max_position_embeddings=TOKENS,
                 bos_token_id=len(words) - 2,
                 eos_token_id=len(words) - 1,
                 pad_token_id=len(words) - 1,

@@ -90,7 +90,7 @@ def test_guidance_formula(prior):
 
 def test_prompts_are_encoded_as_the_pipeline_does(folders, prior):
     pipeline = StableDiffusionPipeline.from_pretrained(folders["v_prediction"], safety_checker=None)
-    prompts = ["a cat", "the quick brown fox jumps over it"]  # the second is cut to 12 tokens
+    prompts = ["a cat", "the quick brown fox jumps over it " * 4]  # the second is cut to 77 tokens
     expected, negative = pipeline.encode_prompt(prompts, "cpu", 1, True, negative_prompt=["bad"] * 2)
     condition = prior.condition(prompts, negative="bad")
     torch.testing.assert_close(condition.embeddings, expected, atol=1e-5, rtol=1e-5)
