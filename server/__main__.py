@@ -13,7 +13,6 @@ import secrets
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from msd_blender.protocol import (AXES, DEFAULT_HOST, DEFAULT_PORT, DEVICES, GUI
                                   RASTERIZERS, JobRequest, Log, Progress, Snapshot)
 
 from . import logs
+from .paths import PathError, Results, expanded, expanded_text, is_full, opened, writable
 
 OK, FAILURE, INTERRUPTED = 0, 1, 130
 
@@ -47,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default=DEFAULT_HOST,
                        help="where to listen; beyond this machine, clients need the token in server.json")
     serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes any free one")
-    serve.add_argument("--data", type=Path, default=default_data(), metavar="DIR", help="jobs and their files")
-    serve.add_argument("--models", type=Path, action="append", metavar="DIR",
+    serve.add_argument("--data", type=expanded, default=default_data(), metavar="DIR", help="jobs and their files")
+    serve.add_argument("--models", type=expanded, action="append", metavar="DIR",
                        help="open models only below this folder; may be given again. Without it: any on this "
                             "machine's own address, none but the bundled one beyond it")
     serve.add_argument("--parent", type=int, metavar="PID", help="end when this process has ended")
@@ -56,9 +56,9 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what this machine has and what is missing")
     doctor.add_argument("--host", default=DEFAULT_HOST)
     doctor.add_argument("--port", type=int, default=DEFAULT_PORT)
-    doctor.add_argument("--data", type=Path, default=default_data(), metavar="DIR")
-    doctor.add_argument("--models", type=Path, action="append", metavar="DIR", help="a model to look at; may be given "
-                        "again")
+    doctor.add_argument("--data", type=expanded, default=default_data(), metavar="DIR")
+    doctor.add_argument("--models", type=expanded, action="append", metavar="DIR",
+                        help="a model to look at; may be given again")
 
     generate = commands.add_parser("generate", help="make an asset here and now, without Blender")
     texture = commands.add_parser("texture", help="paint a mesh, whose vertices and UVs stay as they are")
@@ -66,10 +66,11 @@ def parser() -> argparse.ArgumentParser:
     for command in (generate, texture, refine):
         add = command.add_argument
         add("prompt", metavar="PROMPT")
-        add("--output", type=Path, required=True, metavar="DIR", help="gets mesh.glb, texture.png, …")
+        add("--output", type=expanded, required=True, metavar="DIR", help="gets mesh.glb, texture.png, …")
+        add("--overwrite", action="store_true", help="replace files there that are no result of this command")
         add("--format", nargs="+", default=[], metavar="SUFFIX", help="further files of the mesh: obj, ply, usda, …")
         if command is not generate:
-            add("--input", type=Path, required=True, metavar="FILE", help="a .glb, .obj, .ply or .usd file")
+            add("--input", type=expanded, required=True, metavar="FILE", help="a .glb, .obj, .ply or .usd file")
         add("--negative-prompt", default="", metavar="TEXT")
         add("--seed", type=int, default=0, metavar="N")
         add("--guidance", default="msd", choices=GUIDANCES)
@@ -81,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         add("--maps", nargs="+", default=[], choices=MAPS, help="what is painted beside base colour")
         add("--symmetry", default="", choices=AXES, help="the axis that the shape mirrors along")
         add("--flat", action="store_true", help="flat instead of smooth normals")
-        add("--model", default="", metavar="DIR", help="a diffusers Stable Diffusion folder")
+        add("--model", type=expanded_text, default="", metavar="DIR", help="a diffusers Stable Diffusion folder")
         add("--rasterizer", default="auto", choices=RASTERIZERS)
         add("--device", default="auto", choices=DEVICES)
     for command in (generate, refine):
@@ -90,17 +91,6 @@ def parser() -> argparse.ArgumentParser:
     refine.add_argument("--remesh", action="store_true",
                         help="the topology may change; a texture becomes vertex colours")
     return top
-
-
-def writable(folder: Path) -> Path:
-    """The folder, made if need be. Raises `UsageError` where nothing can be written into it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"The folder {folder} cannot be written: {error.strerror}.") from None
-    return folder
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -194,7 +184,31 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def make(mode: str, output: Path, format: list[str], input: Path | None = None, **request: Any) -> int:
+def within_memory(run: Callable[[int], None], report: Callable[[Log], None]) -> None:
+    """Call `run(halvings)`: with all views at once, and with half as many each time that memory runs out.
+
+    Raises UsageError where one view is too much, and where the device fails.
+    """
+    from .jobs.executor import HALVED, HALVINGS, TOO_LITTLE_MEMORY
+    from .optimize import is_device_fault, is_out_of_memory, release
+
+    for halvings in range(HALVINGS + 1):
+        try:
+            return run(halvings)
+        except Exception as error:          # what it holds of the device goes with it, before the next try
+            if is_device_fault(error):
+                raise UsageError(f"The device failed ({str(error).splitlines()[0]}): try again, and if it does so "
+                                 "again, python -m server doctor says more.") from error
+            if not is_out_of_memory(error):
+                raise
+        release()
+        if halvings < HALVINGS:
+            report(Log(HALVED, "warning"))
+    raise UsageError(TOO_LITTLE_MEMORY)
+
+
+def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Path | None = None,
+         **request: Any) -> int:
     """Run one job in this process, with its progress on stderr. Ctrl-C keeps the last state."""
     wish = JobRequest(**request, mode=mode, mesh=str(input or "")).validate()
     writable(output)
@@ -224,34 +238,24 @@ def make(mode: str, output: Path, format: list[str], input: Path | None = None, 
     from .checkpoint import Checkpoints
     from .geometry import files
     from .geometry.check import check
-    from .jobs.executor import HALVED, HALVINGS, TOO_LITTLE_MEMORY
-    from .optimize import Settings, is_device_fault, is_out_of_memory, release
+    from .optimize import Settings
     from .optimize import generate as run
 
     suffixes = [files.known(suffix) for suffix in format]
-    mesh = check(files.load(input)) if input else None
+    with opened() as read:
+        mesh = check(files.load(input)) if input else None
+    results = Results(output, mode, overwrite, [*read, *([input] if input else [])])
+    results.expect(suffixes)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    with tempfile.TemporaryDirectory(prefix="msd-") as folder:
-        checkpoints = Checkpoints(Path(folder))
-        for halvings in range(HALVINGS + 1):
-            try:
-                run(wish, output, report, stopped.is_set, Settings.of(wish, halvings), checkpoints, mesh=mesh)
-                break
-            except Exception as error:      # what it holds of the device goes with it, before the next try
-                if is_device_fault(error):
-                    raise UsageError(f"The device failed ({str(error).splitlines()[0]}): try again, and if it does so "
-                                     "again, python -m server doctor says more.") from error
-                if not is_out_of_memory(error):
-                    raise
-            release()
-            report(Log(HALVED if halvings < HALVINGS else TOO_LITTLE_MEMORY, "warning"))
-        else:
-            return FAILURE
-    if suffixes:
-        made = files.load(output / "mesh.glb")
-        for suffix in suffixes:
-            files.save(made, output / f"mesh{suffix}", wish.flat)
+    with results.written() as folder, tempfile.TemporaryDirectory(prefix="msd-") as kept:
+        checkpoints = Checkpoints(Path(kept))
+        within_memory(lambda halvings: run(wish, folder, report, stopped.is_set, Settings.of(wish, halvings),
+                                           checkpoints, mesh=mesh), report)
+        if suffixes:
+            made = files.load(folder / "mesh.glb")
+            for suffix in suffixes:
+                files.save(made, folder / f"mesh{suffix}", wish.flat)
     print(f"{'Stopped; what was reached is' if stopped.is_set() else 'Done:'} in {output}", file=sys.stderr)
     return INTERRUPTED if stopped.is_set() else OK
 
@@ -272,8 +276,10 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
-    except (UsageError, ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+    except (UsageError, PathError, ValueError, OSError) as error:
+        full = isinstance(error, OSError) and is_full(error)
+        print("Error: The disk is full: make room, or choose another folder." if full else f"Error: {error}",
+              file=sys.stderr)
         return FAILURE
 
 

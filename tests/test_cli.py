@@ -13,8 +13,10 @@ import numpy as np
 import psutil
 import pytest
 import trimesh
+from PIL import Image
 
 from msd_blender.local_server import find
+from msd_blender.protocol import FILES
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,3 +97,93 @@ def test_what_cannot_be_painted_is_one_sentence(tmp_path, changes, says):
                *(each.format(tmp_path) for each in changes)]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 1 and says in said.stderr and "Traceback" not in said.stderr
+
+
+def server(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "server", *map(str, arguments)], capture_output=True, text=True,
+                          **{"cwd": ROOT, **options})
+
+
+def crate(folder, mesh="crate.obj", library="wood.mtl", picture="wood.png"):
+    """An OBJ with an MTL and a picture beside it; what the files hold."""
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (4, 4), (200, 100, 50)).save(folder / picture)
+    (folder / library).write_text(f"newmtl wood\nmap_Kd {picture}\n")
+    (folder / mesh).write_text(f"mtllib {library}\nusemtl wood\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\n"
+                               "vt 0 0\nvt 1 0\nvt 0 1\nf 1/1 2/2 3/3\nf 1/1 3/2 4/3\nf 1/1 4/2 2/3\nf 2/1 4/2 3/3\n")
+    return contents(folder)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("names", "link", "format", "kept"), [
+    ({"mesh": "mesh.obj"}, None, ["--format", "obj"], "mesh.obj"),
+    ({"library": "mesh.mtl"}, None, ["--format", "obj"], "mesh.mtl"),
+    ({"picture": "texture.png"}, None, [], "texture.png"),
+    ({}, os.link, [], "mesh.glb"), ({}, os.symlink, [], "job.json")])
+def test_nothing_that_was_read_is_written_over(tmp_path, names, link, format, kept):
+    """The mesh, its MTL, its picture, under a second name as well; not with --overwrite either."""
+    out = tmp_path / "out"
+    crate(out, **names)
+    mesh = out / names.get("mesh", "crate.obj")
+    if link:
+        link(mesh, out / kept)
+    (tmp_path / "link").symlink_to(out)
+    before = contents(out)
+    said = server("texture", "a crate", "--input", mesh, *format, "--output", tmp_path / "link", "--iterations", "1",
+                  "--overwrite")
+    assert said.returncode == 1 and contents(out) == before
+    assert said.stderr.splitlines()[-1] == (f"Error: {tmp_path / 'link' / kept} would be written over, and it is the "
+                                            "input: choose another --output.")
+
+
+def test_only_results_of_the_same_command_are_replaced(tiny, tmp_path):
+    given, out = tmp_path / "given", tmp_path / "out"
+    before = crate(given)
+    command = ["texture", "a crate", "--input", given / "crate.obj", "--output", out, "--iterations", "1",
+               "--texture-size", "64", "--model", tiny["model"]]
+    out.mkdir()
+    (out / "mesh.glb").write_text("mine")
+    (out / "notes.txt").write_text("mine too")
+    said = server(*command)
+    assert said.returncode == 1 and f"{out / 'mesh.glb'} is there already" in said.stderr
+    assert "--overwrite" in said.stderr and (out / "mesh.glb").read_text() == "mine"
+    for arguments in (["--overwrite"], []):             # the second time it is a result of this command
+        said = server(*command, *arguments)
+        assert said.returncode == 0, said.stderr
+        assert (out / "mesh.glb").read_bytes()[:4] == b"glTF"
+    assert {path.name for path in out.iterdir()} == {*FILES, "notes.txt"}
+    said = server("refine", *command[1:])
+    assert said.returncode == 1 and "is there already, and is no result of this command" in said.stderr
+    assert contents(given) == before
+
+
+def test_the_home_folder_is_meant_by_a_tilde(tiny, tmp_path):
+    home = tmp_path / "home"
+    crate(home)
+    (home / "model").symlink_to(tiny["model"])
+    said = server("texture", "a crate", "--input=~/crate.obj", "--output=~/out", "--model=~/model", "--iterations=1",
+                  "--texture-size=64", cwd=tmp_path, env=os.environ | {"HOME": str(home), "PYTHONPATH": str(ROOT)})
+    assert said.returncode == 0, said.stderr
+    assert (home / "out" / "mesh.glb").is_file() and not (tmp_path / "~").exists()
+    said = server("doctor", "--models=~nobody-of-this-name/model")
+    assert said.returncode == 2 and "no home folder" in said.stderr and "Traceback" not in said.stderr
+
+
+OWN_MOUNTS = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+
+
+@pytest.mark.skipif(subprocess.run([*OWN_MOUNTS, "mount -t tmpfs none /mnt"], capture_output=True).returncode,
+                    reason="no disk of one's own can be mounted here")
+@pytest.mark.parametrize(("size", "says"), [
+    ("16k", "The disk of {} is full: make room there, or choose another folder."),
+    ("80k", "The disk is full: make room, or choose another folder.")])
+def test_a_full_disk_is_called_one(tiny, tmp_path, size, says):
+    """Before the job, or where its files have no room; then none is left in parts."""
+    command = (f"mount -t tmpfs -o size={size} none {tmp_path} && {sys.executable} -m server generate 'a crate' "
+               f"--output {tmp_path} --iterations 1 --model {tiny['model']}; echo $?; ls -A {tmp_path}")
+    said = subprocess.run([*OWN_MOUNTS, command], cwd=ROOT, capture_output=True, text=True)
+    assert said.stderr.splitlines()[-1] == f"Error: {says.format(tmp_path)}"
+    assert said.stdout == "1\n"

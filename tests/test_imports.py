@@ -49,8 +49,8 @@ def test_the_server_knows_of_the_extension_only_the_protocol(path):
 
 LAYERS = {"api": {"jobs"}, "jobs": {"optimize", "geometry", "checkpoint", "logs"},
           "optimize": {"guidance", "rendering", "geometry", "priors", "bundled", "checkpoint"},
-          "guidance": {"priors", "checkpoint"}, "experiments": {"guidance", "priors", "bundled"}, "priors": set(),
-          "rendering": set(), "geometry": set()}
+          "guidance": {"priors", "checkpoint"}, "experiments": {"guidance", "priors", "bundled", "paths"},
+          "priors": set(), "rendering": set(), "geometry": set()}
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -27,6 +27,7 @@ from msd_blender.protocol import GUIDANCES, JobRequest
 
 from ..optimize import generate, warm_up
 from ..optimize.settings import Settings
+from ..paths import expanded
 from ..rendering.render import GROUND
 from . import captions, judge, objects, shapes
 from .compare import compare, load
@@ -210,9 +211,9 @@ class Table:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m server.bundled.evaluate", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="of the table and its pictures")
-    parser.add_argument("--work", type=Path, default=Path("out/evaluate"), metavar="DIR", help="of the jobs' files")
-    parser.add_argument("--prompts", type=Path, metavar="FILE",
+    parser.add_argument("--output", type=expanded, required=True, metavar="DIR", help="of the table and its pictures")
+    parser.add_argument("--work", type=expanded, default=Path("out/evaluate"), metavar="DIR", help="of the jobs' files")
+    parser.add_argument("--prompts", type=expanded, metavar="FILE",
                         help='one "red mushroom" a line; 48 that go through all nouns and colours otherwise')
     parser.add_argument("--guidance", nargs="+", choices=GUIDANCES, default=["msd"],
                         help="the others get as much time as the first one takes")

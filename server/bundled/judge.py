@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..paths import expanded
 from ..priors.prompts import DIRECTIONS, VIEWS
 from . import objects, shapes
 from .train import Recipe, corpus
@@ -157,7 +158,7 @@ def _pixels(pictures: np.ndarray) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m server.bundled.judge", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Recipe.work, help="where the corpus is, or is rendered")
+    parser.add_argument("--work", type=expanded, default=Recipe.work, help="where the corpus is, or is rendered")
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--epochs", type=int, default=8)
     given = parser.parse_args()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from ..paths import expanded
 from . import judge, shapes
 from .captions import COARSE, article
 from .pipeline import MODEL, draw, load_pipeline
@@ -108,8 +109,8 @@ def run(output: Path, model: Path = MODEL, nouns: Sequence[str] = tuple(shapes.N
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m server.bundled.samples", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--model", type=Path, default=MODEL, metavar="DIR", help="another diffusers folder")
+    parser.add_argument("--output", type=expanded, required=True, metavar="DIR")
+    parser.add_argument("--model", type=expanded, default=MODEL, metavar="DIR", help="another diffusers folder")
     given = parser.parse_args()
     print(run(given.output, given.model))
 

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from torch import distributed as dist
 from torch import multiprocessing, nn
 
+from ..paths import expanded
 from ..priors.prompts import VIEWS
 from . import objects, shapes
 from .captions import caption
@@ -456,9 +457,9 @@ def _stages(recipe: Recipe, halt: int | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Recipe.work, help="corpus, checkpoints, curves, contact sheet")
-    parser.add_argument("--output", type=Path, default=MODEL, help="diffusers folder to write")
-    parser.add_argument("--start", type=Path, metavar="DIR", help="an exported folder to train further, in a work "
+    parser.add_argument("--work", type=expanded, default=Recipe.work, help="corpus, checkpoints, curves, contact sheet")
+    parser.add_argument("--output", type=expanded, default=MODEL, help="diffusers folder to write")
+    parser.add_argument("--start", type=expanded, metavar="DIR", help="an exported folder to train further, in a work "
                         "folder of its own: its VAE stays, U-Net and text encoder go on, new words begin anew")
     parser.add_argument("--images", type=int, default=Recipe.images)
     parser.add_argument("--vae-minutes", type=float, default=Recipe.vae_minutes)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Paths on the command lines: what is read from them, and results that replace nothing they should not."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class PathError(Exception):
+    """A path that cannot be read or written as asked, in one sentence."""
+
+
+def expanded(text: str) -> Path:
+    """An argument as a path, ~ being the home folder: a `type` for argparse."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"there is no home folder for {text}") from None
+
+
+def expanded_text(text: str) -> str:
+    """As `expanded`, for what may be left empty."""
+    return str(expanded(text)) if text else ""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk or a user's share of it is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if need be. Raises `PathError` where nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))
+    except OSError as error:
+        if is_full(error):
+            raise PathError(f"The disk of {folder} is full: make room there, or choose another folder.") from None
+        raise PathError(f"The folder {folder} cannot be written: {error.strerror}.") from None
+    return folder
+
+
+@contextmanager
+def opened() -> Iterator[set[str]]:
+    """The files that this process opens meanwhile, by whichever library: Python's own audit sees them all."""
+    paths: set[str] = set()
+    listening = True
+
+    def hear(event: str, arguments: tuple) -> None:         # stays for good, as audit hooks do
+        if event == "open" and listening and isinstance(arguments[0], (str, bytes)):
+            paths.add(os.fsdecode(arguments[0]))
+
+    sys.addaudithook(hear)
+    try:
+        yield paths
+    finally:
+        listening = False
+
+
+class Results:
+    """The files of a command in its folder. They are written beside it first and moved there when all are whole.
+
+    A file that the command read is never replaced. Any other that is there already is replaced only where job.json
+    says that it is a result of the same command, or with `overwrite`.
+
+    Args:
+        mode: the command, one of `protocol.MODES`.
+        read: the files that were read.
+    """
+
+    def __init__(self, folder: Path, mode: str, overwrite: bool = False, read: Iterable[str | Path] = ()):
+        self.folder = folder
+        self.replace = overwrite or _made_by(folder / "job.json", mode)
+        self._read = {identity for each in read if (identity := _identity(each))}
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise `PathError` where a file of such a name may not be replaced."""
+        for name in sorted(names):
+            path = self.folder / name
+            if _identity(path) in self._read:
+                raise PathError(f"{path} would be written over, and it is the input: choose another --output.")
+            if path.is_dir() and not path.is_symlink():
+                raise PathError(f"{path} is a folder: choose another --output.")
+            if os.path.lexists(path) and not self.replace:
+                raise PathError(f"{path} is there already, and is no result of this command: choose another --output, "
+                                "or replace it with --overwrite.")
+
+    def expect(self, suffixes: Iterable[str] = ()) -> None:
+        """`check` before the work begins: for a job's files, and a mesh of each suffix with what it has beside it."""
+        from msd_blender.protocol import FILES
+
+        names = {*FILES, *(f"mesh{suffix}" for suffix in suffixes)}
+        if suffixes:
+            names |= {"mesh.mtl"}
+            names |= {each for each in map(str.lower, os.listdir(self.folder)) if re.fullmatch(r"mesh_.*\.png", each)}
+        self.check(names)
+
+    @contextmanager
+    def written(self) -> Iterator[Path]:
+        """A folder to write into, whose files are results when it was left without an error."""
+        part = Path(tempfile.mkdtemp(prefix=".msd-", dir=self.folder))
+        try:
+            yield part
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        files = sorted(part.iterdir(), key=lambda each: (each.name == "job.json", each.name))
+        try:
+            self.check(each.name for each in files)
+        except PathError as error:
+            raise PathError(f"{error} The results are in {part}.") from None
+        for each in files:
+            os.replace(each, self.folder / each.name)
+        part.rmdir()
+
+
+def _made_by(record: Path, mode: str) -> bool:
+    """Whether job.json is of this command."""
+    try:
+        said = json.loads(record.read_text(encoding="utf-8"))
+        return bool(said["versions"]["msd_blender"]) and said["request"]["mode"] == mode and "blender" not in said
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """The same for all names of a file, links and another case included; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
