@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from msd_blender.protocol import FILES
+
 
 class PathError(Exception):
     """A path that cannot be read or written as asked, in one sentence."""
@@ -98,8 +100,6 @@ class Results:
 
     def expect(self, suffixes: Iterable[str] = ()) -> None:
         """`check` before the work begins: for a job's files, and a mesh of each suffix with what it has beside it."""
-        from msd_blender.protocol import FILES
-
         names = {*FILES, *(f"mesh{suffix}" for suffix in suffixes)}
         if suffixes:
             names |= {"mesh.mtl"}
