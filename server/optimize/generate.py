@@ -254,6 +254,8 @@ class Generation:
             assert seen.grad is not None
             ((pictures * seen.grad).sum() + phase.penalty * penalty).backward()
         with self.clock("optimizer"):
+            if not step.gradient.isfinite().all():
+                raise self.prior.not_finite()
             optimizer.step()
             optimizer.zero_grad()
             asset.settle()

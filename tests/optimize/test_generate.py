@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from safetensors.torch import load_file, save_file
 from scipy.spatial import cKDTree
 
 from msd_blender.protocol import FILES, JobRequest, Log, Progress, Snapshot
@@ -16,6 +17,7 @@ from server.guidance.bandwidth import Geometric
 from server.optimize import generate
 from server.optimize.assets import extract
 from server.optimize.settings import Settings
+from server.priors import PriorError
 
 
 def run(folder, tiny, cancelled=lambda: False, **changes):
@@ -142,3 +144,14 @@ def test_unknown_models_are_named(tiny, tmp_path):
 def test_cuda_without_a_device_is_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match="no CUDA device"):
         run(tmp_path, tiny, device="cuda")
+
+
+def test_a_model_that_answers_no_numbers_stops_the_job_at_once(save_pipeline, tmp_path):
+    folder = save_pipeline(tmp_path / "model")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    save_file(tensors | {"conv_out.weight": tensors["conv_out.weight"] * 3e38}, weights, {"format": "pt"})
+    said = []
+    with pytest.raises(PriorError, match="NaN or infinite on the cpu in float32"):
+        generate(JobRequest("a mug", model=str(folder), iterations=100), tmp_path, said.append, lambda: False)
+    assert not [message for message in said if isinstance(message, Progress)]
