@@ -244,7 +244,7 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
 
     suffixes = [files.known(suffix) for suffix in format]
     with opened() as read:
-        mesh = check(files.load(input)) if input else None
+        mesh = check(files.load(input, lambda note: report(Log(note, "warning")))) if input else None
     results = Results(output, mode, overwrite, [*read, *([input] if input else [])])
     results.expect(suffixes)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -89,10 +89,12 @@ def test_a_mesh_from_a_file_is_painted_and_comes_in_other_formats(tiny, tmp_path
 
 @pytest.mark.parametrize("changes, says", [
     (["--input", "{}/none.ply"], "cannot be read"), (["--input", "{}/mesh.fbx"], "no known format"),
-    (["--input", "{}/mesh.ply", "--format", "docx"], "no known format")])
+    (["--input", "{}/mesh.ply", "--format", "docx"], "no known format"),
+    (["--input", "{}/lines.obj"], "1 points or lines, which are left out")])
 def test_what_cannot_be_painted_is_one_sentence(tmp_path, changes, says):
     trimesh.creation.box().export(tmp_path / "mesh.ply")
     (tmp_path / "mesh.fbx").touch()
+    (tmp_path / "lines.obj").write_text("v 0 0 0\nv 1 0 0\nl 1 2\n")
     command = [sys.executable, "-m", "server", "refine", "a box", "--output", str(tmp_path / "out"),
                *(each.format(tmp_path) for each in changes)]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

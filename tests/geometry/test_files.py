@@ -181,6 +181,16 @@ def test_obj_of_others(tmp_path):
     assert mesh.slots.tolist() == [1, 1, 0] and mesh.textures["texture.0"][0, 0].tolist() == [1, 2, 3]
 
 
+def test_what_a_reader_leaves_out_is_said_once_to_whoever_asks_and_else_in_the_log(tmp_path, caplog):
+    (tmp_path / "mine.obj").write_text(TRIANGLE + "p 1\nl 1 2\n")
+    said = []
+    load(tmp_path / "mine.obj", said.append)
+    assert said == ["mine.obj has 2 points or lines, which are left out: only faces have a surface."]
+    assert not caplog.records
+    load(tmp_path / "mine.obj")
+    assert [record.getMessage() for record in caplog.records] == said
+
+
 def glb(document, binary=b""):
     text = json.dumps({"asset": {"version": "2.0"}} | document).encode()
     text += b" " * (-len(text) % 4)

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import logging
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,9 @@ from PIL import Image
 
 from ..mesh import Mesh
 from . import glb, obj, ply, usd
+from .common import Say
 
+_log = logging.getLogger(__name__)
 FORMATS = {".glb": glb, ".obj": obj, ".ply": ply, ".usda": usd, ".usdc": usd, ".usd": usd}
 
 
@@ -34,16 +36,23 @@ def save_result(mesh: Mesh, folder: Path, flat: bool = False) -> None:
         Image.fromarray(mesh.textures[pictures[0]][::-1].copy()).save(folder / "texture.png")
 
 
-def load(path: Path) -> Mesh:
+def load(path: Path, say: Say = _log.warning) -> Mesh:
     """The triangles of a file, with UVs, a slot for each material and its textures where it has some.
 
     Polygons become fans. Nothing outside the file's own folder is read, and no links out of it are followed.
+    say: takes one sentence for each thing that the file has and the mesh does not, each sentence once.
 
     Raises ValueError with one sentence that says what to do.
     """
-    read: Callable[[Path], Mesh] = _format(path).load
+    said = set[str]()
+
+    def say_once(note: str) -> None:
+        if note not in said:
+            said.add(note)
+            say(note)
+
     try:
-        mesh = read(path)
+        mesh: Mesh = _format(path).load(path, say_once)
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error.strerror or error}.") from None
     except (KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError, struct.error, OverflowError) as error:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,7 @@ from PIL import Image
 
 from ..mesh import Mesh, linear_to_srgb
 
+Say = Callable[[str], None]                 # takes a note about what a reader left out or guessed: one sentence
 ROUGHNESS = 0.8                             # of a material without a map; its metallic is 0
 
 

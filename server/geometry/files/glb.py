@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from ..mesh import Mesh, srgb_to_linear
-from .common import (ROUGHNESS, Part, beside, join, picture, png, split_corners, vertex_normals, weld, y_up,
+from .common import (ROUGHNESS, Part, Say, beside, join, picture, png, split_corners, vertex_normals, weld, y_up,
                      z_up)
 
 _MAGIC, _JSON, _BINARY = 0x46546C67, 0x4E4F534A, 0x004E4942
@@ -212,7 +212,7 @@ class _Reader:
         return found
 
 
-def load(path: Path) -> Mesh:
+def load(path: Path, say: Say) -> Mesh:
     """All triangles of a scene, welded, because the format splits vertices at seams."""
     reader = _Reader(path)
     parts, materials = [], list[int]()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..mesh import Mesh
-from .common import ROUGHNESS, beside, fans, picture, png, vertex_normals, y_up, z_up
+from .common import ROUGHNESS, Say, beside, fans, picture, png, vertex_normals, y_up, z_up
 
 # Our kind of picture -> MTL's statement and how to read it.
 MAPS = {"texture": ("map_Kd", "RGB"), "roughness": ("map_Pr", "L"), "metallic": ("map_Pm", "L"),
@@ -58,7 +58,7 @@ def save(mesh: Mesh, path: Path, flat: bool) -> list[Path]:
     return written
 
 
-def load(path: Path) -> Mesh:
+def load(path: Path, say: Say) -> Mesh:
     """Positions, colours, UVs, materials as slots and their pictures, of polygons as fans."""
     places: list[list[float]] = []
     uvs: list[list[float]] = []
@@ -67,7 +67,7 @@ def load(path: Path) -> Mesh:
     names: list[str] = []
     materials: list[int] = []                   # of each polygon
     libraries: list[str] = []
-    current = ""
+    current, loose = "", 0
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         kind, _, rest = line.strip().partition(" ")
         try:
@@ -86,8 +86,12 @@ def load(path: Path) -> Mesh:
                 current = rest.strip()
             elif kind == "mtllib":
                 libraries.append(rest)
+            elif kind in ("p", "l"):
+                loose += 1
         except ValueError:
             raise ValueError(f"{path.name} is damaged in line {number}: export it again.") from None
+    if loose:
+        say(f"{path.name} has {loose:,} points or lines, which are left out: only faces have a surface.")
     if not places or not counts:
         return Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))
     width = min(map(len, places))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..mesh import Mesh
-from .common import fans, vertex_normals
+from .common import Say, fans, vertex_normals
 
 # The names of the format's numbers, old and new.
 TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
@@ -38,7 +38,7 @@ def save(mesh: Mesh, path: Path, flat: bool) -> list[Path]:
     return [path]
 
 
-def load(path: Path) -> Mesh:
+def load(path: Path, say: Say) -> Mesh:
     """Positions, faces, colours and UVs by vertex, of ASCII and binary files; polygons as fans."""
     content = path.read_bytes()
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..mesh import Mesh, srgb_to_linear
-from .common import ROUGHNESS, Part, beside, face_normals, fans, join, picture, png, vertex_normals, z_up
+from .common import ROUGHNESS, Part, Say, beside, face_normals, fans, join, picture, png, vertex_normals, z_up
 
 # Our kind of picture -> the surface's input, its type, the picture's output, and what it is if there is no picture.
 INPUTS: dict[str, tuple[str, str, str, Any]] = {
@@ -122,7 +122,7 @@ def _material(pxr: Any, stage: Any, material: Any, mesh: Mesh, slot: int, path: 
     return written
 
 
-def load(path: Path) -> Mesh:
+def load(path: Path, say: Say) -> Mesh:
     """All meshes of a file that stands alone, at its first moment, in metres and Z up."""
     pxr = _library()
     UsdGeom = pxr.UsdGeom
