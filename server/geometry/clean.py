@@ -25,8 +25,8 @@ def clean(mesh: Mesh, target_faces: int | None = None) -> Mesh:
     Closed parts of less than `FLOATER` of the largest one's volume go, and so do hollows, which no one sees.
     The rest is remeshed isotropically (Botsch and Kobbelt, "A Remeshing Approach to Multiresolution Modeling",
     2004), each vertex projected back to the surface. A closed manifold stays one, open borders stay as they are,
-    locked vertices and the faces between them keep their bits. Vertex colours are carried over; UVs, slots and
-    textures are not, because their faces are gone. The same mesh gives the same bytes.
+    locked vertices and the faces between them keep their bits. Vertex colours are carried over; UVs, slots, normals,
+    materials and textures are not, because their faces are gone. The same mesh gives the same bytes.
 
     Raises ValueError for a mesh that is not manifold.
     """
@@ -59,7 +59,7 @@ def clean(mesh: Mesh, target_faces: int | None = None) -> Mesh:
     marks = None if mesh.locked is None else np.concatenate(
         [mesh.locked[locked], np.zeros(len(fresh) - len(locked), np.uint8)])
     return replace(mesh, positions=fresh, faces=triangles, colours=_carry(mesh, points), uvs=None,
-                   slots=None, locked=marks, textures={})
+                   slots=None, locked=marks, textures={}, normals=None, more_uvs=(), materials={})
 
 
 def largest_components(mesh: Mesh, share: float = FLOATER) -> Mesh:
@@ -89,7 +89,8 @@ def largest_components(mesh: Mesh, share: float = FLOATER) -> Mesh:
     number = np.cumsum(used) - 1
     return replace(mesh, positions=mesh.positions[used], faces=number[faces[stays]].astype(np.int32),
                    colours=_rows(mesh.colours, used), locked=_rows(mesh.locked, used),
-                   uvs=_rows(mesh.uvs, stays), slots=_rows(mesh.slots, stays))
+                   uvs=_rows(mesh.uvs, stays), slots=_rows(mesh.slots, stays), normals=_rows(mesh.normals, stays),
+                   more_uvs=tuple(each[stays] for each in mesh.more_uvs))
 
 
 def _rows(array: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:

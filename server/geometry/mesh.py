@@ -4,17 +4,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
 
 from msd_blender.protocol import SLOT_ARRAYS, array_kind
 
+if TYPE_CHECKING:
+    from .material import Material
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Arrays as `msd_blender.protocol.ARRAYS` names them, in C's order; what is None is not there."""
+    """Arrays as `msd_blender.protocol.ARRAYS` names them, in C's order; what is None is not there.
+
+    What follows `lift` comes from files and does not cross the wire.
+
+    normals: (F, 3, 3) float32, unit normals of the faces' corners; not numbers where a face has its own, flat one.
+        None: smooth ones, of the vertices.
+    more_uvs: further UV maps, each (F, 3, 2) float32, not numbers where a face has none.
+    materials: how slots look beside what is painted. The vertex colours multiply the picture of a slot with one.
+    """
 
     positions: np.ndarray                   # (V, 3) float32, metres, Z up
     faces: np.ndarray                       # (F, 3) int32, counter-clockwise outward
@@ -24,9 +35,12 @@ class Mesh:
     locked: np.ndarray | None = None        # (V,) uint8: 1 must not change
     textures: dict[str, np.ndarray] = field(default_factory=dict)   # of `protocol.SLOT_ARRAYS`, such as "texture.0"
     lift: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))  # add to be back in the field
+    normals: np.ndarray | None = None
+    more_uvs: tuple[np.ndarray, ...] = ()
+    materials: dict[int, Material] = field(default_factory=dict)
 
     def __post_init__(self) -> None:        # libraries hand out arrays in Fortran's order, and devices refuse them
-        for name in ("positions", "faces", "colours", "uvs", "slots", "locked", "lift"):
+        for name in ("positions", "faces", "colours", "uvs", "slots", "locked", "lift", "normals"):
             if (array := getattr(self, name)) is not None:
                 object.__setattr__(self, name, np.ascontiguousarray(array))
         object.__setattr__(self, "textures", {name: np.ascontiguousarray(array)
@@ -41,18 +55,43 @@ class Mesh:
     def of(cls, arrays: dict[str, np.ndarray]) -> Mesh:
         """The mesh of a frame's arrays."""
         names = ("positions", "faces", "colours", "uvs", "slots", "locked")
-        return cls(**{name: arrays[name] for name in names if name in arrays},
-                   textures={name: array for name, array in arrays.items() if array_kind(name) in SLOT_ARRAYS})
+        given: dict[str, Any] = {name: arrays[name] for name in names if name in arrays}
+        return cls(**given, textures={name: array for name, array in arrays.items() if array_kind(name) in SLOT_ARRAYS})
 
     @property
     def shown_colours(self) -> np.ndarray:
-        """(V, 3) uint8: the vertex colours, or a light gray where there are none."""
-        return np.full((len(self.positions), 3), 204, np.uint8) if self.colours is None else self.colours
+        """(V, 3) uint8: the vertex colours; without any the materials' own, or a light gray."""
+        if self.colours is not None:
+            return self.colours
+        shown = np.full((len(self.positions), 3), 204, np.uint8)
+        for slot, material in self.materials.items():
+            if (colour := material.colour) is not None:
+                shown[self.faces[self.face_slots == slot]] = colour
+        return shown
 
     @property
     def face_slots(self) -> np.ndarray:
         """(F,) int32: the slots, all 0 where the mesh names none."""
         return np.zeros(len(self.faces), np.int32) if self.slots is None else self.slots
+
+    def moved(self, positions: np.ndarray) -> Mesh:
+        """The mesh with its vertices elsewhere (V, 3). Corners that share a vertex and a normal share their faces'
+        mean one, so that hard edges stay hard; normals of faces that did not move stay."""
+        mesh = replace(self, positions=positions)
+        if self.normals is None:
+            return mesh
+        key = np.concatenate([self.faces.reshape(-1, 1).astype(np.float64), self.normals.reshape(-1, 3)], axis=1)
+        _, group = np.unique(np.nan_to_num(key, nan=2.0), axis=0, return_inverse=True)
+        group = group.reshape(-1)
+        a, b, c = (positions[self.faces[:, i]].astype(np.float64) for i in range(3))
+        total = np.zeros((group.max(initial=-1) + 1, 3))
+        np.add.at(total, group, np.repeat(np.cross(b - a, c - a), 3, axis=0))
+        length = np.linalg.norm(total, axis=1, keepdims=True)
+        moves = (positions != self.positions).any(axis=1)[self.faces].any(axis=1)
+        anew = np.bincount(group, np.repeat(moves, 3), len(total))[:, None].astype(bool) & (length > 0)
+        fresh = (total / np.where(length > 0, length, 1))[group].reshape(-1, 3, 3)
+        anew = anew[group].reshape(-1, 3, 1) & np.isfinite(self.normals)
+        return replace(mesh, normals=np.where(anew, fresh, self.normals).astype(np.float32))
 
     def on_ground(self) -> Mesh:
         """The mesh moved along Z so that its lowest point is at 0: the origin is at its base."""

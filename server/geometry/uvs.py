@@ -9,6 +9,7 @@ import numpy as np
 import xatlas
 from numba import njit
 
+EDGE = 1e-3                                 # of a picture: what is as good as inside
 _PACKED = 1024                              # texels along an edge at which charts are packed, at most
 
 
@@ -80,6 +81,20 @@ def missing_uvs(uvs: np.ndarray | None, faces: int) -> np.ndarray:
     finite = np.isfinite(uvs).all(axis=(1, 2))
     a, b, c = (np.where(finite[:, None], uvs[:, i], 0).astype(np.float64) for i in range(3))
     return ~finite | (np.abs(_cross(b - a, c - a)) / 2 < 1e-12)     # a millionth of a square's edge
+
+
+def within_tile(uvs: np.ndarray) -> np.ndarray:
+    """(F, 3, 2) UVs, each face that lies in another tile of a repeated picture moved into the first one, [0, 1]: it
+    shows the same there. Faces that reach over an edge stay where they are."""
+    low = np.floor(np.where(np.isfinite(uvs), uvs, 0).min(axis=1, keepdims=True) + EDGE)
+    moved = uvs - low
+    outside = ((uvs < 0) | (uvs > 1)).any(axis=(1, 2)) & ~beyond(moved)
+    return np.where(outside[:, None, None], moved, uvs).astype(uvs.dtype)
+
+
+def beyond(uvs: np.ndarray) -> np.ndarray:
+    """(F,) bool: the faces of (F, 3, 2) UVs that reach out of the picture."""
+    return ((uvs < -EDGE) | (uvs > 1 + EDGE)).any(axis=(1, 2))
 
 
 def stretch(positions: np.ndarray, faces: np.ndarray, uvs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

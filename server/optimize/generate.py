@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -27,13 +28,14 @@ from ..geometry.field import Field
 from ..geometry import files
 from ..geometry.clean import clean
 from ..geometry.hygiene import report
+from ..geometry.material import Material
 from ..geometry.mesh import Mesh
-from ..geometry.uvs import missing_uvs, unwrap
+from ..geometry.uvs import beyond, missing_uvs, unwrap, within_tile
 from ..guidance.bandwidth import Linear
 from ..priors.prompts import negative_prompts, view_prompts
 from ..rendering import cameras, rasterize
 from ..rendering.shading import Lights, backgrounds
-from .assets import Asset, Explicit, Manner, Place, Surface, Volume, extract, joined, remeshed
+from .assets import Asset, Explicit, Manner, Place, Surface, Volume, extract, joined, remeshed, texture_colours
 from .clock import Clock
 from .device import choose_device
 from .output import preview, turntable
@@ -143,6 +145,9 @@ class Generation:
                 if mesh.textures:
                     self.report(Log("Remesh makes new faces without UVs: the texture becomes vertex colours, where it "
                                     "is locked too.", "warning"))
+                if mesh.materials or mesh.normals is not None:
+                    self.report(Log("Remesh makes new faces: the materials and the hard edges of the old ones are left "
+                                    "out.", "warning"))
                 mesh = remeshed(mesh, self.request.target_faces)
             return self._explicit(mesh, moves=True, details=True)
         return self._explicit(self.given)
@@ -164,11 +169,20 @@ class Generation:
             with self.clock("unwrap"):
                 self._stage("unwrap")
                 _, split, uvs = unwrap(mesh.positions, mesh.faces, manner.texture_size)
+                if mesh.uvs is not None and mesh.textures:
+                    self.report(Log("The mesh's UVs have no area, so that each face shows one texel: it gets new ones, "
+                                    "begins with the colours that it shows, and its other maps are left out.",
+                                    "warning"))
+                    mesh = replace(mesh, colours=texture_colours(mesh), textures={},
+                                   materials=_without_pictures(mesh))
                 mesh = replace(mesh, uvs=uvs[split])
         elif not moves and missing.any():
             self.report(Log(f"{missing.sum():,} of {len(missing):,} faces have UVs without an area, so that each shows "
                             "one texel: unwrap them to paint them.", "warning"))
         made = Explicit(mesh, self.rasterizer, manner, self.device, place, grid)
+        if mesh.uvs is not None and (over := int(beyond(within_tile(mesh.uvs)).sum())):
+            self.report(Log(f"{over:,} of {len(mesh.faces):,} faces have UVs that reach over their picture's edge, "
+                            "where it repeats: give them UVs inside of it to paint them well.", "warning"))
         if made.skin.blocked > 0.02:
             self.report(Log(f"{made.skin.blocked:.0%} of what is free to change has the texels of locked faces, "
                             "because their UVs lie on each other, and stays as it is: give it UVs of its own to "
@@ -295,6 +309,10 @@ class Generation:
             asset = Surface(Field(phase.levels, device=self.device), self.rasterizer, symmetry, self.request.flat)
         else:
             mesh, place = Explicit.given(tensors)
+            if self.given is not None and np.array_equal(mesh.faces, self.given.faces):     # what is in no checkpoint
+                mesh = replace(mesh, normals=self.given.normals, more_uvs=self.given.more_uvs,
+                               materials=self.given.materials if mesh.textures or not self.given.textures
+                               else _without_pictures(self.given))
             manner = self._manner(kind == "refine", state["details"])
             asset = Explicit(mesh, self.rasterizer, manner, self.device, place, fit=False)
         asset.load_state_dict(tensors)
@@ -360,6 +378,10 @@ class Generation:
             "seconds_total": round(self.clock.elapsed, 3),
             "mesh": report(mesh, self.given),
         }
+
+
+def _without_pictures(mesh: Mesh) -> dict[int, Material]:
+    return {slot: material.without_pictures() for slot, material in mesh.materials.items()}
 
 
 def _learned(guide: Any) -> dict[str, Tensor]:

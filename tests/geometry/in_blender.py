@@ -14,7 +14,7 @@ import numpy as np
 def read(path):
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     kind = path.rpartition(".")[2]
-    if kind == "glb":
+    if kind in ("glb", "gltf"):
         bpy.ops.import_scene.gltf(filepath=path)
     elif kind == "obj":
         bpy.ops.wm.obj_import(filepath=path)
@@ -42,6 +42,9 @@ def read(path):
         surface = next(node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
         for name in ("Base Color", "Roughness", "Metallic", "Normal"):
             found[f"{material.name}/{name}"] = picture(surface.inputs[name])
+        for node in (each for each in material.node_tree.nodes if each.type == "MAPPING"):
+            found[f"{material.name}/mapping"] = np.array([node.inputs[name].default_value
+                                                          for name in ("Location", "Rotation", "Scale")])
     return found
 
 

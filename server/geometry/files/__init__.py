@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..material import Material
 from ..mesh import Mesh
 from . import glb, obj, ply, usd
 from .common import Say
 
 _log = logging.getLogger(__name__)
-FORMATS = {".glb": glb, ".obj": obj, ".ply": ply, ".usda": usd, ".usdc": usd, ".usd": usd}
+FORMATS = {".glb": glb, ".gltf": glb, ".obj": obj, ".ply": ply, ".usda": usd, ".usdc": usd, ".usd": usd}
 
 
 def save(mesh: Mesh, path: Path, flat: bool = False) -> list[Path]:
@@ -33,7 +34,9 @@ def save_result(mesh: Mesh, folder: Path, flat: bool = False) -> None:
     """Write a job's mesh.glb, and texture.png, the first texture's base colour, where it has one."""
     save(mesh, folder / "mesh.glb", flat)
     if pictures := sorted(name for name in mesh.textures if name.startswith("texture.")):
-        Image.fromarray(mesh.textures[pictures[0]][::-1].copy()).save(folder / "texture.png")
+        slot = int(pictures[0].partition(".")[2])
+        base = glb.with_alpha(mesh.textures[pictures[0]], mesh.materials.get(slot, Material()))
+        Image.fromarray(base[::-1].copy()).save(folder / "texture.png")
 
 
 def load(path: Path, say: Say = _log.warning) -> Mesh:

@@ -51,11 +51,20 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return np.where(length > 0, vectors / np.where(length > 0, length, 1), (0, 0, 1)).astype(np.float32)
 
 
-def split_corners(faces: np.ndarray, uvs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A vertex for each (vertex, UV): (source vertex (N,), UVs (N, 2), faces (F, 3)), in the vertices' order."""
-    corner = np.concatenate([faces.reshape(-1, 1).astype(np.float64), uvs.reshape(-1, 2)], axis=1)
+def corner_normals(mesh: Mesh) -> np.ndarray:
+    """(F, 3, 3) float32 unit normals of the faces' corners: the mesh's own, or smooth ones where it has none."""
+    if mesh.normals is None:
+        return vertex_normals(mesh)[mesh.faces]
+    return np.where(np.isfinite(mesh.normals), mesh.normals, face_normals(mesh)[:, None]).astype(np.float32)
+
+
+def split_corners(faces: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A vertex for each vertex and values (F, 3, C) of a corner, such as UVs: (source vertex (N,), values (N, C),
+    faces (F, 3)), in the vertices' order."""
+    flat = values.reshape(3 * len(faces), -1)
+    corner = np.concatenate([faces.reshape(-1, 1).astype(np.float64), flat], axis=1)
     _, first, inverse = np.unique(corner, axis=0, return_index=True, return_inverse=True)
-    return faces.reshape(-1)[first], uvs.reshape(-1, 2)[first], inverse.reshape(-1, 3)
+    return faces.reshape(-1)[first], flat[first], inverse.reshape(-1, 3)
 
 
 @dataclass
@@ -67,20 +76,29 @@ class Part:
     uvs: np.ndarray | None                  # (F, 3, 2)
     colours: np.ndarray | None              # (V, 3) linear, in [0, 1]
     slots: np.ndarray                       # (F,)
+    normals: np.ndarray | None = None       # (F, 3, 3)
+    more_uvs: tuple[np.ndarray, ...] = ()   # each (F, 3, 2)
 
 
 def join(parts: list[Part]) -> Mesh:
-    """One mesh of all parts: white where others have colours, UVs that are not numbers where others have some."""
+    """One mesh of all parts: white where others have colours; UVs and normals that are not numbers where others have
+    some."""
     if not parts:
         return Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))
     for part in parts:
         if len(part.faces) and not 0 <= part.faces.min() <= part.faces.max() < len(part.positions):
             raise IndexError("a face has a corner that is nowhere")
     starts = np.cumsum([0, *(len(part.positions) for part in parts)])
-    uvs = colours = None
-    if any(part.uvs is not None for part in parts):
-        uvs = np.concatenate([np.full((len(part.faces), 3, 2), np.nan) if part.uvs is None else part.uvs
-                              for part in parts]).astype(np.float32)
+
+    def corners(values: list[np.ndarray | None], width: int) -> np.ndarray | None:
+        if all(each is None for each in values):
+            return None
+        return np.concatenate([np.full((len(part.faces), 3, width), np.nan) if each is None else each
+                               for part, each in zip(parts, values)]).astype(np.float32)
+
+    more = [corners([part.more_uvs[i] if i < len(part.more_uvs) else None for part in parts], 2)
+            for i in range(max(len(part.more_uvs) for part in parts))]
+    colours = None
     if any(part.colours is not None for part in parts):
         linear = np.concatenate([np.ones((len(part.positions), 3)) if part.colours is None else part.colours
                                  for part in parts])
@@ -88,7 +106,9 @@ def join(parts: list[Part]) -> Mesh:
     slots = np.concatenate([part.slots for part in parts]).astype(np.int32)
     return Mesh(np.concatenate([part.positions for part in parts]).astype(np.float32),
                 np.concatenate([part.faces + start for part, start in zip(parts, starts)]).astype(np.int32),
-                colours, uvs, slots if slots.any() else None)
+                colours, corners([part.uvs for part in parts], 2), slots if slots.any() else None,
+                normals=corners([part.normals for part in parts], 3),
+                more_uvs=tuple(each for each in more if each is not None))
 
 
 def weld(mesh: Mesh) -> Mesh:
@@ -115,19 +135,29 @@ def fans(counts: np.ndarray) -> np.ndarray:
 
 
 def png(picture: np.ndarray) -> bytes:
-    """A (H, W) or (H, W, 3) uint8 picture, bottom row first, as a PNG file."""
+    """A (H, W), (H, W, 3) or (H, W, 4) uint8 picture, bottom row first, as a PNG file."""
     data = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture[::-1])).save(data, "PNG")
     return data.getvalue()
 
 
 def picture(file: BinaryIO | Path, mode: str) -> np.ndarray:
-    """A file's pixels, bottom row first: mode "L" (H, W), "RGB" (H, W, 3) uint8. Raises ValueError."""
+    """A file's pixels, bottom row first: mode "L" (H, W), "RGB" (H, W, 3), "RGBA" (H, W, 4) uint8. Raises
+    ValueError."""
     try:
         with Image.open(file) as image:
-            return np.ascontiguousarray(np.asarray(image.convert(mode))[::-1])
+            return np.ascontiguousarray(np.asarray(eight_bits(image).convert(mode))[::-1])
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"A picture of the mesh cannot be read ({error}): save it again as PNG.") from None
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A gray picture of 16 bits or of floats scaled to 8, where Pillow's own conversion cuts off; others as they
+    are."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image).astype(np.float64) * (255 if image.mode == "F" else 1 / 257)
+    return Image.fromarray(np.round(values.clip(0, 255)).astype(np.uint8))
 
 
 def beside(path: Path, name: str) -> Path:

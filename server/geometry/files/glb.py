@@ -1,28 +1,32 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""GLB: the Khronos glTF 2.0 specification's binary container."""
+"""Writing glTF 2.0 of the Khronos Group, in one file: GLB, or .gltf with all data in it."""
 
 from __future__ import annotations
 
 import base64
-import io
+import copy
 import json
 import struct
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 
+from ..material import Material, textures
 from ..mesh import Mesh, srgb_to_linear
-from .common import (ROUGHNESS, Part, Say, beside, join, picture, png, split_corners, vertex_normals, weld, y_up,
-                     z_up)
+from .common import ROUGHNESS, corner_normals, png, split_corners, vertex_normals, y_up
+from .glb_reader import JSON, KINDS, MAGIC, WIDTHS, alpha, load, maps
 
-_MAGIC, _JSON, _BINARY = 0x46546C67, 0x4E4F534A, 0x004E4942
-_KINDS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
-_WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+__all__ = ["load", "save"]
+
+_BINARY = 0x004E4942
 _ARRAY, _ELEMENTS = 34962, 34963            # what a buffer view is for
-_KNOWN = {"KHR_texture_transform", "KHR_materials_unlit", "KHR_materials_emissive_strength"}
+_PNG = b"\x89PNG"
+_TEXTURES = {"texture": "baseColorTexture", "roughness": "metallicRoughnessTexture",
+             "metallic": "metallicRoughnessTexture", "normal": "normalTexture"}
+_SAMPLER = {"magFilter": 9729, "minFilter": 9987}
 
 
 @dataclass
@@ -33,6 +37,9 @@ class _Writer:
     views: list[dict[str, Any]] = field(default_factory=list)
     accessors: list[dict[str, Any]] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
+    samplers: list[dict[str, Any]] = field(default_factory=list)
+    textures: list[dict[str, int]] = field(default_factory=list)
+    carried: dict[bytes, int] = field(default_factory=dict)     # the images of files that came with materials
 
     def view(self, content: bytes, **more: Any) -> int:
         self.data += bytes(-len(self.data) % 4)
@@ -43,228 +50,176 @@ class _Writer:
     def array(self, values: np.ndarray, kind: int, target: int = _ARRAY, **more: Any) -> int:
         """An accessor of (N,) or (N, C) values."""
         width = 1 if values.ndim == 1 else values.shape[1]
-        name = next(name for name, columns in _WIDTHS.items() if columns == width)
-        content = np.ascontiguousarray(values, _KINDS[kind]).tobytes()
+        name = next(name for name, columns in WIDTHS.items() if columns == width)
+        content = np.ascontiguousarray(values, KINDS[kind]).tobytes()
         self.accessors.append({"bufferView": self.view(content, target=target), "componentType": kind,
                                "count": len(values), "type": name} | more)
         return len(self.accessors) - 1
 
-    def texture(self, values: np.ndarray) -> dict[str, int]:
-        self.images.append({"bufferView": self.view(png(values)), "mimeType": "image/png"})
-        return {"index": len(self.images) - 1}
+    def picture(self, values: np.ndarray, sampler: dict[str, Any]) -> dict[str, int]:
+        """A texture of (H, W), (H, W, 3) or (H, W, 4) uint8, bottom row first."""
+        return self._texture(self._image(png(values), "image/png"), sampler)
+
+    def file(self, content: bytes, sampler: dict[str, Any]) -> dict[str, int]:
+        """A texture of a PNG or JPEG file as it is."""
+        if content not in self.carried:
+            self.carried[content] = self._image(content, f"image/{'png' if content[:4] == _PNG else 'jpeg'}")
+        return self._texture(self.carried[content], sampler)
+
+    def _image(self, content: bytes, kind: str) -> int:
+        self.images.append({"bufferView": self.view(content), "mimeType": kind})
+        return len(self.images) - 1
+
+    def _texture(self, image: int, sampler: dict[str, Any]) -> dict[str, int]:
+        texture = {"source": image}
+        if sampler:
+            if sampler not in self.samplers:
+                self.samplers.append(sampler)
+            texture["sampler"] = self.samplers.index(sampler)
+        if texture not in self.textures:
+            self.textures.append(texture)
+        return {"index": self.textures.index(texture)}
 
 
 def save(mesh: Mesh, path: Path, flat: bool) -> list[Path]:
     """One mesh with a primitive for each slot. Flat is to have no normals, as glTF defines it."""
     writer = _Writer()
     slots = mesh.face_slots
-    normals = None if flat else vertex_normals(mesh)
+    smooth = None if flat or mesh.normals is not None else vertex_normals(mesh)
     primitives, materials = list[dict[str, Any]](), list[dict[str, Any]]()
     for slot in np.unique(slots).tolist():
         own = slots == slot
-        material, coloured = _material(writer, mesh, slot), f"texture.{slot}" not in mesh.textures
-        if mesh.uvs is None:
-            source, faces = np.unique(mesh.faces[own], return_inverse=True)
-            faces = faces.reshape(-1, 3)
+        material, coloured = _material(writer, mesh, slot)
+        corners = _corners(mesh, slot, flat)
+        if corners:
+            source, table, faces = split_corners(mesh.faces[own], np.concatenate(list(corners.values()), axis=2))
+            widths = np.cumsum([each.shape[2] for each in corners.values()])[:-1]
+            values = dict(zip(corners, np.split(table, widths, axis=1)))
         else:
-            source, uvs, faces = split_corners(mesh.faces[own], mesh.uvs[own])
+            source, faces = np.unique(mesh.faces[own], return_inverse=True)
+            faces, values = faces.reshape(-1, 3), {}
         places = y_up(mesh.positions[source])
         attributes = {"POSITION": writer.array(places, 5126, min=places.min(axis=0).tolist(),
                                                max=places.max(axis=0).tolist())}
+        normals = values.pop("NORMAL", None) if smooth is None else smooth[source]
         if normals is not None:
-            attributes["NORMAL"] = writer.array(y_up(normals[source]), 5126)
-        if mesh.uvs is not None:
-            attributes["TEXCOORD_0"] = writer.array(np.stack([uvs[:, 0], 1 - uvs[:, 1]], axis=1), 5126)
-        if mesh.colours is not None and coloured:                   # they would tint a texture
+            attributes["NORMAL"] = writer.array(y_up(normals), 5126)
+        for name, uvs in values.items():
+            attributes[name] = writer.array(np.stack([uvs[:, 0], 1 - uvs[:, 1]], axis=1), 5126)
+        if mesh.colours is not None and coloured:
             linear = np.ones((len(source), 4))
             linear[:, :3] = srgb_to_linear(mesh.colours[source] / 255)
             attributes["COLOR_0"] = writer.array(np.round(65535 * linear), 5123, normalized=True)
         primitives.append({"attributes": attributes, "material": len(materials),
                            "indices": writer.array(faces.reshape(-1), 5125, _ELEMENTS)})
         materials.append(material)
-    document = {
+    document: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "msd_blender"}, "scene": 0, "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": path.stem}], "meshes": [{"name": path.stem, "primitives": primitives}],
         "materials": materials, "accessors": writer.accessors, "bufferViews": writer.views,
         "buffers": [{"byteLength": len(writer.data)}]}
     if writer.images:
-        document |= {"images": writer.images, "samplers": [{"magFilter": 9729, "minFilter": 9987}],
-                     "textures": [{"source": i, "sampler": 0} for i in range(len(writer.images))]}
+        document |= {"images": writer.images, "samplers": writer.samplers, "textures": writer.textures}
+        if not writer.samplers:
+            del document["samplers"]
+    if used := sorted(set(_extensions(materials))):
+        document["extensionsUsed"] = used
+    if path.suffix.lower() == ".gltf":
+        data = "data:application/octet-stream;base64," + base64.b64encode(writer.data).decode()
+        document["buffers"][0]["uri"] = data
+        path.write_text(json.dumps(document), encoding="utf-8")
+        return [path]
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
-    data = bytes(writer.data) + bytes(-len(writer.data) % 4)
+    binary = bytes(writer.data) + bytes(-len(writer.data) % 4)
     path.write_bytes(b"".join((
-        struct.pack("<III", _MAGIC, 2, 28 + len(text) + len(data)),
-        struct.pack("<II", len(text), _JSON), text, struct.pack("<II", len(data), _BINARY), data)))
+        struct.pack("<III", MAGIC, 2, 28 + len(text) + len(binary)),
+        struct.pack("<II", len(text), JSON), text, struct.pack("<II", len(binary), _BINARY), binary)))
     return [path]
 
 
-def _material(writer: _Writer, mesh: Mesh, slot: int) -> dict[str, Any]:
-    """Base colour; roughness and metallic as one picture's green and blue; OpenGL's normals."""
-    def given(kind: str) -> np.ndarray | None:
-        return mesh.textures.get(f"{kind}.{slot}")
+def _corners(mesh: Mesh, slot: int, flat: bool) -> dict[str, np.ndarray]:
+    """What differs from corner to corner of a slot's faces, by its name in glTF: (F, 3, 2 or 3) of numbers."""
+    own = mesh.face_slots == slot
+    found = {}
+    if mesh.normals is not None and not flat and np.isfinite(mesh.normals[own]).any():
+        found["NORMAL"] = corner_normals(mesh)[own]
+    maps = [] if mesh.uvs is None else [mesh.uvs, *mesh.more_uvs]
+    while len(maps) > 1 and not np.isfinite(maps[-1][own]).any():
+        maps.pop()
+    return found | {f"TEXCOORD_{i}": np.nan_to_num(uvs[own], nan=0.0) for i, uvs in enumerate(maps)}
 
-    surface: dict[str, Any] = {"metallicFactor": 0, "roughnessFactor": ROUGHNESS}
-    base, roughness, metallic, normal = map(given, ("texture", "roughness", "metallic", "normal"))
-    if base is not None:
-        surface["baseColorTexture"] = writer.texture(base)
-    if roughness is not None or metallic is not None:
-        height, width = np.max([each.shape for each in (roughness, metallic) if each is not None], axis=0)
+
+def _material(writer: _Writer, mesh: Mesh, slot: int) -> tuple[dict[str, Any], bool]:
+    """A slot's material, and whether its vertices show their colours: they would tint a painted picture.
+
+    What was not painted stays as it was given, byte for byte.
+    """
+    pictures = {kind: mesh.textures.get(f"{kind}.{slot}") for kind in _TEXTURES}
+    own = mesh.materials.get(slot)
+    material: dict[str, Any] = {
+        "name": f"slot {slot}", "pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": ROUGHNESS},
+        "doubleSided": True} if own is None else copy.deepcopy(own.gltf)
+    surface: dict[str, Any] = material.setdefault("pbrMetallicRoughness", {})
+    parents = {kind: material if kind == "normal" else surface for kind in _TEXTURES}
+    own = own or Material(copy.deepcopy(material))
+    given, samplers = maps(own), dict[str, dict[str, Any]]()
+    new = {kind for kind in _TEXTURES if not _same(pictures[kind], given.get(kind))}
+    for kind in new:
+        if _TEXTURES[kind] in parents[kind]:
+            samplers[_TEXTURES[kind]] = own.pictures[parents[kind].pop(_TEXTURES[kind])["index"]][1]
+    for parent, key in textures(material):
+        parent[key] |= writer.file(*own.pictures[parent[key]["index"]])
+
+    def put(kind: str, picture: np.ndarray) -> None:
+        parents[kind][_TEXTURES[kind]] = writer.picture(picture, samplers.get(_TEXTURES[kind], _SAMPLER))
+
+    base, normal = pictures["texture"], pictures["normal"]
+    if "texture" in new or (mesh.colours is not None and "baseColorTexture" not in surface):
+        _whiten(surface)
+    if "texture" in new and base is not None:
+        put("texture", with_alpha(base, own))
+    if {"roughness", "metallic"} & new:
+        channels = [own.constants()[kind] if (picture := pictures[kind]) is None else picture
+                    for kind in ("roughness", "metallic")]
+        height, width = np.max([each.shape for each in channels], axis=0)
         packed = np.zeros((height, width, 3), np.uint8)
-        packed[..., 1] = round(255 * ROUGHNESS) if roughness is None else _sized(roughness, height, width)
-        packed[..., 2] = 0 if metallic is None else _sized(metallic, height, width)
-        surface |= {"metallicFactor": 1, "roughnessFactor": 1, "metallicRoughnessTexture": writer.texture(packed)}
-    material = {"name": f"slot {slot}", "pbrMetallicRoughness": surface, "doubleSided": True}
-    if normal is not None:
-        material["normalTexture"] = writer.texture(normal)
-    return material
+        packed[..., 1], packed[..., 2] = (sized(each, height, width) for each in channels)
+        surface |= {"metallicFactor": 1, "roughnessFactor": 1}
+        put("roughness", packed)
+    if "normal" in new and normal is not None:
+        put("normal", normal)
+    return material, base is None or (slot in mesh.materials and "texture" not in new)
 
 
-def _sized(values: np.ndarray, height: int, width: int) -> np.ndarray:
+def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
+
+
+def _whiten(surface: dict[str, Any]) -> None:
+    """Take the colour out of the factor of base colour, and leave its alpha."""
+    factor = surface.pop("baseColorFactor", (1, 1, 1, 1))
+    if factor[3] != 1:
+        surface["baseColorFactor"] = [1, 1, 1, factor[3]]
+
+
+def with_alpha(base: np.ndarray, material: Material) -> np.ndarray:
+    """A (H, W, 3) picture of base colour, (H, W, 4) with the alpha that the material's own picture has."""
+    own = alpha(material)
+    return base if own is None else np.dstack([base, sized(own, *base.shape[:2])])
+
+
+def sized(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """The picture at another size, its pixels repeated."""
     rows, columns = values.shape[:2]
     return values[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
 
 
-class _Reader:
-    def __init__(self, path: Path):
-        self.path = path
-        content = path.read_bytes()
-        if len(content) < 20 or struct.unpack_from("<II", content) != (_MAGIC, 2):
-            raise ValueError(f"{path.name} is no glTF 2.0 binary file: export it as GLB.")
-        length, kind = struct.unpack_from("<II", content, 12)
-        if kind != _JSON:
-            raise ValueError(f"{path.name} is damaged: export it again.")
-        try:
-            self.document = json.loads(content[20:20 + length])
-        except (ValueError, RecursionError):
-            raise ValueError(f"{path.name} is damaged: export it again.") from None
-        needs = set(self.document.get("extensionsRequired", [])) - _KNOWN
-        if needs:
-            raise ValueError(f"{path.name} needs {', '.join(sorted(map(str, needs)))}: export it without compression.")
-        self.binary = content[28 + length:]
-
-    def get(self, kind: str, index: int) -> dict[str, Any]:
-        if index < 0:
-            raise IndexError(index)
-        return self.document[kind][index]  # type: ignore[no-any-return]
-
-    def buffer(self, index: int) -> bytes:
-        uri = self.get("buffers", index).get("uri")
-        return self.binary if uri is None else self.resource(uri)
-
-    def resource(self, uri: str) -> bytes:
-        if uri.startswith("data:"):
-            return base64.b64decode(uri.partition(",")[2])
-        return beside(self.path, unquote(uri)).read_bytes()
-
-    def view(self, index: int) -> tuple[bytes, int]:
-        """(its bytes, its stride or 0)."""
-        view = self.get("bufferViews", index)
-        start = view.get("byteOffset", 0)
-        content = self.buffer(view["buffer"])[start:start + view["byteLength"]]
-        if start < 0 or len(content) != view["byteLength"]:
-            raise ValueError(f"{self.path.name} is shorter than it says: export it again.")
-        return content, view.get("byteStride", 0)
-
-    def array(self, index: int) -> np.ndarray:
-        """(N, C) values of an accessor; what is normalized as float32 in [-1, 1]."""
-        accessor = self.get("accessors", index)
-        if "sparse" in accessor or "bufferView" not in accessor:
-            raise ValueError(f"{self.path.name} has sparse data: export it without shape keys.")
-        kind, width, count = np.dtype(_KINDS[accessor["componentType"]]), _WIDTHS[accessor["type"]], accessor["count"]
-        content, stride = self.view(accessor["bufferView"])
-        start, row = accessor.get("byteOffset", 0), kind.itemsize * width
-        stride = stride or row
-        if count < 1 or start < 0 or stride < row or start + (count - 1) * stride + row > len(content):
-            raise ValueError(f"{self.path.name} is shorter than it says: export it again.")
-        values: np.ndarray = np.ndarray((count, width), kind, content, start, (stride, kind.itemsize))
-        if accessor.get("normalized"):
-            return values.astype(np.float32) / np.iinfo(kind).max
-        return values
-
-    def texture(self, info: dict[str, Any] | None, mode: str) -> np.ndarray | None:
-        if info is None:
-            return None
-        image = self.get("images", self.get("textures", info["index"])["source"])
-        content = self.resource(image["uri"]) if "uri" in image else self.view(image["bufferView"])[0]
-        return picture(io.BytesIO(content), mode)
-
-    def nodes(self) -> list[tuple[int, np.ndarray]]:
-        """(mesh, world matrix (4, 4)) of each node that shows one."""
-        nodes = self.document.get("nodes", [])
-        inner = {child for node in nodes for child in node.get("children", [])}
-        roots = [index for index in range(len(nodes)) if index not in inner]
-        if "scenes" in self.document:
-            roots = self.get("scenes", self.document.get("scene", 0)).get("nodes", [])
-        todo = [(root, np.eye(4)) for root in roots]
-        found: list[tuple[int, np.ndarray]] = []
-        seen: set[int] = set()
-        for index, above in todo:           # which grows
-            if index in seen:
-                raise ValueError(f"{self.path.name} has an object inside itself or twice: export it again.")
-            seen.add(index)
-            node = self.get("nodes", index)
-            matrix = above @ _matrix(node)
-            if "mesh" in node:
-                found.append((node["mesh"], matrix))
-            todo += [(child, matrix) for child in node.get("children", [])]
-        return found
-
-
-def load(path: Path, say: Say) -> Mesh:
-    """All triangles of a scene, welded, because the format splits vertices at seams."""
-    reader = _Reader(path)
-    parts, materials = [], list[int]()
-    for index, matrix in reader.nodes():
-        for primitive in reader.get("meshes", index)["primitives"]:
-            if primitive.get("mode", 4) != 4:
-                continue                    # points and lines
-            attributes = primitive["attributes"]
-            places = reader.array(attributes["POSITION"]).astype(np.float64)
-            faces = reader.array(primitive["indices"])[:, 0].astype(np.int64) if "indices" in primitive \
-                else np.arange(len(places))
-            faces = faces[:len(faces) // 3 * 3].reshape(-1, 3)
-            if np.linalg.det(matrix[:3, :3]) < 0:
-                faces = faces[:, ::-1]      # a mirrored object
-            uvs, colours = (reader.array(attributes[name]) if name in attributes else None
-                            for name in ("TEXCOORD_0", "COLOR_0"))
-            material = primitive.get("material", -1)
-            if material not in materials:
-                materials.append(material)
-            parts.append(Part(z_up(places @ matrix[:3, :3].T + matrix[:3, 3]), faces,
-                              None if uvs is None else (uvs * (1, -1) + (0, 1))[faces],
-                              None if colours is None else colours[:, :3],
-                              np.full(len(faces), materials.index(material))))
-    textures = {f"{kind}.{slot}": values for slot, material in enumerate(materials)
-                for kind, values in _pictures(reader, material).items() if values is not None}
-    return replace(weld(join(parts)), textures=textures)
-
-
-def _pictures(reader: _Reader, material: int) -> dict[str, np.ndarray | None]:
-    if material < 0:
-        return {}
-    values = reader.get("materials", material)
-    surface = values.get("pbrMetallicRoughness", {})
-    found = {"texture": reader.texture(surface.get("baseColorTexture"), "RGB"),
-             "normal": reader.texture(values.get("normalTexture"), "RGB")}
-    packed = reader.texture(surface.get("metallicRoughnessTexture"), "RGB")
-    if packed is not None:
-        for kind, channel in (("roughness", 1), ("metallic", 2)):
-            factor = float(surface.get(kind + "Factor", 1))
-            found[kind] = np.round(packed[..., channel] * min(max(factor, 0.0), 1.0)).astype(np.uint8)
-    return found
-
-
-def _matrix(node: dict[str, Any]) -> np.ndarray:
-    """(4, 4) of a node's own transform; glTF's matrices are column by column, its quaternions x, y, z, w."""
-    if "matrix" in node:
-        return np.array(node["matrix"], float).reshape(4, 4).T
-    x, y, z, w = node.get("rotation", (0, 0, 0, 1))
-    turn = np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-                     [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-                     [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]])
-    matrix = np.eye(4)
-    matrix[:3, :3] = turn * np.array(node.get("scale", (1, 1, 1)), float)
-    matrix[:3, 3] = node.get("translation", (0, 0, 0))
-    return matrix
+def _extensions(value: Any) -> Iterator[str]:
+    """The extensions that some materials use."""
+    if isinstance(value, dict):
+        yield from value.get("extensions", {})
+        value = [each for key, each in value.items() if key != "extras"]
+    if isinstance(value, list):
+        for each in value:
+            yield from _extensions(each)

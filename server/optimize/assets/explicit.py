@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ...bundled.shapes import BALL
 from ...geometry.clean import clean
-from ...geometry.mesh import Mesh
+from ...geometry.material import tinted
+from ...geometry.mesh import Mesh, srgb_to_linear
 from ...geometry.precondition import Preconditioner
 from ...rendering.cameras import Cameras
 from ...rendering.rasterize import Rasterizer
@@ -189,7 +190,7 @@ class Explicit(nn.Module):
         if self.manner.moves:
             move = (self.displacement() / self.place.scale)[self.weld].cpu().numpy()
             fixed = self.locked[self.weld].cpu().numpy()[:, None] | (move == 0)
-            mesh = replace(mesh, positions=np.where(fixed, mesh.positions, mesh.positions + move))
+            mesh = mesh.moved(np.where(fixed, mesh.positions, mesh.positions + move))
         return self.skin.painted(mesh, self.paint)
 
     def _placed(self, positions: np.ndarray) -> np.ndarray:
@@ -216,13 +217,23 @@ def _twins(positions: np.ndarray, axis: str, device: torch.device | str) -> Tens
 
 def remeshed(mesh: Mesh, target_faces: int | None) -> Mesh:
     """The mesh with new triangles, about as many as it had if no count is given; a texture becomes vertex colours."""
-    colours = mesh.colours
-    if mesh.uvs is not None and any(name.startswith("texture.") for name in mesh.textures):
-        colours = mesh.shown_colours.copy()
-        for slot in np.unique(mesh.face_slots).tolist():
-            if (picture := mesh.textures.get(f"texture.{slot}")) is not None:
-                faces = np.flatnonzero(mesh.face_slots == slot)
-                size = np.array([picture.shape[1], picture.shape[0]])
-                column, row = np.clip((mesh.uvs[faces] * size).astype(int), 0, size - 1).reshape(-1, 2).T
-                colours[mesh.faces[faces].reshape(-1)] = picture[row, column]
-    return clean(replace(mesh, colours=colours), target_faces or max(100, len(mesh.faces)))
+    return clean(replace(mesh, colours=texture_colours(mesh)), target_faces or max(100, len(mesh.faces)))
+
+
+def texture_colours(mesh: Mesh) -> np.ndarray | None:
+    """(V, 3) uint8: the base colour at the vertices; None where the mesh has no colour at all."""
+    slots = [] if mesh.uvs is None else np.unique(mesh.face_slots).tolist()
+    pictures = {slot: mesh.textures[f"texture.{slot}"] for slot in slots if f"texture.{slot}" in mesh.textures}
+    if not pictures and all(material.colour is None for material in mesh.materials.values()):
+        return mesh.colours
+    colours = mesh.shown_colours.copy()
+    for slot, picture in pictures.items():
+        assert mesh.uvs is not None
+        faces = np.flatnonzero(mesh.face_slots == slot)
+        size = np.array([picture.shape[1], picture.shape[0]])
+        column, row = np.clip((mesh.uvs[faces] * size).astype(int), 0, size - 1).reshape(-1, 2).T
+        corner, seen = mesh.faces[faces].reshape(-1), picture[row, column]
+        if slot in mesh.materials and mesh.colours is not None:
+            seen = tinted(seen, srgb_to_linear(mesh.colours[corner] / 255))
+        colours[corner] = seen
+    return colours

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...geometry.mesh import Mesh
+from ...geometry.material import tinted
+from ...geometry.mesh import Mesh, srgb_to_linear
 from ...rendering.rasterize import Rasterizer
 from ...rendering.render import face_normals, vertex_normals
 from ...rendering.textured import Charts
@@ -63,16 +64,20 @@ class Texture:
         self.split = torch.arange(3 * len(mesh.faces), device=device, dtype=torch.int32).view(-1, 3)
         self.places = atlas.spread(corners, self.mesh_faces)                # (N, 3)
         self.others = atlas.spread_second(corners, self.mesh_faces)         # (M, 3)
-        base = atlas.given(mesh, "texture", GRAY)
+        constants = {f"{kind}.{slot}": values for slot, material in mesh.materials.items()
+                     for kind, values in material.constants().items()}
+        filled = replace(mesh, textures=constants | mesh.textures)
+        base = atlas.given(filled, "texture", GRAY)
         pictured = torch.cat([torch.full((tile.height * tile.width,), f"texture.{tile.slot}" in mesh.textures)
                               for tile in atlas.tiles]).to(device)
-        self.coloured = bool(pictured.any()) or mesh.colours is not None
+        self.coloured = mesh.colours is not None or any(f"texture.{slot}" in filled.textures for slot in sizes)
         if mesh.colours is not None:
             colours = torch.from_numpy(mesh.colours).to(device).float()
             spread, shared = atlas.spread(colours, self.mesh_faces), atlas.second >= 0
             spread[shared] = (spread[shared] + atlas.spread_second(colours, self.mesh_faces)) / 2
-            base = torch.where(pictured[:, None], base, spread.round().byte()[atlas.nearest.long()])
-        self.given = {"texture": base, **{name: atlas.given(mesh, name, STARTS[name])[:, None]
+            spread = spread.round().byte()[atlas.nearest.long()]
+            base = torch.where(pictured[:, None], self._under(mesh, base, spread), spread)
+        self.given = {"texture": base, **{name: atlas.given(filled, name, STARTS[name])[:, None]
                                           for name in manner.maps if name in STARTS}}
         self.blocked = 0.0
         keep = atlas.given(mesh, "frozen", np.array(0, np.uint8)) > 0
@@ -93,6 +98,16 @@ class Texture:
         if self.bumps:
             self._normals, self._tangents = self._frames(mesh, corners)
             self._level = atlas.given(mesh, "normal", LEVEL)
+
+    def _under(self, mesh: Mesh, base: Tensor, colours: Tensor) -> Tensor:
+        """(T, 3) uint8 pictures times the vertex colours, where a slot has a material, whose colours they are."""
+        for tile in self.atlas.tiles:
+            own = colours[tile.texels]
+            if tile.slot in mesh.materials and bool((own < 255).any()):
+                made = tinted(base[tile.texels].cpu().numpy(), srgb_to_linear(own.cpu().numpy() / 255))
+                base = base.clone()
+                base[tile.texels] = torch.from_numpy(made).to(base.device)
+        return base
 
     def samples(self) -> tuple[Tensor, Tensor]:
         """Points of the surface (N, 3) and what the given pictures have there, as logits."""
@@ -218,7 +233,8 @@ class Colours:
                  device: torch.device | str):
         self.rasterizer, self.manner, self.corners = rasterizer, manner, corners
         self.faces = torch.from_numpy(mesh.faces).to(device)
-        self.coloured, self.physical, self.maps = mesh.colours is not None, False, list[str]()
+        self.coloured = mesh.colours is not None or any(each.colour is not None for each in mesh.materials.values())
+        self.physical, self.maps = False, list[str]()
         self.given = torch.from_numpy(mesh.shown_colours).to(device)
         self.detail = logit(self.given) if manner.details else None
         self.keep = None if mesh.locked is None else torch.from_numpy(mesh.locked > 0).to(device)
