@@ -35,7 +35,7 @@ from ..guidance.bandwidth import Linear
 from ..priors.prompts import negative_prompts, view_prompts
 from ..rendering import cameras, rasterize
 from ..rendering.shading import Lights, backgrounds
-from .assets import Asset, Explicit, Manner, Place, Surface, Volume, extract, joined, remeshed, texture_colours
+from .assets import Asset, Explicit, Manner, Place, Surface, Volume, extract, joined, laid_anew, remeshed
 from .clock import Clock
 from .device import choose_device
 from .output import preview, turntable
@@ -171,10 +171,8 @@ class Generation:
                 _, split, uvs = unwrap(mesh.positions, mesh.faces, manner.texture_size)
                 if mesh.uvs is not None and mesh.textures:
                     self.report(Log("The mesh's UVs have no area, so that each face shows one texel: it gets new ones, "
-                                    "begins with the colours that it shows, and its other maps are left out.",
-                                    "warning"))
-                    mesh = replace(mesh, colours=texture_colours(mesh), textures={},
-                                   materials=_without_pictures(mesh))
+                                    "with the colours that it has; pictures of other kinds are left out.", "warning"))
+                    mesh = laid_anew(replace(mesh, materials=_without_pictures(mesh)), uvs[split], manner.texture_size)
                 mesh = replace(mesh, uvs=uvs[split])
         elif not moves and missing.any():
             self.report(Log(f"{missing.sum():,} of {len(missing):,} faces have UVs without an area, so that each shows "
@@ -309,10 +307,11 @@ class Generation:
             asset = Surface(Field(phase.levels, device=self.device), self.rasterizer, symmetry, self.request.flat)
         else:
             mesh, place = Explicit.given(tensors)
-            if self.given is not None and np.array_equal(mesh.faces, self.given.faces):     # what is in no checkpoint
-                mesh = replace(mesh, normals=self.given.normals, more_uvs=self.given.more_uvs,
-                               materials=self.given.materials if mesh.textures or not self.given.textures
-                               else _without_pictures(self.given))
+            given = self.given
+            if given is not None and np.array_equal(mesh.faces, given.faces):       # what no checkpoint has
+                same = mesh.uvs is None or given.uvs is None or np.array_equal(mesh.uvs, given.uvs, equal_nan=True)
+                mesh = replace(mesh, normals=given.normals, more_uvs=given.more_uvs,
+                               materials=given.materials if same else _without_pictures(given))
             manner = self._manner(kind == "refine", state["details"])
             asset = Explicit(mesh, self.rasterizer, manner, self.device, place, fit=False)
         asset.load_state_dict(tensors)

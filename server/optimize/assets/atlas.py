@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -132,6 +132,25 @@ class Atlas:
                 picture = picture[rows][:, columns]
             pictures.append(picture.reshape(-1, *default.shape))
         return torch.from_numpy(np.concatenate(pictures)).to(self.nearest.device)
+
+
+def laid_anew(mesh: Mesh, uvs: np.ndarray, size: int) -> Mesh:
+    """The mesh with other UVs (F, 3, 2), on which base colour, roughness and metallic show as before, each in a square
+    picture of that size. Normal maps, whose axes are those of the UVs, are left out, and so are masks."""
+    made = replace(mesh, uvs=uvs, textures={})
+    atlas = Atlas(made, {slot: (size, size) for slot in np.unique(mesh.face_slots).tolist()}, torch.device("cpu"))
+    assert mesh.uvs is not None
+    corners = torch.from_numpy(np.nan_to_num(mesh.uvs))[atlas.triangle]
+    places = (corners * atlas.weights[..., None]).sum(dim=1).numpy() % 1
+    for tile in atlas.tiles:
+        u, v = places[atlas.nearest[tile.texels].numpy()].T
+        for name in (f"{kind}.{tile.slot}" for kind in ("texture", "roughness", "metallic")):
+            if (given := mesh.textures.get(name)) is not None:
+                rows, columns = given.shape[:2]
+                row, column = (v * rows).astype(int), (u * columns).astype(int)
+                seen = given[row.clip(0, rows - 1), column.clip(0, columns - 1)]
+                made.textures[name] = seen.reshape(size, size, *given.shape[2:])
+    return made
 
 
 def _spread(values: Tensor, faces: Tensor, triangle: Tensor, weights: Tensor) -> Tensor:

@@ -217,10 +217,10 @@ def _twins(positions: np.ndarray, axis: str, device: torch.device | str) -> Tens
 
 def remeshed(mesh: Mesh, target_faces: int | None) -> Mesh:
     """The mesh with new triangles, about as many as it had if no count is given; a texture becomes vertex colours."""
-    return clean(replace(mesh, colours=texture_colours(mesh)), target_faces or max(100, len(mesh.faces)))
+    return clean(replace(mesh, colours=_base_colours(mesh)), target_faces or max(100, len(mesh.faces)))
 
 
-def texture_colours(mesh: Mesh) -> np.ndarray | None:
+def _base_colours(mesh: Mesh) -> np.ndarray | None:
     """(V, 3) uint8: the base colour at the vertices; None where the mesh has no colour at all."""
     slots = [] if mesh.uvs is None else np.unique(mesh.face_slots).tolist()
     pictures = {slot: mesh.textures[f"texture.{slot}"] for slot in slots if f"texture.{slot}" in mesh.textures}
