@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
         add("--overwrite", action="store_true", help="replace files there that are no result of this command")
         add("--format", nargs="+", default=[], metavar="SUFFIX", help="further files of the mesh: obj, ply, usda, …")
         if command is not generate:
-            add("--input", type=expanded, required=True, metavar="FILE", help="a .glb, .obj, .ply or .usd file")
+            add("--input", type=expanded, required=True, metavar="FILE", help="a .glb, .gltf, .obj, .ply or .usd file")
         add("--negative-prompt", default="", metavar="TEXT")
         add("--seed", type=int, default=0, metavar="N")
         add("--guidance", default="msd", choices=GUIDANCES)

@@ -12,6 +12,10 @@ import numpy as np
 
 from .mesh import linear_to_srgb, srgb_to_linear
 
+# A kind of picture that is painted -> where glTF names it.
+TEXTURES = {"texture": "baseColorTexture", "roughness": "metallicRoughnessTexture",
+            "metallic": "metallicRoughnessTexture", "normal": "normalTexture"}
+
 
 @dataclass(frozen=True)
 class Material:
@@ -52,6 +56,11 @@ class Material:
             value = min(max(float(self.surface.get(f"{kind}Factor", 1)), 0.0), 1.0)
             found[kind] = np.full((1, 1), round(255 * value), np.uint8)
         return found
+
+    def lies_elsewhere(self, kind: str) -> bool:
+        """Whether its picture of that kind is on another UV map than base colour."""
+        info = (self.gltf if kind == "normal" else self.surface).get(TEXTURES[kind], {})
+        return bool(info.get("texCoord"))
 
     def without_pictures(self) -> Material:
         """The same numbers, for UVs that its pictures were not made for."""

@@ -177,6 +177,11 @@ class Generation:
         elif not moves and missing.any():
             self.report(Log(f"{missing.sum():,} of {len(missing):,} faces have UVs without an area, so that each shows "
                             "one texel: unwrap them to paint them.", "warning"))
+        replaced = [f"{kind} of {material.name!r}" for material in mesh.materials.values() for kind in manner.maps
+                    if material.lies_elsewhere(kind)]
+        if replaced:
+            self.report(Log(f"These pictures lie on another UV map, and the painted ones take their place: "
+                            f"{', '.join(replaced)}.", "warning"))
         made = Explicit(mesh, self.rasterizer, manner, self.device, place, grid)
         if mesh.uvs is not None and (over := int(beyond(within_tile(mesh.uvs)).sum())):
             self.report(Log(f"{over:,} of {len(mesh.faces):,} faces have UVs that reach over their picture's edge, "

@@ -406,9 +406,12 @@ def test_a_specular_glossiness_material_becomes_metallic_roughness(tmp_path):
 
 
 def test_what_is_left_out_is_said(tmp_path):
-    file = File(animations=[{}, {}], cameras=[{}], extensionsUsed=["KHR_lights_punctual", "ACME_bricks"],
+    file = File(animations=[{}, {}], cameras=[{}],
+                extensionsUsed=["KHR_lights_punctual", "ACME_bricks", "KHR_materials_variants"],
+                extensionsRequired=["KHR_materials_variants"],
                 extensions={"KHR_lights_punctual": {"lights": [{}]}}, scenes=[{"nodes": [0]}, {"nodes": []}])
-    material = file.material(normalTexture={"index": file.picture(np.full((2, 2, 3), 128, np.uint8))})
+    normal = file.picture(np.full((2, 2, 3), 128, np.uint8))
+    material = file.material(normalTexture={"index": normal}, alphaMode="BLEND")
     file.material("unused")
     file.primitive(material=material, TANGENT=np.float32([[1, 0, 0, 1]] * 4), _TEMPERATURE=np.float32([1] * 4),
                    COLOR_0=np.float32([[1, 1, 1, 0.5]] * 4))
@@ -418,7 +421,7 @@ def test_what_is_left_out_is_said(tmp_path):
         "mesh.glb has values of vertices that are left out: TANGENT, _TEMPERATURE.",
         "mesh.glb is taken as it stands, and left out are 2 animations, 1 camera, 1 light, 1 other scene, "
         "1 unused material.",
-        "mesh.glb uses ACME_bricks, which is left out."]
+        "mesh.glb uses ACME_bricks, KHR_materials_variants, which is left out."]
 
 
 # Files

@@ -107,6 +107,17 @@ def test_a_map_that_is_painted_takes_the_place_of_its_numbers(tiny, tmp_path):
     assert surface["roughnessFactor"] == surface["metallicFactor"] == 1 and (packed[..., 2] == round(25.5)).all()
 
 
+def test_a_picture_on_another_uv_map_that_is_painted_over_is_said(tiny, tmp_path):
+    file = File()
+    bumps = {"index": file.picture(np.full((4, 4, 3), 128, np.uint8)), "texCoord": 1}
+    material = file.material("Bark", file.picture(quadrants(RED, GREEN, BLUE, WHITE)), normalTexture=bumps)
+    mesh, _ = opened(box(file, material, TEXCOORD_1=np.zeros((36, 2), np.float32)), tmp_path)
+    _, log = run(tmp_path / "out", tiny | {"iterations": 1}, mesh, maps=["normal"])
+    assert log == ["These pictures lie on another UV map, and the painted ones take their place: normal of 'Bark'."]
+    made, = read(tmp_path / "out" / "mesh.glb")[0]["materials"]
+    assert "texCoord" not in made["normalTexture"]
+
+
 @pytest.mark.parametrize("mode", ["texture", "refine"])
 def test_a_resumed_job_keeps_the_material_too(tiny, tmp_path, mode):
     file, *kept = leaves()

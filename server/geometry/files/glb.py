@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..material import Material, textures
+from ..material import TEXTURES, Material, textures
 from ..mesh import Mesh, srgb_to_linear
 from .common import ROUGHNESS, corner_normals, png, split_corners, vertex_normals, y_up
 from .glb_reader import JSON, KINDS, MAGIC, WIDTHS, alpha, load, maps
@@ -24,8 +24,6 @@ __all__ = ["load", "save"]
 _BINARY = 0x004E4942
 _ARRAY, _ELEMENTS = 34962, 34963            # what a buffer view is for
 _PNG = b"\x89PNG"
-_TEXTURES = {"texture": "baseColorTexture", "roughness": "metallicRoughnessTexture",
-             "metallic": "metallicRoughnessTexture", "normal": "normalTexture"}
 _SAMPLER = {"magFilter": 9729, "minFilter": 9987}
 
 
@@ -155,24 +153,24 @@ def _material(writer: _Writer, mesh: Mesh, slot: int) -> tuple[dict[str, Any], b
 
     What was not painted stays as it was given, byte for byte.
     """
-    pictures = {kind: mesh.textures.get(f"{kind}.{slot}") for kind in _TEXTURES}
+    pictures = {kind: mesh.textures.get(f"{kind}.{slot}") for kind in TEXTURES}
     own = mesh.materials.get(slot)
     material: dict[str, Any] = {
         "name": f"slot {slot}", "pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": ROUGHNESS},
         "doubleSided": True} if own is None else copy.deepcopy(own.gltf)
     surface: dict[str, Any] = material.setdefault("pbrMetallicRoughness", {})
-    parents = {kind: material if kind == "normal" else surface for kind in _TEXTURES}
+    parents = {kind: material if kind == "normal" else surface for kind in TEXTURES}
     own = own or Material(copy.deepcopy(material))
     given, samplers = maps(own), dict[str, dict[str, Any]]()
-    new = {kind for kind in _TEXTURES if not _same(pictures[kind], given.get(kind))}
+    new = {kind for kind in TEXTURES if not _same(pictures[kind], given.get(kind))}
     for kind in new:
-        if _TEXTURES[kind] in parents[kind]:
-            samplers[_TEXTURES[kind]] = own.pictures[parents[kind].pop(_TEXTURES[kind])["index"]][1]
+        if TEXTURES[kind] in parents[kind]:
+            samplers[TEXTURES[kind]] = own.pictures[parents[kind].pop(TEXTURES[kind])["index"]][1]
     for parent, key in textures(material):
         parent[key] |= writer.file(*own.pictures[parent[key]["index"]])
 
     def put(kind: str, picture: np.ndarray) -> None:
-        parents[kind][_TEXTURES[kind]] = writer.picture(picture, samplers.get(_TEXTURES[kind], _SAMPLER))
+        parents[kind][TEXTURES[kind]] = writer.picture(picture, samplers.get(TEXTURES[kind], _SAMPLER))
 
     base, normal = pictures["texture"], pictures["normal"]
     if "texture" in new or (mesh.colours is not None and "baseColorTexture" not in surface):

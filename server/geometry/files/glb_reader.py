@@ -33,6 +33,9 @@ _REPEAT = 10497
 _TRANSFORM, _INSTANCES, _LIGHTS = "KHR_texture_transform", "EXT_mesh_gpu_instancing", "KHR_lights_punctual"
 _PICTURES = ("EXT_texture_webp", "EXT_texture_avif")
 _READ = {_TRANSFORM, _INSTANCES, _LIGHTS, "KHR_mesh_quantization", *_PICTURES}
+# A mesh at rest can do without these, even if its file requires them; that is said.
+_SPARED = {"KHR_materials_variants", "KHR_animation_pointer", "KHR_xmp_json_ld", "EXT_lights_image_based",
+           "EXT_lights_ies"}
 _DRACO, _MESHOPT, _BASISU = "KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_texture_basisu"
 _REFUSED = {_DRACO: "export it without compression", _MESHOPT: "export it without compression",
             "KHR_meshopt_compression": "export it without compression",
@@ -98,7 +101,8 @@ class _Reader:
             raise Refused(f"{path.name} is damaged: export it again.")
         if not str(self.document.get("asset", {}).get("version", "2.0")).startswith("2."):
             raise Refused(f"{path.name} is of an old version of glTF: export it as glTF 2.0.")
-        needs = [each for each in map(str, self.document.get("extensionsRequired", [])) if not _kept(each)]
+        needs = [each for each in map(str, self.document.get("extensionsRequired", []))
+                 if not _kept(each) and each not in _SPARED]
         for extension in sorted(needs, key=lambda each: each not in _REFUSED):
             self.refuse(extension)
 
@@ -328,7 +332,8 @@ class _Reader:
                     materials[slots.index(material)] = found[material][0]
             self.place = f"mesh {shape.mesh}"
             own, maps = found.get(material, (Material(), []))
-            part = self._part(shape, primitive, maps, slots.index(material))
+            blended = own.gltf.get("alphaMode", "OPAQUE") != "OPAQUE"
+            part = self._part(shape, primitive, maps, slots.index(material), blended)
             count += len(part.faces)
             if count > MAX_FACES:
                 raise Refused(_TOO_MANY)
@@ -347,7 +352,8 @@ class _Reader:
         self._say_rest(shapes, shape_keys, set(found))
         return self._coloured(parts, materials), materials
 
-    def _part(self, shape: _Shape, primitive: dict[str, Any], maps: list[_Map], slot: int) -> Part:
+    def _part(self, shape: _Shape, primitive: dict[str, Any], maps: list[_Map], slot: int,
+              blended: bool) -> Part:
         attributes = primitive["attributes"]
         if _DRACO in primitive.get("extensions", {}) and "bufferView" not in self.get(
                 "accessors", attributes["POSITION"]):
@@ -374,7 +380,7 @@ class _Reader:
         colours = self.array(attributes["COLOR_0"]) if "COLOR_0" in attributes else None
         if colours is not None and colours.dtype.kind == "u":
             colours = colours / np.iinfo(colours.dtype).max
-        if colours is not None and colours.shape[1] > 3 and (colours[:, 3] < 1).any():
+        if blended and colours is not None and colours.shape[1] > 3 and (colours[:, 3] < 1).any():
             self.say(f"{self.path.name} has vertex colours with transparency, which is left out.")
         nowhere = np.full((len(faces), 3, 2), np.nan)
         return Part(z_up(places), faces, uvs[0] if uvs else None, None if colours is None else colours[:, :3],
@@ -513,7 +519,7 @@ def _flattened(normals: np.ndarray, scale: float) -> np.ndarray:
 
 def _kept(extension: str) -> bool:
     """Whether an extension is read, or is a material's and so stays with it."""
-    return extension in _READ or (extension.startswith("KHR_materials_") and extension != "KHR_materials_variants")
+    return extension in _READ or (extension.startswith("KHR_materials_") and extension not in _SPARED)
 
 
 def _uv_sets(primitive: dict[str, Any]) -> Iterator[int]:
