@@ -518,9 +518,15 @@ def test_a_document_with_anything_wrong_gives_a_mesh_or_a_sentence(tmp_path, dat
     load(tmp_path / "made.glb")
 
 
-def test_where_a_file_is_damaged_is_said(tmp_path):
+@pytest.mark.parametrize("name, values", [
+    ("POSITION", None), ("COLOR_0", np.float32([[1, 1]] * 4)), ("COLOR_0", np.float32([[1, 1, 1]] * 5)),
+    ("TEXCOORD_0", np.float32([1] * 4)), ("NORMAL", np.float32([[0, 0, 1]] * 3))])
+def test_where_a_file_is_damaged_is_said(tmp_path, name, values):
     file = rich()
-    del file.document["meshes"][0]["primitives"][0]["attributes"]["POSITION"]
+    attributes = file.document["meshes"][0]["primitives"][0]["attributes"]
+    del attributes[name]
+    if values is not None:
+        attributes[name] = file.array(values)
     with pytest.raises(ValueError, match="^mesh.glb is damaged in mesh 0: export it again.$"):
         load(file.save(tmp_path / "mesh.glb"))
 

@@ -28,6 +28,7 @@ from .common import Part, Say, beside, eight_bits, join, picture, weld, z_up
 MAGIC, JSON = 0x46546C67, 0x4E4F534A
 KINDS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+_ATTRIBUTES = {"POSITION": (3,), "NORMAL": (3,), "TEXCOORD": (2,), "COLOR": (3, 4), "JOINTS": (4,), "WEIGHTS": (4,)}
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 _REPEAT = 10497
 _TRANSFORM, _INSTANCES, _LIGHTS = "KHR_texture_transform", "EXT_mesh_gpu_instancing", "KHR_lights_punctual"
@@ -162,6 +163,13 @@ class _Reader:
             values[rows] = self._rows(sparse["values"], kind, width, sparse["count"])
         if accessor.get("normalized") and kind.kind != "f":
             return np.maximum(values.astype(np.float32) / np.iinfo(kind).max, -1)
+        return values
+
+    def of_vertices(self, attributes: dict[str, Any], name: str) -> np.ndarray:
+        """(V, C) an attribute of a primitive's vertices, as many as it has positions and as wide as it must be."""
+        values, count = self.array(attributes[name]), self.get("accessors", attributes["POSITION"])["count"]
+        if len(values) != count or values.shape[1] not in _ATTRIBUTES[name.partition("_")[0]]:
+            raise self.damaged()
         return values
 
     def _rows(self, where: dict[str, Any], kind: np.dtype, width: int, count: int) -> np.ndarray:
@@ -375,9 +383,9 @@ class _Reader:
         sets = sorted(_uv_sets(primitive))
         maps = maps or [_Map(number) for number in sets[:1]]
         maps = maps + [_Map(number) for number in sets if number not in {each.number for each in maps}]
-        uvs = [each.uvs(self.array(attributes[f"TEXCOORD_{each.number}"]))[faces] if each.number in sets else None
+        uvs = [each.uvs(self.of_vertices(attributes, f"TEXCOORD_{each.number}"))[faces] if each.number in sets else None
                for each in maps]
-        colours = self.array(attributes["COLOR_0"]) if "COLOR_0" in attributes else None
+        colours = self.of_vertices(attributes, "COLOR_0") if "COLOR_0" in attributes else None
         if colours is not None and colours.dtype.kind == "u":
             colours = colours / np.iinfo(colours.dtype).max
         if blended and colours is not None and colours.shape[1] > 3 and (colours[:, 3] < 1).any():
@@ -389,7 +397,7 @@ class _Reader:
                     tuple(nowhere if each is None else each for each in uvs[1:]))
 
     def _morphed(self, shape: _Shape, primitive: dict[str, Any], name: str) -> np.ndarray:
-        values = self.array(primitive["attributes"][name]).astype(np.float64)
+        values = self.of_vertices(primitive["attributes"], name).astype(np.float64)
         for weight, target in zip(shape.weights, primitive.get("targets", [])):
             if weight and name in target:
                 values = values + weight * self.array(target[name])
@@ -401,8 +409,8 @@ class _Reader:
             return np.eye(4) if np.allclose(joints[0], np.eye(4), atol=1e-6) else joints[0]
         total, weights, number = np.zeros((1, 4, 4)), np.zeros(1), 0
         while f"JOINTS_{number}" in attributes:
-            own = self.array(attributes[f"WEIGHTS_{number}"]).astype(np.float64)
-            index = self.array(attributes[f"JOINTS_{number}"])
+            own = self.of_vertices(attributes, f"WEIGHTS_{number}").astype(np.float64)
+            index = self.of_vertices(attributes, f"JOINTS_{number}")
             for i in range(4):
                 total = total + own[:, i, None, None] * joints[index[:, i]]
                 weights = weights + own[:, i]
