@@ -90,7 +90,7 @@ def test_a_mesh_from_a_file_is_painted_and_comes_in_other_formats(tiny, tmp_path
 @pytest.mark.parametrize("changes, says", [
     (["--input", "{}/none.ply"], "cannot be read"), (["--input", "{}/mesh.fbx"], "no known format"),
     (["--input", "{}/mesh.ply", "--format", "docx"], "no known format"),
-    (["--input", "{}/lines.obj"], "1 points or lines, which are left out")])
+    (["--input", "{}/lines.obj"], "lines (1), which are left out")])
 def test_what_cannot_be_painted_is_one_sentence(tmp_path, changes, says):
     trimesh.creation.box().export(tmp_path / "mesh.ply")
     (tmp_path / "mesh.fbx").touch()

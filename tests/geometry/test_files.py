@@ -12,9 +12,9 @@ import pytest
 import trimesh
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from server.geometry.files import FORMATS, load, save
-from server.geometry.files.common import fans
 from server.geometry.mesh import Mesh
 
 SUFFIXES = ["glb", "gltf", "obj", "ply", "usda", "usdc"]
@@ -159,17 +159,12 @@ def test_what_blender_saves_is_loaded(tmp_path):
             np.testing.assert_array_equal(np.bincount(mesh.slots), np.bincount(made["materials"]))
 
 
-def test_polygons_become_fans():
-    assert fans(np.array([3, 5, 2, 4])).tolist() == [
-        [0, 1, 2], [3, 4, 5], [3, 5, 6], [3, 6, 7], [10, 11, 12], [10, 12, 13]]
-
-
+UNWRAPPED = "v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nf 1/1 2/2 3/3\n"
 TRIANGLE = "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
 
 
 def test_obj_of_others(tmp_path):
     (tmp_path / "mine.mtl").write_text("newmtl a\nmap_Kd -bm 1.0 -clamp on my wood.png\nnewmtl b\nKd 1 0 0\n")
-    from PIL import Image
     Image.new("RGBA", (2, 2), (1, 2, 3, 4)).save(tmp_path / "my wood.png")
     (tmp_path / "mine.obj").write_text(
         "# comment\nmtllib mine.mtl\nv 0 0 0 1\nv 1 0 0 1\nv 1 1 0 1\nv 0 1 0 1\nvt 0 0\nvt 1 0 0\nvn 0 0 1\n"
@@ -185,7 +180,8 @@ def test_what_a_reader_leaves_out_is_said_once_to_whoever_asks_and_else_in_the_l
     (tmp_path / "mine.obj").write_text(TRIANGLE + "p 1\nl 1 2\n")
     said = []
     load(tmp_path / "mine.obj", said.append)
-    assert said == ["mine.obj has 2 points or lines, which are left out: only faces have a surface."]
+    assert said == ["mine.obj has points (1), which are left out: only faces have a surface.",
+                    "mine.obj has lines (1), which are left out: only faces have a surface."]
     assert not caplog.records
     load(tmp_path / "mine.obj")
     assert [record.getMessage() for record in caplog.records] == said
@@ -223,12 +219,18 @@ def folder(tmp_path):
 @pytest.mark.parametrize("name", ESCAPES)
 def test_no_path_leads_out_of_the_files_folder(folder, name):
     (folder / "mesh.glb").write_bytes(glb(one_triangle(uri=name)))
-    (folder / "library.obj").write_text(f"mtllib {name}\n{TRIANGLE}")
+    with pytest.raises(ValueError, match="put it beside the mesh"):
+        load(folder / "mesh.glb")
+    (folder.parent / "secret").write_bytes(b"newmtl a\nmap_Kd good.png\n")
+    Image.new("RGB", (2, 2)).save(folder / "good.png")
+    (folder / "library.obj").write_text(f"mtllib {name}\nusemtl a\n{UNWRAPPED}")
+    said = []
+    assert not load(folder / "library.obj", said.append).textures and "put it beside the mesh" in said[0]
+    Image.new("RGB", (2, 2)).save(folder.parent / "secret", "PNG")
     (folder / "good.mtl").write_text(f"newmtl a\nmap_Kd {name}\n")
-    (folder / "picture.obj").write_text(f"mtllib good.mtl\nusemtl a\n{TRIANGLE}")
-    for file in ("mesh.glb", "library.obj", "picture.obj"):
-        with pytest.raises(ValueError, match="put it beside the mesh"):
-            load(folder / file)
+    (folder / "picture.obj").write_text(f"mtllib good.mtl\nusemtl a\n{UNWRAPPED}")
+    said = []
+    assert not load(folder / "picture.obj", said.append).textures and "put it beside the mesh" in said[0]
 
 
 def test_a_buffer_beside_the_file_or_in_it_is_read(folder):
@@ -248,8 +250,10 @@ def test_usd_that_refers_to_other_files_is_refused(folder):
     save(painted(), folder / "painted.usda")
     text = (folder / "painted.usda").read_text().replace("./painted_texture_0.png", "../secret")
     (folder / "escaped.usda").write_text(text)
-    with pytest.raises(ValueError, match="put it beside the mesh"):
-        load(folder / "escaped.usda")
+    Image.new("RGB", (2, 2)).save(folder.parent / "secret", "PNG")
+    said = []
+    assert set(load(folder / "escaped.usda", said.append).textures) == set(painted().textures) - {"texture.0"}
+    assert len(said) == 1 and "'../secret', which is not there" in said[0]
 
 
 BAD = {

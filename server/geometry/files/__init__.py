@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..material import Material
 from ..mesh import Mesh
 from . import glb, obj, ply, usd
 from .common import Say
+from .pictures import with_tiles
 
 _log = logging.getLogger(__name__)
 FORMATS = {".glb": glb, ".gltf": glb, ".obj": obj, ".ply": ply, ".usda": usd, ".usdc": usd, ".usd": usd}
@@ -42,7 +44,8 @@ def save_result(mesh: Mesh, folder: Path, flat: bool = False) -> None:
 def load(path: Path, say: Say = _log.warning) -> Mesh:
     """The triangles of a file, with UVs, a slot for each material and its textures where it has some.
 
-    Polygons become fans. Nothing outside the file's own folder is read, and no links out of it are followed.
+    Nothing outside the file's own folder is read, and no links out of it are followed. UVs stay as they are, outside
+    of 0 to 1 too: each UDIM tile is a slot, unless one picture repeats in all of them.
     say: takes one sentence for each thing that the file has and the mesh does not, each sentence once.
 
     Raises ValueError with one sentence that says what to do.
@@ -58,14 +61,19 @@ def load(path: Path, say: Say = _log.warning) -> Mesh:
         mesh: Mesh = _format(path).load(path, say_once)
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error.strerror or error}.") from None
-    except (KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError, struct.error, OverflowError) as error:
-        raise ValueError(f"{path.name} is damaged ({type(error).__name__}: {error}): export it again.") from None
+    except KeyError as error:
+        raise ValueError(f"{path.name} is damaged, it lacks {error}: export it again.") from None
+    except (IndexError, TypeError, AttributeError, UnicodeDecodeError, struct.error, OverflowError) as error:
+        raise ValueError(f"{path.name} is damaged ({error}): export it again.") from None
     if not len(mesh.faces):
         raise ValueError(f"{path.name} has no faces: export an object with a surface.")
     inside = 0 <= int(mesh.faces.min()) and int(mesh.faces.max()) < len(mesh.positions)
     if not inside or not np.isfinite(mesh.positions).all():
         raise ValueError(f"{path.name} has faces or vertices that are nowhere: export it again.")
-    return mesh
+    if mesh.uvs is None and mesh.textures:
+        say_once(f"{path.name} has pictures but no UVs for them to lie by, so that it is read without them.")
+        mesh = replace(mesh, textures={})
+    return with_tiles(mesh, path.name, say_once)
 
 
 def known(suffix: str) -> str:

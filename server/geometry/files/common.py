@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import codecs
 import io
+import os
+import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,15 +129,6 @@ def weld(mesh: Mesh) -> Mesh:
                    colours=None if mesh.colours is None else mesh.colours[kept])
 
 
-def fans(counts: np.ndarray) -> np.ndarray:
-    """(T, 3) corners of the triangles of polygons with `counts` corners each, the corners numbered through."""
-    first = np.cumsum(counts) - counts
-    triangles = np.maximum(counts - 2, 0)
-    base = np.repeat(first, triangles)
-    step = np.arange(triangles.sum()) - np.repeat(np.cumsum(triangles) - triangles, triangles)
-    return np.stack([base, base + step + 1, base + step + 2], axis=1)
-
-
 def png(picture: np.ndarray) -> bytes:
     """A (H, W), (H, W, 3) or (H, W, 4) uint8 picture, bottom row first, as a PNG file."""
     data = io.BytesIO()
@@ -170,3 +165,56 @@ def beside(path: Path, name: str) -> Path:
     if not found.is_file():
         raise ValueError(f"{path.name} names the file {name!r}, which is not there: put it beside the mesh.")
     return found
+
+
+def find(name: str, *folders: Path) -> Path | None:
+    """The file that another machine's name stands for: below one of our folders, by the longest end of the name.
+
+    Slashes of either kind part folders, and letter case counts only where it tells two files apart. Nothing is
+    found through a link that leads out of the folder.
+    """
+    parts = list[str]()
+    for part in re.split(r"[/\\]+", name.strip().strip('"')):
+        if part == "..":
+            parts = parts[:-1]
+        elif part not in ("", "."):
+            parts.append(part)
+    for start in range(len(parts)):
+        for folder in folders:
+            place: Path | None = folder.resolve()
+            for part in parts[start:]:
+                place = place and _entry(place, part, folder.resolve())
+            if place and place.is_file():
+                return place
+    return None
+
+
+def _entry(folder: Path, name: str, top: Path) -> Path | None:
+    try:
+        entries = os.listdir(folder)
+        same = [name] if name in entries else sorted(entry for entry in entries if _folded(entry) == _folded(name))
+        found = (folder / same[0]).resolve() if same else top
+    except (OSError, RuntimeError):             # no folder, or links in a ring
+        return None
+    return found if top in found.parents else None
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+         codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}      # UTF-32's first, which begin as UTF-16's
+
+
+def decoded(content: bytes) -> str:
+    """A file's text: as its byte order mark says, else UTF-16 where zeros show it, else UTF-8, else Latin-1."""
+    for mark, encoding in MARKS.items():
+        if content.startswith(mark):
+            return content.decode(encoding, "replace")
+    if b"\0" in content[:2]:
+        return content.decode("utf-16-le" if content[1:2] == b"\0" else "utf-16-be", "replace")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")

@@ -1,20 +1,28 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Stanford PLY, binary: vertices, faces, vertex colours and normals."""
+"""Stanford PLY: writes vertices, faces, vertex colours and normals, binary."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..mesh import Mesh
-from .common import Say, fans, vertex_normals
+from .common import MARKS, Say, decoded, vertex_normals
+from .pictures import Picture, textured
+from .polygons import triangulate
 
 # The names of the format's numbers, old and new.
 TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
          "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
-         "double": "f8", "float64": "f8"}
+         "double": "f8", "float64": "f8", "float16": "f2", "int64": "i8", "uint64": "u8"}
+KNOWN = ("vertex", "face", "tristrips")
+CORNERS = ("vertex_indices", "vertex_index")
+COLOURS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 
 
 def save(mesh: Mesh, path: Path, flat: bool) -> list[Path]:
@@ -38,106 +46,209 @@ def save(mesh: Mesh, path: Path, flat: bool) -> list[Path]:
     return [path]
 
 
+@dataclass
+class _Element:
+    name: str
+    count: int
+    # (name, type, type of a list's length or "")
+    properties: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+_Column = Any                               # (N,) numbers, or of lists (lengths (N,), all their values)
+
+
 def load(path: Path, say: Say) -> Mesh:
-    """Positions, faces, colours and UVs by vertex, of ASCII and binary files; polygons as fans."""
+    """Positions, faces and strips, colours of vertices, UVs of corners or vertices, a slot for each picture."""
     content = path.read_bytes()
+    content = decoded(content).encode() if content.startswith(tuple(MARKS)) else content
     try:
-        form, elements, start = _header(content)
+        form, elements, pictures, start = _header(content)
         read = _ascii if form == "ascii" else _binary
         tables = read(content[start:], elements, ">" if form == "binary_big_endian" else "<")
-    except (ValueError, StopIteration):
+    except ValueError:
         raise ValueError(f"{path.name} is damaged, or no PLY file: export it again.") from None
-    vertices, faces = tables["vertex"], tables.get("face", {})
-    positions = np.stack([vertices[name] for name in "xyz"], axis=1).astype(np.float32)
-    counts, corners = next((faces[name] for name in ("vertex_indices", "vertex_index") if name in faces),
-                           (np.zeros(0, int), np.zeros(0, int)))
-    index = corners.astype(np.int64)[fans(counts)]
-    colours = uvs = None
-    if "red" in vertices:
-        colours = np.stack([vertices[name] for name in ("red", "green", "blue")], axis=1)
-        if colours.dtype.kind == "f":
-            colours = np.round(255 * colours.clip(0, 1))
-        colours = colours.clip(0, 255).astype(np.uint8)
+    if others := [element.name for element in elements if element.count and element.name not in KNOWN]:
+        say(f"{path.name} has {', '.join(others)}, which are left out: only faces have a surface.")
+    vertices, faces, strips = (tables.get(name, {}) for name in KNOWN)
+    if lacking := [name for name in "xyz" if not isinstance(vertices.get(name), np.ndarray)]:
+        raise ValueError(f"{path.name} has vertices without {', '.join(lacking)}: export it again.")
+    positions = np.stack([vertices[name] for name in "xyz"], axis=1)
+    counts, corners = _list(faces, *CORNERS)
+    faces = faces if len(counts) else {}
+    more = _unrolled(_list(strips, *CORNERS)[1]).reshape(-1)
+    counts, corners = np.concatenate([counts, np.full(len(more) // 3, 3)]), np.concatenate([corners, more])
+    if corners.dtype.kind not in "iu" or ((corners < 0) | (corners >= len(positions))).any():
+        raise ValueError(f"{path.name} has faces with corners that are not there: export it again.")
+    triangles, polygons = triangulate(positions[corners], counts, path.name, say)
+    uvs = _uvs(vertices, faces, counts, corners, path, say)
+    uvs = None if uvs is None else uvs[triangles]
+    slots, textures = textured(_slots(faces, len(counts), len(pictures))[polygons], uvs,
+                               [{"texture": Picture(name, path, "RGB")} for name in pictures] + [{}], say)
+    return Mesh(positions.astype(np.float32), corners[triangles].astype(np.int32),
+                _colours(vertices, faces, path, say), uvs, slots if slots.any() else None, textures=textures)
+
+
+def _list(table: dict[str, _Column], *names: str) -> tuple[np.ndarray, np.ndarray]:
+    """(lengths, values) of the first of these lists; nothing where there is none."""
+    return next((table[name] for name in names if isinstance(table.get(name), tuple)),
+                (np.zeros(0, np.int64), np.zeros(0, np.int64)))
+
+
+def _unrolled(strip: np.ndarray) -> np.ndarray:
+    """(T, 3) triangles of strips, which -1 parts; every second triangle of a strip is turned round."""
+    numbers = np.arange(len(strip))
+    begun = np.maximum.accumulate(np.where(np.append(-1, strip[:-1]) == -1, numbers, 0)) if len(strip) else numbers
+    triangles = np.stack([strip[:-2], strip[1:-1], strip[2:]], axis=1) if len(strip) > 2 else np.zeros((0, 3), int)
+    odd = ((numbers - begun)[:len(triangles)] % 2 == 1)[:, None]
+    return np.where(odd, triangles[:, [1, 0, 2]], triangles)[(triangles != -1).all(axis=1)]
+
+
+def _uvs(vertices: dict[str, _Column], faces: dict[str, _Column], counts: np.ndarray, corners: np.ndarray, path: Path,
+         say: Say) -> np.ndarray | None:
+    """(C, 2) float32 of each corner, not a number for those without; None if none has some."""
+    lengths, values = _list(faces, "texcoord")
+    if len(values):
+        lengths = np.append(lengths, np.zeros(len(counts) - len(lengths), int))
+        fitting = lengths == 2 * counts
+        if bad := int((~fitting & (lengths > 0)).sum()):
+            say(f"{path.name} has faces with UVs for some of their corners only ({bad:,}), which have none.")
+        uvs = np.full((len(corners), 2), np.nan, np.float32)
+        uvs[np.repeat(fitting, counts)] = values[np.repeat(fitting, lengths)].reshape(-1, 2)
+        return uvs
     for u, v in (("s", "t"), ("u", "v"), ("texture_u", "texture_v")):
-        if u in vertices and v in vertices and (not len(index) or 0 <= index.min() <= index.max() < len(positions)):
-            uvs = np.stack([vertices[u], vertices[v]], axis=1).astype(np.float32)[index]
-    return Mesh(positions, index.astype(np.int32), colours, uvs)
+        if u in vertices and v in vertices:
+            return np.stack([vertices[u], vertices[v]], axis=1).astype(np.float32)[corners]
+    return None
 
 
-def _header(content: bytes) -> tuple[str, list[tuple[str, int, list[list[str]]]], int]:
-    """(format, (name, count, its properties' words) of each element, where the data starts). Raises ValueError."""
-    end = content.index(b"end_header")
-    start = content.index(b"\n", end) + 1
-    lines = [line.split() for line in content[:end].decode("ascii").splitlines()]
-    if lines[:1] != [["ply"]]:
+def _slots(faces: dict[str, _Column], count: int, pictures: int) -> np.ndarray:
+    """(P,) int32 of each polygon: the number of its picture, or the one behind the last for no picture."""
+    slots = np.zeros(count, np.int32)
+    if pictures and isinstance(numbers := faces.get("texnumber"), np.ndarray):
+        slots[:len(numbers)] = np.where((numbers >= 0) & (numbers < pictures), numbers, pictures)
+    return slots
+
+
+def _colours(vertices: dict[str, _Column], faces: dict[str, _Column], path: Path, say: Say) -> np.ndarray | None:
+    """(V, 3) uint8 sRGB."""
+    if "red" in faces:
+        say(f"{path.name} has colours of faces, which are left out: colours of vertices are read.")
+    names = next((names for names in COLOURS if set(names) <= set(vertices)), None)
+    if names is None:
+        return None
+    alpha = vertices.get("alpha")
+    if alpha is not None and len(alpha) and (alpha != alpha.max()).any():
+        say(f"{path.name} has transparent vertices, which become opaque.")
+    return _bytes(np.stack([vertices[name] for name in names], axis=1))
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    """Colours as uint8. They are of 1, 255, 65535 or 4294967295, the least that holds them: types are used freely."""
+    fraction = values.dtype.kind == "f"
+    values = np.nan_to_num(values.astype(np.float64))
+    largest = values.max(initial=0)
+    whole = next((whole for whole in (255, 65535) if largest <= whole), 4294967295)
+    return np.round(255 * values / (1 if fraction and largest < 2 else whole)).clip(0, 255).astype(np.uint8)
+
+
+def _header(content: bytes) -> tuple[str, list[_Element], list[str], int]:
+    """(format, elements, names of MeshLab's pictures, where the data starts). Raises ValueError."""
+    # Behind a lone carriage return, a line feed is data.
+    first = re.match(rb"ply[ \t]*(\r\n|\r|\n)", content)
+    end = first and re.search(rb"[\r\n]end_header[ \t]*" + (rb"\r" if first[1] == b"\r" else rb"\r?\n"), content)
+    if not end:
         raise ValueError("ply")
-    form, elements = "", list[tuple[str, int, list[list[str]]]]()
-    for words in lines[1:]:
-        if words[:1] == ["format"]:
-            form = words[1]
-        elif words[:1] == ["element"]:
-            elements.append((words[1], int(words[2]), []))
-        elif words[:1] == ["property"]:
-            elements[-1][2].append(words[1:])
-    if form not in ("ascii", "binary_little_endian", "binary_big_endian") or any(count < 0 for _, count, _ in elements):
+    form, elements, pictures = "", list[_Element](), list[str]()
+    for line in re.split(r"[\r\n]+", decoded(content[:end.start()])):
+        match line.split():
+            case ["format", form, *_]:
+                pass
+            case ["comment", kind, _, *_] if kind.lower() == "texturefile":
+                pictures.append(line.split(None, 2)[2].strip())
+            case ["element", name, count]:
+                elements.append(_Element(name, int(count)))
+            case ["property", "list", length, kind, name] if elements and {length, kind} <= set(TYPES):
+                elements[-1].properties.append((name, kind, length))
+            case ["property", kind, name] if elements and kind in TYPES:
+                elements[-1].properties.append((name, kind, ""))
+            case ["property" | "element", *_]:
+                raise ValueError(line)
+    if form not in ("ascii", "binary_little_endian", "binary_big_endian") or any(each.count < 0 for each in elements):
         raise ValueError(form)
-    return form, elements, start
+    return form, elements, pictures, end.end()
 
 
-def _ascii(content: bytes, elements: list[tuple[str, int, list[list[str]]]], order: str) -> dict[str, dict[str, Any]]:
-    lines = (line.split() for line in content.decode("ascii").splitlines() if line.strip())
-    tables: dict[str, dict[str, Any]] = {}
-    for name, count, properties in elements:
-        rows: dict[str, list[Any]] = {words[-1]: [] for words in properties}
-        for _ in range(count):
-            values = iter(next(lines))
-            for words in properties:
-                read = float if words[-2] in ("float", "float32", "double", "float64") else int
-                rows[words[-1]].append([read(next(values)) for _ in range(int(next(values)))] if words[0] == "list"
-                                       else read(next(values)))
-        tables[name] = {words[-1]: _lists(rows[words[-1]]) if words[0] == "list" else np.array(rows[words[-1]])
-                        for words in properties}
+def _ascii(content: bytes, elements: list[_Element], order: str) -> dict[str, dict[str, _Column]]:
+    lines = (line.split() for line in decoded(content).splitlines() if line.strip())
+    tables: dict[str, dict[str, _Column]] = {}
+    for element in elements:
+        rows = list(islice(lines, element.count))
+        if len(rows) < element.count:
+            raise ValueError(element.name)
+        values = np.array([word for row in rows for word in row], np.float64)
+        ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+        places = np.append(0, ends)[:-1].astype(np.int64)
+        table = tables[element.name] = dict[str, _Column]()
+
+        def taken(kind: str, index: np.ndarray, values: np.ndarray = values) -> np.ndarray:
+            """The numbers of a column, as integers where its type and all of them are."""
+            found = values[index]
+            integers = np.dtype(TYPES[kind]).kind != "f" and (found == np.round(found)).all()
+            return found.astype(np.int64) if integers and (np.abs(found) < 2**53).all() else found
+
+        for name, kind, length in element.properties:
+            if (places >= ends).any():
+                raise ValueError(name)
+            if not length:
+                table[name] = taken(kind, places)
+                places = places + 1
+                continue
+            lengths = taken(length, places)
+            places = places + 1
+            if lengths.dtype.kind != "i" or (lengths < 0).any() or (lengths > ends - places).any():
+                raise ValueError(name)
+            inner = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            table[name] = lengths, taken(kind, np.repeat(places, lengths) + inner)
+            places = places + lengths
     return tables
 
 
-def _lists(rows: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(length of each list, all their values)."""
-    return np.array([len(row) for row in rows], int), np.array([value for row in rows for value in row])
-
-
-def _binary(content: bytes, elements: list[tuple[str, int, list[list[str]]]], order: str) -> dict[str, dict[str, Any]]:
-    tables: dict[str, dict[str, Any]] = {}
+def _binary(content: bytes, elements: list[_Element], order: str) -> dict[str, dict[str, _Column]]:
+    tables: dict[str, dict[str, _Column]] = {}
     place = 0
-    for name, count, properties in elements:
+
+    def one(kind: str, at: int, size: int = 1) -> np.ndarray:
+        if size < 0:
+            raise ValueError(kind)
+        return np.frombuffer(content, order + TYPES[kind], size, at)
+
+    for element in elements:
         # Lists as long as those of the first row make rows that are all alike; if they are not, row by row.
-        lengths, at = {}, place
-        for words in properties:
-            if words[0] == "list":
-                length = int(np.frombuffer(content, order + TYPES[words[1]], 1, at)[0]) if count else 0
-                lengths[words[-1]] = length
-                at += np.dtype(TYPES[words[1]]).itemsize + length * np.dtype(TYPES[words[2]]).itemsize
-            else:
-                at += np.dtype(TYPES[words[0]]).itemsize
-        row = np.dtype([field for words in properties for field in (
-            [(words[-1] + "#", order + TYPES[words[1]]), (words[-1], order + TYPES[words[2]], (lengths[words[-1]],))]
-            if words[0] == "list" else [(words[-1], order + TYPES[words[0]])])])
-        if place + count * row.itemsize <= len(content):
-            table = np.frombuffer(content, row, count, place)
-            if all((table[key + "#"] == length).all() for key, length in lengths.items()):
-                tables[name] = {words[-1]: (np.full(count, lengths[words[-1]]), table[words[-1]].reshape(-1))
-                                if words[0] == "list" else table[words[-1]] for words in properties}
-                place += count * row.itemsize
+        columns, at = list[Any](), place
+        for name, kind, length in element.properties:
+            size = int(one(length, at)[0]) if length and element.count else int(not length)
+            if length:
+                columns.append((name + "#", order + TYPES[length]))
+                at += np.dtype(TYPES[length]).itemsize
+            columns.append((name, order + TYPES[kind], *([(size,)] if length else [])))
+            at += size * np.dtype(TYPES[kind]).itemsize
+        row = np.dtype(columns)
+        if place + element.count * row.itemsize <= len(content):
+            rows = np.frombuffer(content, row, element.count, place)
+            lists = [name for name, _, length in element.properties if length]
+            if all((rows[name + "#"] == rows[name].shape[1]).all() for name in lists):
+                tables[element.name] = {name: rows[name] for name, _, _ in element.properties} | {
+                    name: (rows[name + "#"].astype(np.int64), rows[name].reshape(-1)) for name in lists}
+                place += element.count * row.itemsize
                 continue
-        rows: dict[str, list[Any]] = {words[-1]: [] for words in properties}
-        for _ in range(count):
-            for words in properties:
-                length = 1
-                if words[0] == "list":
-                    length = int(np.frombuffer(content, order + TYPES[words[1]], 1, place)[0])
-                    place += np.dtype(TYPES[words[1]]).itemsize
-                values = np.frombuffer(content, order + TYPES[words[-2]], length, place)
-                place += values.nbytes
-                rows[words[-1]].append(values if words[0] == "list" else values[0])
-        tables[name] = {words[-1]: _lists(rows[words[-1]]) if words[0] == "list" else np.array(rows[words[-1]])
-                        for words in properties}
+        found: dict[str, list[np.ndarray]] = {name: [] for name, _, _ in element.properties}
+        for _ in range(element.count):
+            for name, kind, length in element.properties:
+                size = int(one(length, place)[0]) if length else 1
+                place += np.dtype(TYPES[length]).itemsize if length else 0
+                found[name].append(one(kind, place, size))
+                place += found[name][-1].nbytes
+        tables[element.name] = {
+            name: (np.array(list(map(len, found[name]))), np.concatenate(found[name])) if length
+            else np.concatenate(found[name]) for name, _, length in element.properties}
     return tables

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..mesh import Mesh, srgb_to_linear
-from .common import ROUGHNESS, Part, Say, beside, face_normals, fans, join, picture, png, vertex_normals, z_up
+from .common import ROUGHNESS, Part, Say, face_normals, join, png, vertex_normals, z_up
+from .pictures import Picture, textured
+from .polygons import triangulate
 
 # Our kind of picture -> the surface's input, its type, the picture's output, and what it is if there is no picture.
 INPUTS: dict[str, tuple[str, str, str, Any]] = {
@@ -125,7 +128,6 @@ def _material(pxr: Any, stage: Any, material: Any, mesh: Mesh, slot: int, path: 
 def load(path: Path, say: Say) -> Mesh:
     """All meshes of a file that stands alone, at its first moment, in metres and Z up."""
     pxr = _library()
-    UsdGeom = pxr.UsdGeom
     if not path.is_file():
         raise ValueError(f"{path.name} is not there: name a file that is.")
     try:
@@ -138,55 +140,105 @@ def load(path: Path, say: Say) -> Mesh:
         stage = pxr.Usd.Stage.Open(layer)
     except pxr.Tf.ErrorException:
         raise ValueError(f"{path.name} is damaged: export it again.") from None
-    scale = UsdGeom.GetStageMetersPerUnit(stage)
-    turned = UsdGeom.GetStageUpAxis(stage) == UsdGeom.Tokens.y
+    try:
+        return _scene(pxr, stage, path, say)
+    except pxr.Tf.ErrorException:
+        raise ValueError(f"{path.name} is damaged: export it again.") from None
+
+
+def _scene(pxr: Any, stage: Any, path: Path, say: Say) -> Mesh:
+    UsdGeom = pxr.UsdGeom
+    scale = _metadata(stage, "metersPerUnit", lambda value: isinstance(value, float) and 0 < value < np.inf, path)
+    turned = _metadata(stage, "upAxis", lambda value: value in ("Y", "Z"), path) == "Y"
     cache = UsdGeom.XformCache()
-    shapes = [UsdGeom.Mesh(prim) for prim in stage.Traverse() if prim.IsA(UsdGeom.Mesh)]
-    bindings = [_bindings(pxr, shape) for shape in shapes]
+    prims = list(stage.Traverse(pxr.Usd.TraverseInstanceProxies()))
+    shapes = [UsdGeom.Mesh(prim) for prim in prims if prim.IsA(UsdGeom.Mesh)]
+    shown = [shape for shape in shapes if shape.ComputeVisibility() != UsdGeom.Tokens.invisible
+             and shape.ComputePurpose() not in (UsdGeom.Tokens.guide, UsdGeom.Tokens.proxy)]
+    if hidden := len(shapes) - len(shown):
+        say(f"{path.name} has hidden, guide or proxy meshes ({hidden:,}), which are left out.")
+    if others := {prim.GetTypeName() for prim in prims if not prim.IsA(UsdGeom.Mesh)
+                  and (prim.IsA(UsdGeom.Gprim) or prim.IsA(UsdGeom.PointInstancer))}:
+        say(f"{path.name} has {', '.join(sorted(others))} prims, which are left out: convert them to meshes.")
+    bindings = [_bindings(pxr, shape) for shape in shown]
     # Slots go by the materials' order in the file, so that what `save` wrote comes back.
     used = {name for names in bindings for name in names}
-    materials = [str(prim.GetPath()) for prim in stage.Traverse() if str(prim.GetPath()) in used] + [""]
+    materials = [str(prim.GetPath()) for prim in prims if str(prim.GetPath()) in used] + [""]
     parts = []
-    for shape, names in zip(shapes, bindings):
+    for shape, names in zip(shown, bindings):
         slots = np.array([materials.index(name) for name in names], int)
-        part = _part(pxr, shape, np.array(cache.GetLocalToWorldTransform(shape.GetPrim())), slots)
+        part = _part(pxr, shape, np.array(cache.GetLocalToWorldTransform(shape.GetPrim())), slots, path, say)
         part.positions = z_up(part.positions * scale) if turned else part.positions * scale
         parts.append(part)
-    textures = {f"{kind}.{slot}": values for slot, material in enumerate(materials) if material
-                for kind, values in _pictures(pxr, stage.GetPrimAtPath(material), path).items()}
-    return replace(join(parts), textures=textures)
+    mesh = join(parts)
+    slots, textures = textured(mesh.face_slots, mesh.uvs, [
+        _pictures(pxr, stage.GetPrimAtPath(material), path, say) if material else {} for material in materials], say)
+    return replace(mesh, slots=slots if slots.any() else None, textures=textures)
 
 
-def _part(pxr: Any, shape: Any, matrix: np.ndarray, slots: np.ndarray) -> Part:
+def _metadata(stage: Any, name: str, fits: Callable[[Any], bool], path: Path) -> Any:
+    """A value of the stage as a whole. Raises ValueError where it is of another type or makes no sense."""
+    try:
+        value = stage.GetMetadata(name)
+    except TypeError:                           # of a type that Python does not get to see
+        value = "nothing readable"
+    if not fits(value):
+        shown = " ".join(repr(value).split())
+        raise ValueError(f"{path.name} says that its {name} is {shown}, which cannot be: export it again.")
+    return value
+
+
+def _part(pxr: Any, shape: Any, matrix: np.ndarray, slots: np.ndarray, path: Path, say: Say) -> Part:
     """A mesh prim under its world matrix (rows are USD's vectors); slots of its polygons."""
     points = np.array(shape.GetPointsAttr().Get() or [], float).reshape(-1, 3)
     counts = np.array(shape.GetFaceVertexCountsAttr().Get() or [], int)
     index = np.array(shape.GetFaceVertexIndicesAttr().Get() or [], int)
-    if counts.sum() != len(index):
-        raise KeyError("faceVertexCounts")
-    triangles = fans(counts)
+    if (counts < 0).any() or counts.sum() != len(index) or ((index < 0) | (index >= len(points))).any():
+        raise ValueError(f"{path.name} has faces with corners that are not there: export it again.")
+    if shape.GetSubdivisionSchemeAttr().HasAuthoredValue() and shape.GetSubdivisionSchemeAttr().Get() != "none":
+        say(f"{path.name} has subdivision surfaces, whose cages are read: apply the subdivision to keep it.")
+    if shape.GetPrim().HasRelationship("skel:skeleton"):
+        say(f"{path.name} has a skeleton, which is left out: its meshes are read at rest.")
+    triangles, polygons = triangulate(points[index], counts, path.name, say)
+    if holes := list(shape.GetHoleIndicesAttr().Get() or []):
+        kept = ~np.isin(polygons, holes)
+        triangles, polygons = triangles[kept], polygons[kept]
     if (np.linalg.det(matrix[:3, :3]) < 0) != (shape.GetOrientationAttr().Get() == "leftHanded"):
         triangles = triangles[:, ::-1]
     primvars = pxr.UsdGeom.PrimvarsAPI(shape)
 
-    def corners(name: str) -> np.ndarray | None:
-        """(F, 3, C) of a primvar that has a value for each vertex or corner."""
-        found = primvars.GetPrimvar(name)
+    def corners(found: Any) -> np.ndarray | None:
+        """(F, 3, C) of a primvar."""
         flat = found.ComputeFlattened() if found and found.HasValue() else None
         if flat is None:
             return None
         values, each = np.array(flat), found.GetInterpolation()
-        if each == "faceVarying" and len(values) == len(index):
-            return values[triangles]  # type: ignore[no-any-return]
-        return values[index[triangles]] if each in ("vertex", "varying") and len(values) == len(points) else None
+        where = {"faceVarying": triangles, "vertex": index[triangles], "varying": index[triangles],
+                 "uniform": polygons[:, None].repeat(3, 1), "constant": np.zeros_like(triangles)}.get(each)
+        length = {"faceVarying": len(index), "uniform": len(counts), "constant": 1}.get(each, len(points))
+        return values[where] if where is not None and len(values) == length else None
 
-    uvs = next((uvs for name in ("st", "UVMap", "st0") if (uvs := corners(name)) is not None), None)
-    faces, tinted, colours = index[triangles], corners("displayColor"), None
+    flat = [found for found in primvars.GetPrimvarsWithValues()
+            if found.GetTypeName().type.typeName == "VtArray<GfVec2f>"]
+    flat.sort(key=lambda found: _order(found.GetPrimvarName()))
+    sets = {found.GetPrimvarName(): uvs for found in flat if (uvs := corners(found)) is not None}
+    if len(sets) > 1:
+        say(f"{path.name} has several UV maps; {next(iter(sets))!r} is read, and "
+            f"{', '.join(map(repr, list(sets)[1:]))} left out.")
+    faces, tinted, colours = index[triangles], corners(primvars.GetPrimvar("displayColor")), None
     if tinted is not None:
         colours = np.ones((len(points), 3))
         colours[faces] = tinted
-    return Part(points @ matrix[:3, :3] + matrix[3, :3], faces, uvs, colours,
-                np.repeat(slots, np.maximum(counts - 2, 0)))
+        if (colours[faces] != tinted).any():
+            say(f"{path.name} has colours of faces or corners, of which each vertex keeps one.")
+    return Part(points @ matrix[:3, :3] + matrix[3, :3], faces, next(iter(sets.values()), None), colours,
+                slots[polygons])
+
+
+def _order(name: str) -> int:
+    """The names that exporters give the main UV map come first."""
+    names = ("st", "UVMap", "st0")
+    return names.index(name) if name in names else len(names)
 
 
 def _bindings(pxr: Any, shape: Any) -> list[str]:
@@ -204,17 +256,30 @@ def _bindings(pxr: Any, shape: Any) -> list[str]:
     return found
 
 
-def _pictures(pxr: Any, prim: Any, path: Path) -> dict[str, np.ndarray]:
+def _pictures(pxr: Any, prim: Any, path: Path, say: Say) -> dict[str, Picture]:
     """The pictures straight behind a material's UsdPreviewSurface."""
     found = {}
     source = pxr.UsdShade.Material(prim).ComputeSurfaceSource("")
     surface = source[0] if source else None
+    if not surface or surface.GetIdAttr().Get() != "UsdPreviewSurface":
+        say(f"{path.name}: the material {prim.GetName()!r} has no UsdPreviewSurface, and is read without pictures.")
+        return {}
     for kind, (name, _, _, _) in INPUTS.items():
-        entry = surface.GetInput(name) if surface else None
+        entry = surface.GetInput(name)
         connected = entry.GetConnectedSource() if entry else None
-        file = pxr.UsdShade.Shader(connected[0].GetPrim()).GetInput("file") if connected else None
+        if not connected:
+            continue
+        shader = pxr.UsdShade.Shader(connected[0].GetPrim())
+        file = shader.GetInput("file") if shader else None
         asset = file.Get() if file else None
-        if asset is not None and asset.path:
-            image = picture(beside(path, asset.path), "L" if kind in ("roughness", "metallic") else "RGB")
-            found[kind] = image
+        if asset is None or not asset.path:
+            say(f"{path.name}: the {name} of the material {prim.GetName()!r} is no picture, and is left out: bake it.")
+            continue
+        lies = shader.GetInput("st").GetConnectedSource() if shader.GetInput("st") else None
+        if lies and pxr.UsdShade.Shader(lies[0].GetPrim()).GetIdAttr().Get() == "UsdTransform2d":
+            say(f"{path.name} moves or scales the picture {asset.path!r}, which is not followed: change the UVs "
+                "instead.")
+        gray = kind in ("roughness", "metallic")
+        channel = "rgb".find(connected[1]) if gray and len(connected[1]) == 1 else -1
+        found[kind] = Picture(asset.path, path, "L" if gray else "RGB", channel=channel if channel >= 0 else None)
     return found
