@@ -133,7 +133,7 @@ def test_a_library_in_a_folder_names_pictures_beside_it(tmp_path, square):
 
 
 @pytest.mark.parametrize("names", ["a.mtl my lib.mtl", "my lib.mtl a.mtl", "my lib.mtl\nmtllib a.mtl",
-                                   "A.MTL\tmy lib.mtl", "a.mtl a.mtl my lib.mtl"])
+                                   "A.MTL\tmy lib.mtl", "a.mtl a.mtl my lib.mtl", "a.mtl my lib.mtl # both"])
 def test_several_libraries(tmp_path, square, names):
     (tmp_path / "a.mtl").write_text("newmtl Stone\nmap_Kd stone.png\n")
     picture(tmp_path / "stone.png", GREEN)
@@ -147,6 +147,7 @@ def test_several_libraries(tmp_path, square, names):
     (lambda folder: (folder / "my lib.mtl").unlink(), "'my lib.mtl', which is not there"),
     (lambda folder: (folder / "my wood.png").unlink(), "'my wood.png', which is not there"),
     (lambda folder: (folder / "my wood.png").write_bytes(b"no picture"), "without the picture 'my wood.png'"),
+    (lambda folder: (folder / "my wood.png").write_bytes((folder / "my wood.png").read_bytes()[:45]), "without the"),
     (lambda folder: (folder / "my lib.mtl").write_text("newmtl Oak\n"), "in none of its libraries"),
     (lambda folder: (folder / "my lib.mtl").write_text("newmtl Wood\nmap_Kd C:\\x\\other.png\n"), "not there")])
 def test_what_is_missing_is_said_and_the_rest_is_read(tmp_path, square, change, says):
@@ -196,6 +197,7 @@ def test_uvs_that_are_not_there_are_none(tmp_path):
 
 @pytest.mark.parametrize("values, colours, says", [
     (["1 0 0.5"] * 4, [[255, 0, 128]] * 4, ""), (["255 0 128"] * 4, [[255, 0, 128]] * 4, "of 255"),
+    (["1.01 0 0.5"] * 4, [[255, 0, 128]] * 4, ""),
     (["1 0 0", "", "0 0 0", ""], [[255, 0, 0], [255] * 3, [0] * 3, [255] * 3], "they are white")])
 def test_colours_of_obj(tmp_path, values, colours, says):
     lines = [f"v {i % 2} {i // 2} 0 {value}" for i, value in enumerate(values)]
@@ -265,10 +267,20 @@ def test_uvs_that_are_no_tiles_are_said_to_share_texels(tmp_path, text):
     assert mesh.slots is None and len(said) == 1 and "share" in said[0]
 
 
-def test_uvs_all_in_one_tile_are_nothing_to_say(tmp_path):
-    (tmp_path / "a.obj").write_text(strip(1, first=4, row=2))
+@pytest.mark.parametrize("first, row", [(4, 2), (-3, 0), (0.5, -0.2)])
+def test_uvs_no_wider_than_a_picture_are_nothing_to_say(tmp_path, first, row):
+    (tmp_path / "a.obj").write_text(strip(1, first=first, row=row))
     mesh, said = read(tmp_path / "a.obj")
     assert mesh.slots is None and not said
+
+
+def test_triangles_across_tiles_are_said(tmp_path):
+    (tmp_path / "a.mtl").write_text("newmtl m\nmap_Kd wood.<UDIM>.png\n")
+    for tile in (1001, 1002):
+        picture(tmp_path / f"wood.{tile}.png", BLUE)
+    (tmp_path / "a.obj").write_text("mtllib a.mtl\nusemtl m\n" + strip(1, first=0.4))
+    _, said = read(tmp_path / "a.obj")
+    assert len(said) == 1 and "borders of UDIM tiles (2)" in said[0]
 
 
 def test_a_picture_without_uvs_is_left_out(tmp_path, square):

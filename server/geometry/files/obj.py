@@ -124,7 +124,7 @@ def _read(path: Path) -> _Shape:
             elif kind == "usemtl":
                 current = rest.strip()
             elif kind == "mtllib":
-                shape.libraries.append(rest)
+                shape.libraries.append(rest.strip())
             elif kind in LEFT:
                 shape.left[LEFT[kind]] += 1
         except ValueError:
@@ -179,7 +179,7 @@ def _colours(shape: _Shape, path: Path, say: Say) -> np.ndarray | None:
     if not coloured.all():
         say(f"{path.name} has vertices without a colour among others with one ({(~coloured).sum():,}): they are white.")
     values = np.array([place[3:6] if len(place) >= 6 else [1.0] * 3 for place in shape.places])
-    if values.max() > 1:
+    if values.max() >= 2:                       # a little over 1 is rounding
         say(f"{path.name} has vertex colours up to {values.max():g}, which are taken as of 255.")
         values[coloured] /= 255
     return np.round(255 * np.nan_to_num(values).clip(0, 1)).astype(np.uint8)
@@ -200,7 +200,7 @@ def _materials(shape: _Shape, materials: np.ndarray, uvs: np.ndarray | None, pat
     order = [name for name in library if name in names]
     order += [name for name in dict.fromkeys(names) if name not in library]
     slots = np.array([order.index(name) for name in names], np.int32)[materials]
-    return textured(slots, uvs, [library.get(name, {}) for name in order], say)
+    return textured(slots, uvs, [library.get(name, {}) for name in order], path.name, say)
 
 
 def _library(path: Path, libraries: list[str], say: Say) -> dict[str, dict[str, Picture]]:
@@ -230,9 +230,12 @@ def _files(path: Path, libraries: list[str], say: Say) -> list[Path]:
     """The libraries that are there. A line may name several, and a name may have blanks."""
     found = list[Path]()
     for line in libraries:
-        names = [line] if find(line, path.parent) else re.split(r"(?<=\.mtl)\s+", line.strip(), flags=re.IGNORECASE)
-        if names == [line.strip()] and not find(line, path.parent):
-            names = [name for name in line.split() if find(name, path.parent)] or [line.strip()]
+        names = [line]
+        if not find(line, path.parent):
+            line = re.split(r"\s#", line)[0]
+            names = re.split(r"(?<=\.mtl)\s+", line, flags=re.IGNORECASE)
+            if len(names) == 1:
+                names = [name for name in line.split() if find(name, path.parent)] or names
         for name in names:
             file = find(name, path.parent)
             if file is None:

@@ -92,7 +92,7 @@ class Picture:
             say(f"{self.path.name} names the picture {self.name!r}: {file.name!r} beside it is taken for it.")
         try:
             values = picture(file, self.mode if self.channel is None else "RGB")
-        except ValueError as error:
+        except Exception as error:              # damaged files make Pillow raise anything
             say(f"{self.path.name} is read without the picture {self.name!r}. {error}")
             return None
         if self.bump and (values == values[..., :1]).all():
@@ -124,12 +124,12 @@ class Picture:
 
 
 def textured(slots: np.ndarray, uvs: np.ndarray | None, materials: Sequence[Mapping[str, Picture]],
-             say: Say) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+             name: str, say: Say) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """((F,) slots, the textures), from the pictures of the material that each slot is, by our kinds.
 
-    A slot becomes one for each tile where a picture has tiles.
+    A slot becomes one for each tile where a picture has tiles. name: of the file.
     """
-    tile = np.zeros(len(slots), np.int32) if uvs is None else tiles(uvs)[0]
+    tile, inside = (np.zeros(len(slots), np.int32), np.ones(len(slots), bool)) if uvs is None else tiles(uvs)
     single, several = dict[tuple[int, str], np.ndarray | None](), dict[tuple[int, str], dict[int, np.ndarray]]()
     for slot, pictures in enumerate(materials):
         for kind, named in pictures.items():
@@ -138,7 +138,10 @@ def textured(slots: np.ndarray, uvs: np.ndarray | None, materials: Sequence[Mapp
                 single[slot, kind] = named.read(say)
             else:
                 several[slot, kind] = found
-    slots, owners = split_tiles(slots, tile, {slot for slot, _ in several}, len(materials))
+    tiled = {slot for slot, _ in several}
+    if across := int((~inside & np.isin(slots, list(tiled))).sum()):
+        say(f"{name} has triangles across the borders of UDIM tiles ({across:,}), which show the picture of one.")
+    slots, owners = split_tiles(slots, tile, tiled, len(materials))
     textures = {}
     for slot, (owner, number) in enumerate(owners):
         for kind in materials[owner]:
@@ -154,14 +157,16 @@ def with_tiles(mesh: Mesh, name: str, say: Say) -> Mesh:
         return mesh
     tile, inside = tiles(mesh.uvs)
     slots = mesh.face_slots
-    spread = [slot for slot in np.unique(slots).tolist()
-              if len(numbers(tile[slots == slot])) > 1 or not inside[slots == slot].all()]
+    # What is no wider than a picture shares nothing, wherever it lies.
+    finite = np.isfinite(mesh.uvs).all(axis=(1, 2))
+    spread = [slot for slot in np.unique(slots[finite]).tolist()
+              if (np.ptp(mesh.uvs[finite & (slots == slot)], axis=(0, 1)) > 1 + BORDER).any()]
     pictured = {int(texture.partition(".")[2]) for texture in mesh.textures}
     empty = [slot for slot in spread if slot not in pictured and inside[slots == slot].all()]
     split, owners = split_tiles(slots, tile, empty, int(slots.max()) + 1)
     if len(owners) > MAX_SLOTS:
         empty, split = [], slots
     if shared := len(set(spread) - set(empty)):
-        say(f"{name} has UVs outside of 0 to 1 in {shared:,} of its materials, so that parts of the surface can share "
-            "the texels of one picture: then what is painted on one shows on the others.")
+        say(f"{name} has UVs that are wider than their picture in {shared:,} of its materials, so that parts of the "
+            "surface can share texels: then what is painted on one shows on the others.")
     return replace(mesh, slots=split) if empty else mesh

@@ -83,7 +83,7 @@ def load(path: Path, say: Say) -> Mesh:
     uvs = _uvs(vertices, faces, counts, corners, path, say)
     uvs = None if uvs is None else uvs[triangles]
     slots, textures = textured(_slots(faces, len(counts), len(pictures))[polygons], uvs,
-                               [{"texture": Picture(name, path, "RGB")} for name in pictures] + [{}], say)
+                               [{"texture": Picture(name, path, "RGB")} for name in pictures] + [{}], path.name, say)
     return Mesh(positions.astype(np.float32), corners[triangles].astype(np.int32),
                 _colours(vertices, faces, path, say), uvs, slots if slots.any() else None, textures=textures)
 

@@ -172,7 +172,8 @@ def _scene(pxr: Any, stage: Any, path: Path, say: Say) -> Mesh:
         parts.append(part)
     mesh = join(parts)
     slots, textures = textured(mesh.face_slots, mesh.uvs, [
-        _pictures(pxr, stage.GetPrimAtPath(material), path, say) if material else {} for material in materials], say)
+        _pictures(pxr, stage.GetPrimAtPath(material), path, say) if material else {} for material in materials],
+                               path.name, say)
     return replace(mesh, slots=slots if slots.any() else None, textures=textures)
 
 
