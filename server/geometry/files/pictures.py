@@ -169,4 +169,7 @@ def with_tiles(mesh: Mesh, name: str, say: Say) -> Mesh:
     if shared := len(set(spread) - set(empty)):
         say(f"{name} has UVs that are wider than their picture in {shared:,} of its materials, so that parts of the "
             "surface can share texels: then what is painted on one shows on the others.")
-    return replace(mesh, slots=split) if empty else mesh
+    if not empty:
+        return mesh
+    return replace(mesh, slots=split, materials={slot: mesh.materials[owner] for slot, (owner, _) in enumerate(owners)
+                                                 if owner in mesh.materials})
