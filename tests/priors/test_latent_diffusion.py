@@ -11,6 +11,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from server import priors
 from server.guidance import create
 from server.priors import PriorError, load
+from server.priors.latent_diffusion import KEPT_TEXTS
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 
@@ -201,3 +202,12 @@ def test_the_bundled_model():
 def test_guidance_needs_no_diffusers():
     code = "import sys, server.guidance.msd; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_encoded_texts_are_forgotten_and_encoded_again_to_the_same_bits(folders):
+    prior = load(folders["epsilon"], "cpu")
+    first = prior.condition(["a chair"], "blurry").embeddings
+    for i in range(3 * KEPT_TEXTS):
+        prior.condition([f"a chair number {i}", "a lamp"])
+    assert len(prior._embeddings) == KEPT_TEXTS and "a lamp" in prior._embeddings and "a chair" not in prior._embeddings
+    assert torch.equal(prior.condition(["a chair"], "blurry").embeddings, first)
