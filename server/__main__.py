@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -251,8 +252,9 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
         signal.signal(number, stop)
     with results.written() as folder, tempfile.TemporaryDirectory(prefix="msd-") as kept:
         checkpoints = Checkpoints(Path(kept))
-        within_memory(lambda halvings: run(wish, folder, report, stopped.is_set, Settings.of(wish, halvings),
-                                           checkpoints, mesh=mesh), report)
+        within_memory(lambda halvings: run(
+            wish, folder, report, stopped.is_set, replace(Settings.of(wish, halvings), snapshots=0),     # nobody looks
+            checkpoints, mesh=mesh), report)
         if suffixes:
             made = files.load(folder / "mesh.glb")
             for suffix in suffixes:

@@ -41,7 +41,8 @@ class Material:
     @property
     def base_factor(self) -> np.ndarray:
         """(4,) linear red, green, blue and alpha, which multiply base colour."""
-        return np.clip(np.array(self.surface.get("baseColorFactor", (1, 1, 1, 1)), float), 0, 1)
+        factor = np.array(self.surface.get("baseColorFactor", (1, 1, 1, 1)), float)
+        return np.nan_to_num(factor, nan=1.0).clip(0, 1)
 
     @property
     def colour(self) -> np.ndarray | None:

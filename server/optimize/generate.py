@@ -206,7 +206,7 @@ class Generation:
         optimizer = torch.optim.Adam(asset.groups(), lr=phase.learning_rate, betas=(0.9, 0.99))
         if found:
             load_optimizer(optimizer, found)
-        every = max(1, self.iterations // settings.snapshots)
+        every = max(1, self.iterations // max(1, settings.snapshots))
         for i in range(self.iteration - first, phase.iterations):
             if self.cancelled():
                 return
@@ -222,7 +222,8 @@ class Generation:
             self._progress(asset.name, step.bandwidth)
             elapsed = self.clock.elapsed
             due = self.iteration % every == 0 and self.clock.seconds["snapshot"] <= SNAPSHOT_COST * elapsed
-            if due or elapsed - self.shown > settings.snapshot_seconds or self.iteration == self.iterations:
+            due |= elapsed - self.shown > settings.snapshot_seconds or self.iteration == self.iterations
+            if due and settings.snapshots:
                 self.shown = elapsed
                 with self.clock("snapshot"):
                     self.snapshot(asset.mesh())
@@ -353,7 +354,7 @@ class Generation:
         self._stage(WRITING)
         with self.clock("texture"):
             mesh = asset.mesh()
-            if whole:
+            if whole and self.settings.snapshots:
                 self.snapshot(mesh, last=True)
         with self.clock("files"):
             files.save_result(mesh, folder, self.request.flat)

@@ -73,7 +73,7 @@ class Settings:
     refine: Phase = field(default_factory=lambda: Phase(
         300, (), Geometric(3.0, 0.75), learning_rate=0.03, penalty=50))
     paint: tuple[int, ...] = (5, 9, 17, 33, 65)     # levels of `assets.paint.Paint`
-    snapshots: int = 40                     # over the whole run, and
+    snapshots: int = 40                     # over the whole run, 0 for none, and
     snapshot_seconds: float = 10.0          # at most this long from one to the next
     made_texture_size: int = 512            # of a mesh that was made from nothing
     texture_size: int = 1024

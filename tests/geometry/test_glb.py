@@ -125,8 +125,7 @@ def test_a_clamped_picture_whose_uvs_go_beyond_it_is_said_and_stays_clamped(tmp_
     picture = file.picture(quadrants(RED, GREEN, BLUE, WHITE), sampler=0)
     file.primitive(material=file.material(texture=picture), TEXCOORD_0=np.float32(UVS * 3))
     mesh, said = opened(file, tmp_path)
-    sentence = said[0]                          # the other is that parts share texels
-    assert "'paint' is clamped or mirrored" in sentence
+    assert any("'paint' is clamped or mirrored" in sentence for sentence in said)
     mesh.textures["texture.0"] = mesh.textures["texture.0"] // 2        # painted
     save(mesh, tmp_path / "made.glb")
     document, _ = read(tmp_path / "made.glb")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The pipeline as a whole, short, on the tiny untrained pipeline folder that tests make."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -46,6 +47,20 @@ def test_it_leaves_a_closed_textured_mesh_on_the_ground(tiny, tmp_path):
     assert record["iterations"] == 4 and record["mesh"]["non_manifold_edges"] == 0
     assert record["denoiser_calls"] == progress[-1].denoiser_calls > 0
     assert record["request"]["prompt"] == "a red mushroom" and record["seconds"]["denoiser"] > 0
+
+
+def test_without_snapshots_nothing_is_shown_and_the_files_are_the_same(tiny, tmp_path):
+    request = JobRequest("a red mushroom", **tiny)
+    said = []
+    for snapshots in (0, 40):
+        (tmp_path / str(snapshots)).mkdir()
+        generate(request, tmp_path / str(snapshots), said.append, lambda: False,
+                 dataclasses.replace(Settings.of(request), snapshots=snapshots))
+        assert any(isinstance(message, Snapshot) for message in said) == bool(snapshots)
+    for name in ("mesh.glb", "texture.png", "turntable.png"):
+        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "40" / name).read_bytes()
+    seconds = json.loads((tmp_path / "0" / "job.json").read_text())["seconds"]
+    assert "snapshot" not in seconds or seconds["snapshot"] == 0
 
 
 def test_the_texture_repeats_the_vertices_colours(tiny, tmp_path):
