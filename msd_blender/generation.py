@@ -44,11 +44,17 @@ class Generation:
         source = None
         if request.mode != "generate":
             base = None if linear is None else Source(linear=linear)
-            source = capture(object, request.mode, lock, base=base)
+            source = capture(object, request.mode, lock, ("texture", *request.maps), base)
         if object is not None:
             self.asset = Asset(request, object, source)
         self._locked = source.arrays.get("locked") if source else None
         self.live = Live(request, connect, source.arrays if source and not job else None, job, patient)
+        self._note()
+
+    def _note(self) -> None:
+        """Say in the job's log what is not kept as it is."""
+        notes = self.asset.source.notes if self.asset else []
+        self.live.log += [note for note in notes if note not in self.live.log]
 
     @property
     def lock(self) -> str:
@@ -94,6 +100,7 @@ class Generation:
             try:
                 arrays = asset.edit(self.lock)
                 self._locked = arrays.get("locked")
+                self._note()
                 live.edit(Edit(), arrays)
             except Unfit as error:
                 live.refuse(str(error))

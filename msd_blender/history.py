@@ -11,7 +11,8 @@ import bpy
 import numpy as np
 from bpy.props import CollectionProperty, FloatVectorProperty, IntProperty, PointerProperty, StringProperty
 
-from .materials import KINDS, image_of
+from .materials import image_of
+from .nodes import KINDS
 from .pictures import from_text
 from .protocol import FINAL_STATES, JobRequest, ProtocolError, from_dict, to_dict
 from .scene import KEY, find
@@ -110,8 +111,10 @@ def keep(object: Any) -> Any:
     """A hidden copy of the object's mesh and its materials."""
     mesh = object.data.copy()
     mesh.name = _HIDDEN + object.data.name
+    copies = {slot.material: _copy(slot.material, _HIDDEN + slot.material.name)
+              for slot in object.material_slots if slot.material}
     for index, slot in enumerate(object.material_slots):
-        mesh.materials[index] = slot.material and _copy(slot.material, _HIDDEN + slot.material.name)
+        mesh.materials[index] = slot.material and copies[slot.material]
     return mesh
 
 
@@ -122,9 +125,10 @@ def restore(object: Any, kept: Any) -> None:
     if not old.users:
         drop(old)
     mesh.name = name
+    copies = {material: _copy(material, material.name.removeprefix(_HIDDEN)) for material in kept.materials if material}
     for index, slot in enumerate(object.material_slots):
         material = kept.materials[index] if index < len(kept.materials) else None
-        slot.material = material and _copy(material, material.name.removeprefix(_HIDDEN))
+        slot.material = material and copies[material]
 
 
 def _copy(material: Any, name: str) -> Any:

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Slots <-> materials: the images that feed a Principled shader, found, made, read and written. Main thread only."""
+"""Slots <-> materials: the images that feed a shader, found, made, read and written. Main thread only."""
 
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import bpy
 import numpy as np
+from mathutils import Vector
 
+from . import nodes
+from .nodes import KINDS
 from .pictures import floats
 
 COLOUR = "Color"                            # names that Blender and glTF tools expect
 UV_MAP = "UVMap"
 FIRST_TILE = 1001                           # of UDIM: 1001 + u + 10 v
-SOCKETS = {"texture": "Base Color", "roughness": "Roughness", "metallic": "Metallic", "normal": "Normal"}
-KINDS = tuple(SOCKETS)
 _TOKEN = "<UDIM>"                           # in a file's name, for the number of the tile
 
 
@@ -24,81 +26,96 @@ def new_material(name: str) -> Any:
     """A material that shows the vertex colours `COLOUR`."""
     material = bpy.data.materials.new(name)
     material.use_nodes = True
-    nodes, links = material.node_tree.nodes, material.node_tree.links
-    shader = principled(material)
+    tree, shader = material.node_tree, principled(material)
     shader.inputs["Roughness"].default_value = 0.7
-    colour = nodes.new("ShaderNodeVertexColor")
+    colour = tree.nodes.new("ShaderNodeVertexColor")
     colour.layer_name = COLOUR
     colour.location = (-300, 200)
-    links.new(colour.outputs["Color"], shader.inputs["Base Color"])
+    tree.links.new(colour.outputs["Color"], shader.inputs["Base Color"])
     return material
 
 
 def principled(material: Any) -> Any:
-    """The material's Principled shader, made and put to its output where there is none."""
-    if material.node_tree is None:
+    """A Principled shader at the material's output, made and put there where there is none."""
+    if not material.use_nodes or material.node_tree is None:
         material.use_nodes = True
-    nodes, links = material.node_tree.nodes, material.node_tree.links
-    found = _principled(material)
-    if found is None:
-        found = nodes.new("ShaderNodeBsdfPrincipled")
-        output = material.node_tree.get_output_node("ALL") or nodes.new("ShaderNodeOutputMaterial")
+        for shader in (node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED"):
+            shader.inputs["Metallic"].default_value = material.metallic
+            shader.inputs["Roughness"].default_value = material.roughness
+    tree = material.node_tree
+    shader = nodes.shader_of(material)
+    found = shader.node if shader else tree.nodes.new("ShaderNodeBsdfPrincipled")
+    output = nodes.output_of(tree) or tree.nodes.new("ShaderNodeOutputMaterial")
+    if shader is None:
         found.location = (output.location.x - 300, output.location.y)
-        links.new(found.outputs["BSDF"], output.inputs["Surface"])
+    if shader is None or not output.inputs["Surface"].is_linked:
+        tree.links.new(found.outputs[0], output.inputs["Surface"])
     return found
 
 
-def _principled(material: Any) -> Any:
-    tree = material.node_tree
-    if tree is None:
-        return None
-    output = tree.get_output_node("ALL")
-    feeding = [link.from_node for link in output.inputs["Surface"].links] if output else []
-    return next((node for node in [*feeding, *tree.nodes] if node.type == "BSDF_PRINCIPLED"), None)
-
-
-def _image_node(material: Any, kind: str) -> Any:
-    shader = _principled(material)
-    links = shader.inputs[SOCKETS[kind]].links if shader else ()
-    node = links[0].from_node if links else None
-    if node and kind == "normal" and node.type == "NORMAL_MAP":
-        links = node.inputs["Color"].links
-        node = links[0].from_node if links else None
-    return node if node and node.type == "TEX_IMAGE" else None
-
-
 def image_of(material: Any, kind: str) -> Any:
-    """The image that feeds the shader's base colour, roughness, metallic or normal; None where none does."""
-    node = _image_node(material, kind)
-    return node.image if node else None
+    """The image, whole, behind the shader's base colour, roughness, metallic or normal; None without one."""
+    found = nodes.feed(material, kind)
+    return found.node.image if found and found.node and found.channel is None else None
 
 
-def show(material: Any, kind: str, image: Any, uv_map: str) -> None:
-    """Let an image feed the shader, through the node that fed it before or a new one."""
-    node = _image_node(material, kind)
-    if node is not None:
-        node.image = image
-        return
-    shader = principled(material)
-    nodes, links = material.node_tree.nodes, material.node_tree.links
-    x, y = shader.location.x, shader.location.y - 300 * KINDS.index(kind)
-    uv = next((node for node in nodes if node.type == "UVMAP" and node.uv_map == uv_map), None)
-    if uv is None:
-        uv = nodes.new("ShaderNodeUVMap")
-        uv.uv_map = uv_map
-        uv.location = (x - 800, y)
-    node = nodes.new("ShaderNodeTexImage")
-    node.image = image
-    node.location = (x - 600, y)
-    links.new(uv.outputs["UV"], node.inputs["Vector"])
+def show(material: Any, kind: str, image: Any, uv_map: str) -> bool:
+    """Let an image feed the shader: through the node that fed it before, or a new one where that one feeds something
+    else too. uv_map: where nodes do not name one. False where the shader has no such socket."""
+    principled(material)
+    while True:
+        like, wanted = nodes.lead(material, uv_map)
+        found = nodes.feed(material, kind)
+        if found is None:
+            return False
+        same = found.route is not None and found.exchangeable and \
+            _coordinates(material, found.route, uv_map) == wanted
+        groups, socket = (found.route.groups, None) if found.route and same else found.place
+        others = next((each for each in groups if each.node_tree.users > 1 or is_linked(each.node_tree)), None)
+        if others is None:
+            break
+        others.node_tree = others.node_tree.copy()      # what is in it is other materials' too
+    if socket is None:
+        found.node.image = image
+        return True
+    tree = socket.node.id_data
+    place = Vector(socket.node.location) - Vector((300, 300 * KINDS.index(kind)))
+    node = tree.nodes.new("ShaderNodeTexImage")
+    node.image, node.location = image, place
+    if like is not None and like.node.id_data == tree:
+        node.interpolation, node.extension = like.node.interpolation, like.node.extension
+        if like.node.inputs["Vector"].links:
+            tree.links.new(like.node.inputs["Vector"].links[0].from_socket, node.inputs["Vector"])
+    else:
+        tree.links.new(_uv_output(tree, wanted.uv_map, place), node.inputs["Vector"])
     output = node.outputs["Color"]
-    if kind == "normal":
-        bend = nodes.new("ShaderNodeNormalMap")
-        bend.uv_map = uv_map
-        bend.location = (x - 250, y)
-        links.new(output, bend.inputs["Color"])
+    if kind == "normal" and not found.bent:
+        bend = tree.nodes.new("ShaderNodeNormalMap")
+        bend.uv_map, bend.location = wanted.uv_map, place
+        node.location.x -= 200
+        tree.links.new(output, bend.inputs["Color"])
         output = bend.outputs["Normal"]
-    links.new(output, shader.inputs[SOCKETS[kind]])
+    tree.links.new(output, socket)
+    return True
+
+
+def is_linked(data: Any) -> bool:
+    """Whether a library owns it, so that it cannot be changed here."""
+    return bool(data.library or data.override_library)
+
+
+def _coordinates(material: Any, route: nodes.Route, uv_map: str) -> nodes.Coordinates | None:
+    with suppress(nodes.Unfit):
+        return nodes.coordinates(material, route, uv_map)
+    return None
+
+
+def _uv_output(tree: Any, uv_map: str, place: Any) -> Any:
+    node = next((node for node in tree.nodes if node.type == "UVMAP" and node.uv_map == uv_map), None)
+    if node is None:
+        node = tree.nodes.new("ShaderNodeUVMap")
+        node.uv_map, node.location = uv_map, (place.x - 200, place.y)
+    return node.outputs["UV"]
 
 
 def new_image(name: str, kind: str, width: int, height: int) -> Any:
@@ -137,22 +154,32 @@ def to_bytes(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.rint(pixels.reshape(height, width, 4).clip(0, 1) * 255).astype(np.uint8)
 
 
-def pixels_of(image: Any, tile: int = FIRST_TILE) -> np.ndarray | None:
-    """(H, W, 4) uint8, bottom row first, of an image's UDIM tile; None where it has none.
+def pixels_of(image: Any, tile: int = FIRST_TILE, kind: str = "") -> np.ndarray | None:
+    """(H, W, 4) uint8, bottom row first, of an image's UDIM tile; None where it cannot be read. kind: "texture" is
+    read as sRGB, another as the shader's own numbers, "" as the image's colour space says.
 
     Blender's Python reaches only the first tile's pixels: the others are read from their files.
     """
     if image is None or not image.size[0] or not image.size[1]:
         return None
     if image.source != "TILED":
-        if image.channels != 4 and image.channels != 3:
+        channels = image.channels
+        pixels = read(image).reshape(-1, channels) if channels else None
+        if pixels is None or not len(pixels):
             return None
-        pixels = read(image)
-        if image.is_float and image.colorspace_settings.name != "Non-Color":
-            pixels = np.where(pixels <= 0.0031308, 12.92 * pixels, 1.055 * np.maximum(pixels, 0) ** (1 / 2.4) - 0.055)
-        if image.channels == 3:
-            pixels = np.insert(pixels.reshape(-1, 3), 3, 1, axis=1).ravel()
-        return to_bytes(pixels, *image.size)
+        coloured = not image.colorspace_settings.is_data
+        encoded, wanted = coloured and not image.is_float, kind == "texture" if kind else coloured
+        if channels == 4 and not image.is_float and encoded == wanted and image.alpha_mode != "NONE":
+            return to_bytes(pixels, *image.size)
+        colour = pixels[:, :3] if channels > 2 else np.repeat(pixels[:, :1], 3, axis=1)
+        alpha = pixels[:, -1:] if channels in (2, 4) and image.alpha_mode != "NONE" else np.ones_like(pixels[:, :1])
+        if image.is_float and image.alpha_mode in ("STRAIGHT", "PREMUL"):       # Blender holds them multiplied
+            colour = np.divide(colour, alpha, out=colour.copy(), where=alpha > 0)
+        if encoded and not wanted:
+            colour = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+        elif wanted and not encoded:
+            colour = np.where(colour <= 0.0031308, 12.92 * colour, 1.055 * np.maximum(colour, 0) ** (1 / 2.4) - 0.055)
+        return to_bytes(np.hstack([colour, alpha]), *image.size)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(bpy.path.abspath(image.filepath_raw.replace(_TOKEN, str(tile))))
         for packed in image.packed_files:
@@ -162,14 +189,15 @@ def pixels_of(image: Any, tile: int = FIRST_TILE) -> np.ndarray | None:
         if not path.is_file():
             return None
         single = bpy.data.images.load(str(path))
+        single.colorspace_settings.name, single.alpha_mode = image.colorspace_settings.name, image.alpha_mode
         try:
-            return pixels_of(single)
+            return pixels_of(single, kind=kind)
         finally:
             bpy.data.images.remove(single)
 
 
 def new_tiled_image(name: str, kind: str, tiles: dict[int, np.ndarray]) -> Any:
-    """A packed image of UDIM tiles, number -> (H, W[, 3]) uint8."""
+    """A packed image of UDIM tiles, number -> (H, W[, 3 or 4]) uint8."""
     with tempfile.TemporaryDirectory() as folder:
         for number, array in tiles.items():
             height, width = array.shape[:2]

@@ -82,9 +82,9 @@ def _colours(arrays: dict[str, np.ndarray], face: np.ndarray, weights: np.ndarra
 
 
 def floats(array: np.ndarray) -> np.ndarray:
-    """(H, W[, 3]) uint8 as what Blender's pixels are: (H·W·4,) float32 in [0, 1], opaque."""
+    """(H, W[, 3 or 4]) uint8 as what Blender's pixels are: (H·W·4,) float32 in [0, 1], opaque without a fourth."""
     pixels = np.ones((*array.shape[:2], 4), np.float32)
-    for channel in range(3):                # twice as fast as all at once
+    for channel in range(array.shape[2] if array.ndim == 3 else 3):     # twice as fast as all at once
         np.multiply(array[..., channel] if array.ndim == 3 else array, _UNIT, out=pixels[..., channel])
     return pixels.ravel()
 

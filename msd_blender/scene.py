@@ -15,9 +15,10 @@ import numpy as np
 from mathutils import Vector
 
 from . import __version__, materials
-from .capture import Source, capture, positions
+from .capture import Source, capture, positions, shared
 from .carry import rebuild
-from .materials import COLOUR, FIRST_TILE, KINDS, UV_MAP
+from .materials import COLOUR, FIRST_TILE, UV_MAP, is_linked
+from .nodes import KINDS
 from .pictures import Prepared, floats
 from .protocol import JobRequest, ProtocolError, Snapshot
 
@@ -45,9 +46,11 @@ class Asset:
                  place: Vector | None = None) -> None:
         self.request, self.key = request, request.client_key
         self.source = source or Source(slots=[(0, FIRST_TILE)])
-        self.frozen: dict[str, np.ndarray] = {}         # texels that the artist painted
+        self.kinds = ("texture", *request.maps)
+        self._frozen: dict[int, np.ndarray] = {}        # of each image, the texels that the artist painted
         self._shown: dict[str, np.ndarray] = {}
         self._written: dict[str, np.ndarray] = {}       # what Blender holds of it: positions, images
+        self._images: dict[str, int] = {}               # which image has each of those, by its session_uid
         self._scratch: np.ndarray | None = None         # for reading images
         self._version = 0
         self._inverse = np.linalg.inv(self.source.linear)
@@ -108,7 +111,7 @@ class Asset:
         object = self.object
         mesh = object.data
         if mesh.get(SHOWN) != self._shown_by:           # undo or redo brought another state back
-            self._shown, self._written = {}, {"positions": positions(mesh)}
+            self._shown, self._written, self._images = {}, {"positions": positions(mesh)}, {}
         arrays, ready = snapshot.arrays, snapshot.pixels if isinstance(snapshot, Prepared) else {}
         new = self._news(arrays)
         _check(arrays, new)
@@ -116,7 +119,7 @@ class Asset:
             new = self._set_shape(object, arrays, new)
         for name in sorted(new):
             kind, dot, slot = name.partition(".")
-            if dot and kind in KINDS and "uvs" in arrays:
+            if dot and kind in self.kinds and "uvs" in arrays:
                 pixels = ready.get(name)
                 self._set_texture(object, kind, int(slot), arrays[name],
                                   floats(arrays[name]) if pixels is None else pixels)
@@ -143,6 +146,9 @@ class Asset:
             sent is not None and np.array_equal(arrays["faces"], sent)
         if keeps and len(mesh.vertices) == len(local):
             written = {"positions"}
+            if len(sent_positions := self.source.arrays.get("positions", local[:0])) == len(local):
+                still = (arrays["positions"] == sent_positions).all(1)
+                local = np.where(still[:, None], self.source.local, local)      # to the same bits
         elif "faces" in new or len(mesh.vertices) != len(local):
             faces = arrays["faces"][:, ::-1] if self.source.mirrored else arrays["faces"]
             rebuild(object, local, faces, {COLOUR, UV_MAP})
@@ -179,40 +185,51 @@ class Asset:
         if self._tiles(index) != [FIRST_TILE]:
             return                          # Blender's Python cannot write tiles: `finish` makes them files
         height, width = array.shape[:2]
+        name, alpha = f"{kind}.{slot}", self.source.alphas.get(slot) if kind == "texture" else None
         material = self._material(object, index)
         image = materials.image_of(material, kind)
-        if not self._is_ours(image):
-            image = self._new_image(materials.new_image(_image_name(material, kind), kind, width, height))
-            materials.show(material, kind, image, self._uv_map(object))
+        taken = {uid for other, uid in self._images.items() if other != name}
+        if not self._is_ours(image) or image.session_uid in taken:
+            image = self._show(material, index, kind, materials.new_image(
+                _image_name(material, kind), kind, width, height), image)
+            if image is None:
+                return
+        if alpha is not None:
+            pixels.reshape(height, width, 4)[..., 3] = _resized(alpha, height, width) * np.float32(1 / 255)
         materials.write(image, pixels, width, height)
-        self._written[f"{kind}.{slot}"] = pixels
+        self._written[name], self._images[name] = pixels, image.session_uid
+
+    def _show(self, material: Any, index: int, kind: str, image: Any, before: Any) -> Any:
+        """The new image, shown in place of the one before; None where the material cannot show its kind."""
+        image[KEY] = self.key
+        if before is not None and kind == "texture":
+            image.alpha_mode = before.alpha_mode
+        if materials.show(material, kind, image, self.source.uv_maps.get(index, UV_MAP)):
+            return image
+        bpy.data.images.remove(image)
+        return None
 
     def _tiles(self, index: int) -> list[int]:
         return sorted(tile for material, tile in self.source.slots if material == index)
 
     def _material(self, object: Any, index: int) -> Any:
-        """The material of an index, made where there is none; one that other objects have is first made the
-        object's own."""
+        """The material of an index, made where there is none; one that other objects or a library have is first made
+        the object's own."""
         while len(object.material_slots) <= index:
             object.data.materials.append(None)
-        slot = object.material_slots[index]
-        if slot.material is None:
-            slot.material = bpy.data.materials.new(f"{object.name} texture")
-            materials.principled(slot.material)
-        elif slot.material.get(KEY) != self.key and any(
-                each.material == slot.material for other in bpy.data.objects if other != object
-                for each in other.material_slots):
-            slot.material = slot.material.copy()
-        slot.material[KEY] = self.key
-        return slot.material
-
-    def _uv_map(self, object: Any) -> str:
-        layers = object.data.uv_layers
-        return UV_MAP if self.request.mode == "generate" or not layers.active else layers.active.name
-
-    def _new_image(self, image: Any) -> Any:
-        image[KEY] = self.key
-        return image
+        material = object.material_slots[index].material
+        if material is None:
+            material = object.material_slots[index].material = bpy.data.materials.new(f"{object.name} texture")
+            materials.principled(material)
+        elif is_linked(material) or material.get(KEY) != self.key and shared(object, material):
+            own = material.copy()
+            for slot in object.material_slots:
+                if slot.material == material:
+                    slot.material = own
+            material = own
+        if material.get(KEY) != self.key:
+            material[KEY] = self.key
+        return material
 
     def _is_ours(self, image: Any) -> bool:
         return bool(image is not None and image.get(KEY) == self.key)
@@ -220,37 +237,43 @@ class Asset:
     # What the artist does meanwhile.
 
     def edited(self, snapshot: Snapshot | None = None) -> bool:
-        """Whether vertices were moved or texels painted since the last snapshot; painted ones are frozen from
-        now on. What undo brought back is no edit. With the next snapshot, only those textures are looked at that
-        it would write over. Raises `Gone`."""
+        """Whether vertices were moved, texels painted or images exchanged since the last snapshot; painted texels
+        are frozen from now on. What undo brought back is no edit. With the next snapshot, only those textures are
+        looked at that it would write over. Raises `Gone`."""
         object = self.object
         if self.busy or object.data.get(SHOWN) != self._shown_by or not self._written:
             return False
-        names = [name for name in self._written if "." in name]
+        names = sorted(self._images)
         if snapshot is not None:
             names = sorted(self._news({name: snapshot.arrays[name] for name in names if name in snapshot.arrays}))
-        painted = [name for name in names if self._painted(name, self._written[name])]
+        painted = [name for name in names if self._painted(name)]
         return bool(painted) or not np.array_equal(positions(object.data), self._written["positions"])
 
-    def _painted(self, name: str, pixels: np.ndarray) -> bool:
-        kind, _, slot = name.partition(".")
-        index, _ = self.source.slots[int(slot)]
+    def _shown_image(self, index: int, kind: str) -> Any:
         slots = self.object.material_slots
         material = slots[index].material if index < len(slots) else None
-        image: Any = materials.image_of(material, kind) if material else None
-        if not self._is_ours(image) or len(image.pixels) != len(pixels):
+        return materials.image_of(material, kind) if material else None
+
+    def _painted(self, name: str) -> bool:
+        """Whether the artist painted on the image of a texture, or put another in its place."""
+        kind, _, slot = name.partition(".")
+        image, pixels = self._shown_image(self.source.slots[int(slot)][0], kind), self._written[name]
+        if image is None or image.session_uid != self._images[name]:
+            del self._images[name]
+            return image is not None
+        if len(image.pixels) != len(pixels):
             return False
         now = self._scratch = materials.read(image, self._scratch)
         if materials.same(now, pixels):
             return False
-        self._scratch = None
         width, height = image.size
         changed = (materials.to_bytes(now, width, height) != materials.to_bytes(pixels, width, height)).any(-1)
-        mask = changed.astype(np.uint8)
-        if (before := self.frozen.get(f"frozen.{slot}")) is not None and before.shape == mask.shape:
-            mask |= before
-        self.frozen[f"frozen.{slot}"] = mask
-        self._written[name] = now
+        if not changed.any():
+            return False                    # the same texels, stored otherwise
+        self._scratch, self._written[name] = None, now
+        before = self._frozen.get(image.session_uid)
+        self._frozen[image.session_uid] = changed if before is None or before.shape != changed.shape \
+            else changed | before
         return True
 
     def overwrite(self) -> None:
@@ -262,8 +285,22 @@ class Asset:
         `Unfit`."""
         object = self.object
         mode = "" if self.request.mode == "generate" else self.request.mode
-        source = capture(object, mode, lock if lock in object.vertex_groups else "", self.frozen, self.source)
-        self._written["positions"] = positions(object.data)
+        source = capture(object, mode, lock if lock in object.vertex_groups else "", self.kinds, self.source)
+        self._written, self._images = {"positions": positions(object.data)}, {}
+        before = {pair: slot for slot, pair in enumerate(self.source.slots)}
+        for slot, (index, tile) in enumerate(source.slots):
+            masks = []
+            for kind in self.kinds:
+                name, image = f"{kind}.{slot}", self._shown_image(index, kind)
+                if image is not None and image.source == "TILED":       # not written yet
+                    reached = self._shown.get(f"{kind}.{before.get((index, tile))}")
+                    source.arrays |= {} if reached is None else {name: reached}
+                elif self._is_ours(image) and image.session_uid not in self._images.values():
+                    self._images[name], self._written[name] = image.session_uid, materials.read(image)
+                    masks += [self._frozen[image.session_uid]] if image.session_uid in self._frozen else []
+            if masks and f"texture.{slot}" in source.arrays:
+                size = source.arrays[f"texture.{slot}"].shape[:2]
+                source.arrays[f"frozen.{slot}"] = np.any([_resized(mask, *size) for mask in masks], 0).astype(np.uint8)
         self.source = source
         self._shown = {}
         return source.arrays
@@ -285,19 +322,32 @@ class Asset:
         self.record(**values)
 
     def _write_tiles(self, object: Any, index: int) -> None:
-        for kind in KINDS:
-            tiles = {tile: self._shown[f"{kind}.{slot}"] for slot, (material, tile) in enumerate(self.source.slots)
+        for kind in self.kinds:
+            tiles = {tile: self._with_alpha(kind, slot) for slot, (material, tile) in enumerate(self.source.slots)
                      if material == index and f"{kind}.{slot}" in self._shown}
             if tiles:
                 material = self._material(object, index)
                 image = materials.new_tiled_image(_image_name(material, kind), kind, tiles)
-                materials.show(material, kind, self._new_image(image), self._uv_map(object))
+                self._show(material, index, kind, image, materials.image_of(material, kind))
+
+
+    def _with_alpha(self, kind: str, slot: int) -> np.ndarray:
+        array, alpha = self._shown[f"{kind}.{slot}"], self.source.alphas.get(slot)
+        if kind != "texture" or alpha is None:
+            return array
+        return np.dstack([array, _resized(alpha, *array.shape[:2])])
 
 
 def find(key: str) -> Any:
     """The object that a job made or works on; None where there is none."""
     return next((item for item in bpy.data.objects if item.type == "MESH" and item.get(KEY) == key
                  and item.users_scene), None) if key else None
+
+
+def _resized(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The nearest pixels of (H, W) as (height, width)."""
+    rows, columns = (np.arange(new) * old // new for new, old in zip((height, width), array.shape))
+    return array if array.shape == (height, width) else array[rows][:, columns]
 
 
 def _image_name(material: Any, kind: str) -> str:
