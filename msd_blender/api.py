@@ -18,9 +18,9 @@ from typing import Any
 
 from .capture import Unfit
 from .client import ClientError
-from .connection import connected
+from .connection import connected, typed
 from .generation import Generation
-from .output import BadInput, Output, OutputError, open_mesh
+from .output import BadInput, Output, OutputError, command, open_mesh
 from .protocol import CANCELLED, JobRequest, Progress
 
 __all__ = ["BadInput", "Generation", "GenerationError", "Unfit", "follow", "generate", "open_mesh",
@@ -42,7 +42,9 @@ def generate(prompt: str, output: FileName | None = None, **settings: Any) -> An
         server, token: its URL; "" finds or starts one on this machine (and stops the one it started).
         progress, log: called with what arrives.
     output: also save the file as this .blend (with a camera and a sun if the scene has no camera), and beside it
-        the asset as .glb, turntable.png and job.json.
+        the asset as .glb, turntable.png and job.json. Nothing that was read is written over; what else is there is
+        replaced where an earlier run with this prompt made it, and otherwise only with
+        overwrite: True.
 
     Raises ValueError for bad input, `GenerationError` when the job failed, both one sentence. On failure and
     on KeyboardInterrupt, what was reached stays in the scene and in `output`.
@@ -68,15 +70,15 @@ def refine(object: Any, prompt: str, output: FileName | None = None, *, lock: st
 
 
 def _run(mode: str, object: Any, prompt: str, output: FileName | None = None, lock: str = "", *, server: str = "",
-         token: str = "", progress: Callable[[Progress], None] | None = None,
+         token: str = "", overwrite: bool = False, progress: Callable[[Progress], None] | None = None,
          log: Callable[[str], None] | None = None, **settings: Any) -> Any:
     request = JobRequest(prompt, **{"client_key": uuid.uuid4().hex, **settings}).validate()
     request.mode = mode                     # its mesh is uploaded later
     if object is not None and object.type != "MESH":
         raise BadInput(f"{object.name!r} is no mesh: convert it with Object > Convert > Mesh.")
-    if request.model and not server:
-        request.model = str(Path(request.model).expanduser().absolute())
-    files = Output(output) if output is not None else None
+    if request.model:
+        request.model = typed(request.model, server) if server else str(Path(request.model).expanduser().absolute())
+    files = Output(output, command(mode, prompt, object), overwrite) if output is not None else None
     try:
         with connected(server, token) as client:
             generation = Generation(request, lambda: client, object, lock)

@@ -171,7 +171,7 @@ class Client:
             part.replace(path)
         except (OSError, http.client.HTTPException) as error:
             raise ClientError(f"{name} could not be fetched from {self.url} to {path} "
-                              f"({str(error) or type(error).__name__}).") from None
+                              f"({str(error) or type(error).__name__}).") from error
         finally:
             with suppress(OSError):
                 part.unlink(missing_ok=True)

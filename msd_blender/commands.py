@@ -26,6 +26,7 @@ def parser(program: str = "python -m msd_blender") -> argparse.ArgumentParser:
         add = command.add_argument
         add("prompt", metavar="PROMPT")
         add("--output", required=True, metavar="FILE.blend")
+        add("--overwrite", action="store_true", help="replace files that no earlier run of this command has made")
         if command is not generate:
             add("--input", required=True, metavar="FILE", help="a .blend, .glb, .gltf, .obj, .ply or .stl file")
             add("--object", default="", metavar="NAME", help="default: the only mesh of the file")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import sys
 import tempfile
 import threading
@@ -21,17 +22,32 @@ from .local_server import PYTHON, LocalServer, find, find_or_start, installation
 from .protocol import Health
 
 
+def is_here(url: str) -> bool:
+    """Whether a server's address is one of this machine; "" is."""
+    host = _host(url)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in ("", "localhost")
+
+
+def _host(url: str) -> str:
+    return urlsplit(url if "//" in url else f"//{url}").hostname or ""
+
+
 def check_online(url: str) -> None:
     """Raise ValueError unless Blender may talk to this host; its own machine is always allowed."""
-    host = urlsplit(url if "//" in url else f"//{url}").hostname or ""
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
+    host = _host(url)
     outside = not bpy.app.binary_path       # bpy as a module has no such preference
-    if not (loopback or bpy.app.online_access or outside):
+    if not (host and is_here(url) or bpy.app.online_access or outside):
         raise ValueError(f"Blender may not go online to reach {host}: allow it in Preferences > System > "
                          "Network, or start Blender with --online-mode.")
+
+
+def typed(path: str, server: str = "") -> str:
+    """A path as a person types it, with // for the .blend's folder and ~ for home; server: whose home that is."""
+    path = str(bpy.path.abspath(path))
+    return os.path.expanduser(path) if is_here(server) else path
 
 
 def preferences() -> Any:
@@ -45,7 +61,7 @@ def data_folder() -> Path:
     outside Blender the user's data, where ``python -m server serve`` looks too."""
     chosen = preferences()
     if chosen and chosen.data:
-        return Path(bpy.path.abspath(chosen.data))
+        return Path(typed(chosen.data))
     if (__package__ or "").startswith("bl_ext."):
         return Path(bpy.utils.extension_path_user(__package__, path="server", create=True))
     return user_data()
@@ -62,7 +78,7 @@ def installation() -> tuple[str, str]:
     chosen = preferences()
     if not chosen:
         return sys.executable, ""           # run from the project's own folder
-    folder, python = bpy.path.abspath(chosen.folder), bpy.path.abspath(chosen.python)
+    folder, python = typed(chosen.folder), typed(chosen.python)
     if not folder:
         found = installations()
         if not found:

@@ -6,6 +6,7 @@ from typing import Any
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
+from .connection import preferences, typed
 from .protocol import (AXES, BACKGROUNDS, COUNTS, DEVICES, GUIDANCES, MAPS, MAX_PROMPT, MODES, NUMBERS, JobRequest)
 
 _MODE_NAMES = {"generate": ("Generate", "Make an object from nothing", "OUTLINER_OB_MESH"),
@@ -83,10 +84,12 @@ class RequestProperties:
         """The chosen values, checked but for the mesh, which is uploaded later. Raises `ProtocolError`."""
         iterations, texture_size = QUALITIES[self.quality]
         refine = self.mode == "refine"
+        chosen = preferences()
+        server = chosen.url if chosen and chosen.place == "URL" else ""
         request = JobRequest(
             self.prompt, self.negative_prompt, seed=self.seed, guidance=self.guidance,
             iterations=self.iterations or iterations, guidance_scale=self.guidance_scale or None,
-            model=bpy.path.abspath(self.model), device=self.device,
+            model=typed(self.model, server), device=self.device,
             diversity=self.diversity or None, sharpness=self.sharpness or None,
             target_faces=self.target_faces or None, texture_size=self.texture_size or texture_size,
             maps=[name for name in MAPS if name in self.maps], flat=self.flat,

@@ -169,6 +169,6 @@ def test_a_wrong_model_is_refused_and_saved_work_stays(server: LocalServer, tmp_
     blend = tmp_path / "x.blend"
     blend.write_bytes(b"earlier work")
     for model in (tmp_path / "missing", tmp_path):
-        code, said = Run("a red mushroom", blend, "--server", server.url, "--model", str(model)).end()
+        code, said = Run("a red mushroom", blend, "--server", server.url, "--model", str(model), "--overwrite").end()
         assert code == 1 and str(model) in said, said
     assert blend.read_bytes() == b"earlier work"
