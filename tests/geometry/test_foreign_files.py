@@ -105,7 +105,7 @@ def test_text_in_other_encodings(tmp_path, encoding):
 @pytest.mark.parametrize("line, guessed", [
     ("map_Kd my wood.png", False), ("map_Kd\tmy wood.png", False), ("  MAP_KD my wood.png  ", False),
     ("map_Kd maps/my wood.png", True), (r"map_Kd maps\my wood.png", True), ("map_Kd MY WOOD.PNG", True),
-    (r"map_Kd C:\Users\artist\maps\my wood.png", True), ("map_Kd /home/artist/my wood.png", True),
+    (r"map_Kd C:\Users\artist\maps\my wood.png", True), ("map_Kd /Users/artist/my wood.png", True),
     ("map_Kd ../my wood.png", True), ('map_Kd "my wood.png"', True), ("map_Kd -bm 1.0 my wood.png", False),
     ("map_Kd -s 1 1 1 -o 0 0 0 -clamp on -imfchan l -type sphere my wood.png", None),
     ("map_Kd my wood.png -bm 0.3", False), ("map_Kd my wood.png # oak", False)])
@@ -119,7 +119,7 @@ def test_a_picture_is_found_by_the_names_that_people_leave(tmp_path, square, lin
 
 def test_the_longest_end_of_a_name_is_taken(tmp_path, square):
     picture(tmp_path / "maps" / "my wood.png", GREEN)
-    (tmp_path / "my lib.mtl").write_text("newmtl Wood\nmap_Kd D:/work/maps/my wood.png\n")
+    (tmp_path / "my lib.mtl").write_text("newmtl Wood\nmap_Kd D:/art/maps/my wood.png\n")
     assert read(tmp_path / "square.obj")[0].textures["texture.0"][0, 0].tolist() == list(GREEN)
 
 
