@@ -16,11 +16,12 @@ import bpy
 import numpy as np
 
 from . import nodes
-from .materials import COLOUR, FIRST_TILE, is_linked, pixels_of
+from .materials import COLOUR, FIRST_TILE, is_linked, pixels_of, srgb
 from .nodes import KINDS, Unfit
 from .protocol import MAX_SLOTS, SLOT_ARRAYS, ProtocolError, check_mesh
 
 BORDER = 1e-4                               # how far a UV may lie outside of its tile
+SIZE = 1024                                 # the server's own choice for a texture
 FLAT = 1e-6                                 # of an object's scale: the smallest beside the largest
 _LUMINANCE = (0.2126, 0.7152, 0.0722)       # as a shader makes a number of a colour
 
@@ -81,13 +82,13 @@ def _why_linked(object: Any) -> str:
 
 
 def capture(object: Any, mode: str = "", lock: str = "", kinds: Collection[str] = ("texture",),
-            base: Source | None = None) -> Source:
+            base: Source | None = None, size: int | None = None) -> Source:
     """The base mesh of an object as arrays.
 
     mode: for "texture" it must have a UV map, for "refine" no shape keys. lock: name of the vertex group whose
     members, of a weight above one half, must not move. kinds: of `nodes.KINDS`, those that are to be painted. base:
-    what was sent before, whose coordinates and, where the faces are still the same, triangles are kept. Raises
-    `Unfit`.
+    what was sent before, whose coordinates and, where the faces are still the same, triangles are kept. size: edge of
+    a texture where there is none, in pixels. Raises `Unfit`.
     """
     mesh, name = object.data, object.name
     if problem := _why_linked(object):
@@ -118,16 +119,17 @@ def capture(object: Any, mode: str = "", lock: str = "", kinds: Collection[str] 
     colour = mesh.color_attributes.get(COLOUR)
     if colour is not None and colour.domain == "POINT":
         source.arrays["colours"] = colours(colour)
+    if lock:
+        source.arrays["locked"] = locked(object, lock)
     if mesh.uv_layers:
         try:
             _textures(object, source, loops, _numbers(mesh.polygons, "material_index", 1)[source.polygons], mode,
                       kinds)
+            _flat(_materials(object), source, size or SIZE)
         except Unfit as error:
             if mode != "refine":
                 raise
             source.notes.append(f"Only the shape is refined, and the textures stay as they are. {error}")
-    if lock:
-        source.arrays["locked"] = locked(object, lock)
     try:
         check_mesh(source.arrays)
     except ProtocolError as error:
@@ -235,6 +237,21 @@ def _pictures(source: Source, material: Any, slot: int, tile: int, place: nodes.
         source.arrays[f"{kind}.{slot}"] = np.ascontiguousarray(picture)
         if kind == "texture" and found.channel is None and (pixels[..., 3] < 255).any():
             source.alphas[slot] = np.ascontiguousarray(pixels[..., 3])
+
+
+def _flat(materials: list[Any], source: Source, size: int) -> None:
+    """Where locked faces have a colour and no image, make it one, so that they keep it."""
+    if "locked" not in source.arrays:
+        return
+    held = source.arrays["locked"][source.arrays["faces"]].all(1)
+    for slot in np.unique(source.arrays["slots"][held]).tolist():
+        material = materials[source.slots[slot][0]]
+        found = nodes.feed(material, "texture") if material else None
+        if f"texture.{slot}" not in source.arrays and found and found.end.output is None:
+            colour = srgb(np.array(found.end.socket.default_value[:3], np.float32))
+            pictures = [source.arrays[name] for kind in KINDS if (name := f"{kind}.{slot}") in source.arrays]
+            shape = pictures[0].shape[:2] if pictures else (size, size)
+            source.arrays[f"texture.{slot}"] = np.full((*shape, 3), np.rint(255 * colour.clip(0, 1)), np.uint8)
 
 
 def _place(material: Any, found: nodes.Feed, shown: str) -> nodes.Coordinates | None:

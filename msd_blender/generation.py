@@ -44,7 +44,7 @@ class Generation:
         source = None
         if request.mode != "generate":
             base = None if linear is None else Source(linear=linear)
-            source = capture(object, request.mode, lock, ("texture", *request.maps), base)
+            source = capture(object, request.mode, lock, ("texture", *request.maps), base, request.texture_size)
         if object is not None:
             self.asset = Asset(request, object, source)
         self._locked = source.arrays.get("locked") if source else None

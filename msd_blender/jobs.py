@@ -32,13 +32,16 @@ def of(item: MSD_PG_job) -> Generation | None:
 
 
 def on(object: Any) -> Generation | None:
-    """The live job on an object."""
-    return next((each for each in generations if object is not None and each.object == object), None)
+    """The live job on an object, or on another that has the same mesh."""
+    return next((each for each in generations if object is not None and each.object is not None
+                 and each.object.data == object.data), None)
 
 
 def start(request: JobRequest, object: Any = None, lock: str = "") -> Generation:
     """Submit a job, on the server of the preferences; the scene keeps a record of it. Raises ValueError and
     `ClientError`."""
+    if on(object):
+        raise ValueError(f"A job works on the mesh of {object.name!r} already: stop it first.")
     request.client_key = uuid.uuid4().hex
     scene = bpy.context.scene
     generation = Generation(request, connector(), object, lock, place=scene.cursor.location.copy(), patient=True)

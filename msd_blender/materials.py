@@ -149,6 +149,11 @@ def write(image: Any, pixels: np.ndarray, width: int, height: int) -> None:
     image.update()
 
 
+def srgb(linear: np.ndarray) -> np.ndarray:
+    """Linear colours as sRGB."""
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055)
+
+
 def to_bytes(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """(H, W, 4) uint8 of Blender's pixels."""
     return np.rint(pixels.reshape(height, width, 4).clip(0, 1) * 255).astype(np.uint8)
@@ -178,7 +183,7 @@ def pixels_of(image: Any, tile: int = FIRST_TILE, kind: str = "") -> np.ndarray 
         if encoded and not wanted:
             colour = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
         elif wanted and not encoded:
-            colour = np.where(colour <= 0.0031308, 12.92 * colour, 1.055 * np.maximum(colour, 0) ** (1 / 2.4) - 0.055)
+            colour = srgb(colour)
         return to_bytes(np.hstack([colour, alpha]), *image.size)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(bpy.path.abspath(image.filepath_raw.replace(_TOKEN, str(tile))))

@@ -375,7 +375,8 @@ def array_kind(name: str) -> str:
 
 @dataclass
 class Snapshot:
-    """The asset at one iteration. A stream opens with all arrays, then sends only those that changed.
+    """The asset at one iteration. A stream opens with all arrays, then sends only those that changed; after an edit,
+    which may have taken some away, all again.
 
     Arrays: see `ARRAYS`. `version` grows with each snapshot of a job. `edits`: how many of the job's edited meshes
     it comes after; one with fewer than `Job.edits` shows what the artist has changed since.
@@ -388,7 +389,7 @@ class Snapshot:
 
     def since(self, previous: Snapshot | None) -> Snapshot:
         """This snapshot without the arrays that `previous` already has."""
-        if previous is None:
+        if previous is None or previous.edits != self.edits:
             return self
         changed = {name: array for name, array in self.arrays.items()
                    if name not in previous.arrays or not np.array_equal(array, previous.arrays[name])}
@@ -396,7 +397,7 @@ class Snapshot:
 
     def over(self, previous: Snapshot | None) -> Snapshot:
         """The whole snapshot, where this one has only what changed since `previous`."""
-        if previous is None:
+        if previous is None or previous.edits != self.edits and {"positions", "faces"} <= self.arrays.keys():
             return self
         return Snapshot(self.version, self.iteration, {**previous.arrays, **self.arrays}, self.edits)
 

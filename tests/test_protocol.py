@@ -67,6 +67,13 @@ def test_only_what_changed_is_sent_and_put_back():
     assert new.since(None) is new
 
 
+def test_what_an_edit_took_away_does_not_come_back():
+    whole = snapshot(1)
+    old = Snapshot(1, 7, {**whole.arrays, "texture.1": np.zeros((2, 2, 3), np.uint8)})
+    new = Snapshot(2, 8, whole.arrays, edits=1)
+    assert new.since(old).over(old).arrays.keys() == whole.arrays.keys()
+
+
 @given(st.data())
 def test_damaged_frames_are_refused_and_nothing_else(data):
     frame = bytearray(encode_snapshot(snapshot())[8:])

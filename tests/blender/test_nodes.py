@@ -285,6 +285,16 @@ def test_colour_spaces_are_those_of_the_shader(is_float: bool, space: str, value
     assert (capture(cube(wood), "texture").arrays[f"{kind}.0"] == sent).all()
 
 
+def test_a_locked_face_without_an_image_keeps_its_colour() -> None:
+    red, blue = material("Red"), material("Blue")
+    shader(red).inputs["Base Color"].default_value = (1, 0.5, 0, 1)
+    object = cube(red, blue)
+    object.vertex_groups.new(name="lock").add(list(object.data.polygons[0].vertices), 1, "REPLACE")
+    sent = capture(object, "texture", "lock", size=64).arrays
+    assert sent["texture.0"].shape == (64, 64, 3) and (sent["texture.0"] == (255, 188, 0)).all()
+    assert "texture.1" not in sent
+
+
 # Coordinates.
 
 def with_two_maps(made: Any) -> Any:

@@ -94,6 +94,17 @@ def test_a_lock_that_is_chosen_while_it_runs_holds_from_then_on(remote: LocalSer
     assert np.abs(after[~low] - before[~low]).max() > 1e-4
 
 
+def test_two_jobs_do_not_work_on_one_mesh(remote: LocalServer, tiny: dict[str, Any]) -> None:  # noqa: F811
+    object = crate()
+    twin = bpy.data.objects.new("twin", object.data)
+    bpy.context.collection.objects.link(twin)
+    request = api.JobRequest("a wooden crate", mode="refine", **{**tiny, "iterations": 100})
+    jobs.start(request, object)
+    with pytest.raises(ValueError, match="mesh of 'twin' already"):
+        jobs.start(api.JobRequest("a crate", mode="refine", **tiny), twin)
+    bpy.ops.msd.discard()
+
+
 def test_a_painted_patch_stays_as_it_is(remote: LocalServer, tiny: dict[str, Any]) -> None:  # noqa: F811
     object = crate()
     request = api.JobRequest("a wooden crate", texture_size=64, **{**tiny, "iterations": 30})
