@@ -64,7 +64,7 @@ def show(material: Any, kind: str, image: Any, uv_map: str) -> bool:
     else too. uv_map: where nodes do not name one. False where the shader has no such socket."""
     principled(material)
     while True:
-        like, wanted = nodes.lead(material, uv_map)
+        like, wanted = _lead(material, uv_map)
         found = nodes.feed(material, kind)
         if found is None:
             return False
@@ -102,6 +102,12 @@ def show(material: Any, kind: str, image: Any, uv_map: str) -> bool:
 def is_linked(data: Any) -> bool:
     """Whether a library owns it, so that it cannot be changed here."""
     return bool(data.library or data.override_library)
+
+
+def _lead(material: Any, uv_map: str) -> tuple[nodes.Route | None, nodes.Coordinates]:
+    with suppress(nodes.Unfit):
+        return nodes.lead(material, uv_map)
+    return None, nodes.Coordinates(uv_map)  # the artist's change was refused and given up
 
 
 def _coordinates(material: Any, route: nodes.Route, uv_map: str) -> nodes.Coordinates | None:

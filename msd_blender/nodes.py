@@ -179,24 +179,25 @@ class Feed:
 
     @property
     def _fork(self) -> int | None:
-        """Number of the last hop, seen from the image, out of an output that feeds something else too."""
-        assert self.route is not None
-        ours = {hop.link for route in self.routes for hop in route.hops}
-        return next((i for i, hop in enumerate(self.route.hops)
-                     if i == self.route.separated or set(_links(hop.link.from_socket)) - ours), None)
+        """Number of the last hop, seen from the image or what else is there, out of an output that feeds something
+        else too."""
+        ours = {hop.link for route in self.routes for hop in route.hops} | {hop.link for hop in self.end.hops}
+        separated = self.route.separated if self.route else None
+        return next((i for i, hop in enumerate(self.route.hops if self.route else self.end.hops)
+                     if i == separated or set(_links(hop.link.from_socket)) - ours), None)
 
     @property
     def _kept(self) -> tuple[Hop, ...]:
-        """The hops that stay where another image node takes the place of this one."""
-        if self.route is None or len(self.routes) > 1 and not self.exchangeable:
-            return ()
+        """The hops that stay where another image node takes the place of what is there."""
         fork = self._fork
-        return self.route.hops if fork is None else self.route.hops[:fork + 1]
+        if self.route is not None and (fork is None or len(self.routes) == 1):
+            return self.route.hops if fork is None else self.route.hops[:fork + 1]
+        return self.end.hops if fork is None else self.end.hops[:fork + 1]
 
     @property
     def place(self) -> tuple[Groups, Any]:
         """The input that another image node is to be linked to, and the groups that it is in."""
-        if self._kept and len(self.routes) == 1:
+        if self._kept and (self._fork is not None or len(self.routes) == 1):
             return self._kept[-1].groups, self._kept[-1].link.to_socket
         return self.end.groups, self.end.socket
 

@@ -246,6 +246,21 @@ def test_a_group_is_looked_into_and_other_materials_keep_theirs() -> None:
     assert not asset.source.notes
 
 
+def test_what_else_a_groups_input_feeds_keeps_it() -> None:
+    tree = grouped(picture("wood", 9))
+    inside = next(each for each in tree.nodes if each.type == "BSDF_PRINCIPLED")
+    given = next(each for each in tree.nodes if each.type == "GROUP_INPUT").outputs[0]
+    tree.links.new(given, inside.inputs["Coat Roughness"])
+    one = in_group("One", tree)
+    group = one.node_tree.nodes["Group"]
+    noise = node(one.node_tree, "TexNoise")
+    one.node_tree.links.new(noise.outputs[0], group.inputs["Rough"])
+    paint(cube(one), maps=["roughness"])
+    assert shown(one, "roughness") == 150 and group.inputs["Rough"].links[0].from_node == noise
+    inside = next(each for each in group.node_tree.nodes if each.type == "BSDF_PRINCIPLED")
+    assert inside.inputs["Coat Roughness"].links[0].from_node.type == "GROUP_INPUT"
+
+
 def test_alpha_is_kept_and_may_be_painted() -> None:
     image = picture("leaf", 9)
     pixels = materials.read(image).reshape(SIZE, SIZE, 4)
@@ -433,6 +448,19 @@ def test_another_image_is_one_edit() -> None:
     assert not asset.edited()
     asset.apply(answer(asset.source, **news(asset.source, base=60)))
     assert shown(wood) == 60 and bpy.data.images["mine"].users == 0 and not asset.edited()
+
+
+def test_a_change_that_is_refused_can_be_given_up() -> None:
+    wood = material("Wood", picture("wood", 9))
+    asset, _ = paint(cube(wood))
+    image_node(wood).image, image_node(wood).projection = picture("mine", 33), "BOX"
+    assert asset.edited()
+    with pytest.raises(Unfit, match="Box projection"):
+        asset.edit("")
+    asset.overwrite()
+    asset.apply(answer(asset.source, **news(asset.source, base=60)))
+    assert shown(wood) == 60 and not asset.edited()
+    assert shader(wood).inputs["Base Color"].links[0].from_node.projection == "FLAT"
 
 
 def test_painted_texels_stay_with_their_material() -> None:
