@@ -258,7 +258,7 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
         if suffixes:
             made = files.load(folder / "mesh.glb")
             for suffix in suffixes:
-                files.save(made, folder / f"mesh{suffix}", wish.flat)
+                files.save(made, folder / f"mesh{suffix}", wish.flat, lambda note: report(Log(note, "warning")))
     print(f"{'Stopped; what was reached is' if stopped.is_set() else 'Done:'} in {output}", file=sys.stderr)
     return INTERRUPTED if stopped.is_set() else OK
 

@@ -33,6 +33,8 @@ def read(path):
              "normals": np.array([normal.vector for normal in mesh.corner_normals]).reshape(-1, 3, 3) @ world[:3, :3].T}
     if mesh.uv_layers:
         found["uvs"] = np.array([each.uv for each in mesh.uv_layers[0].data]).reshape(-1, 3, 2)
+        for i, layer in list(enumerate(mesh.uv_layers))[1:]:
+            found[f"uvs {i}"] = np.array([each.uv for each in layer.data]).reshape(-1, 3, 2)
     if mesh.color_attributes:
         layer = mesh.color_attributes[0]
         colours = np.array([each.color_srgb for each in layer.data])[:, :3]
@@ -40,7 +42,7 @@ def read(path):
         found["colours"] = colours[corner].reshape(-1, 3, 3)
     for material in filter(None, mesh.materials):
         surface = next(node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
-        for name in ("Base Color", "Roughness", "Metallic", "Normal"):
+        for name in ("Base Color", "Roughness", "Metallic", "Normal", "Alpha"):
             found[f"{material.name}/{name}"] = picture(surface.inputs[name])
         for node in (each for each in material.node_tree.nodes if each.type == "MAPPING"):
             found[f"{material.name}/mapping"] = np.array([node.inputs[name].default_value
@@ -56,9 +58,9 @@ def picture(socket):
         used = used or socket.links[0].from_socket.name
         if node.type == "TEX_IMAGE":
             width, height = node.image.size
-            pixels = np.array(node.image.pixels[:]).reshape(height, width, 4)[..., :3]
-            channel = {"Red": 0, "Green": 1, "Blue": 2}.get(used)
-            return pixels if channel is None else pixels[..., channel]
+            pixels = np.array(node.image.pixels[:]).reshape(height, width, 4)
+            channel = {"Red": 0, "Green": 1, "Blue": 2, "Alpha": 3}.get(used)
+            return pixels[..., :3] if channel is None else pixels[..., channel]
         linked = [each for each in node.inputs if each.is_linked]
         if not linked:
             return np.array(node.type)      # such as that of vertex colours

@@ -9,8 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from server.geometry.files import load
+from server.geometry.files import load, save
+from server.geometry.files.common import corner_normals, face_normals, vertex_normals
+from server.geometry.files.glb_reader import alpha
 from server.geometry.files.polygons import triangulate
+from server.geometry.material import Material
 from server.geometry.mesh import Mesh
 
 SQUARE = """mtllib my lib.mtl
@@ -167,7 +170,7 @@ def test_links_in_a_ring_are_no_picture(tmp_path, square):
 
 @pytest.mark.parametrize("lines, kept, says", [
     ("map_Bump flat.png", {"normal.0"}, None), ("bump gray.png", set(), "of heights"),
-    ("norm gray.png", {"normal.0"}, None), ("map_d gray.png\nmap_Ks flat.png", set(), "map_Ks, map_d"),
+    ("norm gray.png", {"normal.0"}, None), ("map_d gray.png\nmap_Ks flat.png", {"texture.0"}, "map_Ks"),
     ("map_Pr -s 2 2 2 gray.png", {"roughness.0"}, "-s"), ("map_Pr -imfchan g flat.png", {"roughness.0"}, "-imfchan")])
 def test_maps_that_are_not_read_are_said(tmp_path, square, lines, kept, says):
     picture(tmp_path / "gray.png", GRAY)
@@ -601,7 +604,7 @@ def test_usd_uvs_by_any_name(tmp_path, pxr):
     other = BOUND.format("light", [(0.5, 0.5)] * 4).partition("\n")[2]
     path.write_text(path.read_text().replace("  texCoord2f[]", other + "  texCoord2f[]", 1))
     mesh, said = read(path)
-    assert mesh.uvs[0].tolist() == [[0, 0], [1, 0], [1, 1]] and "'st' is read, and 'light' left out" in said[0]
+    assert mesh.uvs[0].tolist() == [[0, 0], [1, 0], [1, 1]] and mesh.more_uvs[0][0, 0].tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("kind, values", [("constant", [(1, 0, 0)]), ("uniform", [(1, 0, 0)]),
@@ -663,3 +666,175 @@ def test_damaged_files_give_a_mesh_or_a_sentence(tmp_path, name, data):
         assert str(error).endswith(".") and "\n" not in str(error) and name != "a.mtl"
     else:
         assert isinstance(mesh, Mesh) and np.isfinite(mesh.positions).all()
+
+
+# Normals, names, numbers of materials ---------------------------------------------------------------------------------
+
+BENT = """v 0 0 0
+v 1 0 0
+v 1 1 0
+v 0 0 1
+"""
+
+
+def unit(*vector):
+    return np.array(vector) / np.linalg.norm(vector)
+
+
+@pytest.mark.parametrize("faces, normals", [
+    ("f 1 2 3\nf 1 3 4\n", None), ("s 1\nf 1 2 3\nf 1 3 4\n", None),
+    ("s off\nf 1 2 3\nf 1 3 4\n", [[np.nan] * 3] * 2), ("s 0\nf 1 2 3\nf 1 3 4\n", [[np.nan] * 3] * 2),
+    ("s 1\nf 1 2 3\ns 2\nf 1 3 4\n", [[0, -1, 0], unit(1, 0, -1)]),     # hard between groups; in our axes
+    ("vn 0 0 2\nvn 1 0 0\nf 1//1 2//1 3//1\nf 1//2 3//2 4//2\n", [[0, -1, 0], [1, 0, 0]]),
+    ("vn 0 0 1\ns off\nf 1//-1 2//-1 3//-1\nf 1 3 4\n", [[0, -1, 0], [np.nan] * 3]),
+    ("vn 0 0 0\nf 1//1 2//1 3//1\n", None)])
+def test_normals_of_obj(tmp_path, faces, normals):
+    (tmp_path / "a.obj").write_text(BENT + faces)
+    mesh, said = read(tmp_path / "a.obj")
+    assert not said
+    if normals is None:
+        assert mesh.normals is None or "vn" in faces
+    else:
+        for face, expected in zip(mesh.normals, np.array(normals)):
+            expected = expected if np.isnan(expected).any() or "vn" in faces else np.abs(expected)
+            seen = face if np.isnan(expected).any() or "vn" in faces else np.abs(face)
+            np.testing.assert_allclose(seen, [expected] * 3, atol=1e-6)
+
+
+def test_normals_that_are_not_there_are_said(tmp_path):
+    (tmp_path / "a.obj").write_text(BENT + "vn 0 0 1\nf 1//1 2//1 3//7\n")
+    mesh, (note,) = read(tmp_path / "a.obj")
+    assert "normals that are not there (1)" in note and np.isfinite(mesh.normals).all()
+
+
+@pytest.mark.parametrize("lines, expected", [
+    ("Kd 1 0 0", {"baseColorFactor": [1, 0, 0, 1]}), ("Kd 0.5", {"baseColorFactor": [0.5, 0.5, 0.5, 1]}),
+    ("d 0.25", {"baseColorFactor": [1, 1, 1, 0.25]}), ("Tr 0.25", {"baseColorFactor": [1, 1, 1, 0.75]}),
+    ("d 0.5\nTr 0.9", {"baseColorFactor": [1, 1, 1, 0.5]}), ("Pr 0.3\nNs 10", {"roughnessFactor": 0.3}),
+    ("Ns 250", {"roughnessFactor": 0.5}), ("Pm 1", {"metallicFactor": 1}), ("Pm 7", {"metallicFactor": 1}),
+    ("Kd 1 0 0 # red", {"baseColorFactor": [1, 0, 0, 1]})])
+def test_numbers_of_obj_materials(tmp_path, lines, expected):
+    (tmp_path / "my lib.mtl").write_text(f"newmtl Wood\n{lines}\n")
+    (tmp_path / "square.obj").write_text(SQUARE)
+    mesh, said = read(tmp_path / "square.obj")
+    material = mesh.materials[0]
+    assert not said and material.name == "Wood" and material.gltf["doubleSided"]
+    for key, value in expected.items():
+        assert material.surface[key] == pytest.approx(value)
+    assert ("alphaMode" in material.gltf) == (material.base_factor[3] < 1)
+
+
+@pytest.mark.parametrize("lines, says", [
+    ("Kd spectral oak.rfl", "no number"), ("Kd nan 0 0", "no number"),
+    ("Kd 1 0 0\nmap_Kd my wood.png", "tints the picture"), ("Kd 0.8 0.8 0.8\nmap_Kd my wood.png", None)])
+def test_numbers_that_do_not_count_are_said(tmp_path, square, lines, says):
+    (tmp_path / "my lib.mtl").write_text(f"newmtl Wood\n{lines}\n")
+    mesh, said = read(tmp_path / "square.obj")
+    assert len(said) == 1 and says in said[0] if says else not said
+    assert "baseColorFactor" not in mesh.materials[0].surface
+
+
+def test_a_picture_of_alpha_joins_that_of_base_colour(tmp_path, square):
+    Image.fromarray(np.uint8([[0, 255], [100, 200]])).save(tmp_path / "cut.png")
+    (tmp_path / "my lib.mtl").write_text("newmtl Wood\nmap_Kd my wood.png\nmap_d cut.png\nKe 2 1 0\n")
+    mesh, said = read(tmp_path / "square.obj")
+    material = mesh.materials[0]
+    assert not said and material.gltf["alphaMode"] == "BLEND" and material.gltf["emissiveFactor"] == [1, 0.5, 0]
+    assert alpha(material).tolist() == [[100, 200], [0, 255]]
+    assert mesh.textures["texture.0"][0, 0].tolist() == list(BLUE)
+
+
+def test_vertex_colours_count_before_kd_where_there_are_some(tmp_path):
+    (tmp_path / "a.mtl").write_text("newmtl red\nKd 1 0 0\nnewmtl gray\nKd 0.8 0.8 0.8\n")
+    (tmp_path / "a.obj").write_text(
+        "mtllib a.mtl\nv 0 0 0 0 1 0\nv 1 0 0 0 1 0\nv 0 1 0 0 1 0\nv 0 0 1\nv 1 0 1\nv 0 1 1\n"
+        "usemtl gray\nf 1 2 3\nusemtl red\nf 4 5 6\n")
+    mesh, said = read(tmp_path / "a.obj")
+    assert mesh.colours.tolist() == [[0, 255, 0]] * 3 + [[255, 0, 0]] * 3
+    assert len(said) == 1 and "without a colour" in said[0]
+    (tmp_path / "b.obj").write_text("mtllib a.mtl\nv 0 0 0 0 1 0\nv 1 0 0 0 1 0\nv 0 1 0 0 1 0\nusemtl red\nf 1 2 3\n")
+    mesh, (note,) = read(tmp_path / "b.obj")
+    assert mesh.colours.tolist() == [[0, 255, 0]] * 3 and "count before the colours of its materials" in note
+
+
+@pytest.mark.parametrize("alphas, expected, says", [
+    ((128, 128, 128), 128 / 255, False), ((255, 255, 255), 1, False), ((0, 0, 0), 1, True), ((0, 9, 9), 1, True)])
+def test_normals_and_alpha_of_ply(tmp_path, alphas, expected, says):
+    names = ("x", "y", "z", "nx", "ny", "nz")
+    rows = "".join(f"{place} 0 0 2 1 2 3 {a}\n" for place, a in zip(("0 0 0", "1 0 0", "0 1 0"), alphas))
+    (tmp_path / "a.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 3\n" + "".join(f"property float {name}\n" for name in names)
+        + "".join(f"property uchar {name}\n" for name in ("red", "green", "blue", "alpha"))
+        + f"element face 1\nproperty list uchar int vertex_indices\nend_header\n{rows}3 0 1 2\n")
+    mesh, said = read(tmp_path / "a.ply")
+    np.testing.assert_array_equal(mesh.normals, [[[0, 0, 1]] * 3])
+    assert mesh.colours.tolist() == [[1, 2, 3]] * 3 and bool(said) == says
+    factor = mesh.materials[0].base_factor[3] if mesh.materials else 1
+    assert factor == pytest.approx(expected) and (factor == 1 or mesh.materials[0].gltf["alphaMode"] == "BLEND")
+
+
+@pytest.mark.parametrize("kind, values", [
+    ("vertex", [(0, 0, 2)] * 4), ("faceVarying", [(0, 0, 1)] * 4), ("uniform", [(0, 0, 1)]), ("constant", [(0, 0, 1)])])
+def test_normals_of_usd_turn_with_their_mesh(tmp_path, pxr, kind, values):
+    path = textured_quad(tmp_path, diffuseColor=("wood.png", "rgb"))
+    picture(tmp_path / "wood.png", BLUE)
+    stage = pxr.Usd.Stage.Open(str(path))
+    shape = next(pxr.UsdGeom.Mesh(prim) for prim in stage.Traverse() if prim.IsA(pxr.UsdGeom.Mesh))
+    shape.CreateNormalsAttr(values)
+    shape.SetNormalsInterpolation(kind)
+    pxr.UsdGeom.Xformable(shape).AddRotateXOp().Set(90.0)
+    pxr.UsdGeom.Xformable(shape).AddScaleOp().Set((1, 1, -3))
+    stage.GetRootLayer().Save()
+    mesh, said = read(path)
+    a, b, c = mesh.positions[mesh.faces[0]].astype(float)
+    turned = np.cross(b - a, c - a)             # a mirrored face looks the other way, and so do its normals
+    np.testing.assert_allclose(np.abs(mesh.normals[0]), [np.abs(turned / np.linalg.norm(turned))] * 3, atol=1e-6)
+    assert not said
+
+
+def test_usd_materials_keep_names_and_numbers(tmp_path, pxr):
+    picture(tmp_path / "wood.png", BLUE)
+    path = textured_quad(tmp_path, roughness=("wood.png", "r"))
+    stage = pxr.Usd.Stage.Open(str(path))
+    prim = next(prim for prim in stage.Traverse() if prim.IsA(pxr.UsdShade.Material))
+    prim.SetDisplayName("Möbel aus Holz")
+    surface = pxr.UsdShade.Material(prim).ComputeSurfaceSource("")[0]
+    for name, kind, value in (("diffuseColor", "Color3f", (1, 0, 0)), ("opacity", "Float", 0.5),
+                              ("opacityThreshold", "Float", 0.25), ("metallic", "Float", 1.0)):
+        surface.CreateInput(name, getattr(pxr.Sdf.ValueTypeNames, kind)).Set(value)
+    stage.GetRootLayer().Save()
+    mesh, said = read(path)
+    material = mesh.materials[0]
+    assert material.name == "Möbel aus Holz" and not said
+    assert material.surface["baseColorFactor"] == [1, 0, 0, 0.5] and material.surface["metallicFactor"] == 1
+    assert material.gltf["alphaMode"] == "MASK" and material.gltf["alphaCutoff"] == 0.25
+
+
+@pytest.mark.parametrize("suffix, flat", [("obj", True), ("usda", True), ("obj", False)])
+def test_flat_meshes_come_back_flat(tmp_path, suffix, flat):
+    if suffix == "usda":
+        pytest.importorskip("pxr")
+    places = np.float32([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    mesh = Mesh(places, np.int32([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]))
+    save(mesh, tmp_path / f"a.{suffix}", flat)
+    back = load(tmp_path / f"a.{suffix}")
+    expected = face_normals(mesh)[:, None].repeat(3, axis=1) if flat else vertex_normals(mesh)[mesh.faces]
+    np.testing.assert_allclose(corner_normals(back), expected, atol=1e-6)
+
+
+def test_one_sentence_says_what_a_format_has_no_place_for(tmp_path):
+    mesh = Mesh(np.float32([[0, 0, 0], [1, 0, 0], [0, 1, 0]]), np.int32([[0, 1, 2]]),
+                uvs=np.zeros((1, 3, 2), np.float32), more_uvs=(np.zeros((1, 3, 2), np.float32),),
+                materials={0: Material({"name": "a\nb", "alphaMode": "MASK", "doubleSided": True,
+                                        "extensions": {"KHR_materials_ior": {"ior": 1.2}}})})
+    said = {}
+    for suffix in ("glb", "obj", "ply"):
+        said[suffix] = []
+        save(mesh, tmp_path / f"a.{suffix}", say=said[suffix].append)
+    assert said == {
+        "glb": [],
+        "obj": ["a.obj has no place for further UV maps, where alpha is cut off, extensions of materials, which it is "
+                "written without: GLB keeps them.",
+                "a.obj has other names for materials, which there need one each on one line: 'a\\nb' is 'a_b'."],
+        "ply": ["a.ply has no place for UV maps, further UV maps, names of materials, roughness and metallic, where "
+                "alpha is cut off, extensions of materials, which it is written without: GLB keeps them."]}

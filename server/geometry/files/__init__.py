@@ -21,15 +21,16 @@ _log = logging.getLogger(__name__)
 FORMATS = {".glb": glb, ".gltf": glb, ".obj": obj, ".ply": ply, ".usda": usd, ".usdc": usd, ".usd": usd}
 
 
-def save(mesh: Mesh, path: Path, flat: bool = False) -> list[Path]:
+def save(mesh: Mesh, path: Path, flat: bool = False, say: Say = _log.warning) -> list[Path]:
     """Write a mesh in the format that the file's name ends in; return all files, pictures beside it too.
 
-    Each slot is a material. GLB and OBJ are Y up, as their readers expect. PLY has no materials: vertices, faces
-    vertex colours and normals only. flat: flat instead of smooth normals.
+    Each slot is a material. GLB and OBJ are Y up, as their readers expect. PLY has no materials: vertices, faces,
+    vertex colours and normals only. flat: flat normals instead of the mesh's own or smooth ones.
+    say: takes one sentence with all that the mesh has and the format does not hold.
 
     Raises ValueError for a format that is not known or not installed.
     """
-    return _format(path).save(mesh, path, flat)
+    return _format(path).save(mesh, path, flat, say)
 
 
 def save_result(mesh: Mesh, folder: Path, flat: bool = False) -> None:

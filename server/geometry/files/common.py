@@ -62,6 +62,19 @@ def corner_normals(mesh: Mesh) -> np.ndarray:
     return np.where(np.isfinite(mesh.normals), mesh.normals, face_normals(mesh)[:, None]).astype(np.float32)
 
 
+def turned(normals: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(V, 3) unit normals of a surface that (4, 4) or (V, 4, 4) takes elsewhere; not numbers where there is none."""
+    if matrix.ndim == 2 and np.array_equal(matrix[:3, :3], np.eye(3)):
+        made = normals
+    else:
+        a, b, c = np.moveaxis(np.broadcast_to(matrix[..., :3, :3], (len(normals), 3, 3)), 2, 0)
+        made = normals[:, :1] * np.cross(b, c) + normals[:, 1:2] * np.cross(c, a) + normals[:, 2:] * np.cross(a, b)
+        made *= np.sign((a * np.cross(b, c)).sum(axis=1, keepdims=True))
+    length = np.linalg.norm(made, axis=1, keepdims=True)
+    unit = np.where(np.abs(length - 1) < 1e-6, made, made / np.where(length > 0, length, np.nan))
+    return np.where(np.isfinite(unit).all(axis=1, keepdims=True), unit, np.nan)
+
+
 def split_corners(faces: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A vertex for each vertex and values (F, 3, C) of a corner, such as UVs: (source vertex (N,), values (N, C),
     faces (F, 3)), in the vertices' order."""

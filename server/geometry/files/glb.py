@@ -16,7 +16,7 @@ import numpy as np
 
 from ..material import TEXTURES, Material, textures
 from ..mesh import Mesh, srgb_to_linear
-from .common import ROUGHNESS, corner_normals, png, split_corners, vertex_normals, y_up
+from .common import ROUGHNESS, Say, corner_normals, png, split_corners, vertex_normals, y_up
 from .glb_reader import JSON, KINDS, MAGIC, WIDTHS, alpha, load, maps
 
 __all__ = ["load", "save"]
@@ -79,7 +79,7 @@ class _Writer:
         return {"index": self.textures.index(texture)}
 
 
-def save(mesh: Mesh, path: Path, flat: bool) -> list[Path]:
+def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
     """One mesh with a primitive for each slot. Flat is to have no normals, as glTF defines it."""
     writer = _Writer()
     slots = mesh.face_slots

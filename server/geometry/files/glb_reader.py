@@ -23,7 +23,7 @@ from msd_blender.protocol import MAX_FACES
 from ..material import Material, textures, tinted
 from ..mesh import Mesh
 from ..uvs import beyond
-from .common import Part, Say, beside, eight_bits, join, picture, weld, z_up
+from .common import Part, Say, beside, eight_bits, join, picture, turned, weld, z_up
 
 MAGIC, JSON = 0x46546C67, 0x4E4F534A
 KINDS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
@@ -379,7 +379,7 @@ class _Reader:
         if np.mean(np.linalg.det(matrix[..., :3, :3])) < 0:
             faces = faces[:, ::-1]          # a mirrored object
         if normals is not None:
-            normals = z_up(_turned(normals, matrix))[faces]
+            normals = z_up(turned(normals, matrix))[faces]
         sets = sorted(_uv_sets(primitive))
         maps = maps or [_Map(number) for number in sets[:1]]
         maps = maps + [_Map(number) for number in sets if number not in {each.number for each in maps}]
@@ -492,13 +492,13 @@ def maps(material: Material) -> dict[str, np.ndarray]:
     """Its pictures that lie on the mesh's first UVs, as `Mesh.textures` has them, with the factors that multiply
     them."""
     surface, found = material.surface, {}
-    if (base := _picture(material, surface.get("baseColorTexture"), "RGB")) is not None:
+    if (base := pixels(material, surface.get("baseColorTexture"), "RGB")) is not None:
         found["texture"] = base if (material.base_factor[:3] == 1).all() else tinted(base, material.base_factor[:3])
     info = material.gltf.get("normalTexture")
-    if (normal := _picture(material, info, "RGB")) is not None:
+    if (normal := pixels(material, info, "RGB")) is not None:
         scale = float(info.get("scale", 1)) if info else 1.0
         found["normal"] = normal if scale == 1 else _flattened(normal, scale)
-    packed = _picture(material, surface.get("metallicRoughnessTexture"), "RGB")
+    packed = pixels(material, surface.get("metallicRoughnessTexture"), "RGB")
     if packed is not None:
         for kind, channel in (("roughness", 1), ("metallic", 2)):
             factor = float(surface.get(kind + "Factor", 1))
@@ -508,11 +508,11 @@ def maps(material: Material) -> dict[str, np.ndarray]:
 
 def alpha(material: Material) -> np.ndarray | None:
     """(H, W) uint8 of its picture of base colour, bottom row first; None where that is opaque all over."""
-    base = _picture(material, material.surface.get("baseColorTexture"), "RGBA")
+    base = pixels(material, material.surface.get("baseColorTexture"), "RGBA")
     return None if base is None or (base[..., 3] == 255).all() else base[..., 3]
 
 
-def _picture(material: Material, info: dict[str, Any] | None, mode: str) -> np.ndarray | None:
+def pixels(material: Material, info: dict[str, Any] | None, mode: str) -> np.ndarray | None:
     if info is None or info.get("texCoord"):
         return None
     return picture(io.BytesIO(material.pictures[info["index"]][0]), mode)
@@ -563,19 +563,6 @@ def _faces(corners: np.ndarray, mode: int) -> np.ndarray:
 
 def _times(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return np.einsum("vij,vj->vi", matrix[:, :3, :3], vectors)
-
-
-def _turned(normals: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """(V, 3) unit normals of a surface that (4, 4) or (V, 4, 4) takes elsewhere; not numbers where there is none."""
-    if matrix.ndim == 2 and np.array_equal(matrix[:3, :3], np.eye(3)):
-        turned = normals
-    else:
-        a, b, c = np.moveaxis(np.broadcast_to(matrix[..., :3, :3], (len(normals), 3, 3)), 2, 0)
-        turned = normals[:, :1] * np.cross(b, c) + normals[:, 1:2] * np.cross(c, a) + normals[:, 2:] * np.cross(a, b)
-        turned *= np.sign((a * np.cross(b, c)).sum(axis=1, keepdims=True))
-    length = np.linalg.norm(turned, axis=1, keepdims=True)
-    unit = np.where(np.abs(length - 1) < 1e-6, turned, turned / np.where(length > 0, length, np.nan))
-    return np.where(np.isfinite(unit).all(axis=1, keepdims=True), unit, np.nan)
 
 
 def _matrix(node: dict[str, Any]) -> np.ndarray:

@@ -3,26 +3,32 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..mesh import Mesh
-from .common import ROUGHNESS, Say, decoded, find, png, vertex_normals, y_up, z_up
+from .common import Say, corner_normals, decoded, find, png, split_corners, turned, vertex_normals, y_up, z_up
+from .looks import Look, dressed, look, printable, say_lost, unique_names
 from .pictures import Picture, textured
 from .polygons import triangulate
 
 # Our kind of picture -> MTL's statement and how to read it.
 MAPS = {"texture": ("map_Kd", "RGB"), "roughness": ("map_Pr", "L"), "metallic": ("map_Pm", "L"),
-        "normal": ("map_Bump", "RGB")}
+        "normal": ("map_Bump", "RGB"), "alpha": ("map_d", "A"), "emission": ("map_Ke", "RGB")}
+LOST = ("further UV maps", "pictures on further UV maps", "the clamping or mirroring of pictures",
+        "vertex colours over pictures", "where alpha is cut off", "occlusion",
+        "which sides are shown", "extensions of materials", "extras")
 
 
-def save(mesh: Mesh, path: Path, flat: bool) -> list[Path]:
+def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
     """The mesh with its own vertices; UVs and normals have indices of their own. Colours follow the positions."""
+    say_lost(mesh, LOST, path, say)
     library = path.with_suffix(".mtl")
     lines = [f"mtllib {library.name}", f"o {path.stem}"]
     places = y_up(mesh.positions)
@@ -31,37 +37,49 @@ def save(mesh: Mesh, path: Path, flat: bool) -> list[Path]:
     else:
         lines += [f"v {x:.9g} {y:.9g} {z:.9g} {r:.4f} {g:.4f} {b:.4f}" for (x, y, z), (r, g, b)
                   in zip(places.tolist(), (mesh.colours / 255).tolist())]
-    corners = (mesh.faces + 1).astype(np.int64)
-    textured = np.zeros_like(corners)
+    index = np.zeros((len(mesh.faces), 3, 3), np.int64)         # vertex, UV, normal of each corner, from 1
+    index[..., 0] = mesh.faces + 1
     if mesh.uvs is not None:
-        uvs, index = np.unique(mesh.uvs.reshape(-1, 2), axis=0, return_inverse=True)
-        lines += [f"vt {u:.9g} {v:.9g}" for u, v in uvs.tolist()]
-        textured = index.reshape(-1, 3) + 1
+        uvs, number = np.unique(mesh.uvs.reshape(-1, 2), axis=0, return_inverse=True)
+        lines += [f"vt {u:.9g} {v:.9g}" for u, v in uvs[np.isfinite(uvs).all(axis=1)].tolist()]     # others are last
+        index[..., 1] = np.where(np.isfinite(mesh.uvs).all(axis=2), number.reshape(-1, 3) + 1, 0)
     if not flat:
-        lines += [f"vn {x:.6g} {y:.6g} {z:.6g}" for x, y, z in y_up(vertex_normals(mesh)).tolist()]
+        normals, index[..., 2] = _unique_normals(mesh)
+        lines += [f"vn {x:.7g} {y:.7g} {z:.7g}" for x, y, z in y_up(normals).tolist()]
     lines.append("s off" if flat else "s 1")
-    form = {(False, False): "{0}", (True, False): "{0}/{1}", (False, True): "{0}//{0}", (True, True): "{0}/{1}/{0}"}[
-        mesh.uvs is not None, not flat]
     slots, current = mesh.face_slots, -1
-    for slot, a, b in zip(slots.tolist(), corners.tolist(), textured.tolist()):
+    looks = {slot: look(mesh, slot) for slot in np.unique(slots).tolist()}
+    names = unique_names({slot: found.name for slot, (found, _) in looks.items()}, printable)
+    if other := [f"{looks[slot][0].name!r} is {name!r}" for slot, name in names.items() if looks[slot][0].name != name]:
+        say(f"{path.name} has other names for materials, which there need one each on one line: {', '.join(other)}.")
+    for slot, corners in zip(slots.tolist(), index.tolist()):
         if slot != current:
-            lines.append(f"usemtl slot_{slot}")
+            lines.append(f"usemtl {names[slot]}")
             current = slot
-        lines.append("f " + " ".join(form.format(v, t) for v, t in zip(a, b)))
+        lines.append("f " + " ".join(f"{v}/{t or ''}/{n or ''}".rstrip("/") for v, t, n in corners))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     written, materials = [path, library], []
-    for slot in np.unique(slots).tolist():
-        materials += [f"newmtl slot_{slot}", "Kd 1 1 1", f"Pr {ROUGHNESS}", "Pm 0"]
-        for kind, (statement, _) in MAPS.items():
-            values = mesh.textures.get(f"{kind}.{slot}")
-            if values is not None:
-                image = path.with_name(f"{path.stem}_{kind}_{slot}.png")
-                image.write_bytes(png(values))
-                written.append(image)
-                materials.append(f"{statement} {image.name}")
+    for slot, (found, pictures) in looks.items():
+        materials += [f"newmtl {names[slot]}", "Kd {:.9g} {:.9g} {:.9g}".format(*found.base or (1, 1, 1)),
+                      f"d {found.alpha:.9g}", f"Pr {found.roughness:.9g}", f"Pm {found.metallic:.9g}"]
+        if any(found.emission):
+            materials.append("Ke {:.9g} {:.9g} {:.9g}".format(*found.emission))
+        for kind, values in pictures.items():
+            image = path.with_name(f"{path.stem}_{kind}_{slot}.png")
+            image.write_bytes(png(values))
+            written.append(image)
+            materials.append(f"{MAPS[kind][0]} {image.name}" if kind in MAPS else "")
     library.write_text("\n".join(materials) + "\n", encoding="utf-8")
     return written
+
+
+def _unique_normals(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """((N, 3) normals, (F, 3) the number of each corner's, from 1)."""
+    if mesh.normals is None:
+        return vertex_normals(mesh), mesh.faces + 1
+    normals, number = np.unique(corner_normals(mesh).reshape(-1, 3), axis=0, return_inverse=True)
+    return normals, number.reshape(-1, 3) + 1
 
 
 @dataclass
@@ -70,10 +88,13 @@ class _Shape:
 
     places: list[list[float]] = field(default_factory=list)
     uvs: list[list[float]] = field(default_factory=list)
-    corners: list[tuple[int, int]] = field(default_factory=list)    # (vertex, UV or -1), polygon after polygon
+    normals: list[list[float]] = field(default_factory=list)
+    corners: list[tuple[int, int, int]] = field(default_factory=list)  # (vertex, UV, normal), -1 for none
     counts: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)                   # the line of each polygon
+    groups: list[int] = field(default_factory=list)                 # of smoothing: 0 flat, -1 not said
     materials: list[int] = field(default_factory=list)              # of each polygon
+    smooth: dict[str, int] = field(default_factory=dict)            # the groups' names
     names: dict[str, int] = field(default_factory=dict)             # of materials, by their first polygon
     libraries: list[str] = field(default_factory=list)
     left: Counter[str] = field(default_factory=Counter)             # what has no place in a mesh
@@ -84,7 +105,7 @@ LEFT = {"p": "points", "l": "lines", "curv": "curves", "curv2": "curves", "surf"
 
 
 def load(path: Path, say: Say) -> Mesh:
-    """Positions, colours, UVs, materials as slots and their pictures; a slot for each UDIM tile of a picture."""
+    """Positions, colours, UVs, normals, materials as slots; a slot for each UDIM tile of a picture."""
     shape = _read(path)
     for kind, count in shape.left.items():
         say(f"{path.name} has {kind} ({count:,}), which are left out: only faces have a surface.")
@@ -98,15 +119,19 @@ def load(path: Path, say: Say) -> Mesh:
     places = np.array([place[:3] for place in shape.places])
     triangles, polygons = triangulate(places[index[:, 0]], counts, path.name, say)
     materials = np.array(shape.materials, np.int32)[polygons]
-    uvs = _uvs(shape, index, path, say)
+    uvs = _listed(shape.uvs, 2, index[:, 1], "UVs", path, say)
     uvs = None if uvs is None else uvs[triangles]
-    slots, textures = _materials(shape, materials, uvs, path, say)
-    return Mesh(z_up(places.astype(np.float32)), index[:, 0][triangles].astype(np.int32), _colours(shape, path, say),
+    slots, textures, looks = _materials(shape, materials, uvs, path, say)
+    mesh = Mesh(z_up(places.astype(np.float32)), index[:, 0][triangles].astype(np.int32), _colours(shape, path, say),
                 uvs, slots if slots.any() else None, textures=textures)
+    mesh = replace(mesh, normals=_normals(shape, mesh, index, triangles, np.array(shape.groups)[polygons], path, say))
+    bare = np.array([len(place) < 6 for place in shape.places])
+    over = [slot for slot in looks if bare[mesh.faces[slots == slot]].all()]
+    return dressed(mesh, looks, over, path.name, say)
 
 
 def _read(path: Path) -> _Shape:
-    shape, current = _Shape(), ""
+    shape, current, group = _Shape(), "", -1
     for number, kind, rest in _statements(path.read_bytes()):
         values = rest.partition("#")[0].split()
         try:
@@ -116,8 +141,14 @@ def _read(path: Path) -> _Shape:
                     raise ValueError(rest)
             elif kind == "vt":
                 shape.uvs.append([*map(float, values[:2]), 0.0, 0.0][:2])
+            elif kind == "vn":
+                shape.normals.append([*map(float, values[:3]), 0.0, 0.0, 0.0][:3])
+            elif kind == "s":
+                group = 0 if rest.strip() in ("off", "0") else shape.smooth.setdefault(rest, len(shape.smooth) + 1)
             elif kind in ("f", "fo"):
-                shape.corners += [_corner(text, len(shape.places), len(shape.uvs)) for text in values]
+                shape.corners += [_corner(text, len(shape.places), len(shape.uvs), len(shape.normals))
+                                  for text in values]
+                shape.groups.append(group)
                 shape.counts.append(len(values))
                 shape.rows.append(number)
                 shape.materials.append(shape.names.setdefault(current, len(shape.names)))
@@ -149,26 +180,46 @@ def _statements(content: bytes) -> Iterator[tuple[int, str, str]]:
             yield begun, kind, rest[0] if rest else ""
 
 
-def _corner(text: str, places: int, uvs: int) -> tuple[int, int]:
-    """(vertex, UV or -1), from 0; negative numbers count from the end so far. Raises ValueError."""
+def _corner(text: str, places: int, uvs: int, normals: int) -> tuple[int, int, int]:
+    """(vertex, UV or -1, normal or -1), from 0; negative numbers count from the end so far. Raises ValueError."""
     vertex, _, rest = text.partition("/")
-    number, uv = int(vertex), rest.partition("/")[0]
+    uv, _, normal = rest.partition("/")
+    number = int(vertex)
     found = number - 1 if number > 0 else places + number
     if not number or found < 0:
         raise ValueError(text)
-    number = int(uv) if uv else 0
-    return found, max(number - 1 if number >= 0 else uvs + number, -1)
+    return found, _number_of(uv, uvs), _number_of(normal, normals)
 
 
-def _uvs(shape: _Shape, index: np.ndarray, path: Path, say: Say) -> np.ndarray | None:
-    """(C, 2) float32 of each corner, not a number for those without; None if none has some."""
-    named, there = index[:, 1] >= 0, (index[:, 1] >= 0) & (index[:, 1] < len(shape.uvs))
-    if lost := int((named & ~there).sum()):
-        say(f"{path.name} has corners with UVs that are not there ({lost:,}), which have none: export it again.")
+def _number_of(text: str, count: int) -> int:
+    number = int(text) if text else 0
+    return max(number - 1 if number >= 0 else count + number, -1)
+
+
+def _listed(values: list[list[float]], width: int, index: np.ndarray, name: str, path: Path,
+            say: Say) -> np.ndarray | None:
+    """(C, width) float32 of each corner, not a number for those without; None if none has some."""
+    there = (index >= 0) & (index < len(values))
+    if lost := int(((index >= 0) & ~there).sum()):
+        say(f"{path.name} has corners with {name} that are not there ({lost:,}), which have none: export it again.")
     if not there.any():
         return None
-    values = np.array([*shape.uvs, [np.nan, np.nan]], np.float32)
-    return values[np.where(there, index[:, 1], -1)]
+    return np.array([*values, [np.nan] * width], np.float32)[np.where(there, index, -1)]
+
+
+def _normals(shape: _Shape, mesh: Mesh, index: np.ndarray, triangles: np.ndarray, groups: np.ndarray, path: Path,
+             say: Say) -> np.ndarray | None:
+    """(F, 3, 3) float32 of the corners; where they name none, those that the smoothing groups make."""
+    given = _listed(shape.normals, 3, index[:, 2], "normals", path, say)
+    if given is None and (groups == groups[0]).all() and groups[0]:
+        return None
+    source, _, split = split_corners(mesh.faces, groups[:, None, None].repeat(3, axis=1))
+    smooth = vertex_normals(Mesh(mesh.positions[source], split.astype(np.int32)))[split]
+    smooth[groups == 0] = np.nan
+    if given is None:
+        return smooth
+    own = turned(z_up(given.astype(float)), np.eye(4))[triangles]
+    return np.where(np.isfinite(own), own, smooth).astype(np.float32)
 
 
 def _colours(shape: _Shape, path: Path, say: Say) -> np.ndarray | None:
@@ -186,8 +237,8 @@ def _colours(shape: _Shape, path: Path, say: Say) -> np.ndarray | None:
 
 
 def _materials(shape: _Shape, materials: np.ndarray, uvs: np.ndarray | None, path: Path,
-               say: Say) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """((F,) slots, the textures) of the materials of the triangles."""
+               say: Say) -> tuple[np.ndarray, dict[str, np.ndarray], dict[int, Look]]:
+    """((F,) slots, the textures, the looks of the slots) of the materials of the triangles."""
     library = _library(path, shape.libraries, say)
     names = list(shape.names)
     for i, name in enumerate(names):
@@ -200,29 +251,61 @@ def _materials(shape: _Shape, materials: np.ndarray, uvs: np.ndarray | None, pat
     order = [name for name in library if name in names]
     order += [name for name in dict.fromkeys(names) if name not in library]
     slots = np.array([order.index(name) for name in names], np.int32)[materials]
-    return textured(slots, uvs, [library.get(name, {}) for name in order], path.name, say)
+    known = [library.get(name, _Statements(Look(name))) for name in order]
+    slots, textures, owners = textured(slots, uvs, [each.pictures for each in known], path.name, say)
+    return slots, textures, {slot: known[owner].look for slot, owner in enumerate(owners) if order[owner]}
 
 
-def _library(path: Path, libraries: list[str], say: Say) -> dict[str, dict[str, Picture]]:
-    """Of each material, in the libraries' order: our kind of picture -> the picture that it names."""
+@dataclass
+class _Statements:
+    """What a library says about a material."""
+
+    look: Look
+    pictures: dict[str, Picture] = field(default_factory=dict)
+
+
+# Statements with numbers -> how many, and their meaning. The later counts: Pr before Ns, which all exporters write.
+_NUMBERS: dict[str, tuple[int, Callable[[Look, list[float]], Look]]] = {
+    "ns": (1, lambda look, found: replace(look, roughness=1 - min(max(found[0], 0), 1000) ** 0.5 / 1000 ** 0.5)),
+    "tr": (1, lambda look, found: replace(look, alpha=1 - found[0])),
+    "kd": (3, lambda look, found: replace(look, base=tuple(found))),
+    "ke": (3, lambda look, found: replace(look, emission=tuple(found))),
+    "d": (1, lambda look, found: replace(look, alpha=found[0])),
+    "pr": (1, lambda look, found: replace(look, roughness=found[0])),
+    "pm": (1, lambda look, found: replace(look, metallic=found[0])),
+}
+
+
+def _library(path: Path, libraries: list[str], say: Say) -> dict[str, _Statements]:
+    """The materials by their names, in the libraries' order."""
     kinds = {statement.lower(): (kind, mode) for kind, (statement, mode) in MAPS.items()}
     kinds |= {"bump": kinds["map_bump"], "norm": kinds["map_bump"], "map_norm": kinds["map_bump"]}
-    found: dict[str, dict[str, Picture]] = {}
+    found: dict[str, _Statements] = {}
     for library in _files(path, libraries, say):
-        current, left = "", set[str]()
+        current, left, numbers = "", set[str](), dict[tuple[str, str], list[float]]()
         for _, statement, rest in _statements(library.read_bytes()):
             kind = statement.lower()
             if kind == "newmtl":
                 current = rest.strip()
-                found.setdefault(current, {})
+                found.setdefault(current, _Statements(Look(current)))
             elif current and kind in kinds:
-                found[current][kinds[kind][0]] = Picture(_file_name(rest, library, path, say), library, kinds[kind][1],
-                                                         (library.parent, path.parent), bump=kind.endswith("bump"))
+                found[current].pictures[kinds[kind][0]] = Picture(
+                    _file_name(rest, library, path, say), library, kinds[kind][1], (library.parent, path.parent),
+                    bump=kind.endswith("bump"))
+            elif current and kind in _NUMBERS:
+                values = rest.partition("#")[0].split()
+                if values and all(map(_number, values)):
+                    numbers[current, kind] = [float(value) for value in values]
+                else:
+                    say(f"{library.name} has {statement} {rest!r}, which is no number and left out.")
             elif kind.startswith("map_") or kind in ("disp", "decal", "refl"):
                 left.add(statement)
+        for (current, kind), each in sorted(numbers.items(), key=lambda item: [*_NUMBERS].index(item[0][1])):
+            count, change = _NUMBERS[kind]
+            found[current].look = change(found[current].look, (each * count)[:count])    # one number is a gray
         if left:
             say(f"{library.name} has pictures of {', '.join(sorted(left))}, which are left out: base colour, "
-                "roughness, metallic and normals are read.")
+                "alpha, roughness, metallic, emission and normals are read.")
     return found
 
 
@@ -274,7 +357,6 @@ def _file_name(rest: str, library: Path, path: Path, say: Say) -> str:
 
 def _number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True

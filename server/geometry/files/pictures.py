@@ -76,7 +76,7 @@ class Picture:
 
     name: str
     path: Path                                  # of the file
-    mode: str                                   # "RGB" or "L"
+    mode: str                                   # "RGB", "L", or "A": its alpha if it has some, else its brightness
     folders: tuple[Path, ...] = ()
     channel: int | None = None                  # the one to read of RGB
     bump: bool = False                          # of heights with some programs, of normals with others
@@ -91,7 +91,9 @@ class Picture:
         if file not in [(folder / self.name.strip().replace("\\", "/")).resolve() for folder in self._places]:
             say(f"{self.path.name} names the picture {self.name!r}: {file.name!r} beside it is taken for it.")
         try:
-            values = picture(file, self.mode if self.channel is None else "RGB")
+            values = picture(file, self.mode if self.channel is None and self.mode != "A" else "RGBA")
+            if self.mode == "A" and self.channel is None:
+                values = values[..., 3] if (values[..., 3] < 255).any() else picture(file, "L")
         except Exception as error:              # damaged files make Pillow raise anything
             say(f"{self.path.name} is read without the picture {self.name!r}. {error}")
             return None
@@ -124,8 +126,8 @@ class Picture:
 
 
 def textured(slots: np.ndarray, uvs: np.ndarray | None, materials: Sequence[Mapping[str, Picture]],
-             name: str, say: Say) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """((F,) slots, the textures), from the pictures of the material that each slot is, by our kinds.
+             name: str, say: Say) -> tuple[np.ndarray, dict[str, np.ndarray], list[int]]:
+    """((F,) slots, the textures, the material of each slot), from the pictures of the materials, by our kinds.
 
     A slot becomes one for each tile where a picture has tiles. name: of the file.
     """
@@ -148,7 +150,7 @@ def textured(slots: np.ndarray, uvs: np.ndarray | None, materials: Sequence[Mapp
             values = several[owner, kind].get(number) if (owner, kind) in several else single[owner, kind]
             if values is not None:
                 textures[f"{kind}.{slot}"] = values
-    return slots, textures
+    return slots, textures, [owner for owner, _ in owners]
 
 
 def with_tiles(mesh: Mesh, name: str, say: Say) -> Mesh:

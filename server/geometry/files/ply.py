@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ..material import to_byte
 from ..mesh import Mesh
-from .common import MARKS, Say, decoded, vertex_normals
+from .common import MARKS, Say, corner_normals, decoded, turned, vertex_normals
+from .looks import FEATURES, Look, dressed, hard, look, say_lost
 from .pictures import Picture, textured
 from .polygons import triangulate
 
@@ -25,25 +27,45 @@ CORNERS = ("vertex_indices", "vertex_index")
 COLOURS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 
 
-def save(mesh: Mesh, path: Path, flat: bool) -> list[Path]:
-    """Colours are sRGB, as other programs write and read them."""
-    columns = [("position", "<f4", (3,)), *([] if flat else [("normal", "<f4", (3,))])]
+def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
+    """Colours are sRGB, as other programs write and read them; without any the materials' own count."""
+    colours, whole = _with_alpha(mesh)
+    say_lost(mesh, set(FEATURES) - ({"transparency"} if whole else set()), path, say)
+    columns: list[Any] = [("position", "<f4", (3,)), *([] if flat else [("normal", "<f4", (3,))])]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(mesh.positions)}",
               *(f"property float {name}" for name in ("x", "y", "z", *(() if flat else ("nx", "ny", "nz"))))]
-    if mesh.colours is not None:
-        columns.append(("colour", "u1", (3,)))
-        header += [f"property uchar {name}" for name in ("red", "green", "blue")]
+    if colours is not None:
+        columns.append(("colour", "u1", colours.shape[1:]))
+        header += [f"property uchar {name}" for name in ("red", "green", "blue", "alpha")[:colours.shape[1]]]
     vertices = np.zeros(len(mesh.positions), columns)
     vertices["position"] = mesh.positions
     if not flat:
         vertices["normal"] = vertex_normals(mesh)
-    if mesh.colours is not None:
-        vertices["colour"] = mesh.colours
+        if mesh.normals is not None and not hard(mesh):
+            vertices["normal"][mesh.faces] = corner_normals(mesh)
+    if colours is not None:
+        vertices["colour"] = colours
     faces = np.zeros(len(mesh.faces), [("count", "u1"), ("corners", "<i4", (3,))])
     faces["count"], faces["corners"] = 3, mesh.faces
     header += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header", ""]
     path.write_bytes("\n".join(header).encode() + vertices.tobytes() + faces.tobytes())
     return [path]
+
+
+def _with_alpha(mesh: Mesh) -> tuple[np.ndarray | None, bool]:
+    """((V, 3) or (V, 4) uint8, None for no colours; whether the transparency is all in it: one alpha for all)."""
+    looks = [look(mesh, slot) for slot in np.unique(mesh.face_slots).tolist()]
+    alphas = {found.alpha if "alpha" not in pictures else None for found, pictures in looks}
+    alpha = alphas.pop() if len(alphas) == 1 else None
+    colours = mesh.colours
+    if colours is None and any(found.base not in (None, (1, 1, 1)) for found, _ in looks):
+        colours = np.full((len(mesh.positions), 3), 255, np.uint8)
+        for slot, (found, _) in zip(np.unique(mesh.face_slots).tolist(), looks):
+            colours[mesh.faces[mesh.face_slots == slot]] = to_byte(np.array(found.base or (1, 1, 1)))
+    if alpha is None or alpha == 1:
+        return colours, alpha is not None
+    colours = np.full((len(mesh.positions), 3), 255, np.uint8) if colours is None else colours
+    return np.insert(colours, 3, max(round(255 * alpha), 1), axis=1), True
 
 
 @dataclass
@@ -58,7 +80,8 @@ _Column = Any                               # (N,) numbers, or of lists (lengths
 
 
 def load(path: Path, say: Say) -> Mesh:
-    """Positions, faces and strips, colours of vertices, UVs of corners or vertices, a slot for each picture."""
+    """Positions, faces and strips, colours and normals of vertices, UVs of corners or vertices, a slot for each
+    picture."""
     content = path.read_bytes()
     content = decoded(content).encode() if content.startswith(tuple(MARKS)) else content
     try:
@@ -82,10 +105,21 @@ def load(path: Path, say: Say) -> Mesh:
     triangles, polygons = triangulate(positions[corners], counts, path.name, say)
     uvs = _uvs(vertices, faces, counts, corners, path, say)
     uvs = None if uvs is None else uvs[triangles]
-    slots, textures = textured(_slots(faces, len(counts), len(pictures))[polygons], uvs,
+    slots, textures, _ = textured(_slots(faces, len(counts), len(pictures))[polygons], uvs,
                                [{"texture": Picture(name, path, "RGB")} for name in pictures] + [{}], path.name, say)
-    return Mesh(positions.astype(np.float32), corners[triangles].astype(np.int32),
-                _colours(vertices, faces, path, say), uvs, slots if slots.any() else None, textures=textures)
+    colours, alpha = _colours(vertices, faces, path, say)
+    mesh = Mesh(positions.astype(np.float32), corners[triangles].astype(np.int32), colours, uvs,
+                slots if slots.any() else None, textures=textures, normals=_normals(vertices, corners[triangles]))
+    looks = {slot: Look(alpha=alpha) for slot in np.unique(slots).tolist()} if alpha < 1 else {}
+    return dressed(mesh, looks, (), path.name, say)
+
+
+def _normals(vertices: dict[str, _Column], corners: np.ndarray) -> np.ndarray | None:
+    """(F, 3, 3) float32 of the corners (F, 3); None where no vertex has some."""
+    if not all(isinstance(vertices.get(name), np.ndarray) for name in ("nx", "ny", "nz")):
+        return None
+    normals = turned(np.stack([vertices[name] for name in ("nx", "ny", "nz")], axis=1).astype(float), np.eye(4))
+    return normals[corners].astype(np.float32) if np.isfinite(normals).any() else None
 
 
 def _list(table: dict[str, _Column], *names: str) -> tuple[np.ndarray, np.ndarray]:
@@ -129,17 +163,22 @@ def _slots(faces: dict[str, _Column], count: int, pictures: int) -> np.ndarray:
     return slots
 
 
-def _colours(vertices: dict[str, _Column], faces: dict[str, _Column], path: Path, say: Say) -> np.ndarray | None:
-    """(V, 3) uint8 sRGB."""
+def _colours(vertices: dict[str, _Column], faces: dict[str, _Column], path: Path,
+             say: Say) -> tuple[np.ndarray | None, float]:
+    """((V, 3) uint8 sRGB, the alpha that all vertices have)."""
     if "red" in faces:
         say(f"{path.name} has colours of faces, which are left out: colours of vertices are read.")
     names = next((names for names in COLOURS if set(names) <= set(vertices)), None)
     if names is None:
-        return None
+        return None, 1.0
     alpha = vertices.get("alpha")
-    if alpha is not None and len(alpha) and (alpha != alpha.max()).any():
+    values = _bytes(np.stack([vertices[name] for name in (*names, *(["alpha"] if alpha is not None else []))], axis=1))
+    if alpha is None or not len(alpha) or (values[:, 3] == 255).all():
+        return values[:, :3], 1.0
+    if (values[:, 3] != values[0, 3]).any() or not values[0, 3]:
         say(f"{path.name} has transparent vertices, which become opaque.")
-    return _bytes(np.stack([vertices[name] for name in names], axis=1))
+        return values[:, :3], 1.0
+    return values[:, :3], float(values[0, 3]) / 255
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

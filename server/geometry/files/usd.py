@@ -12,17 +12,21 @@ from typing import Any
 import numpy as np
 
 from ..mesh import Mesh, srgb_to_linear
-from .common import ROUGHNESS, Part, Say, face_normals, join, png, vertex_normals, z_up
+from .common import Part, Say, corner_normals, face_normals, join, png, turned, vertex_normals, z_up
+from .looks import Look, dressed, look, say_lost, unique_names
 from .pictures import Picture, textured
 from .polygons import triangulate
 
-# Our kind of picture -> the surface's input, its type, the picture's output, and what it is if there is no picture.
-INPUTS: dict[str, tuple[str, str, str, Any]] = {
-    "texture": ("diffuseColor", "Color3f", "rgb", None),
-    "roughness": ("roughness", "Float", "r", ROUGHNESS),
-    "metallic": ("metallic", "Float", "r", 0.0),
-    "normal": ("normal", "Normal3f", "rgb", None),
-}
+# Our kind of picture -> the surface's input, its type, the picture's output.
+INPUTS: dict[str, tuple[str, str, str]] = {
+    "texture": ("diffuseColor", "Color3f", "rgb"), "roughness": ("roughness", "Float", "r"),
+    "metallic": ("metallic", "Float", "r"), "normal": ("normal", "Normal3f", "rgb"), "alpha": ("opacity", "Float", "r"),
+    "emission": ("emissiveColor", "Color3f", "rgb"), "occlusion": ("occlusion", "Float", "r")}
+# Kinds with a number where they have no picture -> the number's name in a look.
+NUMBERS = {"texture": "base", "roughness": "roughness", "metallic": "metallic", "alpha": "alpha",
+           "emission": "emission"}
+LOST = ("pictures on further UV maps", "the clamping or mirroring of pictures", "vertex colours over pictures",
+        "different sides of different materials", "extensions of materials", "extras")
 
 
 def _library() -> Any:
@@ -37,54 +41,66 @@ def _library() -> Any:
     return pxr
 
 
-def save(mesh: Mesh, path: Path, flat: bool) -> list[Path]:
+def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
     """One mesh prim with the mesh's own vertices, UVs per corner, and a subset and material for each slot."""
     pxr = _library()
+    say_lost(mesh, LOST, path, say)
     Sdf, UsdGeom, UsdShade, Vt = pxr.Sdf, pxr.UsdGeom, pxr.UsdShade, pxr.Vt
     path.unlink(missing_ok=True)
     stage = pxr.Usd.Stage.CreateNew(str(path))
     UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.z)
     UsdGeom.SetStageMetersPerUnit(stage, 1.0)
-    name = re.sub(r"\W", "_", path.stem)
-    name = name if re.match(r"[A-Za-z_]", name) else "_" + name
+    name = _identifier(path.stem)
     root = UsdGeom.Xform.Define(stage, f"/{name}")
     stage.SetDefaultPrim(root.GetPrim())
     shape = UsdGeom.Mesh.Define(stage, f"/{name}/mesh")
     shape.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)
-    shape.CreateDoubleSidedAttr(True)
     shape.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(np.ascontiguousarray(mesh.positions)))
     shape.CreateFaceVertexCountsAttr(Vt.IntArray.FromNumpy(np.full(len(mesh.faces), 3, np.int32)))
     shape.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(np.ascontiguousarray(mesh.faces).reshape(-1)))
     if len(mesh.positions):
         box = np.stack([mesh.positions.min(axis=0), mesh.positions.max(axis=0)])
         shape.CreateExtentAttr(Vt.Vec3fArray.FromNumpy(box))
-    normals = face_normals(mesh) if flat else vertex_normals(mesh)
+    kind, normals = ("uniform", face_normals(mesh)) if flat else ("vertex", vertex_normals(mesh)) \
+        if mesh.normals is None else ("faceVarying", corner_normals(mesh).reshape(-1, 3))
     shape.CreateNormalsAttr(Vt.Vec3fArray.FromNumpy(normals))
-    shape.SetNormalsInterpolation(UsdGeom.Tokens.uniform if flat else UsdGeom.Tokens.vertex)
+    shape.SetNormalsInterpolation(kind)
     primvars = UsdGeom.PrimvarsAPI(shape)
-    if mesh.uvs is not None:
-        primvars.CreatePrimvar("st", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.faceVarying).Set(
-            Vt.Vec2fArray.FromNumpy(np.ascontiguousarray(mesh.uvs, np.float32).reshape(-1, 2)))
+    for i, uvs in enumerate([] if mesh.uvs is None else [mesh.uvs, *mesh.more_uvs]):
+        values = np.nan_to_num(uvs.reshape(-1, 2).astype(np.float32))
+        primvars.CreatePrimvar(f"st{i or ''}", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.faceVarying).Set(
+            Vt.Vec2fArray.FromNumpy(values))
     if mesh.colours is not None:
         primvars.CreatePrimvar("displayColor", Sdf.ValueTypeNames.Color3fArray, UsdGeom.Tokens.vertex).Set(
             Vt.Vec3fArray.FromNumpy(srgb_to_linear(mesh.colours / 255).astype(np.float32)))
     written = [path]
     slots = mesh.face_slots
-    used = np.unique(slots).tolist()
-    for slot in used:
-        material = UsdShade.Material.Define(stage, f"/{name}/slot_{slot}")
-        written += _material(pxr, stage, material, mesh, slot, path)
+    looks = {slot: look(mesh, slot) for slot in np.unique(slots).tolist()}
+    names = unique_names({slot: found.name for slot, (found, _) in looks.items()}, _identifier)
+    shape.CreateDoubleSidedAttr(any(found.double_sided for found, _ in looks.values()))
+    for slot, (found, pictures) in looks.items():
+        material = UsdShade.Material.Define(stage, f"/{name}/materials/{names[slot]}")
+        if found.name != names[slot]:
+            material.GetPrim().SetDisplayName(found.name.encode("utf-8", "replace").decode().replace("\0", "_"))
+        written += _material(pxr, stage, material, found, pictures, path, slot)
         prim = shape.GetPrim()
-        if len(used) > 1:
+        if len(looks) > 1:
             own = Vt.IntArray.FromNumpy(np.flatnonzero(slots == slot).astype(np.int32))
-            subset = UsdShade.MaterialBindingAPI.Apply(prim).CreateMaterialBindSubset(f"slot_{slot}", own)
+            subset = UsdShade.MaterialBindingAPI.Apply(prim).CreateMaterialBindSubset(names[slot], own)
             prim = subset.GetPrim()
         UsdShade.MaterialBindingAPI.Apply(prim).Bind(material)
     stage.GetRootLayer().Save()
     return written
 
 
-def _material(pxr: Any, stage: Any, material: Any, mesh: Mesh, slot: int, path: Path) -> list[Path]:
+def _identifier(name: str) -> str:
+    """The name as a prim's."""
+    name = "".join(letter if f"_{letter}".isidentifier() else "_" for letter in name)
+    return name if re.match(r"[A-Za-z_]", name) else "_" + name
+
+
+def _material(pxr: Any, stage: Any, material: Any, found: Look, pictures: dict[str, np.ndarray], path: Path,
+              slot: int) -> list[Path]:
     """Fill a material; the pictures written beside the file."""
     Sdf, Types = pxr.Sdf, pxr.Sdf.ValueTypeNames
 
@@ -97,13 +113,16 @@ def _material(pxr: Any, stage: Any, material: Any, mesh: Mesh, slot: int, path: 
     surface = shader("surface", "UsdPreviewSurface")
     material.CreateSurfaceOutput().ConnectToSource(surface.CreateOutput("surface", Types.Token))
     reader = None
-    for kind, (name, type_name, output, default) in INPUTS.items():
-        values = mesh.textures.get(f"{kind}.{slot}")
-        if values is None and default is None:
+    if found.cutoff > 0:
+        surface.CreateInput("opacityThreshold", Types.Float).Set(found.cutoff)
+    for kind, (name, type_name, output) in INPUTS.items():
+        values = pictures.get(kind)
+        number = getattr(found, NUMBERS[kind]) if kind in NUMBERS else None
+        if values is None and number is None:
             continue
         entry = surface.CreateInput(name, getattr(Types, type_name))
         if values is None:
-            entry.Set(default)
+            entry.Set(number)
             continue
         file = path.with_name(f"{path.stem}_{kind}_{slot}.png")
         file.write_bytes(png(values))
@@ -114,7 +133,7 @@ def _material(pxr: Any, stage: Any, material: Any, mesh: Mesh, slot: int, path: 
             reader.CreateOutput("result", Types.Float2)
         image = shader(kind, "UsdUVTexture")
         image.CreateInput("file", Types.Asset).Set(Sdf.AssetPath(f"./{file.name}"))
-        image.CreateInput("sourceColorSpace", Types.Token).Set("sRGB" if kind == "texture" else "raw")
+        image.CreateInput("sourceColorSpace", Types.Token).Set("sRGB" if kind in ("texture", "emission") else "raw")
         for wrap in ("wrapS", "wrapT"):
             image.CreateInput(wrap, Types.Token).Set("repeat")
         if kind == "normal":
@@ -149,7 +168,7 @@ def load(path: Path, say: Say) -> Mesh:
 def _scene(pxr: Any, stage: Any, path: Path, say: Say) -> Mesh:
     UsdGeom = pxr.UsdGeom
     scale = _metadata(stage, "metersPerUnit", lambda value: isinstance(value, float) and 0 < value < np.inf, path)
-    turned = _metadata(stage, "upAxis", lambda value: value in ("Y", "Z"), path) == "Y"
+    upright = _metadata(stage, "upAxis", lambda value: value in ("Y", "Z"), path) == "Y"
     cache = UsdGeom.XformCache()
     prims = list(stage.Traverse(pxr.Usd.TraverseInstanceProxies()))
     shapes = [UsdGeom.Mesh(prim) for prim in prims if prim.IsA(UsdGeom.Mesh)]
@@ -164,17 +183,27 @@ def _scene(pxr: Any, stage: Any, path: Path, say: Say) -> Mesh:
     # Slots go by the materials' order in the file, so that what `save` wrote comes back.
     used = {name for names in bindings for name in names}
     materials = [str(prim.GetPath()) for prim in prims if str(prim.GetPath()) in used] + [""]
+    surfaces = [_surface(pxr, stage.GetPrimAtPath(material), path, say) if material else (Look(), {}, "")
+                for material in materials]
+    for i, material in enumerate(materials):
+        sides = [shape.GetDoubleSidedAttr() for shape, names in zip(shown, bindings) if material in names]
+        surfaces[i][0].double_sided = any(not side.HasAuthoredValue() or side.Get() for side in sides)
     parts = []
     for shape, names in zip(shown, bindings):
         slots = np.array([materials.index(name) for name in names], int)
-        part = _part(pxr, shape, np.array(cache.GetLocalToWorldTransform(shape.GetPrim())), slots, path, say)
-        part.positions = z_up(part.positions * scale) if turned else part.positions * scale
+        part = _part(pxr, shape, np.array(cache.GetLocalToWorldTransform(shape.GetPrim())), slots,
+                     [uv_map for _, _, uv_map in surfaces], path, say)
+        part.positions = part.positions * scale
+        if upright:
+            part.positions = z_up(part.positions)
+            part.normals = None if part.normals is None else z_up(part.normals.reshape(-1, 3)).reshape(-1, 3, 3)
         parts.append(part)
     mesh = join(parts)
-    slots, textures = textured(mesh.face_slots, mesh.uvs, [
-        _pictures(pxr, stage.GetPrimAtPath(material), path, say) if material else {} for material in materials],
-                               path.name, say)
-    return replace(mesh, slots=slots if slots.any() else None, textures=textures)
+    slots, textures, owners = textured(mesh.face_slots, mesh.uvs, [pictures for _, pictures, _ in surfaces],
+                                       path.name, say)
+    looks = {slot: surfaces[owner][0] for slot, owner in enumerate(owners) if materials[owner]}
+    mesh = replace(mesh, slots=slots if slots.any() else None, textures=textures)
+    return dressed(mesh, looks, [slot for slot in looks if looks[slot].base is not None], path.name, say)
 
 
 def _metadata(stage: Any, name: str, fits: Callable[[Any], bool], path: Path) -> Any:
@@ -189,8 +218,8 @@ def _metadata(stage: Any, name: str, fits: Callable[[Any], bool], path: Path) ->
     return value
 
 
-def _part(pxr: Any, shape: Any, matrix: np.ndarray, slots: np.ndarray, path: Path, say: Say) -> Part:
-    """A mesh prim under its world matrix (rows are USD's vectors); slots of its polygons."""
+def _part(pxr: Any, shape: Any, matrix: np.ndarray, slots: np.ndarray, maps: list[str], path: Path, say: Say) -> Part:
+    """A mesh prim under its world matrix (rows are USD's vectors); slots of its polygons, the UV map of each slot."""
     points = np.array(shape.GetPointsAttr().Get() or [], float).reshape(-1, 3)
     counts = np.array(shape.GetFaceVertexCountsAttr().Get() or [], int)
     index = np.array(shape.GetFaceVertexIndicesAttr().Get() or [], int)
@@ -211,9 +240,9 @@ def _part(pxr: Any, shape: Any, matrix: np.ndarray, slots: np.ndarray, path: Pat
     def corners(found: Any) -> np.ndarray | None:
         """(F, 3, C) of a primvar."""
         flat = found.ComputeFlattened() if found and found.HasValue() else None
-        if flat is None:
-            return None
-        values, each = np.array(flat), found.GetInterpolation()
+        return None if flat is None else placed(np.array(flat), found.GetInterpolation())
+
+    def placed(values: np.ndarray, each: str) -> np.ndarray | None:
         where = {"faceVarying": triangles, "vertex": index[triangles], "varying": index[triangles],
                  "uniform": polygons[:, None].repeat(3, 1), "constant": np.zeros_like(triangles)}.get(each)
         length = {"faceVarying": len(index), "uniform": len(counts), "constant": 1}.get(each, len(points))
@@ -223,17 +252,32 @@ def _part(pxr: Any, shape: Any, matrix: np.ndarray, slots: np.ndarray, path: Pat
             if found.GetTypeName().type.typeName == "VtArray<GfVec2f>"]
     flat.sort(key=lambda found: _order(found.GetPrimvarName()))
     sets = {found.GetPrimvarName(): uvs for found in flat if (uvs := corners(found)) is not None}
-    if len(sets) > 1:
-        say(f"{path.name} has several UV maps; {next(iter(sets))!r} is read, and "
-            f"{', '.join(map(repr, list(sets)[1:]))} left out.")
+    ordered = _in_order(sets, [maps[slot] for slot in slots[polygons]])
+    normals = corners(primvars.GetPrimvar("normals"))
+    if normals is None and (flat_normals := shape.GetNormalsAttr().Get()) is not None:
+        normals = placed(np.array(flat_normals), shape.GetNormalsInterpolation())
+    if normals is not None:
+        normals = turned(normals.reshape(-1, 3).astype(float), np.pad(matrix[:3, :3].T, ((0, 1), (0, 1))))
+        normals = normals.reshape(-1, 3, 3) if np.isfinite(normals).any() else None
     faces, tinted, colours = index[triangles], corners(primvars.GetPrimvar("displayColor")), None
     if tinted is not None:
         colours = np.ones((len(points), 3))
         colours[faces] = tinted
         if (colours[faces] != tinted).any():
             say(f"{path.name} has colours of faces or corners, of which each vertex keeps one.")
-    return Part(points @ matrix[:3, :3] + matrix[3, :3], faces, next(iter(sets.values()), None), colours,
-                slots[polygons])
+    return Part(points @ matrix[:3, :3] + matrix[3, :3], faces, ordered[0] if ordered else None, colours,
+                slots[polygons], normals, tuple(ordered[1:]))
+
+
+def _in_order(sets: dict[str, np.ndarray], first: list[str]) -> list[np.ndarray]:
+    """The UV maps (F, 3, 2) of a mesh, that of each face's base colour before others."""
+    made = [uvs.copy() for uvs in sets.values()]
+    for i, name in enumerate(sets):
+        own = np.array([each == name for each in first], bool)
+        order = [name, *(other for other in sets if other != name)]
+        for uvs, other in zip(made, order if i else []):
+            uvs[own] = sets[other][own]
+    return made
 
 
 def _order(name: str) -> int:
@@ -257,18 +301,22 @@ def _bindings(pxr: Any, shape: Any) -> list[str]:
     return found
 
 
-def _pictures(pxr: Any, prim: Any, path: Path, say: Say) -> dict[str, Picture]:
-    """The pictures straight behind a material's UsdPreviewSurface."""
-    found = {}
+def _surface(pxr: Any, prim: Any, path: Path, say: Say) -> tuple[Look, dict[str, Picture], str]:
+    """A material's UsdPreviewSurface: its numbers, the pictures straight behind it, and the name of their UV map."""
+    found, pictures, maps = Look(prim.GetDisplayName() or prim.GetName()), dict[str, Picture](), dict[str, str]()
     source = pxr.UsdShade.Material(prim).ComputeSurfaceSource("")
     surface = source[0] if source else None
     if not surface or surface.GetIdAttr().Get() != "UsdPreviewSurface":
         say(f"{path.name}: the material {prim.GetName()!r} has no UsdPreviewSurface, and is read without pictures.")
-        return {}
-    for kind, (name, _, _, _) in INPUTS.items():
+        return found, {}, ""
+    if (cutoff := _number(surface.GetInput("opacityThreshold"))) is not None:
+        found.cutoff = float(cutoff)
+    for kind, (name, type_name, _) in INPUTS.items():
         entry = surface.GetInput(name)
         connected = entry.GetConnectedSource() if entry else None
         if not connected:
+            if kind in NUMBERS and (number := _number(entry, 3 if type_name == "Color3f" else 1)) is not None:
+                setattr(found, NUMBERS[kind], number)
             continue
         shader = pxr.UsdShade.Shader(connected[0].GetPrim())
         file = shader.GetInput("file") if shader else None
@@ -280,7 +328,32 @@ def _pictures(pxr: Any, prim: Any, path: Path, say: Say) -> dict[str, Picture]:
         if lies and pxr.UsdShade.Shader(lies[0].GetPrim()).GetIdAttr().Get() == "UsdTransform2d":
             say(f"{path.name} moves or scales the picture {asset.path!r}, which is not followed: change the UVs "
                 "instead.")
-        gray = kind in ("roughness", "metallic")
-        channel = "rgb".find(connected[1]) if gray and len(connected[1]) == 1 else -1
-        found[kind] = Picture(asset.path, path, "L" if gray else "RGB", channel=channel if channel >= 0 else None)
-    return found
+        maps[kind] = _uv_map(pxr.UsdShade.Shader(lies[0].GetPrim())) if lies else ""
+        if maps[kind] != (first := next(iter(maps.values()))):
+            say(f"{path.name} has the picture {asset.path!r} on the UV map {maps[kind]!r} and others on {first!r}, so "
+                "that it is left out: bake it.")
+            continue
+        gray = entry.GetTypeName() == pxr.Sdf.ValueTypeNames.Float
+        channel = "rgba".find(connected[1]) if gray and len(connected[1]) == 1 else -1
+        pictures[kind] = Picture(asset.path, path, "L" if gray else "RGB", channel=channel if channel >= 0 else None)
+    return found, pictures, next(iter(maps.values()), "")
+
+
+def _number(entry: Any, count: int = 1) -> Any:
+    """The finite number of an input, or the tuple of several; None where there are none, or of another type."""
+    value = entry.Get() if entry else None
+    if value is None or isinstance(value, (str, bool)):
+        return None
+    values = np.ravel(np.array(value, float))
+    if not np.isfinite(values).all() or len(values) != count:
+        return None
+    return tuple(values.tolist()) if len(values) > 1 else float(values[0])
+
+
+def _uv_map(reader: Any) -> str:
+    """The name of the UV map that a UsdPrimvarReader reads, also through a UsdTransform2d."""
+    if reader and reader.GetIdAttr().Get() == "UsdTransform2d" and reader.GetInput("in"):
+        source = reader.GetInput("in").GetConnectedSource()
+        return _uv_map(type(reader)(source[0].GetPrim())) if source else ""
+    name = reader.GetInput("varname") if reader else None
+    return str(name.GetAttr().Get() or "") if name else ""
