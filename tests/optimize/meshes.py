@@ -15,7 +15,7 @@ from server.geometry.mesh import Mesh
 
 ROOT = Path(__file__).parents[2]
 SUZANNE = ROOT / "scripts" / "suzanne.py"
-SAMPLES = ROOT / "out" / "meshes" / "package" / "dist" / "profiles"
+SAMPLES = ROOT / "out" / "meshes" / "webxr-input-profiles-assets-1-0-20" / "package" / "dist" / "profiles"
 
 
 def suzanne(folder) -> Mesh:
