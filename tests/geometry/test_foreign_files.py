@@ -510,6 +510,16 @@ def test_what_ply_has_beside_its_surface_is_said(tmp_path):
         True] * 4 and len(said) == 4
 
 
+def test_objects_and_groups_of_obj_that_become_one_are_said(tmp_path, square):
+    text = (tmp_path / "square.obj").read_text()
+    for name, count in (("", 0), ("o one", 2), ("o two", 3), ("g three", 4), ("g three", 4), ("o two", 4)):
+        text += f"{name}\nf 1/1 2/2 3/3\n"
+        (tmp_path / "more.obj").write_text(text)
+        said = read(tmp_path / "more.obj")[1]
+        assert [note for note in said if "become one mesh" in note] == (
+            [f"more.obj: its {count} objects and groups become one mesh."] if count else []), (name, said)
+
+
 # USD ------------------------------------------------------------------------------------------------------------------
 
 QUAD = ([(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)], [4], [0, 1, 2, 3])
@@ -624,7 +634,8 @@ def test_usd_instances_are_read_and_what_is_no_mesh_is_said(tmp_path, pxr):
             usd_mesh(*QUAD, ' uniform token purpose = "guide"').replace('"m"', '"g"'))
     mesh, said = read(usd(tmp_path / "a.usda", text))
     assert mesh.positions[:, 0].max() == 6 and len(mesh.faces) == 4
-    assert len(said) == 2 and "(2), which are left out" in said[0] and "BasisCurves, Sphere prims" in said[1]
+    assert len(said) == 3 and "(2), which are left out" in said[0] and "BasisCurves, Sphere prims" in said[2]
+    assert "its 2 objects become one mesh" in said[1]
 
 
 def test_usd_subdivision_and_holes(tmp_path, pxr):

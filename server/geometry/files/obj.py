@@ -96,6 +96,7 @@ class _Shape:
     materials: list[int] = field(default_factory=list)              # of each polygon
     smooth: dict[str, int] = field(default_factory=dict)            # the groups' names
     names: dict[str, int] = field(default_factory=dict)             # of materials, by their first polygon
+    objects: set[tuple[str, str]] = field(default_factory=set)      # (object, group) of the polygons
     libraries: list[str] = field(default_factory=list)
     left: Counter[str] = field(default_factory=Counter)             # what has no place in a mesh
 
@@ -119,6 +120,8 @@ def load(path: Path, say: Say) -> Mesh:
     places = np.array([place[:3] for place in shape.places])
     triangles, polygons = triangulate(places[index[:, 0]], counts, path.name, say)
     materials = np.array(shape.materials, np.int32)[polygons]
+    if len(shape.objects) > 1:
+        say(f"{path.name}: its {len(shape.objects):,} objects and groups become one mesh.")
     uvs = _listed(shape.uvs, 2, index[:, 1], "UVs", path, say)
     uvs = None if uvs is None else uvs[triangles]
     slots, textures, looks = _materials(shape, materials, uvs, path, say)
@@ -131,7 +134,7 @@ def load(path: Path, say: Say) -> Mesh:
 
 
 def _read(path: Path) -> _Shape:
-    shape, current, group = _Shape(), "", -1
+    shape, current, group, part = _Shape(), "", -1, ("", "")
     for number, kind, rest in _statements(path.read_bytes()):
         values = rest.partition("#")[0].split()
         try:
@@ -152,8 +155,11 @@ def _read(path: Path) -> _Shape:
                 shape.counts.append(len(values))
                 shape.rows.append(number)
                 shape.materials.append(shape.names.setdefault(current, len(shape.names)))
+                shape.objects.add(part)
             elif kind == "usemtl":
                 current = rest.strip()
+            elif kind in ("o", "g"):
+                part = (rest.strip(), part[1]) if kind == "o" else (part[0], rest.strip())
             elif kind == "mtllib":
                 shape.libraries.append(rest.strip())
             elif kind in LEFT:

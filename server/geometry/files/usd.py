@@ -176,6 +176,8 @@ def _scene(pxr: Any, stage: Any, path: Path, say: Say) -> Mesh:
              and shape.ComputePurpose() not in (UsdGeom.Tokens.guide, UsdGeom.Tokens.proxy)]
     if hidden := len(shapes) - len(shown):
         say(f"{path.name} has hidden, guide or proxy meshes ({hidden:,}), which are left out.")
+    if len(shown) > 1:
+        say(f"{path.name}: its {len(shown):,} objects become one mesh.")
     if others := {prim.GetTypeName() for prim in prims if not prim.IsA(UsdGeom.Mesh)
                   and (prim.IsA(UsdGeom.Gprim) or prim.IsA(UsdGeom.PointInstancer))}:
         say(f"{path.name} has {', '.join(sorted(others))} prims, which are left out: convert them to meshes.")
