@@ -263,7 +263,7 @@ def test_blender_sees_the_same(blender):
     for mesh, suffix, found in blender:
         shown = seen(mesh)
         np.testing.assert_allclose(found["corners"], shown["corners"], atol=1e-6)
-        np.testing.assert_allclose(found["normals"], shown["normals"], atol=2e-3)
+        np.testing.assert_allclose(found["normals"], shown["normals"], atol=3e-2)   # Blender's have 16 bits an angle
         if mesh.uvs is not None:
             np.testing.assert_allclose(found["uvs"], shown["uvs"], atol=1e-6)
             further = mesh.more_uvs if suffix == "glb" else ()
