@@ -9,6 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
+# Networks here are tiny: two threads of OpenMP mostly wait for each other, also in the servers that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import psutil
 import pytest
