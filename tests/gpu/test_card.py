@@ -9,13 +9,12 @@ import pytest
 import torch
 import trimesh
 
-from msd_blender.protocol import FILES, JobRequest
+from msd_blender.protocol import JobRequest
 from server.bundled.evaluate import measure
-from server.checkpoint import Checkpoints
-from server.optimize import Paused, generate, is_out_of_memory, release
+from server.optimize import generate, is_out_of_memory, release
 from server.rendering import cameras, rasterize
 
-from tests.optimize.jobs import JOBS, request_of, short
+from tests.optimize.jobs import JOBS, request_of, stop_and_go_on
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -30,16 +29,7 @@ def rasterizer(request):
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_stops_at_a_checkpoint_goes_on_and_writes_every_file(rasterizer, tiny, tmp_path, job):
     request, mesh = request_of(job, tiny["model"], rasterizer=rasterizer, device="cuda")
-    settings, checkpoints, asked = short(request), Checkpoints(tmp_path / "checkpoints"), []
-
-    def run(paused):
-        generate(request, tmp_path, lambda message: None, lambda: False, settings, checkpoints, paused, mesh)
-
-    with pytest.raises(Paused):
-        run(lambda: asked.append(1) or len(asked) > settings.iterations(request.mode) - 1)
-    run(lambda: False)
-    files = set(FILES) - ({"texture.png"} if request.mode == "refine" and mesh.uvs is None else set())
-    assert {path.name for path in tmp_path.iterdir()} == files | {"checkpoints"}
+    stop_and_go_on(request, mesh, tmp_path)
     record = json.loads((tmp_path / "job.json").read_text())
     assert record["state"] == "finished" and record["device"] == "cuda" and record["rasterizer"] == rasterizer
 

@@ -4,11 +4,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import trimesh
 
-from msd_blender.protocol import JobRequest
+from msd_blender.protocol import FILES, JobRequest
+from server.checkpoint import Checkpoints
 from server.geometry.mesh import Mesh
-from server.optimize import Settings
+from server.optimize import Paused, Settings, generate
 from server.optimize.settings import PLANS
 
 
@@ -54,3 +56,17 @@ def short(request):
     settings = replace(Settings.of(request), snapshots=2)
     return replace(settings, **{name: replace(getattr(settings, name), iterations=2)
                                 for _, name in PLANS[request.mode]})
+
+
+def stop_and_go_on(request, mesh, folder):
+    """Run a job to its last iteration but one, and from its checkpoint to its end; every file is there then."""
+    settings, checkpoints, asked = short(request), Checkpoints(folder / "checkpoints"), []
+
+    def run(paused):
+        generate(request, folder, lambda message: None, lambda: False, settings, checkpoints, paused, mesh)
+
+    with pytest.raises(Paused):
+        run(lambda: asked.append(1) or len(asked) > settings.iterations(request.mode) - 1)
+    run(lambda: False)
+    files = set(FILES) - ({"texture.png"} if request.mode == "refine" and mesh.uvs is None else set())
+    assert {path.name for path in folder.iterdir()} == files | {"checkpoints"}

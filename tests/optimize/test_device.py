@@ -13,18 +13,17 @@ import pytest
 import torch
 import trimesh
 
-from msd_blender.protocol import FILES, JobRequest
+from msd_blender.protocol import JobRequest
 from server import guidance, priors
-from server.checkpoint import Checkpoints
 from server.geometry import precondition
-from server.optimize import Paused, release
+from server.optimize import release
 from server.rendering import cameras, rasterize, volume
 from server.rendering.rasterize.cpu import CpuRasterizer
 from server.rendering.rasterize.nvdiffrast import NvdiffrastRasterizer
 
 from tests import nvdiffrast_contract
 from tests.emulated import DEVICE, EmulatedCholespy, Emulation, counted_waits
-from tests.optimize.jobs import JOBS, request_of, short
+from tests.optimize.jobs import JOBS, request_of, short, stop_and_go_on
 
 loop = importlib.import_module("server.optimize.generate")
 
@@ -53,20 +52,10 @@ def rasterizer(request, monkeypatch):
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_stops_at_a_checkpoint_goes_on_and_writes_every_file(device, rasterizer, tiny, tmp_path, job):
     request, mesh = request_of(job, tiny["model"])
-    settings, checkpoints = short(request), Checkpoints(tmp_path / "checkpoints")
-    asked = []
-
-    def run(paused):
-        loop.generate(request, tmp_path, lambda message: None, lambda: False, settings, checkpoints, paused, mesh)
-
-    with pytest.raises(Paused):
-        run(lambda: asked.append(1) or len(asked) > settings.iterations(request.mode) - 1)
-    run(lambda: False)
-    files = set(FILES) - ({"texture.png"} if request.mode == "refine" and mesh.uvs is None else set())
-    assert {path.name for path in tmp_path.iterdir()} == files | {"checkpoints"}
+    stop_and_go_on(request, mesh, tmp_path)
     record = json.loads((tmp_path / "job.json").read_text())
     assert record["state"] == "finished" and record["device"] == "emulated:0"
-    assert record["iterations"] == settings.iterations(request.mode)
+    assert record["iterations"] == short(request).iterations(request.mode)
 
 
 # A third of the waits that an iteration had: 18, 41 and 20 (docs/log.md says how they were counted).
