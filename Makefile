@@ -26,7 +26,7 @@ demo: setup
 	    --output "out/$$(printf %s "$$PROMPT" | tr -cs '[:alnum:]' - | cut -c 1-60).blend"
 
 lint: setup
-	$(PY) -m ruff check .
+	$(PY) -m ruff check . && $(PY) -m ruff format --check -q .
 	$(PY) -m mypy
 
 test: lint

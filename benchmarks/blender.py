@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What an update costs Blender's main thread, at 20,000 vertices and 40,000 faces.
 
-    python -m benchmarks.blender [--updates 30]
+python -m benchmarks.blender [--updates 30]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msd_blender.pictures import Prepared
 from msd_blender.protocol import JobRequest, Snapshot
 from msd_blender.scene import Asset
 
-SIDE = 142                                  # of a grid: 20,164 vertices, 39,762 faces
+SIDE = 142  # of a grid: 20,164 vertices, 39,762 faces
 
 
 def grid(side: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
@@ -27,8 +27,12 @@ def grid(side: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
     a, b, c, d = (part.ravel() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]))
     faces = np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
     flat = np.stack([x.ravel(), y.ravel()], 1)
-    return {"positions": np.column_stack([flat, draw.random(side * side, np.float32)]), "faces": faces,
-            "uvs": flat[faces], "colours": draw.integers(0, 256, (side * side, 3), np.uint8)}
+    return {
+        "positions": np.column_stack([flat, draw.random(side * side, np.float32)]),
+        "faces": faces,
+        "uvs": flat[faces],
+        "colours": draw.integers(0, 256, (side * side, 3), np.uint8),
+    }
 
 
 def measure(name: str, limit: float, updates: int, change: Callable[[int], dict[str, np.ndarray]]) -> None:
@@ -38,15 +42,17 @@ def measure(name: str, limit: float, updates: int, change: Callable[[int], dict[
     asset.apply(Snapshot(1, 1, change(0)))
     times, busy = [], []
     for i in range(1, updates + 1):
-        snapshot = Prepared.of(Snapshot(i + 1, i, change(i)))           # as the reading thread does
+        snapshot = Prepared.of(Snapshot(i + 1, i, change(i)))  # as the reading thread does
         start, used = time.perf_counter(), time.thread_time()
         if asset.edited(snapshot):
             raise AssertionError("nobody edited it")
         asset.apply(snapshot)
         times.append(1000 * (time.perf_counter() - start))
         busy.append(1000 * (time.thread_time() - used))
-    print(f"| {name} | {statistics.median(times):.1f} | {max(times):.1f} | {statistics.median(busy):.1f} | "
-          f"{limit:g} |", flush=True)
+    print(
+        f"| {name} | {statistics.median(times):.1f} | {max(times):.1f} | {statistics.median(busy):.1f} | {limit:g} |",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -59,13 +65,23 @@ def main() -> None:
     moved = [base["positions"] + draw.normal(0, 1e-3, base["positions"].shape).astype(np.float32) for _ in range(4)]
     painted = [np.roll(texture, i, 0) for i in range(4)]
     other = [grid(SIDE + i % 2, draw) for i in range(4)]
-    print(f"Blender {bpy.app.version_string}, {len(base['positions']):,} vertices, {len(base['faces']):,} faces, "
-          "ms on the main thread\n\n| update | median | largest | median of CPU time | wanted |\n|---|---|---|---|---|")
+    print(
+        f"Blender {bpy.app.version_string}, {len(base['positions']):,} vertices, {len(base['faces']):,} faces, "
+        "ms on the main thread\n\n| update | median | largest | median of CPU time | wanted |\n|---|---|---|---|---|"
+    )
     measure("positions", 4, updates, lambda i: {**base, "positions": moved[i % 4], "texture.0": texture})
-    measure("positions and colours", 4, updates,
-            lambda i: {**base, "positions": moved[i % 4], "colours": other[2 * (i % 2)]["colours"]})
-    measure("positions and a 1024² texture", 16, updates,
-            lambda i: {**base, "positions": moved[i % 4], "texture.0": painted[i % 4]})
+    measure(
+        "positions and colours",
+        4,
+        updates,
+        lambda i: {**base, "positions": moved[i % 4], "colours": other[2 * (i % 2)]["colours"]},
+    )
+    measure(
+        "positions and a 1024² texture",
+        16,
+        updates,
+        lambda i: {**base, "positions": moved[i % 4], "texture.0": painted[i % 4]},
+    )
     measure("topology", 30, updates, lambda i: other[i % 4])
 
 

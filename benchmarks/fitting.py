@@ -26,7 +26,7 @@ from server.rendering.rasterize import Rasterizer
 from server.rendering.render import vertex_normals
 from server.rendering.textured import Charts
 
-DISTANCE, FOCAL = 3.5, 2.5                  # of the originals' camera, which looks along -Z
+DISTANCE, FOCAL = 3.5, 2.5  # of the originals' camera, which looks along -Z
 
 
 @dataclass
@@ -45,10 +45,20 @@ def rotations(count: int, generator: torch.Generator) -> Tensor:
 def matrix(q: Tensor) -> Tensor:
     """(..., 3, 3) rotation of the unit quaternions (..., 4), real part first."""
     w, x, y, z = q.unbind(-1)
-    return torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-                        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-                        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-                       dim=-1).view(*q.shape[:-1], 3, 3)
+    return torch.stack(
+        [
+            1 - 2 * (y * y + z * z),
+            2 * (x * y - w * z),
+            2 * (x * z + w * y),
+            2 * (x * y + w * z),
+            1 - 2 * (x * x + z * z),
+            2 * (y * z - w * x),
+            2 * (x * z - w * y),
+            2 * (y * z + w * x),
+            1 - 2 * (x * x + y * y),
+        ],
+        dim=-1,
+    ).view(*q.shape[:-1], 3, 3)
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
@@ -58,8 +68,14 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat([real, rest], dim=-1)
 
 
-def clip_space(positions: Tensor, rotation: Tensor, shift: Tensor | float = 0.0, distance: Tensor | float = DISTANCE,
-               near: float = 1.0, far: float = 50.0) -> Tensor:
+def clip_space(
+    positions: Tensor,
+    rotation: Tensor,
+    shift: Tensor | float = 0.0,
+    distance: Tensor | float = DISTANCE,
+    near: float = 1.0,
+    far: float = 50.0,
+) -> Tensor:
     """(B, V, 4): positions (V, 3) turned by (B, 3, 3), moved by `shift` (B, 1, 3), `distance` before the camera."""
     x, y, z = (positions @ rotation.transpose(-1, -2) + shift).unbind(-1)
     z = z - distance
@@ -69,19 +85,23 @@ def clip_space(positions: Tensor, rotation: Tensor, shift: Tensor | float = 0.0,
 
 def cube() -> tuple[Tensor, Tensor]:
     shape = trimesh.creation.box((1, 1, 1))
-    return (torch.tensor(np.asarray(shape.vertices), dtype=torch.float32),
-            torch.tensor(np.asarray(shape.faces), dtype=torch.int32))
+    return (
+        torch.tensor(np.asarray(shape.vertices), dtype=torch.float32),
+        torch.tensor(np.asarray(shape.faces), dtype=torch.int32),
+    )
 
 
-def draw(rasterizer: Rasterizer, clip: Tensor, faces: Tensor, colours: Tensor, colour_faces: Tensor,
-         size: int) -> Tensor:
+def draw(
+    rasterizer: Rasterizer, clip: Tensor, faces: Tensor, colours: Tensor, colour_faces: Tensor, size: int
+) -> Tensor:
     """(B, size, size, 3) of colours (N, 3), which have triangles of their own, on black."""
     rast = rasterizer.rasterize(clip, faces, (size, size))
     return rasterizer.antialias(rasterizer.interpolate(colours[None], rast, colour_faces), rast, clip, faces)
 
 
-def fit_cube(rasterizer: Rasterizer, iterations: int = 1000, size: int = 16, discontinuous: bool = False,
-             seed: int = 0) -> Fit:
+def fit_cube(
+    rasterizer: Rasterizer, iterations: int = 1000, size: int = 16, discontinuous: bool = False, seed: int = 0
+) -> Fit:
     """Eight corners, moved by up to half an edge along each axis, and their colours, from one tiny view a step.
 
     Discontinuous: every side has corner colours of its own. Errors: mean distance of the corners from where they
@@ -111,10 +131,17 @@ def fit_cube(rasterizer: Rasterizer, iterations: int = 1000, size: int = 16, dis
         schedule.step()
     with torch.no_grad():
         view = matrix(F.normalize(torch.tensor([[1.0, 0.4, 0.5, 0.1]]), dim=1))
-        pictures = [draw(rasterizer, clip_space(p, view), faces, c, colour_faces, 256)[0]
-                    for p, c in ((moved, painted), (positions, colours))]
-    return Fit({"corners": float((moved - positions).detach().norm(dim=1).mean()),
-                "colours": float((painted - colours).detach().square().mean().sqrt())}, pictures)
+        pictures = [
+            draw(rasterizer, clip_space(p, view), faces, c, colour_faces, 256)[0]
+            for p, c in ((moved, painted), (positions, colours))
+        ]
+    return Fit(
+        {
+            "corners": float((moved - positions).detach().norm(dim=1).mean()),
+            "colours": float((painted - colours).detach().square().mean().sqrt()),
+        },
+        pictures,
+    )
 
 
 def fit_pose(rasterizer: Rasterizer, iterations: int = 1000, size: int = 64, seed: int = 0) -> Fit:
@@ -146,7 +173,7 @@ def fit_pose(rasterizer: Rasterizer, iterations: int = 1000, size: int = 64, see
         noise = 1e-4 ** (i / iterations) * torch.randn(1, 4, generator=generator)
         noise = F.normalize(torch.tensor([[1.0, 0, 0, 0]]) + noise, dim=1)
         k = int(torch.randint(len(symmetries), (1,), generator=generator))
-        tried = multiply(best, multiply(noise, symmetries[k:k + 1]))
+        tried = multiply(best, multiply(noise, symmetries[k : k + 1]))
         with torch.no_grad():
             loss = float(difference(tried))
         if loss < lowest:
@@ -185,8 +212,9 @@ def globe(rows: int = 32) -> tuple[Tensor, Tensor, Charts]:
     columns = 2 * rows
     j, i = np.meshgrid(np.arange(rows + 1), np.arange(columns), indexing="ij")
     latitude, longitude = np.pi * (j / rows - 0.5), 2 * np.pi * i / columns
-    positions = np.stack([np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude),
-                          np.sin(latitude)], axis=-1).reshape(-1, 3)
+    positions = np.stack(
+        [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=-1
+    ).reshape(-1, 3)
     faces, uvs = [], []
     for a in range(rows):
         for b in range(columns):
@@ -203,14 +231,15 @@ def continents(height: int, width: int, generator: torch.Generator, channels: in
     """(height, width, channels) in [0.05, 0.95]: smooth and fine noise, thresholded in part, as a map has coasts."""
     total = torch.zeros(1, channels, height, width)
     for octave in range(2, int(math.log2(height)) + 1):
-        noise = torch.randn(1, channels, 2 ** octave, 2 ** (octave + 1), generator=generator)
-        total += 0.6 ** octave * F.interpolate(noise, size=(height, width), mode="bicubic", align_corners=False)
+        noise = torch.randn(1, channels, 2**octave, 2 ** (octave + 1), generator=generator)
+        total += 0.6**octave * F.interpolate(noise, size=(height, width), mode="bicubic", align_corners=False)
     total = total / total.std()
     return (0.5 + 0.25 * torch.tanh(8 * total) + 0.1 * total).clamp(0.05, 0.95)[0].movedim(0, -1)
 
 
-def fit_texture(rasterizer: Rasterizer, iterations: int = 400, size: int = 64, mipmaps: bool = True,
-                edge: int = 64, seed: int = 0) -> Fit:
+def fit_texture(
+    rasterizer: Rasterizer, iterations: int = 400, size: int = 64, mipmaps: bool = True, edge: int = 64, seed: int = 0
+) -> Fit:
     """A globe's texture from views at random distances, most of them far: with mipmaps, and without.
 
     The targets are drawn four times larger, with mipmaps, and averaged down. Error: PSNR of the texture away from the
@@ -242,12 +271,15 @@ def fit_texture(rasterizer: Rasterizer, iterations: int = 400, size: int = 64, m
     error = (texture.detach() - truth)[seen].square().mean()
     with torch.no_grad():
         clip = clip_space(positions, matrix(F.normalize(torch.tensor([[1.0, -0.6, 0.2, 0.3]]), dim=1)), distance=3.2)
-        return Fit({"decibels": float(-10 * error.log10())},
-                   [draw(each, clip, 256, True)[0] for each in (texture, truth)] + [texture.detach(), truth])
+        return Fit(
+            {"decibels": float(-10 * error.log10())},
+            [draw(each, clip, 256, True)[0] for each in (texture, truth)] + [texture.detach(), truth],
+        )
 
 
-def fit_environment(rasterizer: Rasterizer, iterations: int = 500, size: int = 48, edge: int = 16,
-                    seed: int = 0) -> Fit:
+def fit_environment(
+    rasterizer: Rasterizer, iterations: int = 500, size: int = 48, edge: int = 16, seed: int = 0
+) -> Fit:
     """What a curved mirror reflects, and the colour and the exponent of a Phong lobe on it, under random lamps.
 
     Errors: root mean square of the lobe's colour, relative error of its exponent, root mean square of the pictures
@@ -297,10 +329,14 @@ def fit_environment(rasterizer: Rasterizer, iterations: int = 500, size: int = 4
         reflected, covered = look(matrix(F.normalize(torch.tensor([[1.0, -0.5, 0.3, 0.0]]), dim=1)), 0.0, 256)
         lamp = F.normalize(torch.tensor([0.3, 0.2, 1.0]), dim=0)
         pictures = [shade(*each, reflected, lamp, covered)[0] for each in ((environment, found), (truth, lobe))]
-    return Fit({"lobe colour": float((found[:3] - lobe[:3]).square().mean().sqrt()),
-                "lobe exponent": float((found[3] / lobe[3] - 1).abs()),
-                "pictures": float(np.sqrt(np.mean(losses[-max(1, iterations // 10):])))},
-               [*pictures, environment.detach(), truth])
+    return Fit(
+        {
+            "lobe colour": float((found[:3] - lobe[:3]).square().mean().sqrt()),
+            "lobe exponent": float((found[3] / lobe[3] - 1).abs()),
+            "pictures": float(np.sqrt(np.mean(losses[-max(1, iterations // 10) :]))),
+        },
+        [*pictures, environment.detach(), truth],
+    )
 
 
 TASKS: dict[str, Callable[[Rasterizer], Fit]] = {
@@ -315,8 +351,12 @@ TASKS: dict[str, Callable[[Rasterizer], Fit]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True,
-                        help="folder for fitting.png: a row for each task, ours and the target in turn")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="folder for fitting.png: a row for each task, ours and the target in turn",
+    )
     folder = parser.parse_args().output
     folder.mkdir(parents=True, exist_ok=True)
     rasterizer = rasterize.create("cpu")

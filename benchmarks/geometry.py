@@ -23,16 +23,17 @@ from server.geometry.mesh import Mesh
 from server.geometry.precondition import Preconditioner
 from server.geometry.uvs import unwrap
 
-EDGE = 49                                   # points along an edge of the grid, as in generate
+EDGE = 49  # points along an edge of the grid, as in generate
 POINTS = 8000
-NEAR = 0.01                                 # of the diameter: five times as strict as `server.bundled.compare`
+NEAR = 0.01  # of the diameter: five times as strict as `server.bundled.compare`
 
 
 def distances(source: trimesh.Trimesh, target: trimesh.Trimesh) -> np.ndarray:
     """From points all over one surface to the other, in diameters of the latter."""
     points, _ = trimesh.sample.sample_surface(source, POINTS, seed=0)
     squared, _, _ = igl.point_mesh_squared_distance(
-        np.array(points), np.array(target.vertices), np.array(target.faces, np.int64))
+        np.array(points), np.array(target.vertices), np.array(target.faces, np.int64)
+    )
     return np.sqrt(squared) / np.linalg.norm(np.ptp(target.vertices, axis=0))
 
 
@@ -50,9 +51,11 @@ def roundness(positions: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def quality() -> None:
-    print(f"Cleaned to 6,000 triangles; F at {NEAR:.0%} of the diameter, before and after; farthest: the largest "
-          "distance between the two surfaces, in diameters; thin: triangles with under half of an equilateral's "
-          "area to edges, before and after.\n")
+    print(
+        f"Cleaned to 6,000 triangles; F at {NEAR:.0%} of the diameter, before and after; farthest: the largest "
+        "distance between the two surfaces, in diameters; thin: triangles with under half of an equilateral's "
+        "area to edges, before and after.\n"
+    )
     print("| | triangles | F | farthest | thin | crossing | UV overlap | UV angle stretch |")
     print("|---" * 8 + "|")
     for noun in shapes.NOUNS:
@@ -64,10 +67,13 @@ def quality() -> None:
         after = trimesh.Trimesh(made.positions, made.faces, process=False)
         far = max(distances(shape, after).max(), distances(after, shape).max())
         thin = [(roundness(each.positions, each.faces) < 0.5).mean() for each in (mesh, made)]
-        print(f"| {noun} | {len(mesh.faces):,} to {len(made.faces):,} | {f_score(shape, real):.3f} to "
-              f"{f_score(after, real):.3f} | {far:.2%} | {thin[0]:.0%} to {thin[1]:.1%} | "
-              f"{found['self_intersecting_share']:.1%} | {found['uv_overlap_share']:.1%} | "
-              f"{found['uv_angle_stretch']:.3f} |", flush=True)
+        print(
+            f"| {noun} | {len(mesh.faces):,} to {len(made.faces):,} | {f_score(shape, real):.3f} to "
+            f"{f_score(after, real):.3f} | {far:.2%} | {thin[0]:.0%} to {thin[1]:.1%} | "
+            f"{found['self_intersecting_share']:.1%} | {found['uv_overlap_share']:.1%} | "
+            f"{found['uv_angle_stretch']:.3f} |",
+            flush=True,
+        )
 
 
 def seconds(work: Callable[[], Any], times: int) -> float:
@@ -81,8 +87,10 @@ def seconds(work: Callable[[], Any], times: int) -> float:
 
 def costs() -> None:
     print("\nMilliseconds, medians, of spheres; a preconditioned step is a solve forward and one backward.\n")
-    print("| triangles | clean | unwrap | report | factor | step | SuperLU's factor | SuperLU's step | "
-          "our step to SuperLU's |")
+    print(
+        "| triangles | clean | unwrap | report | factor | step | SuperLU's factor | SuperLU's step | "
+        "our step to SuperLU's |"
+    )
     print("|---" * 9 + "|")
     for subdivisions in (3, 4, 5):
         ball = trimesh.creation.icosphere(subdivisions)
@@ -93,15 +101,21 @@ def costs() -> None:
         row, column, value = (each.numpy() for each in ours.matrix)
         matrix = sparse.coo_matrix((value, (row, column)), (len(x),) * 2).tocsc()
         theirs, right = splu(matrix), u.detach().double().numpy()
-        row = [seconds(lambda: clean(mesh, len(mesh.faces)), 3),  # noqa: B023
-               seconds(lambda: unwrap(mesh.positions, mesh.faces), 3),  # noqa: B023
-               seconds(lambda: report(mesh), 3),  # noqa: B023
-               seconds(lambda: Preconditioner(faces, len(x)), 5),  # noqa: B023
-               seconds(lambda: ours.to_positions(u).sum().backward(), 30),  # noqa: B023
-               seconds(lambda: splu(matrix), 5),  # noqa: B023
-               seconds(lambda: (theirs.solve(right), theirs.solve(right)), 30)]  # noqa: B023
-        print(f"| {len(mesh.faces):,} | " + " | ".join(f"{1000 * value:.1f}" for value in row)
-              + f" | {row[4] / row[6]:.2f} |", flush=True)
+        row = [
+            seconds(lambda: clean(mesh, len(mesh.faces)), 3),
+            seconds(lambda: unwrap(mesh.positions, mesh.faces), 3),
+            seconds(lambda: report(mesh), 3),
+            seconds(lambda: Preconditioner(faces, len(x)), 5),
+            seconds(lambda: ours.to_positions(u).sum().backward(), 30),
+            seconds(lambda: splu(matrix), 5),
+            seconds(lambda: (theirs.solve(right), theirs.solve(right)), 30),
+        ]
+        print(
+            f"| {len(mesh.faces):,} | "
+            + " | ".join(f"{1000 * value:.1f}" for value in row)
+            + f" | {row[4] / row[6]:.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

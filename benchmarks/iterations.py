@@ -24,9 +24,19 @@ def measure(phase: str, request: JobRequest) -> dict[str, float]:
     names = ("volume", "surface", "finish")
     at = names.index(phase)
     counts = [30] * at + [WARM + COUNTED] + [0] * (len(names) - at - 1)
-    run = Generation(request, lambda _: None, lambda: False, dataclasses.replace(settings, snapshots=1, **{
-        name: dataclasses.replace(getattr(settings, name), iterations=count)
-        for name, count in zip(names, counts)}))
+    run = Generation(
+        request,
+        lambda _: None,
+        lambda: False,
+        dataclasses.replace(
+            settings,
+            snapshots=1,
+            **{
+                name: dataclasses.replace(getattr(settings, name), iterations=count)
+                for name, count in zip(names, counts)
+            },
+        ),
+    )
     total = sum(counts)
 
     def report(_: object) -> None:
@@ -62,8 +72,11 @@ def main() -> None:
             total = sum(seconds[part] for part in PARTS)
             cells = [f"{1000 * seconds[part]:.1f}" for part in PARTS]
             peak = f"{torch.cuda.max_memory_allocated() / 2**20:.0f}" if cuda else "-"
-            print(f"| {phase}, {rasterizer} | " + " | ".join(cells) + f" | {1000 * total:.1f} | "
-                  f"{1 - seconds['denoiser'] / total:.0%} | {1 / seconds['all']:.1f} | {peak} |", flush=True)
+            print(
+                f"| {phase}, {rasterizer} | " + " | ".join(cells) + f" | {1000 * total:.1f} | "
+                f"{1 - seconds['denoiser'] / total:.0%} | {1 / seconds['all']:.1f} | {peak} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

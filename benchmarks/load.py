@@ -25,9 +25,9 @@ from msd_blender.local_server import LocalServer, start
 from msd_blender.protocol import JobRequest, Progress
 
 READERS, STALLED, QUEUED = 50, 10, 500
-SECONDS = 30.0                              # of each turn
+SECONDS = 30.0  # of each turn
 TURNS = 3
-ASKED = 200                                 # GET /v1/jobs in each measurement
+ASKED = 200  # GET /v1/jobs in each measurement
 
 
 def read(address: str, job: str, count: int, stalled: int, stop: object) -> None:
@@ -42,9 +42,9 @@ def read(address: str, job: str, count: int, stalled: int, stop: object) -> None
         streams.append(stream)
         if i >= stalled:
             selector.register(stream, selectors.EVENT_READ)
-    while not stop.is_set():                # type: ignore[attr-defined]
+    while not stop.is_set():  # type: ignore[attr-defined]
         for key, _ in selector.select(0.2):
-            if not key.fileobj.recv(1 << 20):           # type: ignore[union-attr]
+            if not key.fileobj.recv(1 << 20):  # type: ignore[union-attr]
                 selector.unregister(key.fileobj)
 
 
@@ -106,7 +106,7 @@ def measure(server: LocalServer) -> None:
         stop = multiprocessing.Event()
         readers = multiprocessing.Process(target=read, args=(server.url, job, READERS, STALLED, stop))
         readers.start()
-        time.sleep(2)                       # the journal so far is sent to every reader
+        time.sleep(2)  # the journal so far is sent to every reader
         loaded.append(speed.over(SECONDS))
         listed.append(listing(server.url))
         stop.set()
@@ -117,12 +117,16 @@ def measure(server: LocalServer) -> None:
     while client.health().worker == "busy":
         time.sleep(0.1)
     idle = listing(server.url)
-    print(f"{psutil.cpu_count()} cores; {READERS} readers ({STALLED} stalled), {QUEUED} queued jobs, "
-          f"{TURNS} turns of {SECONDS:g} s\n")
+    print(
+        f"{psutil.cpu_count()} cores; {READERS} readers ({STALLED} stalled), {QUEUED} queued jobs, "
+        f"{TURNS} turns of {SECONDS:g} s\n"
+    )
     print("| | alone or idle | under load | ratio |\n|---|---|---|---|")
-    for name, one, other in [("iterations a second", np.mean(alone), np.mean(loaded)),
-                             (f"p99 of GET /v1/jobs with {QUEUED + 1} jobs, ms", idle, max(listed)),
-                             ("server's memory, MB", before / 1e6, after / 1e6)]:
+    for name, one, other in [
+        ("iterations a second", np.mean(alone), np.mean(loaded)),
+        (f"p99 of GET /v1/jobs with {QUEUED + 1} jobs, ms", idle, max(listed)),
+        ("server's memory, MB", before / 1e6, after / 1e6),
+    ]:
         print(f"| {name} | {one:.1f} | {other:.1f} | {other / one:.2f} |")
     print(f"\nturns, iterations a second: alone {np.round(alone, 2)}, under load {np.round(loaded, 2)}")
 

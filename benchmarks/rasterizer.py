@@ -29,16 +29,20 @@ VIEWS, SIZE = 4, 64
 
 def sphere(subdivisions: int) -> tuple[Tensor, Tensor]:
     shape = trimesh.creation.icosphere(subdivisions=subdivisions, radius=0.7)
-    return (torch.tensor(np.asarray(shape.vertices), dtype=torch.float32),
-            torch.tensor(np.asarray(shape.faces), dtype=torch.int32))
+    return (
+        torch.tensor(np.asarray(shape.vertices), dtype=torch.float32),
+        torch.tensor(np.asarray(shape.faces), dtype=torch.int32),
+    )
 
 
 def torus(triangles: int) -> tuple[Tensor, Tensor]:
     """About so many."""
     minor = round(math.sqrt(triangles / 4))
     shape = trimesh.creation.torus(0.6, 0.25, major_sections=2 * minor, minor_sections=minor)
-    return (torch.tensor(np.asarray(shape.vertices), dtype=torch.float32),
-            torch.tensor(np.asarray(shape.faces), dtype=torch.int32))
+    return (
+        torch.tensor(np.asarray(shape.vertices), dtype=torch.float32),
+        torch.tensor(np.asarray(shape.faces), dtype=torch.int32),
+    )
 
 
 def ours(positions: Tensor, faces: Tensor) -> Callable[[], object]:
@@ -77,23 +81,35 @@ def mitsuba(positions: Tensor, faces: Tensor, integrator: str, samples: int) -> 
     mi.set_variant("llvm_ad_rgb")
     mi.set_log_level(mi.LogLevel.Error)
     projective = integrator.endswith("projective")
-    sensors = [{"type": "perspective", "fov": cameras.FIELD_OF_VIEW, "fov_axis": "y",
-                "to_world": mi.ScalarTransform4f().look_at(origin=place, target=[0, 0, 0], up=[0, 0, 1])}
-               for place in cameras.orbit(VIEWS).position.tolist()]
+    sensors = [
+        {
+            "type": "perspective",
+            "fov": cameras.FIELD_OF_VIEW,
+            "fov_axis": "y",
+            "to_world": mi.ScalarTransform4f().look_at(origin=place, target=[0, 0, 0], up=[0, 0, 1]),
+        }
+        for place in cameras.orbit(VIEWS).position.tolist()
+    ]
 
     def film(views: int) -> dict[str, object]:
-        return {"type": "hdrfilm", "width": views * SIZE, "height": SIZE, "rfilter": {"type": "box"},
-                "sample_border": projective}
+        return {
+            "type": "hdrfilm",
+            "width": views * SIZE,
+            "height": SIZE,
+            "rfilter": {"type": "box"},
+            "sample_border": projective,
+        }
 
-    if projective:                          # looks for silhouettes from one place
+    if projective:  # looks for silhouettes from one place
         eyes = [mi.load_dict({**sensor, "film": film(1)}) for sensor in sensors]
     else:
         named = {f"sensor{i}": sensor for i, sensor in enumerate(sensors)}
         eyes = [mi.load_dict({"type": "batch", **named, "film": film(VIEWS)})]
-    only_seen = {"sppi": 0, "guiding": "none"} if projective else {}    # no silhouettes by way of reflections
+    only_seen = {"sppi": 0, "guiding": "none"} if projective else {}  # no silhouettes by way of reflections
     surface = mi.Properties()
-    surface["bsdf"] = mi.load_dict({"type": "diffuse", "reflectance": {"type": "mesh_attribute",
-                                                                       "name": "vertex_color"}})
+    surface["bsdf"] = mi.load_dict(
+        {"type": "diffuse", "reflectance": {"type": "mesh_attribute", "name": "vertex_color"}}
+    )
     mesh = mi.Mesh("mesh", len(positions), len(faces), props=surface, has_vertex_normals=True)
     mesh.add_attribute("vertex_color", 3, (positions + 0.7).div(1.4).flatten().tolist())
     values = mi.traverse(mesh)
@@ -101,10 +117,15 @@ def mitsuba(positions: Tensor, faces: Tensor, integrator: str, samples: int) -> 
     values["faces"] = faces.flatten().numpy().astype(np.uint32)
     values.update()
     mesh.recompute_vertex_normals()
-    scene = mi.load_dict({
-        "type": "scene", "mesh": mesh, "integrator": {"type": integrator, **only_seen},
-        "lamp": {"type": "directional", "direction": [0.3, 1.0, -0.6], "irradiance": 2.0},
-        "sky": {"type": "constant", "radiance": 0.4}})
+    scene = mi.load_dict(
+        {
+            "type": "scene",
+            "mesh": mesh,
+            "integrator": {"type": integrator, **only_seen},
+            "lamp": {"type": "directional", "direction": [0.3, 1.0, -0.6], "irradiance": 2.0},
+            "sky": {"type": "constant", "radiance": 0.4},
+        }
+    )
     parameters = mi.traverse(scene)
     keys = [f"mesh.{name}" for name in ("vertex_positions", "vertex_color")]
     seed = 0
@@ -115,7 +136,7 @@ def mitsuba(positions: Tensor, faces: Tensor, integrator: str, samples: int) -> 
         for key in keys:
             parameters[key] = dr.detach(parameters[key])
             dr.enable_grad(parameters[key])
-        parameters.update()                 # the mesh moves in every step, so its tree is built anew
+        parameters.update()  # the mesh moves in every step, so its tree is built anew
         for eye in eyes:
             picture = mi.render(scene, parameters, sensor=eye, spp=samples, seed=seed)
             dr.backward(dr.mean(dr.square(picture), axis=None) / len(eyes))
@@ -152,14 +173,26 @@ def beside_mitsuba() -> str:
         for integrator, samples in (("direct", 1), ("direct", 4), ("direct_projective", 4)):
             what = "with" if integrator.endswith("projective") else "no"
             runs[f"Mitsuba `{integrator}`, {samples} a pixel, {what} silhouette gradients"] = mitsuba(
-                positions, faces, integrator, samples)
+                positions, faces, integrator, samples
+            )
     except ImportError as error:
         note = f"\nMitsuba is not here ({error}): install it to compare.\n"
     wall, processor = milliseconds(*runs.values(), rounds=15)
-    rows = [f"| {name} | {wall[k]:.1f} | {wall[k] / wall[0]:.1f} | {processor[k]:.1f} | "
-            f"{processor[k] / processor[0]:.1f} |" for k, name in enumerate(runs)]
-    return "\n".join(["| forward + backward | ms | times ours | ms of all cores together | times ours |",
-                      "|---|---|---|---|---|", *rows]) + "\n" + note
+    rows = [
+        f"| {name} | {wall[k]:.1f} | {wall[k] / wall[0]:.1f} | {processor[k]:.1f} | {processor[k] / processor[0]:.1f} |"
+        for k, name in enumerate(runs)
+    ]
+    return (
+        "\n".join(
+            [
+                "| forward + backward | ms | times ours | ms of all cores together | times ours |",
+                "|---|---|---|---|---|",
+                *rows,
+            ]
+        )
+        + "\n"
+        + note
+    )
 
 
 def scaling() -> tuple[dict[int, float], dict[int, float]]:
@@ -168,8 +201,7 @@ def scaling() -> tuple[dict[int, float], dict[int, float]]:
     Of the processor, as the kernels run on one thread: other programs do not count.
     """
     mesh = sphere(4)
-    pixels = {size * size: milliseconds(operations(*mesh, size, views=1))[1, 0]
-              for size in (64, 128, 256, 512, 1024)}
+    pixels = {size * size: milliseconds(operations(*mesh, size, views=1))[1, 0] for size in (64, 128, 256, 512, 1024)}
     triangles = {}
     for count in (1_000, 5_000, 20_000, 50_000, 100_000, 200_000):
         positions, faces = torus(count)
@@ -192,19 +224,21 @@ def silhouettes(name: str, device: str) -> str:
             (gradient,) = torch.autograd.grad(area, scale)
             r = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
             outline = (r / 3).asin().tan() / math.tan(math.radians(cameras.FIELD_OF_VIEW / 2)) * size / 2
-            (slope,) = torch.autograd.grad(VIEWS * math.pi * outline ** 2, r)
+            (slope,) = torch.autograd.grad(VIEWS * math.pi * outline**2, r)
             cells.append(f"{float(gradient) / (0.7 * float(slope)):.1%}")
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def plot(pixels: dict[int, float], triangles: dict[int, float], path: Path) -> None:
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    for axes, data, label in zip(panels, (pixels, triangles), ("pixels (5,120 triangles, 1 view)",
-                                                               "triangles (4 views of 64 x 64)")):
+    for axes, data, label in zip(
+        panels, (pixels, triangles), ("pixels (5,120 triangles, 1 view)", "triangles (4 views of 64 x 64)")
+    ):
         x, y = np.array(list(data)), np.array(list(data.values()))
         axes.loglog(x, y, "o-", label="measured")
         axes.loglog(x, y[-1] * x / x[-1], "--", color="gray", label="proportional")
@@ -220,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, help="folder for the plot")
     output = parser.parse_args().output
-    torch.set_num_threads(1)                # as our kernels; Mitsuba takes all cores
+    torch.set_num_threads(1)  # as our kernels; Mitsuba takes all cores
     print(f"{VIEWS} views of {SIZE} x {SIZE}, 5,120 triangles; gradients to positions and vertex colours.\n")
     print(beside_mitsuba(), flush=True)
     pixels, triangles = scaling()

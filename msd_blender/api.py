@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """For scripts: each function returns the object when it is done.
 
-    import bpy
-    from bl_ext.user_default.msd_blender import api       # in Blender; `from msd_blender import api` outside
-    mushroom = api.generate("a red mushroom", seed=3)
-    api.texture(bpy.data.objects["Cube"], "a wooden crate", maps=["roughness", "normal"])
-    api.refine(mushroom, "an old red mushroom", lock="stem", max_displacement=0.1)
+import bpy
+from bl_ext.user_default.msd_blender import api       # in Blender; `from msd_blender import api` outside
+mushroom = api.generate("a red mushroom", seed=3)
+api.texture(bpy.data.objects["Cube"], "a wooden crate", maps=["roughness", "normal"])
+api.refine(mushroom, "an old red mushroom", lock="stem", max_displacement=0.1)
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from .generation import Generation
 from .output import BadInput, Output, OutputError, command, open_mesh
 from .protocol import CANCELLED, JobRequest, Progress
 
-__all__ = ["BadInput", "Generation", "GenerationError", "Unfit", "follow", "generate", "open_mesh",
-           "refine", "texture"]
+__all__ = ["BadInput", "Generation", "GenerationError", "Unfit", "follow", "generate", "open_mesh", "refine", "texture"]
 
 FileName = str | os.PathLike[str]
 
@@ -69,11 +68,22 @@ def refine(object: Any, prompt: str, output: FileName | None = None, *, lock: st
     return _run("refine", object, prompt, output, lock, **settings)
 
 
-def _run(mode: str, object: Any, prompt: str, output: FileName | None = None, lock: str = "", *, server: str = "",
-         token: str = "", overwrite: bool = False, progress: Callable[[Progress], None] | None = None,
-         log: Callable[[str], None] | None = None, **settings: Any) -> Any:
+def _run(
+    mode: str,
+    object: Any,
+    prompt: str,
+    output: FileName | None = None,
+    lock: str = "",
+    *,
+    server: str = "",
+    token: str = "",
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    log: Callable[[str], None] | None = None,
+    **settings: Any,
+) -> Any:
     request = JobRequest(prompt, **{"client_key": uuid.uuid4().hex, **settings}).validate()
-    request.mode = mode                     # its mesh is uploaded later
+    request.mode = mode  # its mesh is uploaded later
     if object is not None and object.type != "MESH":
         raise BadInput(f"{object.name!r} is no mesh: convert it with Object > Convert > Mesh.")
     if request.model:
@@ -103,8 +113,9 @@ def _run(mode: str, object: Any, prompt: str, output: FileName | None = None, lo
     return generation.object
 
 
-def follow(generation: Generation, progress: Callable[[Progress], None] | None,
-           log: Callable[[str], None] | None) -> None:
+def follow(
+    generation: Generation, progress: Callable[[Progress], None] | None, log: Callable[[str], None] | None
+) -> None:
     """Step until the end. (Blender's timers do not run in the background, so this pumps itself.)"""
     live, shown = generation.live, 0
     more = True

@@ -20,10 +20,10 @@ from .materials import COLOUR, FIRST_TILE, is_linked, pixels_of, srgb
 from .nodes import KINDS, Unfit
 from .protocol import MAX_SLOTS, SLOT_ARRAYS, ProtocolError, check_mesh
 
-BORDER = 1e-4                               # how far a UV may lie outside of its tile
-SIZE = 1024                                 # the server's own choice for a texture
-FLAT = 1e-6                                 # of an object's scale: the smallest beside the largest
-_LUMINANCE = (0.2126, 0.7152, 0.0722)       # as a shader makes a number of a colour
+BORDER = 1e-4  # how far a UV may lie outside of its tile
+SIZE = 1024  # the server's own choice for a texture
+FLAT = 1e-6  # of an object's scale: the smallest beside the largest
+_LUMINANCE = (0.2126, 0.7152, 0.0722)  # as a shader makes a number of a colour
 
 
 @dataclass
@@ -73,16 +73,26 @@ def _why_linked(object: Any) -> str:
     """Why the object or its mesh cannot be written, "" where they can."""
     for each in (object, object.data):
         if each.library:
-            return (f"{object.name!r} is linked from {each.library.name}: make it local first, with Object > Relations "
-                    "> Make Local > Selected Objects and Data.")
+            return (
+                f"{object.name!r} is linked from {each.library.name}: make it local first, with Object > Relations "
+                "> Make Local > Selected Objects and Data."
+            )
         if each.override_library:
-            return (f"{object.name!r} is a library override: make it local first, with Library Override > Make Local "
-                    "in the outliner.")
+            return (
+                f"{object.name!r} is a library override: make it local first, with Library Override > Make Local "
+                "in the outliner."
+            )
     return ""
 
 
-def capture(object: Any, mode: str = "", lock: str = "", kinds: Collection[str] = ("texture",),
-            base: Source | None = None, size: int | None = None) -> Source:
+def capture(
+    object: Any,
+    mode: str = "",
+    lock: str = "",
+    kinds: Collection[str] = ("texture",),
+    base: Source | None = None,
+    size: int | None = None,
+) -> Source:
     """The base mesh of an object as arrays.
 
     mode: for "texture" it must have a UV map, for "refine" no shape keys. lock: name of the vertex group whose
@@ -123,8 +133,7 @@ def capture(object: Any, mode: str = "", lock: str = "", kinds: Collection[str] 
         source.arrays["locked"] = locked(object, lock)
     if mesh.uv_layers:
         try:
-            _textures(object, source, loops, _numbers(mesh.polygons, "material_index", 1)[source.polygons], mode,
-                      kinds)
+            _textures(object, source, loops, _numbers(mesh.polygons, "material_index", 1)[source.polygons], mode, kinds)
             _flat(_materials(object), source, size or SIZE)
         except Unfit as error:
             if mode != "refine":
@@ -158,8 +167,11 @@ def locked(object: Any, name: str) -> np.ndarray:
     if group is None:
         raise Unfit(f"{object.name!r} has no vertex group {name!r}: choose another as the lock.")
     index = group.index
-    return np.fromiter((any(item.group == index and item.weight > 0.5 for item in vertex.groups)
-                        for vertex in object.data.vertices), np.uint8, len(object.data.vertices))
+    return np.fromiter(
+        (any(item.group == index and item.weight > 0.5 for item in vertex.groups) for vertex in object.data.vertices),
+        np.uint8,
+        len(object.data.vertices),
+    )
 
 
 def _numbers(collection: Any, attribute: str, width: int) -> np.ndarray:
@@ -168,8 +180,9 @@ def _numbers(collection: Any, attribute: str, width: int) -> np.ndarray:
     return values.reshape(-1, width) if width > 1 else values
 
 
-def _textures(object: Any, source: Source, loops: np.ndarray, indices: np.ndarray, mode: str,
-              kinds: Collection[str]) -> None:
+def _textures(
+    object: Any, source: Source, loops: np.ndarray, indices: np.ndarray, mode: str, kinds: Collection[str]
+) -> None:
     """Add UVs within their tiles, slots, and the textures that there are. indices: (F,) of the materials. Raises
     `Unfit`, and then adds nothing."""
     materials = _materials(object)
@@ -181,26 +194,35 @@ def _textures(object: Any, source: Source, loops: np.ndarray, indices: np.ndarra
         shown = nodes.shown_uv_map(object.data)
         route, place = nodes.lead(material, shown) if material else (None, nodes.Coordinates(shown))
         if place.uv_map not in object.data.uv_layers:
-            raise Unfit(f"Material {material.name!r} shows its image through the UV map {place.uv_map!r}, which "
-                        f"{object.name!r} has not: choose another in its UV Map node.")
+            raise Unfit(
+                f"Material {material.name!r} shows its image through the UV map {place.uv_map!r}, which "
+                f"{object.name!r} has not: choose another in its UV Map node."
+            )
         leads[index], uv_maps[index] = place, place.uv_map
         read = place.of(_uvs(object.data.uv_layers[place.uv_map])[loops[here]])
         if not np.isfinite(read).all():
             raise Unfit(f"{object.name!r} has UVs that are no finite numbers: unwrap it again.")
-        tile[here] = np.floor(read.mean(1)).clip(-2**30, 2**30)     # the whole part of the triangle's middle
+        tile[here] = np.floor(read.mean(1)).clip(-(2**30), 2**30)  # the whole part of the triangle's middle
         uvs[here] = read - tile[here][:, None]
         if mode and (uvs[here].min() < -BORDER or uvs[here].max() > 1 + BORDER):
-            raise Unfit(f"{object.name!r} has faces whose UVs cross the border of a tile"
-                        + (f" where a Mapping node of material {material.name!r} takes them: remove that node first, "
-                           "or let it keep them within one." if place.moved else
-                           ": pack its islands first, with UV > Pack Islands."))
+            raise Unfit(
+                f"{object.name!r} has faces whose UVs cross the border of a tile"
+                + (
+                    f" where a Mapping node of material {material.name!r} takes them: remove that node first, "
+                    "or let it keep them within one."
+                    if place.moved
+                    else ": pack its islands first, with UV > Pack Islands."
+                )
+            )
         image = route.node.image if route else None
         if image and image.source == "TILED":
             continue
         if mode and route and route.node.extension != "REPEAT" and tile[here].any():
-            raise Unfit(f"Material {material.name!r} shows its image only once, and {object.name!r} has UVs outside of "
-                        "it: set the image node to Repeat, or pack the islands with UV > Pack Islands.")
-        tile[here] = 0                      # the image repeats: every tile is the first
+            raise Unfit(
+                f"Material {material.name!r} shows its image only once, and {object.name!r} has UVs outside of "
+                "it: set the image node to Repeat, or pack the islands with UV > Pack Islands."
+            )
+        tile[here] = 0  # the image repeats: every tile is the first
     inside = (tile >= 0).all(1) & (tile[:, 0] < 10)
     numbers = np.where(inside, FIRST_TILE + tile[:, 0] + 10 * tile[:, 1], FIRST_TILE)
     pairs, slots = np.unique(np.stack([indices, numbers], 1), axis=0, return_inverse=True)
@@ -275,8 +297,10 @@ def _notes(object: Any, material: Any, kinds: Collection[str], place: nodes.Coor
     if shader is None:
         output = nodes.output_of(material.node_tree) if material.use_nodes and material.node_tree else None
         if output and output.inputs["Surface"].is_linked:
-            notes.append(f"{name} has no shader with a base colour: a Principled one takes the place of "
-                         f"{output.inputs['Surface'].links[0].from_node.name!r}, which stays in the tree, unlinked.")
+            notes.append(
+                f"{name} has no shader with a base colour: a Principled one takes the place of "
+                f"{output.inputs['Surface'].links[0].from_node.name!r}, which stays in the tree, unlinked."
+            )
         return notes
     if shader.others:
         notes.append(f"{name} mixes {shader.others + 1} shaders: only {shader.node.name!r} is painted.")
@@ -286,16 +310,22 @@ def _notes(object: Any, material: Any, kinds: Collection[str], place: nodes.Coor
             notes.append(f"{name} has no socket for {kind} in its {shader.node.name!r}: it is left out.")
             continue
         if found.route and _place(material, found, place.uv_map) != place:
-            notes.append(f"{name} shows the image of {found.name} at other coordinates than that of its base colour: "
-                         "a new image takes its place.")
+            notes.append(
+                f"{name} shows the image of {found.name} at other coordinates than that of its base colour: "
+                "a new image takes its place."
+            )
         elif found.node and pixels_of(found.node.image) is None and found.node.image.source != "TILED":
             notes.append(f"{name} has an image {found.node.image.name!r} that cannot be read: it is painted anew.")
         if found.kept:
-            notes.append(f"{name} changes its image by {_named(found.kept)} before {found.name}: that stays, and the "
-                         "image is painted as if it were not there.")
+            notes.append(
+                f"{name} changes its image by {_named(found.kept)} before {found.name}: that stays, and the "
+                "image is painted as if it were not there."
+            )
         if found.dropped:
-            notes.append(f"{name} has {_named(found.dropped)} before {found.name}, which cannot be painted through: "
-                         "left out, it stays in the tree, unlinked, and a new image takes its place.")
+            notes.append(
+                f"{name} has {_named(found.dropped)} before {found.name}, which cannot be painted through: "
+                "left out, it stays in the tree, unlinked, and a new image takes its place."
+            )
     return notes
 
 
@@ -305,8 +335,12 @@ def _named(names: list[str]) -> str:
 
 def shared(object: Any, material: Any) -> bool:
     """Whether other objects, with meshes of their own, have the material too."""
-    return any(slot.material == material for other in bpy.data.objects
-               if other != object and other.data != object.data for slot in other.material_slots)
+    return any(
+        slot.material == material
+        for other in bpy.data.objects
+        if other != object and other.data != object.data
+        for slot in other.material_slots
+    )
 
 
 def _materials(object: Any) -> list[Any]:

@@ -10,9 +10,15 @@ import numpy as np
 from mathutils.kdtree import KDTree
 
 # Attributes of these types are carried: their property and its width.
-_TYPES = {"FLOAT": ("value", 1, np.float32), "INT": ("value", 1, np.int32), "BOOLEAN": ("value", 1, bool),
-          "FLOAT2": ("vector", 2, np.float32), "FLOAT_VECTOR": ("vector", 3, np.float32),
-          "FLOAT_COLOR": ("color", 4, np.float32), "BYTE_COLOR": ("color", 4, np.float32)}
+_TYPES = {
+    "FLOAT": ("value", 1, np.float32),
+    "INT": ("value", 1, np.int32),
+    "BOOLEAN": ("value", 1, bool),
+    "FLOAT2": ("vector", 2, np.float32),
+    "FLOAT_VECTOR": ("vector", 3, np.float32),
+    "FLOAT_COLOR": ("color", 4, np.float32),
+    "BYTE_COLOR": ("color", 4, np.float32),
+}
 _DOMAINS = ("POINT", "CORNER", "FACE")
 
 
@@ -20,7 +26,7 @@ def rebuild(object: Any, positions: np.ndarray, faces: np.ndarray, ours: set[str
     """Give the object's mesh new vertices (V, 3) and triangles (F, 3). ours: names of attributes to leave out."""
     mesh = object.data
     kept = _Kept(object, ours)
-    mesh.clear_geometry()                   # erases vertex groups and attributes too
+    mesh.clear_geometry()  # erases vertex groups and attributes too
     mesh.vertices.add(len(positions))
     mesh.loops.add(3 * len(faces))
     mesh.polygons.add(len(faces))
@@ -37,12 +43,17 @@ class _Kept:
         self.names = [group.name for group in object.vertex_groups]
         self.active = object.vertex_groups.active_index
         self.shape = getattr(mesh.uv_layers.active, "name", ""), getattr(mesh.color_attributes.active_color, "name", "")
-        self.weights = np.full((len(self.names), len(mesh.vertices)), np.nan, np.float32)    # nan: no member
-        self.attributes = [_read(attribute) for attribute in mesh.attributes
-                           if attribute.name not in ours and attribute.data_type in _TYPES
-                           and attribute.domain in _DOMAINS and not attribute.is_internal
-                           and (not attribute.is_required or attribute.name == "material_index")
-                           and attribute.name not in ("position", "sharp_face")]
+        self.weights = np.full((len(self.names), len(mesh.vertices)), np.nan, np.float32)  # nan: no member
+        self.attributes = [
+            _read(attribute)
+            for attribute in mesh.attributes
+            if attribute.name not in ours
+            and attribute.data_type in _TYPES
+            and attribute.domain in _DOMAINS
+            and not attribute.is_internal
+            and (not attribute.is_required or attribute.name == "material_index")
+            and attribute.name not in ("position", "sharp_face")
+        ]
         if not (self.names or self.attributes) or not len(mesh.vertices):
             return
         self.tree = KDTree(len(mesh.vertices))
@@ -53,7 +64,7 @@ class _Kept:
         self.tree.balance()
         corners = np.empty(len(mesh.loops), np.int32)
         mesh.loops.foreach_get("vertex_index", corners)
-        self.corner = np.zeros(len(mesh.vertices), np.intp)         # one corner and one face of each old vertex
+        self.corner = np.zeros(len(mesh.vertices), np.intp)  # one corner and one face of each old vertex
         self.corner[corners] = np.arange(len(corners))
         totals = np.empty(len(mesh.polygons), np.int32)
         mesh.polygons.foreach_get("loop_total", totals)
@@ -70,8 +81,11 @@ class _Kept:
             for index in np.flatnonzero(~np.isnan(weights)).tolist():
                 group.add([index], float(weights[index]), "REPLACE")
         mesh = object.data
-        source = {"POINT": nearest, "CORNER": self.corner[nearest[faces.ravel()]],
-                  "FACE": self.face[nearest[faces[:, 0]]]}
+        source = {
+            "POINT": nearest,
+            "CORNER": self.corner[nearest[faces.ravel()]],
+            "FACE": self.face[nearest[faces[:, 0]]],
+        }
         for name, kind, domain, values in self.attributes:
             attribute = mesh.attributes.get(name) or mesh.attributes.new(name, kind, domain)
             if attribute.data_type == kind and attribute.domain == domain and len(values):

@@ -16,12 +16,26 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 
-from .protocol import (PROTOCOL_VERSION, Edit, Health, Job, JobRequest, Message, ProtocolError, Snapshot, Upload,
-                       decode_event, encode_snapshot, from_dict, read_snapshot, to_dict)
+from .protocol import (
+    PROTOCOL_VERSION,
+    Edit,
+    Health,
+    Job,
+    JobRequest,
+    Message,
+    ProtocolError,
+    Snapshot,
+    Upload,
+    decode_event,
+    encode_snapshot,
+    from_dict,
+    read_snapshot,
+    to_dict,
+)
 
-RETRIES = 5                                 # reconnections of an event stream before it gives up
-UPLOAD_SECONDS = 120.0                      # for a mesh to be taken in
-SILENCE = 60.0                              # seconds; the server sends a comment more often than that
+RETRIES = 5  # reconnections of an event stream before it gives up
+UPLOAD_SECONDS = 120.0  # for a mesh to be taken in
+SILENCE = 60.0  # seconds; the server sends a comment more often than that
 
 
 class ClientError(RuntimeError):
@@ -74,8 +88,10 @@ class Client:
         health = self._ask(Health, "GET", "/v1/health")
         if health.protocol != PROTOCOL_VERSION:
             older = "server" if health.protocol < PROTOCOL_VERSION else "extension"
-            raise ClientError(f"The server at {self.url} speaks protocol {health.protocol} and this extension "
-                              f"{PROTOCOL_VERSION}: update the {older}.")
+            raise ClientError(
+                f"The server at {self.url} speaks protocol {health.protocol} and this extension "
+                f"{PROTOCOL_VERSION}: update the {older}."
+            )
         return health
 
     def submit(self, request: JobRequest) -> Job:
@@ -113,12 +129,12 @@ class Client:
                 for number, message in self._events(id, after):
                     failures, after = 0, number
                     if isinstance(message, Job):
-                        ended = message.ended           # a failed job may have been resumed since
+                        ended = message.ended  # a failed job may have been resumed since
                     yield message
                 problem = "the stream of events ended early"
             except (OSError, http.client.HTTPException) as error:
                 problem = str(error) or type(error).__name__
-            except ValueError as error:     # what cannot be read would be sent again
+            except ValueError as error:  # what cannot be read would be sent again
                 raise ClientError(f"What {self.url} sends is no stream of events: {error}") from None
             if ended:
                 return
@@ -129,8 +145,9 @@ class Client:
                 return
 
     def _events(self, id: str, after: int) -> Iterator[tuple[int, Message]]:
-        with self._request("GET", f"/v1/jobs/{quote(id, '')}/events", headers={"Last-Event-ID": str(after)},
-                           timeout=SILENCE) as answer:
+        with self._request(
+            "GET", f"/v1/jobs/{quote(id, '')}/events", headers={"Last-Event-ID": str(after)}, timeout=SILENCE
+        ) as answer:
             lines: list[str] = []
             for raw in answer:
                 line = raw.decode().rstrip("\r\n")
@@ -166,12 +183,13 @@ class Client:
                     while block := answer.read(1 << 20):
                         file.write(block)
                         missing = None if missing is None else missing - len(block)
-            if missing:                     # http.client takes a connection that broke off for the end
+            if missing:  # http.client takes a connection that broke off for the end
                 raise OSError(f"{missing} bytes are missing")
             part.replace(path)
         except (OSError, http.client.HTTPException) as error:
-            raise ClientError(f"{name} could not be fetched from {self.url} to {path} "
-                              f"({str(error) or type(error).__name__}).") from error
+            raise ClientError(
+                f"{name} could not be fetched from {self.url} to {path} ({str(error) or type(error).__name__})."
+            ) from error
         finally:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -183,13 +201,21 @@ class Client:
                 values = json.loads(answer.read())
             return [from_dict(Job, each) for each in values] if kind is list else from_dict(kind, values)
         except (OSError, http.client.HTTPException) as error:
-            raise ClientError(f"No server answers at {self.url} ({str(error) or type(error).__name__}): "
-                              "start it, or correct the address.") from None
+            raise ClientError(
+                f"No server answers at {self.url} ({str(error) or type(error).__name__}): "
+                "start it, or correct the address."
+            ) from None
         except (ValueError, TypeError, RecursionError):
             raise ClientError(f"What answers at {self.url} is no msd_blender server.") from None
 
-    def _request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None,
-                 timeout: float | None = -1) -> _Answer:
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        timeout: float | None = -1,
+    ) -> _Answer:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=self._timeout)
         raw = isinstance(body, bytes)
@@ -199,7 +225,7 @@ class Client:
         answer = _Answer(connection, self._forget)
         try:
             connection.connect()
-            with self._lock:                # after connecting: `close` can only end what has a socket
+            with self._lock:  # after connecting: `close` can only end what has a socket
                 if self._closed.is_set():
                     raise ClientError("The connection was closed.")
                 self._open.add(connection)

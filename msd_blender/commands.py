@@ -46,8 +46,9 @@ def parser(program: str = "python -m msd_blender") -> argparse.ArgumentParser:
     for command in (generate, refine):
         command.add_argument("--target-faces", type=int, metavar="N", help="triangles of the result")
     refine.add_argument("--max-displacement", type=float, metavar="M", help="how far a vertex may move, metres")
-    refine.add_argument("--remesh", action="store_true",
-                        help="the topology may change; a texture becomes vertex colours")
+    refine.add_argument(
+        "--remesh", action="store_true", help="the topology may change; a texture becomes vertex colours"
+    )
     return top
 
 
@@ -55,7 +56,7 @@ def main(arguments: list[str], program: str = "python -m msd_blender") -> int:
     """Run a command line; the exit code. One sentence on stderr for whatever goes wrong."""
     try:
         given = vars(parser(program).parse_args(arguments))
-    except SystemExit as stop:              # argparse has spoken; Blender's commands return a number
+    except SystemExit as stop:  # argparse has spoken; Blender's commands return a number
         return int(stop.code or 0)
     # Blender takes Ctrl-C away from Python; a polite kill is to keep the last state as well.
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -63,11 +64,11 @@ def main(arguments: list[str], program: str = "python -m msd_blender") -> int:
         return _run(**given)
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)    # None: it was Blender's, which is about to end
+            signal.signal(number, handler or signal.SIG_DFL)  # None: it was Blender's, which is about to end
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)   # once is enough: what follows saves the last state
+    signal.signal(number, signal.SIG_IGN)  # once is enough: what follows saves the last state
     raise KeyboardInterrupt
 
 

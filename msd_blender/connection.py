@@ -38,10 +38,12 @@ def _host(url: str) -> str:
 def check_online(url: str) -> None:
     """Raise ValueError unless Blender may talk to this host; its own machine is always allowed."""
     host = _host(url)
-    outside = not bpy.app.binary_path       # bpy as a module has no such preference
+    outside = not bpy.app.binary_path  # bpy as a module has no such preference
     if not (host and is_here(url) or bpy.app.online_access or outside):
-        raise ValueError(f"Blender may not go online to reach {host}: allow it in Preferences > System > "
-                         "Network, or start Blender with --online-mode.")
+        raise ValueError(
+            f"Blender may not go online to reach {host}: allow it in Preferences > System > "
+            "Network, or start Blender with --online-mode."
+        )
 
 
 def typed(path: str, server: str = "") -> str:
@@ -77,7 +79,7 @@ def installation() -> tuple[str, str]:
     """The (python, folder) of the server: as in the preferences, else found. Raises `ClientError`."""
     chosen = preferences()
     if not chosen:
-        return sys.executable, ""           # run from the project's own folder
+        return sys.executable, ""  # run from the project's own folder
     folder, python = typed(chosen.folder), typed(chosen.python)
     if not folder:
         found = installations()
@@ -86,8 +88,10 @@ def installation() -> tuple[str, str]:
         folder = str(found[0])
     python = python or str(Path(folder) / PYTHON)
     if not Path(python).is_file():
-        raise ClientError(f"There is no {python}: run `make setup` in the server folder, or set another Python "
-                          "in the extension's preferences.")
+        raise ClientError(
+            f"There is no {python}: run `make setup` in the server folder, or set another Python "
+            "in the extension's preferences."
+        )
     return python, folder
 
 
@@ -173,7 +177,7 @@ def _running(data: Path) -> Client:
 class Watch:
     """What the panel says of the server; asked in a thread, so that drawing never waits."""
 
-    interval = 3.0                          # seconds
+    interval = 3.0  # seconds
 
     def __init__(self) -> None:
         self.health: Health | None = None
@@ -191,13 +195,15 @@ class Watch:
             self._asked = time.monotonic()
             chosen = preferences()
             remote = (chosen.url, chosen.token) if chosen and chosen.place == "URL" else None
-            self._thread = threading.Thread(target=self._ask, args=(remote, data_folder()), daemon=True,
-                                            name="msd-watch")
+            self._thread = threading.Thread(
+                target=self._ask, args=(remote, data_folder()), daemon=True, name="msd-watch"
+            )
             self._thread.start()
         return self.asking
 
     def run(self, connect: Callable[[], Client]) -> None:
         """Start the server, in the thread that also asks it."""
+
         def start() -> None:
             try:
                 with connect() as client:

@@ -18,7 +18,7 @@ from .live import Live
 from .protocol import PAUSED, QUEUED, RUNNING, Edit, JobRequest, Snapshot
 from .scene import Asset, Gone
 
-LOOK = 1.0                                  # seconds between two looks at what the artist did
+LOOK = 1.0  # seconds between two looks at what the artist did
 
 
 class Generation:
@@ -34,12 +34,21 @@ class Generation:
     Raises `Unfit` where the object cannot be sent.
     """
 
-    def __init__(self, request: JobRequest, connect: Callable[[], Client], object: Any = None, lock: str = "",
-                 job: str = "", linear: np.ndarray | None = None, place: Any = None, patient: bool = False) -> None:
+    def __init__(
+        self,
+        request: JobRequest,
+        connect: Callable[[], Client],
+        object: Any = None,
+        lock: str = "",
+        job: str = "",
+        linear: np.ndarray | None = None,
+        place: Any = None,
+        patient: bool = False,
+    ) -> None:
         self.request, self.place = request, place
         self._lock, self._lock_chosen = lock, False
         self.asset: Asset | None = None
-        self.undone = False                 # since the last snapshot; what then is gone was not deleted by intent
+        self.undone = False  # since the last snapshot; what then is gone was not deleted by intent
         self._looked = 0.0
         source = None
         if request.mode != "generate":
@@ -111,8 +120,11 @@ class Generation:
         at when another lock was chosen, and of a paused job, for which the main thread has time."""
         if self.live.state != PAUSED and not self._lock_chosen:
             return False
-        now = locked(object, self.lock) if self.lock in object.vertex_groups \
+        now = (
+            locked(object, self.lock)
+            if self.lock in object.vertex_groups
             else np.zeros(len(object.data.vertices), np.uint8)
+        )
         before = np.zeros_like(now) if self._locked is None or len(self._locked) != len(now) else self._locked
         self._lock_chosen = False
         return not np.array_equal(now, before)
@@ -139,16 +151,19 @@ class Generation:
         result: dict[str, Any] = {"version": bpy.app.version_string, "updates": len(times)}
         if times:
             at = min(len(times) - 1, round(0.99 * (len(times) - 1)))
-            result["main_thread_ms"] = {"median": round(statistics.median(times), 3), "p99": round(times[at], 3),
-                                        "max": round(times[-1], 3)}
+            result["main_thread_ms"] = {
+                "median": round(statistics.median(times), 3),
+                "p99": round(times[at], 3),
+                "max": round(times[-1], 3),
+            }
         return result
 
     def _apply(self, snapshot: Snapshot) -> bool:
         if self.asset is not None and self.undone and self.object is None and self.request.mode == "generate":
-            self.asset = None               # undo took the object away, together with what it was to undo
+            self.asset = None  # undo took the object away, together with what it was to undo
         self.undone = False
         if self.asset is None:
             self.asset = Asset(self.request, place=self.place)
         elif self.look(snapshot):
-            return False                    # what comes after that is newer
+            return False  # what comes after that is newer
         return self.asset.apply(snapshot)

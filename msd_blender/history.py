@@ -18,7 +18,7 @@ from .protocol import FINAL_STATES, JobRequest, ProtocolError, from_dict, to_dic
 from .scene import KEY, find
 from .thumbnails import preview_of
 
-_HIDDEN = ".msd "                           # Blender's menus leave out names that start with a dot
+_HIDDEN = ".msd "  # Blender's menus leave out names that start with a dot
 
 
 def _send_prompt(item: Any, context: Any) -> None:
@@ -37,17 +37,21 @@ def _set_lock(item: Any, context: Any) -> None:
 class MSD_PG_job(bpy.types.PropertyGroup):
     """One job of the scene."""
 
-    key: StringProperty()                   # `JobRequest.client_key`, by which the server knows it again
-    job: StringProperty()                   # the server's id
+    key: StringProperty()  # `JobRequest.client_key`, by which the server knows it again
+    job: StringProperty()  # the server's id
     server: StringProperty()
     state: StringProperty()
     error: StringProperty()
-    wish: StringProperty()                  # the request as JSON
-    prompt: StringProperty(name="Prompt", description="A new prompt, from which the running job goes on",
-                           update=_send_prompt)
-    lock: StringProperty(name="Lock", description="Vertex group that must not move or change: its members with a "
-                                                  "weight above one half", update=_set_lock)
-    linear: FloatVectorProperty(size=9)     # `Source.linear`
+    wish: StringProperty()  # the request as JSON
+    prompt: StringProperty(
+        name="Prompt", description="A new prompt, from which the running job goes on", update=_send_prompt
+    )
+    lock: StringProperty(
+        name="Lock",
+        description="Vertex group that must not move or change: its members with a weight above one half",
+        update=_set_lock,
+    )
+    linear: FloatVectorProperty(size=9)  # `Source.linear`
     place: FloatVectorProperty(size=3)
     picture: StringProperty()
     object: PointerProperty(type=bpy.types.Object)
@@ -76,7 +80,7 @@ def add(scene: Any, request: JobRequest, lock: str, linear: np.ndarray, object: 
     item.key, item.state = request.client_key, "connecting"
     item.request = request
     item.name = " ".join(request.prompt.split())
-    item.prompt, item.lock = item.name, lock        # it is not live yet, so that nothing is sent
+    item.prompt, item.lock = item.name, lock  # it is not live yet, so that nothing is sent
     item.linear, item.place = np.asarray(linear, np.float32).ravel(), scene.cursor.location
     if object is not None:
         item.object, item.before = object, keep(object)
@@ -111,8 +115,11 @@ def keep(object: Any) -> Any:
     """A hidden copy of the object's mesh and its materials."""
     mesh = object.data.copy()
     mesh.name = _HIDDEN + object.data.name
-    copies = {slot.material: _copy(slot.material, _HIDDEN + slot.material.name)
-              for slot in object.material_slots if slot.material}
+    copies = {
+        slot.material: _copy(slot.material, _HIDDEN + slot.material.name)
+        for slot in object.material_slots
+        if slot.material
+    }
     for index, slot in enumerate(object.material_slots):
         mesh.materials[index] = slot.material and copies[slot.material]
     return mesh
@@ -134,7 +141,7 @@ def restore(object: Any, kept: Any) -> None:
 def _copy(material: Any, name: str) -> Any:
     copy = material.copy()
     copy.name = name
-    copy.pop(KEY, None)                     # the next job must not take it for its own
+    copy.pop(KEY, None)  # the next job must not take it for its own
     return copy
 
 

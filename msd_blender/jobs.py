@@ -20,10 +20,10 @@ from .history import MSD_PG_job
 from .pictures import picture, to_text
 from .protocol import CANCELLED, FINISHED, Edit, JobRequest
 
-INTERVAL = 0.05                             # seconds between two looks at what arrived
+INTERVAL = 0.05  # seconds between two looks at what arrived
 
-generations: list[Generation] = []          # live ones, oldest first
-_drawn: list[tuple] = []                    # what the panel shows of them
+generations: list[Generation] = []  # live ones, oldest first
+_drawn: list[tuple] = []  # what the panel shows of them
 
 
 def of(item: MSD_PG_job) -> Generation | None:
@@ -33,8 +33,14 @@ def of(item: MSD_PG_job) -> Generation | None:
 
 def on(object: Any) -> Generation | None:
     """The live job on an object, or on another that has the same mesh."""
-    return next((each for each in generations if object is not None and each.object is not None
-                 and each.object.data == object.data), None)
+    return next(
+        (
+            each
+            for each in generations
+            if object is not None and each.object is not None and each.object.data == object.data
+        ),
+        None,
+    )
 
 
 def start(request: JobRequest, object: Any = None, lock: str = "") -> Generation:
@@ -59,8 +65,16 @@ def attach(item: MSD_PG_job) -> Generation:
     object = history.object_of(item)
     if object is None and request.mode != "generate":
         raise ValueError("The job's object was deleted.")
-    generation = Generation(request, connector(), object, item.lock, item.job,
-                            np.array(item.linear).reshape(3, 3), item.place[:], patient=True)
+    generation = Generation(
+        request,
+        connector(),
+        object,
+        item.lock,
+        item.job,
+        np.array(item.linear).reshape(3, 3),
+        item.place[:],
+        patient=True,
+    )
     generations.append(generation)
     return generation
 
@@ -87,17 +101,19 @@ def tick() -> float | None:
     for generation in list(generations):
         try:
             more = generation.step()
-        except Exception as error:          # else Blender would end the timer, and the other jobs with it
+        except Exception as error:  # else Blender would end the timer, and the other jobs with it
             traceback.print_exc()
             generation.live.error, more = f"The update stopped on an unforeseen {type(error).__name__}: {error}", False
         _record(generation)
         if not more:
             generations.remove(generation)
             _end(generation)
-    drawn = [(live.state, live.progress, live.picture, live.lost, live.refused, live.wish, len(live.log))
-             for live in (each.live for each in generations)]
+    drawn = [
+        (live.state, live.progress, live.picture, live.lost, live.refused, live.wish, len(live.log))
+        for live in (each.live for each in generations)
+    ]
     if len(drawn) != len(_drawn) or any(a is not b for old, new in zip(_drawn, drawn) for a, b in zip(old, new)):
-        _drawn = drawn                      # drawing all the time would take the buttons from under the mouse
+        _drawn = drawn  # drawing all the time would take the buttons from under the mouse
         redraw()
     return INTERVAL if generations else None
 
@@ -113,13 +129,13 @@ def _record(generation: Generation) -> None:
     """Write what changed into the file's record."""
     live = generation.live
     item = history.of_key(generation.request.client_key)
-    if item is None:                        # undone, or a new file: the job needs no record to go on
+    if item is None:  # undone, or a new file: the job needs no record to go on
         return
     if live.picture is not None:
         thumbnails.show(item.key, live.picture)
     if item.state != live.state or item.error != live.error or item.job != live.id:
         item.state, item.error, item.job = live.state, live.error, live.id
-        connection.watch.again()            # it has begun to work, or has ended
+        connection.watch.again()  # it has begun to work, or has ended
     if item.object is None and generation.object is not None:
         item.object = generation.object
         item.object["msd_server"] = item.server
@@ -140,7 +156,7 @@ def _end(generation: Generation) -> None:
         item.result = history.keep(object)
     if object is not None:
         name = {"texture": "Texture", "refine": "Refine"}.get(generation.request.mode, "Generate")
-        with suppress(RuntimeError):        # no undo without a window
+        with suppress(RuntimeError):  # no undo without a window
             bpy.ops.ed.undo_push(message=f"{name}: {generation.request.prompt[:40]}")
 
 
@@ -196,7 +212,7 @@ def leave() -> None:
     generations.clear()
 
 
-_saved: set[str] = set()                    # keys of jobs whose id a file has
+_saved: set[str] = set()  # keys of jobs whose id a file has
 
 
 @persistent
@@ -221,8 +237,13 @@ def _after_undo(*_: Any) -> None:
         generation.undone = True
 
 
-_HANDLERS = (("save_post", _after_save), ("load_pre", _before_load), ("load_post", _after_load),
-             ("undo_post", _after_undo), ("redo_post", _after_undo))
+_HANDLERS = (
+    ("save_post", _after_save),
+    ("load_pre", _before_load),
+    ("load_post", _after_load),
+    ("undo_post", _after_undo),
+    ("redo_post", _after_undo),
+)
 
 
 def register() -> None:

@@ -22,10 +22,10 @@ from .client import Client, ClientError
 from .pictures import Prepared, picture
 from .protocol import CANCELLED, FAILED, RUNNING, Edit, Job, JobRequest, Log, Message, Progress, Snapshot
 
-CONNECTING = "connecting"                   # before the server knows the job; then one of protocol.STATES
-PICTURE = 2.0                               # seconds from one picture of the asset to the next
-RETRY = 2.0                                 # seconds from a lost server to the next try
-Apply = Callable[[Snapshot], bool]          # False: not now, offer the newest again later
+CONNECTING = "connecting"  # before the server knows the job; then one of protocol.STATES
+PICTURE = 2.0  # seconds from one picture of the asset to the next
+RETRY = 2.0  # seconds from a lost server to the next try
+Apply = Callable[[Snapshot], bool]  # False: not now, offer the newest again later
 Arrays = dict[str, np.ndarray]
 Command = Callable[[Client], object]
 
@@ -48,8 +48,14 @@ class Live:
     of the scene.
     """
 
-    def __init__(self, request: JobRequest, connect: Callable[[], Client], arrays: Arrays | None = None,
-                 job: str = "", patient: bool = False) -> None:
+    def __init__(
+        self,
+        request: JobRequest,
+        connect: Callable[[], Client],
+        arrays: Arrays | None = None,
+        job: str = "",
+        patient: bool = False,
+    ) -> None:
         self.request = request
         self.client: Client | None = None
         self.job: Job | None = None
@@ -67,7 +73,7 @@ class Live:
         self._arrived, self._cancelled = threading.Event(), threading.Event()
         self._ended, self._closed = threading.Event(), threading.Event()
         self._job_id, self._after = job, 0
-        self._unanswered = self._edits = 0              # edits that are under way; that snapshots must come after
+        self._unanswered = self._edits = 0  # edits that are under way; that snapshots must come after
         self._threads: list[threading.Thread] = []
         self._commander: threading.Thread | None = None
         self._spawn(self._run)
@@ -86,8 +92,12 @@ class Live:
     @property
     def done(self) -> bool:
         """Whether nothing more will come: the job ended, or the server was lost, and all was applied."""
-        return not (any(thread.is_alive() for thread in self._threads)
-                    or self._newest or self._held or not self._messages.empty())
+        return not (
+            any(thread.is_alive() for thread in self._threads)
+            or self._newest
+            or self._held
+            or not self._messages.empty()
+        )
 
     @property
     def editing(self) -> bool:
@@ -106,7 +116,7 @@ class Live:
         if self._newest:
             self._held = self._newest.pop()
         if self._held is not None and self._held.edits < self._edits:
-            self._held = None               # it shows what the artist has changed since
+            self._held = None  # it shows what the artist has changed since
         if self._held is not None and not self._unanswered and not self.refused:
             start = time.perf_counter()
             if apply(self._held):
@@ -166,7 +176,7 @@ class Live:
             self.log.append(message.message)
         else:
             self.job = message
-            self.error = message.error      # a failed job may have been resumed
+            self.error = message.error  # a failed job may have been resumed
             if message.state != RUNNING:
                 self.wish = ""
 
@@ -183,7 +193,7 @@ class Live:
             self.log.append(sentence)
 
     def _fail(self, sentence: str) -> None:
-        if not (self.job and self.job.ended):           # a stream cut after the job's end costs nothing
+        if not (self.job and self.job.ended):  # a stream cut after the job's end costs nothing
             self.error = self.error or sentence
 
     # In threads.
@@ -201,7 +211,7 @@ class Live:
     def _guard(self, target: Callable[[], None]) -> None:
         try:
             target()
-        except Exception as error:          # whatever went wrong, the user hears of it
+        except Exception as error:  # whatever went wrong, the user hears of it
             sentence = _sentence(error)
             self._tell(lambda: self._fail(sentence))
         finally:
@@ -220,7 +230,7 @@ class Live:
                         return
                     self._begin(self.client)
                     for message in self.client.events(self._job_id, self._after):
-                        self._after += 1    # events are numbered from 1 without a gap
+                        self._after += 1  # events are numbered from 1 without a gap
                         self._tell(partial(self._take, message))
                     return
                 except ClientError as error:
@@ -241,7 +251,7 @@ class Live:
             if self._arrays is not None:
                 self.request.mesh = client.upload(self._arrays).id
             job = client.submit(self.request)
-            self._job_id = job.id           # before the flag is read: see `cancel`
+            self._job_id = job.id  # before the flag is read: see `cancel`
             if self._cancelled.is_set():
                 client.cancel(job.id)
         self._arrays = None
@@ -276,15 +286,15 @@ class Live:
                         if self._ended.is_set() or time.monotonic() - drawn > PICTURE:
                             drawn = time.monotonic()
                             self._draw(snapshot)
-            except ClientError:             # the stream of events decides whether the server is lost
+            except ClientError:  # the stream of events decides whether the server is lost
                 if last:
                     raise
             if last:
                 return
-            last = self._ended.wait(0.5)    # a server that stops ends the stream too
+            last = self._ended.wait(0.5)  # a server that stops ends the stream too
 
     def _draw(self, snapshot: Snapshot) -> None:
-        with suppress(IndexError, ValueError):          # what does not fit each other: `apply` refuses it
+        with suppress(IndexError, ValueError):  # what does not fit each other: `apply` refuses it
             self._tell(partial(setattr, self, "picture", picture(snapshot.arrays)))
 
     def _obey(self) -> None:
@@ -305,8 +315,11 @@ class Live:
 
 def _sentence(error: Exception) -> str:
     text = str(error).strip()
-    return text if isinstance(error, (ValueError, RuntimeError, OSError)) and text else \
-        f"The job stopped on an unforeseen {type(error).__name__}: {text}"
+    return (
+        text
+        if isinstance(error, (ValueError, RuntimeError, OSError)) and text
+        else f"The job stopped on an unforeseen {type(error).__name__}: {text}"
+    )
 
 
 def fraction(progress: Progress) -> float:

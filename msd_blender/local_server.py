@@ -15,9 +15,9 @@ from pathlib import Path
 
 from .client import Client, ClientError
 
-ADDRESS = "server.json"                     # written by the server into its data folder, mode 0600
+ADDRESS = "server.json"  # written by the server into its data folder, mode 0600
 LOG = "server.log"
-PYTHON = Path(".venv", "Scripts" if os.name == "nt" else "bin", "python")      # as `make setup` makes it
+PYTHON = Path(".venv", "Scripts" if os.name == "nt" else "bin", "python")  # as `make setup` makes it
 
 
 @dataclass
@@ -49,11 +49,16 @@ def find(data: Path) -> LocalServer | None:
         health = Client(server.url, server.token, timeout=3).health()
     except (OSError, ValueError, KeyError, TypeError, ClientError):
         return None
-    return server if health.pid == server.pid else None    # another took the port of one that died
+    return server if health.pid == server.pid else None  # another took the port of one that died
 
 
-def start(data: Path, python: str = sys.executable, folder: str | os.PathLike[str] = "",
-          timeout: float = 60, keep: bool = False) -> LocalServer:
+def start(
+    data: Path,
+    python: str = sys.executable,
+    folder: str | os.PathLike[str] = "",
+    timeout: float = 60,
+    keep: bool = False,
+) -> LocalServer:
     """Start a server on any free port; it ends when this process ends, unless it is to be kept.
 
     Args:
@@ -69,9 +74,23 @@ def start(data: Path, python: str = sys.executable, folder: str | os.PathLike[st
         data.mkdir(parents=True, exist_ok=True)
         with open(data / LOG, "ab") as log:
             process = subprocess.Popen(
-                [python, "-m", "server", "serve", "--port", "0", "--data", str(data.absolute()),
-                 *([] if keep else ["--parent", str(os.getpid())])],
-                cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+                [
+                    python,
+                    "-m",
+                    "server",
+                    "serve",
+                    "--port",
+                    "0",
+                    "--data",
+                    str(data.absolute()),
+                    *([] if keep else ["--parent", str(os.getpid())]),
+                ],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
     except OSError as error:
         raise ClientError(f"The server cannot be started: {error}.") from None
     deadline = time.monotonic() + timeout
@@ -81,7 +100,7 @@ def start(data: Path, python: str = sys.executable, folder: str | os.PathLike[st
             server.process = process
             return server
         if process.poll() is not None:
-            if server is not None:          # another was faster with this data folder: take that one
+            if server is not None:  # another was faster with this data folder: take that one
                 return server
             break
         time.sleep(0.1)
@@ -91,8 +110,9 @@ def start(data: Path, python: str = sys.executable, folder: str | os.PathLike[st
     raise ClientError(f"The server did not start: {reason}")
 
 
-def find_or_start(data: Path, python: str = sys.executable, folder: str | os.PathLike[str] = "",
-                  keep: bool = False) -> LocalServer:
+def find_or_start(
+    data: Path, python: str = sys.executable, folder: str | os.PathLike[str] = "", keep: bool = False
+) -> LocalServer:
     """The server of a data folder, started if none answers."""
     return find(data) or start(data, python, folder, keep=keep)
 
@@ -124,8 +144,11 @@ def installations() -> list[Path]:
     with suppress(OSError):
         found.append(Path((user_data() / "installation").read_text().strip()))
     found += [home / "msd_blender", home / "src" / "msd_blender", home / "Documents" / "msd_blender"]
-    return [each for each in dict.fromkeys(found)
-            if (each / "server" / "__main__.py").is_file() and (each / PYTHON).is_file()]
+    return [
+        each
+        for each in dict.fromkeys(found)
+        if (each / "server" / "__main__.py").is_file() and (each / PYTHON).is_file()
+    ]
 
 
 def user_data() -> Path:

@@ -16,10 +16,10 @@ from . import nodes
 from .nodes import KINDS
 from .pictures import floats
 
-COLOUR = "Color"                            # names that Blender and glTF tools expect
+COLOUR = "Color"  # names that Blender and glTF tools expect
 UV_MAP = "UVMap"
-FIRST_TILE = 1001                           # of UDIM: 1001 + u + 10 v
-_TOKEN = "<UDIM>"                           # in a file's name, for the number of the tile
+FIRST_TILE = 1001  # of UDIM: 1001 + u + 10 v
+_TOKEN = "<UDIM>"  # in a file's name, for the number of the tile
 
 
 def new_material(name: str) -> Any:
@@ -68,13 +68,12 @@ def show(material: Any, kind: str, image: Any, uv_map: str) -> bool:
         found = nodes.feed(material, kind)
         if found is None:
             return False
-        same = found.route is not None and found.exchangeable and \
-            _coordinates(material, found.route, uv_map) == wanted
+        same = found.route is not None and found.exchangeable and _coordinates(material, found.route, uv_map) == wanted
         groups, socket = (found.route.groups, None) if found.route and same else found.place
         others = next((each for each in groups if each.node_tree.users > 1 or is_linked(each.node_tree)), None)
         if others is None:
             break
-        others.node_tree = others.node_tree.copy()      # what is in it is other materials' too
+        others.node_tree = others.node_tree.copy()  # what is in it is other materials' too
     if socket is None:
         found.node.image = image
         return True
@@ -184,7 +183,7 @@ def pixels_of(image: Any, tile: int = FIRST_TILE, kind: str = "") -> np.ndarray 
             return to_bytes(pixels, *image.size)
         colour = pixels[:, :3] if channels > 2 else np.repeat(pixels[:, :1], 3, axis=1)
         alpha = pixels[:, -1:] if channels in (2, 4) and image.alpha_mode != "NONE" else np.ones_like(pixels[:, :1])
-        if image.is_float and image.alpha_mode in ("STRAIGHT", "PREMUL"):       # Blender holds them multiplied
+        if image.is_float and image.alpha_mode in ("STRAIGHT", "PREMUL"):  # Blender holds them multiplied
             colour = np.divide(colour, alpha, out=colour.copy(), where=alpha > 0)
         if encoded and not wanted:
             colour = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)

@@ -13,19 +13,42 @@ import numpy as np
 from mathutils import Euler
 
 # A shader's sockets by what they show; of several shaders that reach the output the first kind here counts.
-SHADERS = {"BSDF_PRINCIPLED": {"texture": "Base Color", "roughness": "Roughness", "metallic": "Metallic",
-                               "normal": "Normal"},
-           "BSDF_DIFFUSE": {"texture": "Color", "normal": "Normal"},
-           "EMISSION": {"texture": "Color"}, "BACKGROUND": {"texture": "Color"}}
+SHADERS = {
+    "BSDF_PRINCIPLED": {"texture": "Base Color", "roughness": "Roughness", "metallic": "Metallic", "normal": "Normal"},
+    "BSDF_DIFFUSE": {"texture": "Color", "normal": "Normal"},
+    "EMISSION": {"texture": "Color"},
+    "BACKGROUND": {"texture": "Color"},
+}
 KINDS = tuple(SHADERS["BSDF_PRINCIPLED"])
 _SEPARATE = {"SEPARATE_COLOR", "SEPRGB"}
 # Nodes that change values on their way, whose inputs are followed.
-_CHANGE = {"MIX", "MIX_RGB", "HUE_SAT", "GAMMA", "BRIGHTCONTRAST", "CURVE_RGB", "INVERT", "RGBTOBW", "VALTORGB",
-           "MATH", "CLAMP", "MAP_RANGE", "CURVE_FLOAT", "VECT_MATH", "NORMAL_MAP", "BUMP", *_SEPARATE}
-_CARRY = {"texture": {"RGBA"}, "roughness": {"RGBA", "VALUE"}, "metallic": {"RGBA", "VALUE"},
-          "normal": {"RGBA", "VECTOR"}}
+_CHANGE = {
+    "MIX",
+    "MIX_RGB",
+    "HUE_SAT",
+    "GAMMA",
+    "BRIGHTCONTRAST",
+    "CURVE_RGB",
+    "INVERT",
+    "RGBTOBW",
+    "VALTORGB",
+    "MATH",
+    "CLAMP",
+    "MAP_RANGE",
+    "CURVE_FLOAT",
+    "VECT_MATH",
+    "NORMAL_MAP",
+    "BUMP",
+    *_SEPARATE,
+}
+_CARRY = {
+    "texture": {"RGBA"},
+    "roughness": {"RGBA", "VALUE"},
+    "metallic": {"RGBA", "VALUE"},
+    "normal": {"RGBA", "VECTOR"},
+}
 
-Groups = tuple[Any, ...]                    # the group nodes that lead to a node, outermost first
+Groups = tuple[Any, ...]  # the group nodes that lead to a node, outermost first
 
 
 class Unfit(ValueError):
@@ -65,8 +88,9 @@ def follow(groups: Groups, socket: Any) -> End:
         elif node.type == "REROUTE":
             inner = node.inputs[0]
         elif node.type == "GROUP" and node.node_tree:
-            end = next((each for each in node.node_tree.nodes
-                        if each.type == "GROUP_OUTPUT" and each.is_active_output), None)
+            end = next(
+                (each for each in node.node_tree.nodes if each.type == "GROUP_OUTPUT" and each.is_active_output), None
+            )
             inner, groups = end and _same(end.inputs, output), (*groups, node)
         elif node.type == "GROUP_INPUT" and groups:
             inner, groups = _same(groups[-1].inputs, output), groups[:-1]
@@ -133,8 +157,13 @@ class Route:
     @cached_property
     def changing(self) -> list[int]:
         """Numbers of the hops that go into a node which changes values."""
-        return [i for i, hop in enumerate(self.hops) if hop.link.to_node.type in _CHANGE
-                and not hop.link.to_node.mute and hop.link.to_node.type not in ("NORMAL_MAP", *_SEPARATE)]
+        return [
+            i
+            for i, hop in enumerate(self.hops)
+            if hop.link.to_node.type in _CHANGE
+            and not hop.link.to_node.mute
+            and hop.link.to_node.type not in ("NORMAL_MAP", *_SEPARATE)
+        ]
 
     @cached_property
     def separated(self) -> int | None:
@@ -183,16 +212,22 @@ class Feed:
         else too."""
         ours = {hop.link for route in self.routes for hop in route.hops} | {hop.link for hop in self.end.hops}
         separated = self.route.separated if self.route else None
-        return next((i for i, hop in enumerate(self.route.hops if self.route else self.end.hops)
-                     if i == separated or set(_links(hop.link.from_socket)) - ours), None)
+        return next(
+            (
+                i
+                for i, hop in enumerate(self.route.hops if self.route else self.end.hops)
+                if i == separated or set(_links(hop.link.from_socket)) - ours
+            ),
+            None,
+        )
 
     @property
     def _kept(self) -> tuple[Hop, ...]:
         """The hops that stay where another image node takes the place of what is there."""
         fork = self._fork
         if self.route is not None and (fork is None or len(self.routes) == 1):
-            return self.route.hops if fork is None else self.route.hops[:fork + 1]
-        return self.end.hops if fork is None else self.end.hops[:fork + 1]
+            return self.route.hops if fork is None else self.route.hops[: fork + 1]
+        return self.end.hops if fork is None else self.end.hops[: fork + 1]
 
     @property
     def place(self) -> tuple[Groups, Any]:
@@ -209,23 +244,24 @@ class Feed:
     @property
     def kept(self) -> list[str]:
         """Names of the nodes between that go on changing what the image shows."""
-        return [hop.link.to_node.name for i, hop in enumerate(self._kept)
-                if self.route and i in self.route.changing]
+        return [hop.link.to_node.name for i, hop in enumerate(self._kept) if self.route and i in self.route.changing]
 
     @property
     def dropped(self) -> list[str]:
         """Names of the nodes that no longer feed the socket once an image of its own does."""
         if self.route:
-            return [name for i in self.route.changing
-                    if (name := self.route.hops[i].link.to_node.name) not in self.kept]
+            return [
+                name for i in self.route.changing if (name := self.route.hops[i].link.to_node.name) not in self.kept
+            ]
         return [self.end.output.node.name] if self.end.output else []
 
 
 def _links(output: Any) -> list[Any]:
     """The links out of an output; a group's input has an output in each of its input nodes."""
     node = output.node
-    nodes = [each for each in node.id_data.nodes if each.type == "GROUP_INPUT"] if node.type == "GROUP_INPUT" \
-        else [node]
+    nodes = (
+        [each for each in node.id_data.nodes if each.type == "GROUP_INPUT"] if node.type == "GROUP_INPUT" else [node]
+    )
     return [link for each in nodes for link in _same(each.outputs, output).links if not link.is_muted]
 
 
@@ -306,8 +342,10 @@ def coordinates(material: Any, route: Route, shown: str) -> Coordinates:
     node = route.node
 
     def unfit(what: str) -> Unfit:
-        return Unfit(f"Material {material.name!r} shows its image {what}: let it use a UV map of the mesh, with a UV "
-                     "Map node or nothing before the image's Vector.")
+        return Unfit(
+            f"Material {material.name!r} shows its image {what}: let it use a UV map of the mesh, with a UV "
+            "Map node or nothing before the image's Vector."
+        )
 
     if node.projection != "FLAT":
         raise unfit(f"by {node.projection.title()} projection")
@@ -315,8 +353,8 @@ def coordinates(material: Any, route: Route, shown: str) -> Coordinates:
     end = follow(route.groups, node.inputs["Vector"])
     while end.output is not None and end.output.node.type == "MAPPING":
         mapping = end.output.node
-        numbers = [] if "Location" in mapping.inputs else [(0, 0, 0)]      # a vector has none
-        for name in ("Location", "Rotation", "Scale")[len(numbers):]:
+        numbers = [] if "Location" in mapping.inputs else [(0, 0, 0)]  # a vector has none
+        for name in ("Location", "Rotation", "Scale")[len(numbers) :]:
             value = follow(end.groups, mapping.inputs[name])
             if value.output is not None:
                 raise unfit(f"through the nodes before {mapping.name}'s {name}")

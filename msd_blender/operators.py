@@ -15,7 +15,7 @@ from .local_server import log_tail
 from .properties import RequestProperties
 from .protocol import FAILED, MAX_SEED, to_dict
 
-_LIMIT = min(MAX_SEED, 2**31 - 1)           # of Blender's integers
+_LIMIT = min(MAX_SEED, 2**31 - 1)  # of Blender's integers
 
 
 class MSD_OT_generate(RequestProperties, bpy.types.Operator):
@@ -82,8 +82,9 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
 class _JobOperator:
     """Mixed into the operators that act on one job of the scene: the named one, else the one that is shown."""
 
-    key: StringProperty(name="Job", description="Key of the job; empty: the one that the panel shows",
-                        options={"SKIP_SAVE", "HIDDEN"})
+    key: StringProperty(
+        name="Job", description="Key of the job; empty: the one that the panel shows", options={"SKIP_SAVE", "HIDDEN"}
+    )
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -168,8 +169,9 @@ class MSD_OT_again(_JobOperator, bpy.types.Operator):
     bl_idname = "msd.again"
     bl_label = "Generate Again"
 
-    start: BoolProperty(name="Start", description="Start the job, not only bring its settings back", default=True,
-                        options={"SKIP_SAVE"})
+    start: BoolProperty(
+        name="Start", description="Start the job, not only bring its settings back", default=True, options={"SKIP_SAVE"}
+    )
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         item = self.item(context)
@@ -216,13 +218,19 @@ class MSD_OT_restore(_JobOperator, bpy.types.Operator):
         item = self.item(context)
         kept = item.before if self.before else item.result
         object = history.object_of(item)
-        problem = ("This job left no version." if kept is None else
-                   "A job works on this object: stop it first." if object and jobs.on(object) else
-                   "Leave the object's mode first." if object and object.mode != "OBJECT" else "")
+        problem = (
+            "This job left no version."
+            if kept is None
+            else "A job works on this object: stop it first."
+            if object and jobs.on(object)
+            else "Leave the object's mode first."
+            if object and object.mode != "OBJECT"
+            else ""
+        )
         if problem:
             self.report({"ERROR"}, problem)
             return {"CANCELLED"}
-        if object is None:                  # deleted since: make it again
+        if object is None:  # deleted since: make it again
             object = bpy.data.objects.new(item.name, kept.copy())
             context.collection.objects.link(object)
             object.location = item.place
@@ -320,8 +328,21 @@ class MSD_OT_server_log(bpy.types.Operator):
         return {"FINISHED"}
 
 
-_CLASSES = (MSD_OT_generate, MSD_OT_pause, MSD_OT_resume, MSD_OT_stop, MSD_OT_discard, MSD_OT_again, MSD_OT_restore,
-            MSD_OT_forget, MSD_OT_asset, MSD_OT_dice, MSD_OT_server_start, MSD_OT_server_stop, MSD_OT_server_log)
+_CLASSES = (
+    MSD_OT_generate,
+    MSD_OT_pause,
+    MSD_OT_resume,
+    MSD_OT_stop,
+    MSD_OT_discard,
+    MSD_OT_again,
+    MSD_OT_restore,
+    MSD_OT_forget,
+    MSD_OT_asset,
+    MSD_OT_dice,
+    MSD_OT_server_start,
+    MSD_OT_server_stop,
+    MSD_OT_server_log,
+)
 
 
 def register() -> None:

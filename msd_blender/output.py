@@ -25,8 +25,13 @@ class BadInput(ValueError):
     """What was asked for cannot be done, in one sentence."""
 
 
-_IMPORTERS = {".glb": "import_scene.gltf", ".gltf": "import_scene.gltf", ".obj": "wm.obj_import",
-              ".ply": "wm.ply_import", ".stl": "wm.stl_import"}
+_IMPORTERS = {
+    ".glb": "import_scene.gltf",
+    ".gltf": "import_scene.gltf",
+    ".obj": "wm.obj_import",
+    ".ply": "wm.ply_import",
+    ".stl": "wm.stl_import",
+}
 
 
 def open_mesh(path: str | os.PathLike[str], name: str = "") -> Any:
@@ -54,7 +59,7 @@ def open_mesh(path: str | os.PathLike[str], name: str = "") -> Any:
     if len(found) != 1:
         names = ", ".join(item.name for item in seen) or "none"
         raise BadInput(f"Name the object to work on; the meshes of {path.name} are: {names}.")
-    if found[0].mode != "OBJECT":           # as the file was saved
+    if found[0].mode != "OBJECT":  # as the file was saved
         bpy.context.view_layer.objects.active = found[0]
         bpy.ops.object.mode_set(mode="OBJECT")
     _opened[found[0].session_uid] = path
@@ -62,7 +67,7 @@ def open_mesh(path: str | os.PathLike[str], name: str = "") -> Any:
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_opened: dict[int, Path] = {}               # the file that each object came from, by its session_uid
+_opened: dict[int, Path] = {}  # the file that each object came from, by its session_uid
 
 
 def files_read() -> list[Path]:
@@ -120,8 +125,10 @@ class Output:
             results = self._results()
             for file in (self.blend, self.glb, self.picture, self.record):
                 if os.path.lexists(file) and not overwrite and not self._is_ours(file, results):
-                    raise BadInput(f"{file} is there already, and no earlier run of this command has made it as it "
-                                   "is: choose another --output, or add --overwrite.")
+                    raise BadInput(
+                        f"{file} is there already, and no earlier run of this command has made it as it "
+                        "is: choose another --output, or add --overwrite."
+                    )
         except OSError as error:
             raise BadInput(f"The output {self.blend} cannot be written: {error.strerror}.") from None
 
@@ -137,8 +144,11 @@ class Output:
         if file == self.record:
             return bool(results)
         known = results.get(file.name)
-        return isinstance(known, dict) and known.get("sha256") == _sha256(file) and \
-            (file == self.picture or known.get("command") == self.command)
+        return (
+            isinstance(known, dict)
+            and known.get("sha256") == _sha256(file)
+            and (file == self.picture or known.get("command") == self.command)
+        )
 
     def save(self, generation: Generation, client: Client) -> None:
         """Write all that there is. Raises `OutputError` when something could not be written."""
@@ -185,7 +195,7 @@ class Output:
         except (OSError, RuntimeError) as error:
             raise OutputError(f"{path} could not be written: {_reason(part.parent, error)}.") from None
         finally:
-            for left in (part, part.with_name(part.name + "@")):        # the second is Blender's
+            for left in (part, part.with_name(part.name + "@")):  # the second is Blender's
                 with suppress(OSError):
                     left.unlink(missing_ok=True)
 
@@ -197,7 +207,7 @@ class Output:
         except ClientError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
                 raise error.__cause__ from None
-            path.unlink(missing_ok=True)    # the server is gone: what the scene holds is kept anyway
+            path.unlink(missing_ok=True)  # the server is gone: what the scene holds is kept anyway
             return False
         return True
 
@@ -206,7 +216,7 @@ def _same_file(path: Path, other: Path) -> bool:
     """Whether two paths lead to one file, through links and whatever letters the file system takes for the same."""
     try:
         return os.path.samefile(path, other)
-    except OSError:                         # one of them is not there
+    except OSError:  # one of them is not there
         return False
 
 

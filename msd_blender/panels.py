@@ -67,8 +67,9 @@ class MSD_PT_generate(_Panel, bpy.types.Panel):
             layout.prop_search(settings, "lock", context.object, "vertex_groups")
         row = layout.row()
         row.scale_y = 1.4
-        row.operator("msd.generate", text=settings.bl_rna.properties["mode"].enum_items[settings.mode].name,
-                     icon="PLAY")
+        row.operator(
+            "msd.generate", text=settings.bl_rna.properties["mode"].enum_items[settings.mode].name, icon="PLAY"
+        )
         if settings.mode != "generate" and (problem := why_not(context)):
             _lines(layout, translated(problem), context, icon="INFO")
 
@@ -153,8 +154,18 @@ def _draw_live(box: Any, generation: Generation, context: bpy.types.Context) -> 
 
 
 class MSD_UL_jobs(bpy.types.UIList):
-    def draw_item(self, context: Any, layout: Any, data: Any, item: Any, icon: Any, active: Any, property: Any,
-                  index: int = 0, flag: int = 0) -> None:
+    def draw_item(
+        self,
+        context: Any,
+        layout: Any,
+        data: Any,
+        item: Any,
+        icon: Any,
+        active: Any,
+        property: Any,
+        index: int = 0,
+        flag: int = 0,
+    ) -> None:
         picture = thumbnails.icon(item.key, item.picture)
         if picture:
             layout.label(text=item.name, icon_value=picture)
@@ -208,8 +219,12 @@ class MSD_PT_server(_Panel, bpy.types.Panel):
             state = {"idle": "Ready", "busy": "Working", "starting": "Starting…"}.get(health.worker, "Running")
             column.label(text=translated(state), icon="CHECKMARK")
             if health.device:
-                _lines(column, f"{health.device}, {health.memory / 1e9:.1f} / {health.memory_total / 1e9:.0f} GB",
-                       context, icon="MEMORY")
+                _lines(
+                    column,
+                    f"{health.device}, {health.memory / 1e9:.1f} / {health.memory_total / 1e9:.0f} GB",
+                    context,
+                    icon="MEMORY",
+                )
             column.label(text=context.scene.msd.model or translated("Bundled model"), icon="FILE_VOLUME")
         elif watch.problem:
             _lines(column, watch.problem, context, icon="ERROR")
@@ -249,8 +264,18 @@ def _lines(layout: Any, text: str, context: bpy.types.Context, icon: str = "NONE
         icon = "BLANK1" if icon != "NONE" else icon
 
 
-_CLASSES = (MSD_PT_generate, MSD_PT_result, MSD_PT_mean_shift, MSD_PT_cameras, MSD_PT_shape, MSD_PT_model,
-            MSD_PT_jobs, MSD_UL_jobs, MSD_PT_history, MSD_PT_server)
+_CLASSES = (
+    MSD_PT_generate,
+    MSD_PT_result,
+    MSD_PT_mean_shift,
+    MSD_PT_cameras,
+    MSD_PT_shape,
+    MSD_PT_model,
+    MSD_PT_jobs,
+    MSD_UL_jobs,
+    MSD_PT_history,
+    MSD_PT_server,
+)
 
 
 def register() -> None:

@@ -12,11 +12,11 @@ import numpy as np
 
 from .protocol import SLOT_ARRAYS, Snapshot
 
-SIZE = 96                                   # pixels
-_POINTS = 30_000                            # that a picture is splatted from
+SIZE = 96  # pixels
+_POINTS = 30_000  # that a picture is splatted from
 _BACKGROUND = 56
 _UNIT = np.float32(1 / 255)
-LARGE = 3 << 22                             # bytes of a texture of 2048 pixels; larger ones would fill the memory twice
+LARGE = 3 << 22  # bytes of a texture of 2048 pixels; larger ones would fill the memory twice
 
 
 def picture(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -40,15 +40,17 @@ def _splat(arrays: dict[str, np.ndarray]) -> np.ndarray:
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     area = np.linalg.norm(normal, axis=1)
     a, e = math.radians(30), math.radians(20)
-    right, back = np.array([math.cos(a), math.sin(a), 0]), np.array(
-        [math.sin(a) * math.cos(e), -math.cos(a) * math.cos(e), math.sin(e)])
+    right, back = (
+        np.array([math.cos(a), math.sin(a), 0]),
+        np.array([math.sin(a) * math.cos(e), -math.cos(a) * math.cos(e), math.sin(e)]),
+    )
     up = np.cross(back, right)
     seen = area * (normal @ back > 0)
     if not seen.sum() > 0:
         return image
     face = draw.choice(len(corners), _POINTS, p=seen / seen.sum())
     root, share = np.sqrt(draw.random(_POINTS, np.float32)), draw.random(_POINTS, np.float32)
-    weights = np.stack([1 - root, root * (1 - share), root * share], 1)         # uniform on a triangle
+    weights = np.stack([1 - root, root * (1 - share), root * share], 1)  # uniform on a triangle
     points = np.einsum("pc,pcx->px", weights, corners[face])
     low, high = corners.min((0, 1)), corners.max((0, 1))
     points = 1.25 * (points - (low + high) / 2) / max(float(np.linalg.norm(high - low)), 1e-9)
@@ -84,7 +86,7 @@ def _colours(arrays: dict[str, np.ndarray], face: np.ndarray, weights: np.ndarra
 def floats(array: np.ndarray) -> np.ndarray:
     """(H, W[, 3 or 4]) uint8 as what Blender's pixels are: (H·W·4,) float32 in [0, 1], opaque without a fourth."""
     pixels = np.ones((*array.shape[:2], 4), np.float32)
-    for channel in range(array.shape[2] if array.ndim == 3 else 3):     # twice as fast as all at once
+    for channel in range(array.shape[2] if array.ndim == 3 else 3):  # twice as fast as all at once
         np.multiply(array[..., channel] if array.ndim == 3 else array, _UNIT, out=pixels[..., channel])
     return pixels.ravel()
 
@@ -98,11 +100,15 @@ class Prepared(Snapshot):
     @classmethod
     def of(cls, snapshot: Snapshot, before: Prepared | None = None) -> Prepared:
         """before: the one that came before, whose pixels are taken again where the texture has not changed."""
-        textures = {name: array for name, array in snapshot.arrays.items()
-                    if name.partition(".")[0] in SLOT_ARRAYS and array.size <= LARGE}
+        textures = {
+            name: array
+            for name, array in snapshot.arrays.items()
+            if name.partition(".")[0] in SLOT_ARRAYS and array.size <= LARGE
+        }
         same = {name for name, array in textures.items() if before and before.arrays.get(name) is array}
-        pixels = {name: before.pixels[name] if before and name in same else floats(array)
-                  for name, array in textures.items()}
+        pixels = {
+            name: before.pixels[name] if before and name in same else floats(array) for name, array in textures.items()
+        }
         return cls(snapshot.version, snapshot.iteration, snapshot.arrays, snapshot.edits, pixels)
 
 

@@ -13,19 +13,32 @@ from .protocol import DEFAULT_HOST, DEFAULT_PORT
 class MSD_Preferences(bpy.types.AddonPreferences):
     bl_idname = __package__
 
-    place: EnumProperty(name="Server", items=[
-        ("LOCAL", "On this machine", "Start the server from its folder when it is needed"),
-        ("URL", "At an address", "Use a server that somebody runs")])
-    folder: StringProperty(name="Server folder", subtype="DIR_PATH",
-                           description="The folder of this project, where `make setup` was run; empty: where it "
-                                       "is found")
-    python: StringProperty(name="Python", subtype="FILE_PATH",
-                           description="Python of the server; empty: the one that `make setup` made")
-    data: StringProperty(name="Data folder", subtype="DIR_PATH",
-                         description="Where the server keeps its jobs; empty: the extension's own folder")
+    place: EnumProperty(
+        name="Server",
+        items=[
+            ("LOCAL", "On this machine", "Start the server from its folder when it is needed"),
+            ("URL", "At an address", "Use a server that somebody runs"),
+        ],
+    )
+    folder: StringProperty(
+        name="Server folder",
+        subtype="DIR_PATH",
+        description="The folder of this project, where `make setup` was run; empty: where it is found",
+    )
+    python: StringProperty(
+        name="Python", subtype="FILE_PATH", description="Python of the server; empty: the one that `make setup` made"
+    )
+    data: StringProperty(
+        name="Data folder",
+        subtype="DIR_PATH",
+        description="Where the server keeps its jobs; empty: the extension's own folder",
+    )
     keep: BoolProperty(name="Keep Running", description="The server goes on with its jobs when Blender ends")
-    url: StringProperty(name="Address", description="Of the server, such as http://127.0.0.1:8732",
-                        default=f"http://{DEFAULT_HOST}:{DEFAULT_PORT}")
+    url: StringProperty(
+        name="Address",
+        description="Of the server, such as http://127.0.0.1:8732",
+        default=f"http://{DEFAULT_HOST}:{DEFAULT_PORT}",
+    )
     token: StringProperty(name="Token", subtype="PASSWORD", description="Needed by a server on another machine")
 
     def draw(self, context: bpy.types.Context) -> None:

@@ -8,7 +8,7 @@ from bl_ui.utils import PresetPanel
 from .properties import RequestProperties
 
 _FOLDER = "msd"
-_OF_THE_TASK = {"prompt", "mode", "seed", "lock"}       # what a preset leaves alone
+_OF_THE_TASK = {"prompt", "mode", "seed", "lock"}  # what a preset leaves alone
 
 
 class MSD_OT_preset_add(AddPresetBase, bpy.types.Operator):

@@ -40,14 +40,14 @@ PROTOCOL_VERSION = 3
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8732
 
-MAX_PROMPT = 1000          # characters
+MAX_PROMPT = 1000  # characters
 MAX_ITERATIONS = 100_000
-MAX_SEED = 2**53 - 1                       # what every reader of JSON keeps exact
+MAX_SEED = 2**53 - 1  # what every reader of JSON keeps exact
 MAX_PRIORITY = 100
-MAX_FRAME = 1 << 30        # bytes
-MAX_UPLOAD = 256 << 20     # bytes of a mesh with its textures
-MAX_FACES = 2_000_000      # of an uploaded mesh, as triangles
-MAX_SLOTS = 64             # textures of one asset
+MAX_FRAME = 1 << 30  # bytes
+MAX_UPLOAD = 256 << 20  # bytes of a mesh with its textures
+MAX_FACES = 2_000_000  # of an uploaded mesh, as triangles
+MAX_SLOTS = 64  # textures of one asset
 
 MODES = ("generate", "texture", "refine")
 GUIDANCES = ("msd", "sds", "sdi", "vsd")
@@ -56,16 +56,28 @@ AXES = ("", "x", "y", "z")
 BACKGROUNDS = ("random", "white", "gray", "black")
 # The ranges of a request's numbers, where they are given.
 COUNTS = {"iterations": (1, MAX_ITERATIONS), "target_faces": (100, MAX_FACES), "texture_size": (64, 8192)}
-NUMBERS = {"guidance_scale": (0, 1e3), "diversity": (1e-3, 1e3), "sharpness": (1e-3, 1e3),
-           "max_displacement": (0, 1e3), "regularization": (0, 1e3), "field_of_view": (5, 120)}
+NUMBERS = {
+    "guidance_scale": (0, 1e3),
+    "diversity": (1e-3, 1e3),
+    "sharpness": (1e-3, 1e3),
+    "max_displacement": (0, 1e3),
+    "regularization": (0, 1e3),
+    "field_of_view": (5, 120),
+}
 RASTERIZERS = ("auto", "nvdiffrast", "cpu")
 DEVICES = ("auto", "cuda", "cpu")
 
 # A job's states. Every job ends in one of FINAL_STATES.
 QUEUED, RUNNING, PAUSED, FINISHED, FAILED, CANCELLED = (
-    "queued", "running", "paused", "finished", "failed", "cancelled")
+    "queued",
+    "running",
+    "paused",
+    "finished",
+    "failed",
+    "cancelled",
+)
 STATES = (QUEUED, RUNNING, PAUSED, FINISHED, FAILED, CANCELLED)
-WRITING = "files"                           # the last phase of a job, in which it writes what it has reached
+WRITING = "files"  # the last phase of a job, in which it writes what it has reached
 FINAL_STATES = (FINISHED, FAILED, CANCELLED)
 
 # What a job leaves: the asset, its base colour, 8 views in one picture, the record of how it was made.
@@ -111,7 +123,7 @@ class JobRequest:
     rasterizer: str = "auto"
     device: str = "auto"
     client_key: str = ""
-    priority: int = 0                       # of those that wait, the highest is next
+    priority: int = 0  # of those that wait, the highest is next
     mode: str = "generate"
     mesh: str = ""
     diversity: float | None = None
@@ -155,13 +167,15 @@ class JobRequest:
             raise ProtocolError(f"maps must be a list of {', '.join(MAPS)}, not {self.maps!r}.")
         if self.elevation is not None:
             if not isinstance(self.elevation, list) or len(self.elevation) != 2:
-                raise ProtocolError(f"elevation must be two numbers, not "
-                                    f"{self.elevation!r}.")
+                raise ProtocolError(f"elevation must be two numbers, not {self.elevation!r}.")
             for each in self.elevation:
                 _number("elevation", each, -90, 90)
         if (self.mode == "generate") != (not self.mesh):
-            raise ProtocolError("Mode generate starts from nothing: leave out the mesh." if self.mesh else
-                                f"Mode {self.mode} needs a mesh: upload it first.")
+            raise ProtocolError(
+                "Mode generate starts from nothing: leave out the mesh."
+                if self.mesh
+                else f"Mode {self.mode} needs a mesh: upload it first."
+            )
         return self
 
 
@@ -213,14 +227,15 @@ def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def _prompt(value: str) -> None:
     if not value.replace("\ufeff", "").strip():
-        raise ProtocolError("The prompt is empty: say what to make, for example \"a red mushroom\".")
+        raise ProtocolError('The prompt is empty: say what to make, for example "a red mushroom".')
     _short("prompt", value)
 
 
 def _short(name: str, value: str) -> None:
     if len(value) > MAX_PROMPT:
-        raise ProtocolError(f"The {name.replace('_', ' ')} has {len(value):,} characters; "
-                            f"shorten it to at most {MAX_PROMPT:,}.")
+        raise ProtocolError(
+            f"The {name.replace('_', ' ')} has {len(value):,} characters; shorten it to at most {MAX_PROMPT:,}."
+        )
 
 
 def _number(name: str, value: object, low: float, high: float) -> None:
@@ -240,10 +255,10 @@ class Job:
     id: str
     state: str
     request: JobRequest
-    created: float = 0.0                    # Unix seconds
+    created: float = 0.0  # Unix seconds
     error: str = ""
     files: list[str] = field(default_factory=list)
-    edits: int = 0                          # meshes that `Edit`s put in the asset's place
+    edits: int = 0  # meshes that `Edit`s put in the asset's place
 
     @property
     def ended(self) -> bool:
@@ -268,7 +283,7 @@ class Log:
     """One line for the user, such as a prompt that the bundled prior cannot know."""
 
     message: str
-    level: str = "info"                     # info | warning
+    level: str = "info"  # info | warning
 
 
 @dataclass
@@ -285,7 +300,7 @@ class Health:
     device: str = ""
     memory: int = 0
     memory_total: int = 0
-    worker: str = ""                        # starting | idle | busy
+    worker: str = ""  # starting | idle | busy
 
 
 Message = Progress | Log | Job
@@ -301,8 +316,11 @@ def to_dict(message: Any) -> dict[str, Any]:
 def _fields(kind: type) -> tuple[frozenset[str], frozenset[str], list[str]]:
     """Names of all fields, of the integers, and of those without a default, in order."""
     every = fields(kind)
-    return (frozenset(f.name for f in every), frozenset(f.name for f in every if str(f.type).startswith("int")),
-            [f.name for f in every if f.default is MISSING and f.default_factory is MISSING])
+    return (
+        frozenset(f.name for f in every),
+        frozenset(f.name for f in every if str(f.type).startswith("int")),
+        [f.name for f in every if f.default is MISSING and f.default_factory is MISSING],
+    )
 
 
 def from_dict(kind: type, values: object) -> Any:
@@ -311,7 +329,7 @@ def from_dict(kind: type, values: object) -> Any:
         raise ProtocolError(f"A {kind.__name__} must be a JSON object.")
     known, integers, required = _fields(kind)
     given = {name: values[name] for name in known & values.keys()}
-    for name in integers & given.keys():    # JSON has one kind of number
+    for name in integers & given.keys():  # JSON has one kind of number
         if isinstance(given[name], float) and given[name].is_integer():
             given[name] = int(given[name])
     if lacking := [name for name in required if name not in given]:
@@ -345,21 +363,21 @@ def decode_event(lines: list[str]) -> tuple[int, Message] | None:
 
 # Arrays of a snapshot or an upload: name -> (dtype, trailing shape).
 ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
-    "positions": ("float32", (3,)),         # (V, 3) metres, Z up
-    "faces": ("int32", (3,)),               # (F, 3) counter-clockwise outward
-    "colours": ("uint8", (3,)),             # (V, 3) base colour, sRGB
-    "uvs": ("float32", (3, 2)),             # (F, 3, 2) per corner, origin bottom left
-    "slots": ("int32", ()),                 # (F,) the texture that each face has; without it all have the first
-    "locked": ("uint8", ()),                # (V,) 1: this vertex and the texels of faces between such must not change
-    "preview": ("uint8", (0, 3)),           # (H, W, 3) a picture of the asset, sRGB, bottom row first
+    "positions": ("float32", (3,)),  # (V, 3) metres, Z up
+    "faces": ("int32", (3,)),  # (F, 3) counter-clockwise outward
+    "colours": ("uint8", (3,)),  # (V, 3) base colour, sRGB
+    "uvs": ("float32", (3, 2)),  # (F, 3, 2) per corner, origin bottom left
+    "slots": ("int32", ()),  # (F,) the texture that each face has; without it all have the first
+    "locked": ("uint8", ()),  # (V,) 1: this vertex and the texels of faces between such must not change
+    "preview": ("uint8", (0, 3)),  # (H, W, 3) a picture of the asset, sRGB, bottom row first
 }
 # Arrays of each slot, a material's UV tile, named such as "texture.0"; bottom row first, 0 = any.
 SLOT_ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
-    "texture": ("uint8", (0, 3)),           # (H, W, 3) base colour, sRGB
-    "roughness": ("uint8", (0,)),           # (H, W) 0..255 is 0..1, as the next
-    "metallic": ("uint8", (0,)),            # (H, W)
-    "normal": ("uint8", (0, 3)),            # (H, W, 3) tangent space, OpenGL's green up
-    "frozen": ("uint8", (0,)),              # (H, W) 1: this texel must not change
+    "texture": ("uint8", (0, 3)),  # (H, W, 3) base colour, sRGB
+    "roughness": ("uint8", (0,)),  # (H, W) 0..255 is 0..1, as the next
+    "metallic": ("uint8", (0,)),  # (H, W)
+    "normal": ("uint8", (0, 3)),  # (H, W, 3) tangent space, OpenGL's green up
+    "frozen": ("uint8", (0,)),  # (H, W) 1: this texel must not change
 }
 UPLOADED = ("positions", "faces", "colours", "uvs", "slots", "locked", *SLOT_ARRAYS)
 
@@ -367,8 +385,14 @@ UPLOADED = ("positions", "faces", "colours", "uvs", "slots", "locked", *SLOT_ARR
 def array_kind(name: str) -> str:
     """The name without its slot: "texture" of "texture.0". Raises `ProtocolError` for one that is not known."""
     kind, dot, slot = name.partition(".")
-    if name in ARRAYS or (kind in SLOT_ARRAYS and dot and slot.isdecimal() and slot.isascii()
-                          and slot == str(int(slot)) and int(slot) < MAX_SLOTS):
+    if name in ARRAYS or (
+        kind in SLOT_ARRAYS
+        and dot
+        and slot.isdecimal()
+        and slot.isascii()
+        and slot == str(int(slot))
+        and int(slot) < MAX_SLOTS
+    ):
         return kind
     raise ProtocolError(f"A frame has an unknown array {name!r}.")
 
@@ -391,8 +415,11 @@ class Snapshot:
         """This snapshot without the arrays that `previous` already has."""
         if previous is None or previous.edits != self.edits:
             return self
-        changed = {name: array for name, array in self.arrays.items()
-                   if name not in previous.arrays or not np.array_equal(array, previous.arrays[name])}
+        changed = {
+            name: array
+            for name, array in self.arrays.items()
+            if name not in previous.arrays or not np.array_equal(array, previous.arrays[name])
+        }
         return Snapshot(self.version, self.iteration, changed, self.edits)
 
     def over(self, previous: Snapshot | None) -> Snapshot:
@@ -416,14 +443,14 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
 
 def decode_snapshot(data: bytes) -> Snapshot:
     """The snapshot of a frame's bytes, without its length. Raises `ProtocolError` on anything malformed."""
-    content = memoryview(data)[:-_CHECKSUM.size]
-    if len(data) < _CHECKSUM.size or data[-_CHECKSUM.size:] != _CHECKSUM.pack(zlib.crc32(content)):
+    content = memoryview(data)[: -_CHECKSUM.size]
+    if len(data) < _CHECKSUM.size or data[-_CHECKSUM.size :] != _CHECKSUM.pack(zlib.crc32(content)):
         raise ProtocolError("A snapshot arrived damaged (its checksum is wrong).")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             arrays = {info.filename.removesuffix(".npy"): _array(archive, info) for info in archive.infolist()}
         version, iteration, edits = (int(value) for value in arrays.pop("header"))
-    except Exception as error:              # zipfile and numpy raise many kinds on damaged bytes
+    except Exception as error:  # zipfile and numpy raise many kinds on damaged bytes
         raise ProtocolError(f"A snapshot arrived damaged ({error}).") from None
     for name, array in arrays.items():
         check_array(name, array)
@@ -449,8 +476,10 @@ def check_array(name: str, array: np.ndarray) -> None:
     dtype, tail = ARRAYS.get(kind) or SLOT_ARRAYS[kind]
     shape = array.shape[1:]
     if array.dtype != dtype or len(shape) != len(tail) or any(t and s != t for s, t in zip(shape, tail)):
-        raise ProtocolError(f"A snapshot's {name} is {array.dtype}{list(array.shape)}, "
-                            f"expected {dtype}[n, {', '.join(str(t or 'm') for t in tail)}].")
+        raise ProtocolError(
+            f"A snapshot's {name} is {array.dtype}{list(array.shape)}, "
+            f"expected {dtype}[n, {', '.join(str(t or 'm') for t in tail)}]."
+        )
 
 
 def check_mesh(arrays: dict[str, np.ndarray]) -> None:
@@ -468,16 +497,21 @@ def check_mesh(arrays: dict[str, np.ndarray]) -> None:
         raise ProtocolError("The mesh has faces that name vertices which do not exist.")
     if not np.isfinite(positions).all():
         raise ProtocolError("The mesh has positions that are no finite numbers: repair it.")
-    for name, length in (("colours", len(positions)), ("locked", len(positions)), ("uvs", len(faces)),
-                         ("slots", len(faces))):
+    for name, length in (
+        ("colours", len(positions)),
+        ("locked", len(positions)),
+        ("uvs", len(faces)),
+        ("slots", len(faces)),
+    ):
         if name in arrays and len(arrays[name]) != length:
             raise ProtocolError(f"The mesh has {len(arrays[name])} {name}, expected {length}.")
     if "slots" in arrays and not 0 <= arrays["slots"].min() <= arrays["slots"].max() < MAX_SLOTS:
         raise ProtocolError(f"The mesh has faces with a texture slot outside of 0 to {MAX_SLOTS - 1}.")
     for name, array in arrays.items():
         if array_kind(name) in SLOT_ARRAYS and not (0 < len(array) <= 8192 and 0 < array.shape[1] <= 8192):
-            raise ProtocolError(f"The mesh's {name} is {array.shape[1]} x {len(array)} pixels: "
-                                "use 1 to 8192 along each edge.")
+            raise ProtocolError(
+                f"The mesh's {name} is {array.shape[1]} x {len(array)} pixels: use 1 to 8192 along each edge."
+            )
 
 
 def read_snapshot(read: Callable[[int], bytes]) -> Snapshot | None:

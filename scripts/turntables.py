@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Generate the eight prompts of the README and picture them: docs/turntables.png and docs/turntables.md.
 
-    python scripts/turntables.py [--output docs] [--seed 0] [--work out/turntables] [PROMPT …]
+python scripts/turntables.py [--output docs] [--seed 0] [--work out/turntables] [PROMPT …]
 """
 
 from __future__ import annotations
@@ -19,9 +19,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from msd_blender.protocol import JobRequest
 from server.optimize import generate, warm_up
 
-PROMPTS = ["a red mushroom", "a blue chair", "a green tree", "a yellow rocket", "a purple donut", "an orange car",
-           "a pink house", "a brown table"]
-LABEL = 150                                 # pixels
+PROMPTS = [
+    "a red mushroom",
+    "a blue chair",
+    "a green tree",
+    "a yellow rocket",
+    "a purple donut",
+    "an orange car",
+    "a pink house",
+    "a brown table",
+]
+LABEL = 150  # pixels
 
 
 def main() -> None:
@@ -38,13 +46,16 @@ def main() -> None:
         folder = given.work / prompt.replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
-        generate(JobRequest(prompt, seed=given.seed, iterations=given.iterations), folder, lambda _: None,
-                 lambda: False)
+        generate(
+            JobRequest(prompt, seed=given.seed, iterations=given.iterations), folder, lambda _: None, lambda: False
+        )
         seconds = time.perf_counter() - start
         record = json.loads((folder / "job.json").read_text())
         mesh = record["mesh"]
-        lines.append(f"| {prompt} | {seconds:.0f} | {record['iterations']} | {record['denoiser_calls']} | "
-                     f"{mesh['vertices']} | {mesh['faces']} | {mesh['non_manifold_edges']} |")
+        lines.append(
+            f"| {prompt} | {seconds:.0f} | {record['iterations']} | {record['denoiser_calls']} | "
+            f"{mesh['vertices']} | {mesh['faces']} | {mesh['non_manifold_edges']} |"
+        )
         print(lines[-1], flush=True)
         picture = Image.open(folder / "turntable.png")
         row = Image.new("RGB", (LABEL + picture.width, picture.height), (191, 191, 191))
@@ -60,7 +71,8 @@ def main() -> None:
         "# Eight prompts\n\n![eight prompts from eight sides](turntables.png)\n\n"
         f"Made by `python scripts/turntables.py --seed {given.seed}` on the CPU.\n\n"
         "| prompt | seconds | iterations | denoiser calls | vertices | faces | non-manifold edges |\n"
-        "|---|---|---|---|---|---|---|\n" + "\n".join(lines) + "\n")
+        "|---|---|---|---|---|---|---|\n" + "\n".join(lines) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -23,8 +23,21 @@ from pathlib import Path
 from typing import Any
 
 from msd_blender import __version__
-from msd_blender.protocol import (AXES, DEFAULT_HOST, DEFAULT_PORT, DEVICES, GUIDANCES, MAPS, MODES, PROTOCOL_VERSION,
-                                  RASTERIZERS, JobRequest, Log, Progress, Snapshot)
+from msd_blender.protocol import (
+    AXES,
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    DEVICES,
+    GUIDANCES,
+    MAPS,
+    MODES,
+    PROTOCOL_VERSION,
+    RASTERIZERS,
+    JobRequest,
+    Log,
+    Progress,
+    Snapshot,
+)
 
 from . import logs
 from .paths import PathError, Results, expanded, expanded_text, is_full, opened, writable
@@ -46,21 +59,30 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
 
     serve = commands.add_parser("serve", help="answer Blender's panel and other clients")
-    serve.add_argument("--host", default=DEFAULT_HOST,
-                       help="where to listen; beyond this machine, clients need the token in server.json")
+    serve.add_argument(
+        "--host",
+        default=DEFAULT_HOST,
+        help="where to listen; beyond this machine, clients need the token in server.json",
+    )
     serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes any free one")
     serve.add_argument("--data", type=expanded, default=default_data(), metavar="DIR", help="jobs and their files")
-    serve.add_argument("--models", type=expanded, action="append", metavar="DIR",
-                       help="open models only below this folder; may be given again. Without it: any on this "
-                            "machine's own address, none but the bundled one beyond it")
+    serve.add_argument(
+        "--models",
+        type=expanded,
+        action="append",
+        metavar="DIR",
+        help="open models only below this folder; may be given again. Without it: any on this "
+        "machine's own address, none but the bundled one beyond it",
+    )
     serve.add_argument("--parent", type=int, metavar="PID", help="end when this process has ended")
 
     doctor = commands.add_parser("doctor", help="say what this machine has and what is missing")
     doctor.add_argument("--host", default=DEFAULT_HOST)
     doctor.add_argument("--port", type=int, default=DEFAULT_PORT)
     doctor.add_argument("--data", type=expanded, default=default_data(), metavar="DIR")
-    doctor.add_argument("--models", type=expanded, action="append", metavar="DIR",
-                        help="a model to look at; may be given again")
+    doctor.add_argument(
+        "--models", type=expanded, action="append", metavar="DIR", help="a model to look at; may be given again"
+    )
 
     generate = commands.add_parser("generate", help="make an asset here and now, without Blender")
     texture = commands.add_parser("texture", help="paint a mesh, whose vertices and UVs stay as they are")
@@ -90,8 +112,9 @@ def parser() -> argparse.ArgumentParser:
     for command in (generate, refine):
         command.add_argument("--target-faces", type=int, metavar="N", help="triangles of the result")
     refine.add_argument("--max-displacement", type=float, metavar="M", help="how far a vertex may move, metres")
-    refine.add_argument("--remesh", action="store_true",
-                        help="the topology may change; a texture becomes vertex colours")
+    refine.add_argument(
+        "--remesh", action="store_true", help="the topology may change; a texture becomes vertex colours"
+    )
     return top
 
 
@@ -106,8 +129,10 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         listener.close()
-        raise UsageError(f"The server cannot listen on {host}:{port} ({error.strerror}): "
-                         "choose another --port, or 0 for any free one, or another --host.") from None
+        raise UsageError(
+            f"The server cannot listen on {host}:{port} ({error.strerror}): "
+            "choose another --port, or 0 for any free one, or another --host."
+        ) from None
     return listener
 
 
@@ -117,7 +142,7 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            await asyncio.to_thread(queue.stop)         # uvicorn waits for the open streams: end them first
+            await asyncio.to_thread(queue.stop)  # uvicorn waits for the open streams: end them first
             await super().shutdown(sockets)
 
     from .api.app import create_app
@@ -153,12 +178,15 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
         threading.Thread(target=_watch, args=(parent, stop), daemon=True).start()
     address, part = data / "server.json", data / ".server.json"
     queue.start()
-    gc.freeze()                             # spares answers the pauses in which all that was imported is looked through
+    gc.freeze()  # spares answers the pauses in which all that was imported is looked through
     try:
         part.unlink(missing_ok=True)
         part.touch(mode=0o600)
-        part.write_text(json.dumps({"url": f"http://{shown}:{port}", "token": token, "pid": os.getpid(),
-                                    "protocol": PROTOCOL_VERSION}))
+        part.write_text(
+            json.dumps(
+                {"url": f"http://{shown}:{port}", "token": token, "pid": os.getpid(), "protocol": PROTOCOL_VERSION}
+            )
+        )
         part.replace(address)
         print(f"Serving on http://{shown}:{port}, data in {data}", flush=True)
         server.run(sockets=[listener])
@@ -170,7 +198,7 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
 
 
 def _watch(parent: int, stop: Callable[[], None]) -> None:
-    child = os.getppid() == parent          # then its death shows at once, even while nobody has reaped it
+    child = os.getppid() == parent  # then its death shows at once, even while nobody has reaped it
     while os.getppid() == parent if child else _alive(parent):
         time.sleep(0.5)
     stop()
@@ -197,10 +225,12 @@ def within_memory(run: Callable[[int], None], report: Callable[[Log], None]) -> 
     for halvings in range(HALVINGS + 1):
         try:
             return run(halvings)
-        except Exception as error:          # what it holds of the device goes with it, before the next try
+        except Exception as error:  # what it holds of the device goes with it, before the next try
             if is_device_fault(error):
-                raise UsageError(f"The device failed ({str(error).splitlines()[0]}): try again, and if it does so "
-                                 "again, python -m server doctor says more.") from error
+                raise UsageError(
+                    f"The device failed ({str(error).splitlines()[0]}): try again, and if it does so "
+                    "again, python -m server doctor says more."
+                ) from error
             if not is_out_of_memory(error):
                 raise
         release()
@@ -209,8 +239,7 @@ def within_memory(run: Callable[[int], None], report: Callable[[Log], None]) -> 
     raise UsageError(TOO_LITTLE_MEMORY)
 
 
-def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Path | None = None,
-         **request: Any) -> int:
+def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Path | None = None, **request: Any) -> int:
     """Run one job in this process, with its progress on stderr. Ctrl-C keeps the last state."""
     wish = JobRequest(**request, mode=mode, mesh=str(input or "")).validate()
     writable(output)
@@ -219,7 +248,7 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
 
     def stop(number: int, _: Any) -> None:
         stopped.set()
-        signal.signal(number, signal.default_int_handler)       # the second time, at once
+        signal.signal(number, signal.default_int_handler)  # the second time, at once
 
     def report(message: Progress | Log | Snapshot) -> None:
         if isinstance(message, Log):
@@ -228,10 +257,14 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
             last = message.iteration == message.iterations
             if live or last or message.iteration % 50 == 0:
                 left = f", {message.eta:.0f} s left" if message.eta is not None else ""
-                print(f"{message.phase} {message.iteration}/{message.iterations}, {message.elapsed:.0f} s{left}",
-                      end="\x1b[K\r" if live else "\n", file=sys.stderr, flush=True)
+                print(
+                    f"{message.phase} {message.iteration}/{message.iterations}, {message.elapsed:.0f} s{left}",
+                    end="\x1b[K\r" if live else "\n",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
-    def leave(*_: Any) -> None:             # nothing to save yet; an exception could be lost inside an import
+    def leave(*_: Any) -> None:  # nothing to save yet; an exception could be lost inside an import
         os.write(2, b"Interrupted.\n")
         os._exit(INTERRUPTED)
 
@@ -252,9 +285,18 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
         signal.signal(number, stop)
     with results.written() as folder, tempfile.TemporaryDirectory(prefix="msd-") as kept:
         checkpoints = Checkpoints(Path(kept))
-        within_memory(lambda halvings: run(
-            wish, folder, report, stopped.is_set, replace(Settings.of(wish, halvings), snapshots=0),     # nobody looks
-            checkpoints, mesh=mesh), report)
+        within_memory(
+            lambda halvings: run(
+                wish,
+                folder,
+                report,
+                stopped.is_set,
+                replace(Settings.of(wish, halvings), snapshots=0),  # nobody looks
+                checkpoints,
+                mesh=mesh,
+            ),
+            report,
+        )
         if suffixes:
             made = files.load(folder / "mesh.glb")
             for suffix in suffixes:
@@ -272,8 +314,11 @@ def doctor(**given: Any) -> int:
 def main(arguments: list[str]) -> int:
     logs.set_up()
     given = vars(parser().parse_args(arguments))
-    commands: dict[str, Callable[..., int]] = {"serve": serve, "doctor": doctor, **{
-        mode: partial(make, mode) for mode in MODES}}
+    commands: dict[str, Callable[..., int]] = {
+        "serve": serve,
+        "doctor": doctor,
+        **{mode: partial(make, mode) for mode in MODES},
+    }
     try:
         return commands[given.pop("command")](**given)
     except KeyboardInterrupt:
@@ -281,8 +326,10 @@ def main(arguments: list[str]) -> int:
         return INTERRUPTED
     except (UsageError, PathError, ValueError, OSError) as error:
         full = isinstance(error, OSError) and is_full(error)
-        print("Error: The disk is full: make room, or choose another folder." if full else f"Error: {error}",
-              file=sys.stderr)
+        print(
+            "Error: The disk is full: make room, or choose another folder." if full else f"Error: {error}",
+            file=sys.stderr,
+        )
         return FAILURE
 
 

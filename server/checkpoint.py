@@ -23,8 +23,9 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """
     from safetensors.torch import save as serialize
 
-    data = serialize({name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-                     {"state": json.dumps(state)})
+    data = serialize(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, {"state": json.dumps(state)}
+    )
     part = path.with_name(path.name + ".part")
     try:
         with open(part, "wb") as file:
@@ -37,7 +38,7 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)                    # the rename itself
+        os.fsync(folder)  # the rename itself
     finally:
         os.close(folder)
 
@@ -55,8 +56,11 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     """An optimizer's state by flat names; its groups' settings are the caller's."""
-    return {f"optimizer.{i}.{name}": value for i, entry in optimizer.state_dict()["state"].items()
-            for name, value in entry.items()}
+    return {
+        f"optimizer.{i}.{name}": value
+        for i, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
 
 
 def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:

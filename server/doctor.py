@@ -20,7 +20,7 @@ from .priors import BUNDLED_MODEL, PriorError
 from .priors.files import check
 
 GOOD, NOTE, BAD = "ok", "note", "MISSING"
-ROOM = 2 << 30                              # bytes that jobs should find on the disk
+ROOM = 2 << 30  # bytes that jobs should find on the disk
 # CUDA's major version -> the lowest driver for Linux that runs all of it (NVIDIA, CUDA Compatibility).
 DRIVERS = {13: "580.65.06", 12: "525.60.13", 11: "450.80.02"}
 
@@ -76,25 +76,25 @@ class Card:
 
     name: str
     capability: tuple[int, int] = (0, 0)
-    memory: int = 0                         # bytes
+    memory: int = 0  # bytes
 
 
 @dataclass(frozen=True)
 class Cuda:
     """What is known of a machine's NVIDIA cards, and of the torch that is to use them."""
 
-    torch: str = ""                         # versions; "" where there is none
-    cuda: str = ""                          # that torch was built for
+    torch: str = ""  # versions; "" where there is none
+    cuda: str = ""  # that torch was built for
     driver: str = ""
-    toolkit: str = ""                       # nvcc's
-    kernels: tuple[str, ...] = ()           # of torch, as torch.cuda.get_arch_list says: sm_75, compute_120, …
-    on_the_bus: int = 0                     # NVIDIA cards, whether or not there is a driver for them
-    listed: tuple[Card, ...] = ()           # by the driver
-    usable: tuple[Card, ...] = ()           # by torch
-    visible: str | None = None              # CUDA_VISIBLE_DEVICES
-    fault: str = ""                         # the reason for which CUDA does not start
+    toolkit: str = ""  # nvcc's
+    kernels: tuple[str, ...] = ()  # of torch, as torch.cuda.get_arch_list says: sm_75, compute_120, …
+    on_the_bus: int = 0  # NVIDIA cards, whether or not there is a driver for them
+    listed: tuple[Card, ...] = ()  # by the driver
+    usable: tuple[Card, ...] = ()  # by torch
+    visible: str | None = None  # CUDA_VISIBLE_DEVICES
+    fault: str = ""  # the reason for which CUDA does not start
     nvdiffrast: bool = False
-    lacking: tuple[str, ...] = ()           # of g++, ninja and wheel, which nvdiffrast's build needs
+    lacking: tuple[str, ...] = ()  # of g++, ninja and wheel, which nvdiffrast's build needs
 
 
 def facts() -> Cuda:
@@ -104,21 +104,34 @@ def facts() -> Cuda:
     driver, listed = _driver()
     usable: tuple[Card, ...] = ()
     fault = ""
-    with warnings.catch_warnings():         # they say at more length what the findings say
+    with warnings.catch_warnings():  # they say at more length what the findings say
         warnings.simplefilter("ignore")
         if torch.version.cuda and driver:
             try:
                 torch.cuda.init()
-                usable = tuple(Card(card.name, (card.major, card.minor), card.total_memory) for card in (
-                    torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())))
+                usable = tuple(
+                    Card(card.name, (card.major, card.minor), card.total_memory)
+                    for card in (torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count()))
+                )
             except Exception as error:
                 fault = str(error).strip().split("\n")[0]
         kernels = tuple(torch.cuda.get_arch_list())
     here = Path(sys.executable).parent
     lacking = tuple(tool for tool in ("g++", "ninja") if not (shutil.which(tool) or shutil.which(tool, path=here)))
-    return Cuda(torch.__version__, torch.version.cuda or "", driver, _toolkit(), kernels, _on_the_bus(), listed, usable,
-                os.environ.get("CUDA_VISIBLE_DEVICES"), fault, bool(importlib.util.find_spec("nvdiffrast")),
-                lacking + (() if importlib.util.find_spec("wheel") else ("wheel",)))
+    return Cuda(
+        torch.__version__,
+        torch.version.cuda or "",
+        driver,
+        _toolkit(),
+        kernels,
+        _on_the_bus(),
+        listed,
+        usable,
+        os.environ.get("CUDA_VISIBLE_DEVICES"),
+        fault,
+        bool(importlib.util.find_spec("nvdiffrast")),
+        lacking + (() if importlib.util.find_spec("wheel") else ("wheel",)),
+    )
 
 
 def _said(*command: str) -> str:
@@ -131,18 +144,26 @@ def _said(*command: str) -> str:
 
 def _driver() -> tuple[str, tuple[Card, ...]]:
     """Its version, and the cards that it lists."""
-    rows = [line.split(", ") for line in _said("nvidia-smi", "--query-gpu=driver_version,name,compute_cap,memory.total",
-                                               "--format=csv,noheader,nounits").splitlines()]
+    rows = [
+        line.split(", ")
+        for line in _said(
+            "nvidia-smi", "--query-gpu=driver_version,name,compute_cap,memory.total", "--format=csv,noheader,nounits"
+        ).splitlines()
+    ]
     if rows and all(len(row) == 4 for row in rows):
-        return rows[0][0], tuple(Card(name, _pair(capability), int(memory) << 20 if memory.isdigit() else 0)
-                                 for _, name, capability, memory in rows)
+        return rows[0][0], tuple(
+            Card(name, _pair(capability), int(memory) << 20 if memory.isdigit() else 0)
+            for _, name, capability, memory in rows
+        )
     try:
         text = Path("/proc/driver/nvidia/version").read_text()
     except OSError:
         return "", ()
     version = re.search(r"\d{3,}\.\d+(\.\d+)?", text.partition("\n")[0])
-    names = [re.search(r"Model:\s*(.+)", path.read_text()) for path in sorted(
-        Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    names = [
+        re.search(r"Model:\s*(.+)", path.read_text())
+        for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    ]
     return version[0] if version else "", tuple(Card(name[1] if name else "a card") for name in names)
 
 
@@ -160,8 +181,10 @@ def _on_the_bus() -> int:
         except OSError:
             return False
 
-    return sum(holds(device / "vendor", "0x10de") and holds(device / "class", "0x03")
-               for device in Path("/sys/bus/pci/devices").glob("*"))
+    return sum(
+        holds(device / "vendor", "0x10de") and holds(device / "class", "0x03")
+        for device in Path("/sys/bus/pci/devices").glob("*")
+    )
 
 
 def _pair(version: str) -> tuple[int, int]:
@@ -180,7 +203,7 @@ def _runs(kernel: str, capability: tuple[int, int]) -> bool:
     if not found:
         return False
     made = int(found[2]), int(found[3])
-    if found[4] == "a":                     # for this very one
+    if found[4] == "a":  # for this very one
         return made == capability
     return made <= capability and (found[1] == "compute" and not found[4] or made[0] == capability[0])
 
@@ -191,34 +214,54 @@ def cuda(known: Cuda) -> Iterator[Finding]:
     if not known.driver:
         if known.on_the_bus:
             newest = next(iter(DRIVERS.values()))
-            yield Finding(NOTE, "there is an NVIDIA card, but no driver for it: jobs run on the CPU",
-                          f"install NVIDIA's driver, {need or newest} or newer, then: rm -r .venv && make setup")
+            yield Finding(
+                NOTE,
+                "there is an NVIDIA card, but no driver for it: jobs run on the CPU",
+                f"install NVIDIA's driver, {need or newest} or newer, then: rm -r .venv && make setup",
+            )
         else:
             yield Finding(NOTE, "no NVIDIA card: jobs run on the CPU")
         return
     yield Finding(GOOD, f"NVIDIA driver {known.driver}: {', '.join(card.name for card in known.listed) or 'no card'}")
     if not known.cuda:
-        yield Finding(NOTE, f"torch {known.torch} has no CUDA: jobs run on the CPU",
-                      "rm -r .venv && make setup (it installs CUDA's torch where nvidia-smi lists a card)")
+        yield Finding(
+            NOTE,
+            f"torch {known.torch} has no CUDA: jobs run on the CPU",
+            "rm -r .venv && make setup (it installs CUDA's torch where nvidia-smi lists a card)",
+        )
         return
     if need and _numbers(known.driver) < _numbers(need):
-        older = [f"{major} (from {driver} on)" for major, driver in DRIVERS.items()
-                 if _numbers(known.driver) >= _numbers(driver)]
-        yield Finding(NOTE, f"driver {known.driver} is too old: torch {known.torch} is built for CUDA {known.cuda}, "
-                            f"which needs driver {need} or newer",
-                      f"install driver {need} or newer" + (f", or a torch built for CUDA {older[0]}" if older else ""))
+        older = [
+            f"{major} (from {driver} on)"
+            for major, driver in DRIVERS.items()
+            if _numbers(known.driver) >= _numbers(driver)
+        ]
+        yield Finding(
+            NOTE,
+            f"driver {known.driver} is too old: torch {known.torch} is built for CUDA {known.cuda}, "
+            f"which needs driver {need} or newer",
+            f"install driver {need} or newer" + (f", or a torch built for CUDA {older[0]}" if older else ""),
+        )
         return
     if not known.usable:
         if known.visible is not None:
-            yield Finding(NOTE, f"CUDA_VISIBLE_DEVICES is {known.visible!r}, which hides every card: jobs run on the "
-                                "CPU", "unset it, or name a card: CUDA_VISIBLE_DEVICES=0")
+            yield Finding(
+                NOTE,
+                f"CUDA_VISIBLE_DEVICES is {known.visible!r}, which hides every card: jobs run on the CPU",
+                "unset it, or name a card: CUDA_VISIBLE_DEVICES=0",
+            )
         else:
-            yield Finding(NOTE, f"CUDA does not start ({known.fault or 'it finds no card'}): jobs run on the CPU",
-                          "restart the machine if its driver is new; a container must be started with --gpus all")
+            yield Finding(
+                NOTE,
+                f"CUDA does not start ({known.fault or 'it finds no card'}): jobs run on the CPU",
+                "restart the machine if its driver is new; a container must be started with --gpus all",
+            )
         return
     if known.visible is not None and len(known.usable) < len(known.listed):
-        yield Finding(GOOD, f"CUDA_VISIBLE_DEVICES is {known.visible!r}: {len(known.usable)} of {len(known.listed)} "
-                            "cards are used")
+        yield Finding(
+            GOOD,
+            f"CUDA_VISIBLE_DEVICES is {known.visible!r}: {len(known.usable)} of {len(known.listed)} cards are used",
+        )
     for card in known.usable:
         yield _card(card, known)
     yield _nvdiffrast(known)
@@ -227,14 +270,22 @@ def cuda(known: Cuda) -> Iterator[Finding]:
 def _card(card: Card, known: Cuda) -> Finding:
     capability = ".".join(map(str, card.capability))
     if not known.kernels or any(_runs(kernel, card.capability) for kernel in known.kernels):
-        return Finding(GOOD, f"CUDA {known.cuda}: {card.name}, {card.memory / 2**30:.0f} GiB, "
-                             f"compute capability {capability}")
+        return Finding(
+            GOOD, f"CUDA {known.cuda}: {card.name}, {card.memory / 2**30:.0f} GiB, compute capability {capability}"
+        )
     made = [kernel for kernel in known.kernels if kernel.startswith("sm_")]
     older = all(card.capability < _pair(f"{kernel[3:-1]}.{kernel[-1]}") for kernel in made)
-    return Finding(BAD, f"{card.name} has compute capability {capability}, but torch {known.torch} for CUDA "
-                        f"{known.cuda} has kernels for {', '.join(made)} only",
-                   ("install a torch built for CUDA 12.6, the last one for cards from 5.0 on" if older else
-                    "install a newer torch") + ", or hide the card with CUDA_VISIBLE_DEVICES")
+    return Finding(
+        BAD,
+        f"{card.name} has compute capability {capability}, but torch {known.torch} for CUDA "
+        f"{known.cuda} has kernels for {', '.join(made)} only",
+        (
+            "install a torch built for CUDA 12.6, the last one for cards from 5.0 on"
+            if older
+            else "install a newer torch"
+        )
+        + ", or hide the card with CUDA_VISIBLE_DEVICES",
+    )
 
 
 def _nvdiffrast(known: Cuda) -> Finding:
@@ -245,9 +296,12 @@ def _nvdiffrast(known: Cuda) -> Finding:
     if _pair(known.toolkit)[0] != major:
         found = f"CUDA {known.toolkit}" if known.toolkit else "none"
         needs.insert(0, f"the CUDA {major} toolkit with nvcc ({found} is found; CUDA_HOME names its folder)")
-    return Finding(NOTE, "nvdiffrast is not installed: the CPU rasterizer draws",
-                   "see the README, On a GPU, for the command and its licence"
-                   + (f"; its build lacks {', '.join(needs)}" if needs else ""))
+    return Finding(
+        NOTE,
+        "nvdiffrast is not installed: the CPU rasterizer draws",
+        "see the README, On a GPU, for the command and its licence"
+        + (f"; its build lacks {', '.join(needs)}" if needs else ""),
+    )
 
 
 def bundled() -> Finding:
@@ -288,8 +342,11 @@ def listening(host: str, port: int) -> Finding:
         try:
             probe.bind((host, port))
         except OSError as error:
-            return Finding(NOTE, f"{host}:{port} cannot be listened on ({error.strerror})",
-                           "a server may run there already; else choose another --port")
+            return Finding(
+                NOTE,
+                f"{host}:{port} cannot be listened on ({error.strerror})",
+                "a server may run there already; else choose another --port",
+            )
     return Finding(GOOD, f"{host}:{port} is free")
 
 

@@ -59,7 +59,7 @@ def opened() -> Iterator[set[str]]:
     paths: set[str] = set()
     listening = True
 
-    def hear(event: str, arguments: tuple) -> None:         # stays for good, as audit hooks do
+    def hear(event: str, arguments: tuple) -> None:  # stays for good, as audit hooks do
         if event == "open" and listening and isinstance(arguments[0], (str, bytes)):
             paths.add(os.fsdecode(arguments[0]))
 
@@ -95,8 +95,10 @@ class Results:
             if path.is_dir() and not path.is_symlink():
                 raise PathError(f"{path} is a folder: choose another --output.")
             if os.path.lexists(path) and not self.replace:
-                raise PathError(f"{path} is there already, and is no result of this command: choose another --output, "
-                                "or replace it with --overwrite.")
+                raise PathError(
+                    f"{path} is there already, and is no result of this command: choose another --output, "
+                    "or replace it with --overwrite."
+                )
 
     def expect(self, suffixes: Iterable[str] = ()) -> None:
         """`check` before the work begins: for a job's files, and a mesh of each suffix with what it has beside it."""

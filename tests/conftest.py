@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the whole counts of the long checks")
 
 
-@pytest.hookimpl(tryfirst=True)             # before pytest-timeout reads its option
+@pytest.hookimpl(tryfirst=True)  # before pytest-timeout reads its option
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("long", max_examples=100_000, deadline=None)
     if config.getoption("--long"):
@@ -120,10 +120,13 @@ class Server:
 
     def __init__(self, data: Path):
         self.data = data
-        self._log = tempfile.TemporaryFile()            # not a pipe, which is full one day
+        self._log = tempfile.TemporaryFile()  # not a pipe, which is full one day
         self.process = subprocess.Popen(
             [sys.executable, "-m", "server", "serve", "--port", "0", "--data", str(data)],
-            cwd=Path(__file__).parents[1], stdout=self._log, stderr=subprocess.STDOUT)
+            cwd=Path(__file__).parents[1],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
         address = data / "server.json"
         deadline = time.monotonic() + 60
         while not address.is_file():

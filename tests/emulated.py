@@ -25,9 +25,18 @@ aten = torch.ops.aten
 COPIES = (aten.copy_.default, aten._to_copy.default)
 INDEXED = (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default)
 # Their output's size, or the value itself, goes to the host. `bincount` and `repeat_interleave` look at a maximum.
-WAITING = (aten._local_scalar_dense.default, aten.nonzero.default, aten._unique2.default, aten.unique_dim.default,
-           aten.unique_consecutive.default, aten.masked_select.default, aten.bincount.default,
-           aten.repeat_interleave.Tensor, aten.equal.default, aten._coalesce.default)
+WAITING = (
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten._unique2.default,
+    aten.unique_dim.default,
+    aten.unique_consecutive.default,
+    aten.masked_select.default,
+    aten.bincount.default,
+    aten.repeat_interleave.Tensor,
+    aten.equal.default,
+    aten._coalesce.default,
+)
 
 
 class Waits:
@@ -42,8 +51,9 @@ class Waits:
 
     def add(self) -> None:
         lines = [frame for frame in traceback.extract_stack() if "/server/" in frame.filename]
-        self.places[" < ".join(f"{frame.filename.rpartition('/server/')[2]}:{frame.lineno}"
-                               for frame in reversed(lines[-2:]))] += 1
+        self.places[
+            " < ".join(f"{frame.filename.rpartition('/server/')[2]}:{frame.lineno}" for frame in reversed(lines[-2:]))
+        ] += 1
 
 
 WAITS: list[Waits] = []
@@ -72,8 +82,13 @@ class EmulatedTensor(torch.Tensor):
     @staticmethod
     def __new__(cls, held):
         self = torch.Tensor._make_wrapper_subclass(
-            cls, held.size(), strides=held.stride(), dtype=held.dtype, storage_offset=held.storage_offset(),
-            device=DEVICE)
+            cls,
+            held.size(),
+            strides=held.stride(),
+            dtype=held.dtype,
+            storage_offset=held.storage_offset(),
+            device=DEVICE,
+        )
         self.held = held
         return self
 
@@ -112,8 +127,10 @@ class Emulation(TorchDispatchMode):
             kwargs["device"] = "cpu"
         indexed = function in INDEXED and isinstance(args[0], EmulatedTensor)
         if mine and function not in COPIES and not indexed and any(tensor.ndim for tensor in others):
-            raise RuntimeError("Expected all tensors to be on the same device, but found at least two devices, cuda:0 "
-                               f"and cpu! ({function})")
+            raise RuntimeError(
+                "Expected all tensors to be on the same device, but found at least two devices, cuda:0 "
+                f"and cpu! ({function})"
+            )
         if self._waits(function, args, kwargs, mine, others, to):
             _wait()
 
@@ -135,7 +152,7 @@ class Emulation(TorchDispatchMode):
             return crosses and not (kwargs.get("non_blocking") or function is COPIES[0] and len(args) > 2 and args[2])
         if not mine:
             return False
-        if function in INDEXED:                         # a mask becomes numbers first, a tensor of the host is copied
+        if function in INDEXED:  # a mask becomes numbers first, a tensor of the host is copied
             places = [each for each in args[1] if each is not None]
             masked = any(each.dtype in (torch.bool, torch.uint8) for each in places)
             filled = function is not aten.index.Tensor and args[2].ndim == 0 and not any(args[3:4])
@@ -143,7 +160,7 @@ class Emulation(TorchDispatchMode):
         return function in WAITING
 
 
-_library = torch.library.Library("aten", "IMPL")        # what C++ asks for behind the dispatcher's back
+_library = torch.library.Library("aten", "IMPL")  # what C++ asks for behind the dispatcher's back
 
 
 def _empty_strided(size, stride, dtype=None, layout=None, device=None, pin_memory=None):

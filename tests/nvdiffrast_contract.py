@@ -13,7 +13,7 @@ from server.rendering.rasterize.cpu import CpuRasterizer
 from tests.emulated import DEVICE, EmulatedTensor
 
 _cpu = CpuRasterizer()
-MAX_SIZE = 1 << 15                          # of a texture with mipmaps, texels along an edge
+MAX_SIZE = 1 << 15  # of a texture with mipmaps, texels along an edge
 MAX_TRIANGLES = 1 << 24
 
 
@@ -69,7 +69,7 @@ def rasterize(glctx, pos, tri, resolution, ranges=None, grad_db=True):
     rast = _OnHost.apply(lambda pos, tri: _cpu.rasterize(pos, tri, tuple(resolution)), pos, tri)
     corners = torch.arange(tri.numel(), dtype=torch.int32).view(-1, 3)
     weights = torch.eye(3)[None, :, :2].repeat(1, len(tri), 1)
-    with torch.no_grad():                   # (du/dX, du/dY, dv/dX, dv/dY)
+    with torch.no_grad():  # (du/dX, du/dY, dv/dX, dv/dY)
         slopes = _cpu.footprint(weights, rast.held, corners, pos.held, tri.held)
     return rast, EmulatedTensor(slopes)
 
@@ -78,8 +78,9 @@ def interpolate(attr, rast, tri, rast_db=None, diff_attrs=None):
     _check(attr=attr, rast=rast, tri=tri)
     _check_triangles(tri)
     assert rast.ndim == 4 and min(rast.shape[:3]) > 0 and rast.shape[3] == 4, "rast must be [>0, >0, >0, 4]"
-    assert attr.ndim == 3 and min(attr.shape) > 0 and attr.shape[0] in (1, rast.shape[0]), \
+    assert attr.ndim == 3 and min(attr.shape) > 0 and attr.shape[0] in (1, rast.shape[0]), (
         "attr must be [>0, >0, >0], its minibatch 1 or that of rast"
+    )
     out = _OnHost.apply(_cpu.interpolate, attr, rast, tri)
     if diff_attrs is None:
         return out, EmulatedTensor(torch.empty(*rast.shape[:3], 0))
@@ -93,8 +94,9 @@ def interpolate(attr, rast, tri, rast_db=None, diff_attrs=None):
     return out, EmulatedTensor(along.flatten(-2).detach() * (seen > 0)[..., None])
 
 
-def texture(tex, uv, uv_da=None, mip_level_bias=None, mip=None, filter_mode="auto", boundary_mode="wrap",
-            max_mip_level=None):
+def texture(
+    tex, uv, uv_da=None, mip_level_bias=None, mip=None, filter_mode="auto", boundary_mode="wrap", max_mip_level=None
+):
     _check(tex=tex, uv=uv)
     assert tex.ndim == 4 and min(tex.shape) > 0 and tex.shape[0] in (1, uv.shape[0]) and max(tex.shape[1:3]) <= MAX_SIZE
     assert uv.ndim == 4 and min(uv.shape) > 0 and uv.shape[3] == 2

@@ -43,7 +43,7 @@ def test_a_server_that_was_killed_leaves_nothing_in_the_way(start_server, tmp_pa
     first.process.kill()
     first.process.wait()
     assert find(tmp_path) is None
-    (tmp_path / ".server.json").touch(mode=0o666)       # as if killed while it wrote
+    (tmp_path / ".server.json").touch(mode=0o666)  # as if killed while it wrote
     (tmp_path / "server.json").unlink()
     second = start_server(tmp_path)
     assert second.url != first.url and (tmp_path / "server.json").stat().st_mode & 0o777 == 0o600
@@ -52,8 +52,23 @@ def test_a_server_that_was_killed_leaves_nothing_in_the_way(start_server, tmp_pa
 
 def test_interrupting_generate_keeps_the_last_state(tiny, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "server", "generate", "a red mushroom", "--output", str(tmp_path), "--model",
-         tiny["model"], "--iterations", "2000"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            "-m",
+            "server",
+            "generate",
+            "a red mushroom",
+            "--output",
+            str(tmp_path),
+            "--model",
+            tiny["model"],
+            "--iterations",
+            "2000",
+        ],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stderr
     while "/2000" not in (line := process.stderr.readline()):
         assert line, "it ended before it made progress"
@@ -66,8 +81,12 @@ def test_interrupting_generate_keeps_the_last_state(tiny, tmp_path):
 
 
 def test_interrupting_generate_while_it_loads(tmp_path):
-    process = subprocess.Popen([sys.executable, "-m", "server", "generate", "a red mushroom", "--output",
-                                str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "generate", "a red mushroom", "--output", str(tmp_path)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stderr and "Loading" in process.stderr.readline()
     os.kill(process.pid, signal.SIGINT)
     said = process.communicate(timeout=20)[1]
@@ -77,8 +96,26 @@ def test_interrupting_generate_while_it_loads(tmp_path):
 def test_a_mesh_from_a_file_is_painted_and_comes_in_other_formats(tiny, tmp_path):
     given, made = tmp_path / "ball.ply", tmp_path / "out"
     trimesh.creation.icosphere(1, 5.0).export(given)
-    command = [sys.executable, "-m", "server", "texture", "a red apple", "--input", str(given), "--output", str(made),
-               "--format", "obj", "ply", "--texture-size", "64", "--model", tiny["model"], "--iterations", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "server",
+        "texture",
+        "a red apple",
+        "--input",
+        str(given),
+        "--output",
+        str(made),
+        "--format",
+        "obj",
+        "ply",
+        "--texture-size",
+        "64",
+        "--model",
+        tiny["model"],
+        "--iterations",
+        "2",
+    ]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     assert {"mesh.glb", "mesh.obj", "mesh.ply", "texture.png", "job.json"} <= {path.name for path in made.iterdir()}
@@ -87,23 +124,40 @@ def test_a_mesh_from_a_file_is_painted_and_comes_in_other_formats(tiny, tmp_path
     assert len(after.faces) == len(before.faces)
 
 
-@pytest.mark.parametrize("changes, says", [
-    (["--input", "{}/none.ply"], "cannot be read"), (["--input", "{}/mesh.fbx"], "no known format"),
-    (["--input", "{}/mesh.ply", "--format", "docx"], "no known format"),
-    (["--input", "{}/lines.obj"], "lines (1), which are left out")])
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (["--input", "{}/none.ply"], "cannot be read"),
+        (["--input", "{}/mesh.fbx"], "no known format"),
+        (["--input", "{}/mesh.ply", "--format", "docx"], "no known format"),
+        (["--input", "{}/lines.obj"], "lines (1), which are left out"),
+    ],
+)
 def test_what_cannot_be_painted_is_one_sentence(tmp_path, changes, says):
     trimesh.creation.box().export(tmp_path / "mesh.ply")
     (tmp_path / "mesh.fbx").touch()
     (tmp_path / "lines.obj").write_text("v 0 0 0\nv 1 0 0\nl 1 2\n")
-    command = [sys.executable, "-m", "server", "refine", "a box", "--output", str(tmp_path / "out"),
-               *(each.format(tmp_path) for each in changes)]
+    command = [
+        sys.executable,
+        "-m",
+        "server",
+        "refine",
+        "a box",
+        "--output",
+        str(tmp_path / "out"),
+        *(each.format(tmp_path) for each in changes),
+    ]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 1 and says in said.stderr and "Traceback" not in said.stderr
 
 
 def server(*arguments, **options):
-    return subprocess.run([sys.executable, "-m", "server", *map(str, arguments)], capture_output=True, text=True,
-                          **{"cwd": ROOT, **options})
+    return subprocess.run(
+        [sys.executable, "-m", "server", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        **{"cwd": ROOT, **options},
+    )
 
 
 def crate(folder, mesh="crate.obj", library="wood.mtl", picture="wood.png"):
@@ -111,8 +165,10 @@ def crate(folder, mesh="crate.obj", library="wood.mtl", picture="wood.png"):
     folder.mkdir(exist_ok=True)
     Image.new("RGB", (4, 4), (200, 100, 50)).save(folder / picture)
     (folder / library).write_text(f"newmtl wood\nmap_Kd {picture}\n")
-    (folder / mesh).write_text(f"mtllib {library}\nusemtl wood\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\n"
-                               "vt 0 0\nvt 1 0\nvt 0 1\nf 1/1 2/2 3/3\nf 1/1 3/2 4/3\nf 1/1 4/2 2/3\nf 2/1 4/2 3/3\n")
+    (folder / mesh).write_text(
+        f"mtllib {library}\nusemtl wood\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\n"
+        "vt 0 0\nvt 1 0\nvt 0 1\nf 1/1 2/2 3/3\nf 1/1 3/2 4/3\nf 1/1 4/2 2/3\nf 2/1 4/2 3/3\n"
+    )
     return contents(folder)
 
 
@@ -120,11 +176,16 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("names", "link", "format", "kept"), [
-    ({"mesh": "mesh.obj"}, None, ["--format", "obj"], "mesh.obj"),
-    ({"library": "mesh.mtl"}, None, ["--format", "obj"], "mesh.mtl"),
-    ({"picture": "texture.png"}, None, [], "texture.png"),
-    ({}, os.link, [], "mesh.glb"), ({}, os.symlink, [], "job.json")])
+@pytest.mark.parametrize(
+    ("names", "link", "format", "kept"),
+    [
+        ({"mesh": "mesh.obj"}, None, ["--format", "obj"], "mesh.obj"),
+        ({"library": "mesh.mtl"}, None, ["--format", "obj"], "mesh.mtl"),
+        ({"picture": "texture.png"}, None, [], "texture.png"),
+        ({}, os.link, [], "mesh.glb"),
+        ({}, os.symlink, [], "job.json"),
+    ],
+)
 def test_nothing_that_was_read_is_written_over(tmp_path, names, link, format, kept):
     """The mesh, its MTL, its picture, under a second name as well; not with --overwrite either."""
     out = tmp_path / "out"
@@ -134,25 +195,48 @@ def test_nothing_that_was_read_is_written_over(tmp_path, names, link, format, ke
         link(mesh, out / kept)
     (tmp_path / "link").symlink_to(out)
     before = contents(out)
-    said = server("texture", "a crate", "--input", mesh, *format, "--output", tmp_path / "link", "--iterations", "1",
-                  "--overwrite")
+    said = server(
+        "texture",
+        "a crate",
+        "--input",
+        mesh,
+        *format,
+        "--output",
+        tmp_path / "link",
+        "--iterations",
+        "1",
+        "--overwrite",
+    )
     assert said.returncode == 1 and contents(out) == before
-    assert said.stderr.splitlines()[-1] == (f"Error: {tmp_path / 'link' / kept} would be written over, and it is the "
-                                            "input: choose another --output.")
+    assert said.stderr.splitlines()[-1] == (
+        f"Error: {tmp_path / 'link' / kept} would be written over, and it is the input: choose another --output."
+    )
 
 
 def test_only_results_of_the_same_command_are_replaced(tiny, tmp_path):
     given, out = tmp_path / "given", tmp_path / "out"
     before = crate(given)
-    command = ["texture", "a crate", "--input", given / "crate.obj", "--output", out, "--iterations", "1",
-               "--texture-size", "64", "--model", tiny["model"]]
+    command = [
+        "texture",
+        "a crate",
+        "--input",
+        given / "crate.obj",
+        "--output",
+        out,
+        "--iterations",
+        "1",
+        "--texture-size",
+        "64",
+        "--model",
+        tiny["model"],
+    ]
     out.mkdir()
     (out / "mesh.glb").write_text("mine")
     (out / "notes.txt").write_text("mine too")
     said = server(*command)
     assert said.returncode == 1 and f"{out / 'mesh.glb'} is there already" in said.stderr
     assert "--overwrite" in said.stderr and (out / "mesh.glb").read_text() == "mine"
-    for arguments in (["--overwrite"], []):             # the second time it is a result of this command
+    for arguments in (["--overwrite"], []):  # the second time it is a result of this command
         said = server(*command, *arguments)
         assert said.returncode == 0, said.stderr
         assert (out / "mesh.glb").read_bytes()[:4] == b"glTF"
@@ -166,8 +250,17 @@ def test_the_home_folder_is_meant_by_a_tilde(tiny, tmp_path):
     home = tmp_path / "home"
     crate(home)
     (home / "model").symlink_to(tiny["model"])
-    said = server("texture", "a crate", "--input=~/crate.obj", "--output=~/out", "--model=~/model", "--iterations=1",
-                  "--texture-size=64", cwd=tmp_path, env=os.environ | {"HOME": str(home), "PYTHONPATH": str(ROOT)})
+    said = server(
+        "texture",
+        "a crate",
+        "--input=~/crate.obj",
+        "--output=~/out",
+        "--model=~/model",
+        "--iterations=1",
+        "--texture-size=64",
+        cwd=tmp_path,
+        env=os.environ | {"HOME": str(home), "PYTHONPATH": str(ROOT)},
+    )
     assert said.returncode == 0, said.stderr
     assert (home / "out" / "mesh.glb").is_file() and not (tmp_path / "~").exists()
     said = server("doctor", "--models=~nobody-of-this-name/model")
@@ -177,15 +270,23 @@ def test_the_home_folder_is_meant_by_a_tilde(tiny, tmp_path):
 OWN_MOUNTS = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
 
 
-@pytest.mark.skipif(subprocess.run([*OWN_MOUNTS, "mount -t tmpfs none /mnt"], capture_output=True).returncode,
-                    reason="no disk of one's own can be mounted here")
-@pytest.mark.parametrize(("size", "says"), [
-    ("16k", "The disk of {} is full: make room there, or choose another folder."),
-    ("80k", "The disk is full: make room, or choose another folder.")])
+@pytest.mark.skipif(
+    subprocess.run([*OWN_MOUNTS, "mount -t tmpfs none /mnt"], capture_output=True).returncode,
+    reason="no disk of one's own can be mounted here",
+)
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        ("16k", "The disk of {} is full: make room there, or choose another folder."),
+        ("80k", "The disk is full: make room, or choose another folder."),
+    ],
+)
 def test_a_full_disk_is_called_one(tiny, tmp_path, size, says):
     """Before the job, or where its files have no room; then none is left in parts."""
-    command = (f"mount -t tmpfs -o size={size} none {tmp_path} && {sys.executable} -m server generate 'a crate' "
-               f"--output {tmp_path} --iterations 1 --model {tiny['model']}; echo $?; ls -A {tmp_path}")
+    command = (
+        f"mount -t tmpfs -o size={size} none {tmp_path} && {sys.executable} -m server generate 'a crate' "
+        f"--output {tmp_path} --iterations 1 --model {tiny['model']}; echo $?; ls -A {tmp_path}"
+    )
     said = subprocess.run([*OWN_MOUNTS, command], cwd=ROOT, capture_output=True, text=True)
     assert said.stderr.splitlines()[-1] == f"Error: {says.format(tmp_path)}"
     assert said.stdout == "1\n"

@@ -37,7 +37,7 @@ def answering(*answers):
             with connection, connection.makefile("rb") as sent:
                 head = b"".join(iter(sent.readline, b"\r\n")).decode()
                 length = re.search(r"Content-Length: (\d+)", head)
-                sent.read(int(length[1]) if length else 0)      # what stays unread would reset the connection
+                sent.read(int(length[1]) if length else 0)  # what stays unread would reset the connection
                 asked.append(head)
                 connection.sendall(answers[min(len(asked), len(answers)) - 1])
 
@@ -94,8 +94,10 @@ def test_events_that_cannot_be_read_are_one_sentence(body):
 def test_a_stream_of_events_that_breaks_is_taken_up_where_it_was():
     first = b'id: 4\nevent: log\ndata: {"message": "a"}\n\nid: 5\nevent: log\ndata: {"mess'
     ended = {"id": "x", "state": "finished", "request": {"prompt": "p"}}
-    second = (b'id: 5\nevent: log\ndata: {"message": "b"}\n\n: still here\n\n'
-              + f"id: 6\nevent: job\ndata: {json.dumps(ended)}\n\n".encode())
+    second = (
+        b'id: 5\nevent: log\ndata: {"message": "b"}\n\n: still here\n\n'
+        + f"id: 6\nevent: job\ndata: {json.dumps(ended)}\n\n".encode()
+    )
     with answering(http(first), http(second)) as (url, asked):
         *logs, job = Client(url).events("x", after=3)
     assert [log.message for log in logs] == ["a", "b"] and job.ended
@@ -120,7 +122,7 @@ def test_snapshots_that_break_off_are_one_sentence():
 @pytest.mark.parametrize("read", ["events", "snapshots"])
 def test_close_ends_a_thread_that_waits(server, tiny, read):
     other = server.client()
-    job = other.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 2000}))    # a snapshot every 50
+    job = other.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 2000}))  # a snapshot every 50
     try:
         client = server.client()
         news = getattr(client, read)(job.id)
@@ -150,7 +152,7 @@ def test_a_server_file_that_names_another_process_is_not_believed(server, tmp_pa
 
 
 def test_a_server_that_runs_is_taken_and_not_stopped(server):
-    for found in (find_or_start(server.data), start(server.data)):      # the second loses the race for the folder
+    for found in (find_or_start(server.data), start(server.data)):  # the second loses the race for the folder
         assert (found.url, found.process) == (server.url, None)
         found.stop()
     assert server.client().health().pid == server.process.pid
@@ -163,13 +165,15 @@ def test_a_server_that_cannot_start_is_quoted(tmp_path):
 
 
 def test_the_server_ends_with_a_parent_that_is_killed(tmp_path):
-    code = ("import sys, time, pathlib; from msd_blender.local_server import start\n"
-            "print(start(pathlib.Path(sys.argv[1])).process.pid, flush=True); time.sleep(600)")
+    code = (
+        "import sys, time, pathlib; from msd_blender.local_server import start\n"
+        "print(start(pathlib.Path(sys.argv[1])).process.pid, flush=True); time.sleep(600)"
+    )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
     assert parent.stdout is not None
     server = psutil.Process(int(parent.stdout.readline()))
     both = [server, *server.children()]
-    parent.kill()                           # and nobody reaps it yet
+    parent.kill()  # and nobody reaps it yet
     _, alive = psutil.wait_procs(both, timeout=5)
     parent.communicate()
     assert not alive and not (tmp_path / "server.json").exists()

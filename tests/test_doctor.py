@@ -11,8 +11,13 @@ from server.doctor import BAD, GOOD, NOTE, Card, Cuda, cuda
 
 
 def doctor(*arguments, **environment):
-    return subprocess.run([sys.executable, "-m", "server", "doctor", *map(str, arguments)], capture_output=True,
-                          text=True, timeout=120, env=os.environ | environment)
+    return subprocess.run(
+        [sys.executable, "-m", "server", "doctor", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
+    )
 
 
 def test_a_machine_that_is_well(tmp_path, folders):
@@ -41,39 +46,93 @@ def test_the_driver_is_asked_for_its_version_and_cards(tmp_path):
 
 KERNELS = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
 ADA = Card("NVIDIA GeForce RTX 4090", (8, 9), 24 << 30)
-WELL = Cuda(torch="2.13.0+cu130", cuda="13.0", driver="580.95.05", toolkit="13.0", kernels=KERNELS, on_the_bus=1,
-            listed=(ADA,), usable=(ADA,), nvdiffrast=True)
+WELL = Cuda(
+    torch="2.13.0+cu130",
+    cuda="13.0",
+    driver="580.95.05",
+    toolkit="13.0",
+    kernels=KERNELS,
+    on_the_bus=1,
+    listed=(ADA,),
+    usable=(ADA,),
+    nvdiffrast=True,
+)
 
 
-@pytest.mark.parametrize(("changes", "grades", "words"), [
-    ({}, [GOOD] * 3, ["NVIDIA driver 580.95.05: NVIDIA GeForce RTX 4090", "CUDA 13.0: .*, 24 GiB, .*capability 8.9"]),
-    ({"driver": "", "listed": (), "usable": (), "on_the_bus": 0}, [NOTE], ["no NVIDIA card: jobs run on the CPU"]),
-    ({"driver": "", "listed": (), "usable": ()}, [NOTE], ["no driver", "install .* 580.65.06 or newer.*make setup"]),
-    ({"driver": "", "listed": (), "usable": (), "cuda": "12.6"}, [NOTE], ["no driver", "525.60.13 or newer"]),
-    ({"torch": "2.13.0+cpu", "cuda": "", "kernels": (), "usable": ()}, [GOOD, NOTE],
-     ["torch 2.13.0.cpu has no CUDA", "rm -r .venv && make setup.*nvidia-smi"]),
-    ({"driver": "535.183.01", "usable": (), "fault": "The driver is too old"}, [GOOD, NOTE],
-     ["driver 535.183.01 is too old: .*CUDA 13.0, which needs driver 580.65.06", "or a torch built for CUDA 12"]),
-    ({"driver": "470.256.02", "usable": (), "cuda": "12.6"}, [GOOD, NOTE],
-     ["needs driver 525.60.13 or newer", "a torch built for CUDA 11 "]),
-    ({"driver": "390.157", "usable": ()}, [GOOD, NOTE], ["390.157 is too old", "install driver 580.65.06 or newer$"]),
-    ({"driver": "580.65.06"}, [GOOD] * 3, []),
-    ({"driver": "580.60"}, [GOOD, NOTE], ["580.60 is too old"]),
-    ({"usable": (), "visible": ""}, [GOOD, NOTE], ["CUDA_VISIBLE_DEVICES is '', which hides every card", "unset it"]),
-    ({"usable": (), "visible": "7"}, [GOOD, NOTE], ["CUDA_VISIBLE_DEVICES is '7', which hides every card"]),
-    ({"listed": (ADA, ADA), "visible": "1"}, [GOOD] * 4, ["CUDA_VISIBLE_DEVICES is '1': 1 of 2 cards are used"]),
-    ({"usable": (), "fault": "unknown error"}, [GOOD, NOTE], [r"not start \(unknown error\)", "restart.*--gpus all"]),
-    ({"usable": (Card("GTX 1080", (6, 1), 8 << 30),)}, [GOOD, BAD, GOOD],
-     ["GTX 1080 has compute capability 6.1, but torch .* kernels for sm_75, .*sm_120 only", "12.6.*hide the card"]),
-    ({"usable": (Card("Next", (15, 0), 8 << 30),)}, [GOOD, BAD, GOOD], ["Next has .* 15.0", "a newer torch"]),
-    ({"usable": (Card("Next", (15, 0), 8 << 30),), "kernels": (*KERNELS, "compute_120")}, [GOOD] * 3, []),
-    ({"usable": (Card("B", (10, 3), 8 << 30),), "kernels": ("sm_90", "sm_100a")}, [GOOD, BAD, GOOD], ["B has .* 10.3"]),
-    ({"usable": (Card("Orin", (8, 7), 8 << 30),), "kernels": ("sm_80", "sm_90")}, [GOOD] * 3, []),
-    ({"nvdiffrast": False}, [GOOD, GOOD, NOTE], ["nvdiffrast is not installed", "README, On a GPU, .* licence$"]),
-    ({"nvdiffrast": False, "toolkit": "", "lacking": ("ninja", "wheel")}, [GOOD, GOOD, NOTE],
-     [r"lacks the CUDA 13 toolkit with nvcc \(none is found; CUDA_HOME.*\), ninja, wheel$"]),
-    ({"nvdiffrast": False, "toolkit": "12.4"}, [GOOD, GOOD, NOTE], ["the CUDA 13 toolkit .*CUDA 12.4 is found"]),
-])
+@pytest.mark.parametrize(
+    ("changes", "grades", "words"),
+    [
+        (
+            {},
+            [GOOD] * 3,
+            ["NVIDIA driver 580.95.05: NVIDIA GeForce RTX 4090", "CUDA 13.0: .*, 24 GiB, .*capability 8.9"],
+        ),
+        ({"driver": "", "listed": (), "usable": (), "on_the_bus": 0}, [NOTE], ["no NVIDIA card: jobs run on the CPU"]),
+        (
+            {"driver": "", "listed": (), "usable": ()},
+            [NOTE],
+            ["no driver", "install .* 580.65.06 or newer.*make setup"],
+        ),
+        ({"driver": "", "listed": (), "usable": (), "cuda": "12.6"}, [NOTE], ["no driver", "525.60.13 or newer"]),
+        (
+            {"torch": "2.13.0+cpu", "cuda": "", "kernels": (), "usable": ()},
+            [GOOD, NOTE],
+            ["torch 2.13.0.cpu has no CUDA", "rm -r .venv && make setup.*nvidia-smi"],
+        ),
+        (
+            {"driver": "535.183.01", "usable": (), "fault": "The driver is too old"},
+            [GOOD, NOTE],
+            ["driver 535.183.01 is too old: .*CUDA 13.0, which needs driver 580.65.06", "or a torch built for CUDA 12"],
+        ),
+        (
+            {"driver": "470.256.02", "usable": (), "cuda": "12.6"},
+            [GOOD, NOTE],
+            ["needs driver 525.60.13 or newer", "a torch built for CUDA 11 "],
+        ),
+        (
+            {"driver": "390.157", "usable": ()},
+            [GOOD, NOTE],
+            ["390.157 is too old", "install driver 580.65.06 or newer$"],
+        ),
+        ({"driver": "580.65.06"}, [GOOD] * 3, []),
+        ({"driver": "580.60"}, [GOOD, NOTE], ["580.60 is too old"]),
+        (
+            {"usable": (), "visible": ""},
+            [GOOD, NOTE],
+            ["CUDA_VISIBLE_DEVICES is '', which hides every card", "unset it"],
+        ),
+        ({"usable": (), "visible": "7"}, [GOOD, NOTE], ["CUDA_VISIBLE_DEVICES is '7', which hides every card"]),
+        ({"listed": (ADA, ADA), "visible": "1"}, [GOOD] * 4, ["CUDA_VISIBLE_DEVICES is '1': 1 of 2 cards are used"]),
+        (
+            {"usable": (), "fault": "unknown error"},
+            [GOOD, NOTE],
+            [r"not start \(unknown error\)", "restart.*--gpus all"],
+        ),
+        (
+            {"usable": (Card("GTX 1080", (6, 1), 8 << 30),)},
+            [GOOD, BAD, GOOD],
+            [
+                "GTX 1080 has compute capability 6.1, but torch .* kernels for sm_75, .*sm_120 only",
+                "12.6.*hide the card",
+            ],
+        ),
+        ({"usable": (Card("Next", (15, 0), 8 << 30),)}, [GOOD, BAD, GOOD], ["Next has .* 15.0", "a newer torch"]),
+        ({"usable": (Card("Next", (15, 0), 8 << 30),), "kernels": (*KERNELS, "compute_120")}, [GOOD] * 3, []),
+        (
+            {"usable": (Card("B", (10, 3), 8 << 30),), "kernels": ("sm_90", "sm_100a")},
+            [GOOD, BAD, GOOD],
+            ["B has .* 10.3"],
+        ),
+        ({"usable": (Card("Orin", (8, 7), 8 << 30),), "kernels": ("sm_80", "sm_90")}, [GOOD] * 3, []),
+        ({"nvdiffrast": False}, [GOOD, GOOD, NOTE], ["nvdiffrast is not installed", "README, On a GPU, .* licence$"]),
+        (
+            {"nvdiffrast": False, "toolkit": "", "lacking": ("ninja", "wheel")},
+            [GOOD, GOOD, NOTE],
+            [r"lacks the CUDA 13 toolkit with nvcc \(none is found; CUDA_HOME.*\), ninja, wheel$"],
+        ),
+        ({"nvdiffrast": False, "toolkit": "12.4"}, [GOOD, GOOD, NOTE], ["the CUDA 13 toolkit .*CUDA 12.4 is found"]),
+    ],
+)
 def test_graphics_cards(changes, grades, words):
     found = list(cuda(replace(WELL, **changes)))
     assert [finding.grade for finding in found] == grades, found

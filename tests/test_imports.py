@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NEEDS_NO_BPY = ["msd_blender", "msd_blender.protocol", "msd_blender.client", "msd_blender.live",
-                "msd_blender.local_server"]
+NEEDS_NO_BPY = [
+    "msd_blender",
+    "msd_blender.protocol",
+    "msd_blender.client",
+    "msd_blender.live",
+    "msd_blender.local_server",
+]
 
 
 def imported(path):
@@ -20,7 +25,7 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[:len(package) - node.level + 1]) if node.level else ""
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(part for part in (base, node.module or "") if part)
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
@@ -47,10 +52,16 @@ def test_the_server_knows_of_the_extension_only_the_protocol(path):
     assert all(name.startswith("msd_blender.protocol") or name == "msd_blender.__version__" for name in ours)
 
 
-LAYERS = {"api": {"jobs"}, "jobs": {"optimize", "geometry", "checkpoint", "logs"},
-          "optimize": {"guidance", "rendering", "geometry", "priors", "bundled", "checkpoint"},
-          "guidance": {"priors", "checkpoint"}, "experiments": {"guidance", "priors", "bundled", "paths"},
-          "priors": set(), "rendering": set(), "geometry": set()}
+LAYERS = {
+    "api": {"jobs"},
+    "jobs": {"optimize", "geometry", "checkpoint", "logs"},
+    "optimize": {"guidance", "rendering", "geometry", "priors", "bundled", "checkpoint"},
+    "guidance": {"priors", "checkpoint"},
+    "experiments": {"guidance", "priors", "bundled", "paths"},
+    "priors": set(),
+    "rendering": set(),
+    "geometry": set(),
+}
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -62,14 +73,14 @@ def test_layers_look_down_only(layer):
 
 @pytest.mark.parametrize("module", NEEDS_NO_BPY)
 def test_importing_it_needs_numpy_at_most(module):
-    code = ("import sys\n"
-            "for name in ('bpy', 'torch', 'fastapi', 'PIL'): sys.modules[name] = None\n"
-            f"import {module}")
+    code = f"import sys\nfor name in ('bpy', 'torch', 'fastapi', 'PIL'): sys.modules[name] = None\nimport {module}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_the_server_process_starts_without_torch():
-    code = ("import sys; sys.modules['torch'] = sys.modules['diffusers'] = None\n"
-            "import server.__main__, server.api.app, server.jobs.queue, server.jobs.worker, server.doctor\n"
-            "from server.priors import BUNDLED_MODEL, files; files.check(BUNDLED_MODEL)")
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['diffusers'] = None\n"
+        "import server.__main__, server.api.app, server.jobs.queue, server.jobs.worker, server.doctor\n"
+        "from server.priors import BUNDLED_MODEL, files; files.check(BUNDLED_MODEL)"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -9,28 +9,52 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd_blender.protocol import (ARRAYS, MAX_PROMPT, SLOT_ARRAYS, Edit, Job, JobRequest, Log, Progress,
-                                  ProtocolError, Snapshot, array_kind, check_array, decode_event,
-                                  decode_snapshot, encode_event, encode_snapshot, from_dict, read_snapshot, to_dict)
+from msd_blender.protocol import (
+    ARRAYS,
+    MAX_PROMPT,
+    SLOT_ARRAYS,
+    Edit,
+    Job,
+    JobRequest,
+    Log,
+    Progress,
+    ProtocolError,
+    Snapshot,
+    array_kind,
+    check_array,
+    decode_event,
+    decode_snapshot,
+    encode_event,
+    encode_snapshot,
+    from_dict,
+    read_snapshot,
+    to_dict,
+)
 
 text = st.text(max_size=50)
 requests = st.builds(JobRequest, prompt=text, negative_prompt=text, seed=st.integers(0, 2**63 - 1))
 messages = st.one_of(
     st.builds(Progress, text, st.integers(), st.integers(), st.floats(allow_nan=False)),
-    st.builds(Log, text), st.builds(Job, text, text, requests, error=text))
+    st.builds(Log, text),
+    st.builds(Job, text, text, requests, error=text),
+)
 
 
 def snapshot(version=1, **changes):
-    arrays = {"positions": np.zeros((4, 3), np.float32), "faces": np.zeros((2, 3), np.int32),
-              "colours": np.zeros((4, 3), np.uint8), "uvs": np.zeros((2, 3, 2), np.float32),
-              "texture.0": np.zeros((8, 8, 3), np.uint8)}
+    arrays = {
+        "positions": np.zeros((4, 3), np.float32),
+        "faces": np.zeros((2, 3), np.int32),
+        "colours": np.zeros((4, 3), np.uint8),
+        "uvs": np.zeros((2, 3, 2), np.float32),
+        "texture.0": np.zeros((8, 8, 3), np.uint8),
+    }
     return Snapshot(version, 7, {**arrays, **changes})
 
 
 @given(messages, st.integers(0, 10**9))
 def test_events_round_trip(message, number):
     lines = encode_event(number, message).decode().split("\n")
-    assert lines[-2:] == ["", ""]           # what ends an event
+    assert lines[-2:] == ["", ""]  # what ends an event
     assert decode_event(lines[:-2]) == (number, message)
 
 
@@ -83,7 +107,7 @@ def test_damaged_frames_are_refused_and_nothing_else(data):
     for damaged in (bytes(frame), bytes(frame[:cut])):
         try:
             for name, array in decode_snapshot(damaged).arrays.items():
-                check_array(name, array)    # what is let through is at least well formed
+                check_array(name, array)  # what is let through is at least well formed
         except ProtocolError:
             pass
 
@@ -106,21 +130,37 @@ def test_pickles_are_refused():
         decode_snapshot(buffer.getvalue())
 
 
-@pytest.mark.parametrize("name, array", [
-    ("positions", np.zeros((4, 3))), ("faces", np.zeros((4, 4), np.int32)),
-    ("texture.0", np.zeros((8, 3), np.uint8)), ("wings", np.zeros(1))])
+@pytest.mark.parametrize(
+    "name, array",
+    [
+        ("positions", np.zeros((4, 3))),
+        ("faces", np.zeros((4, 4), np.int32)),
+        ("texture.0", np.zeros((8, 3), np.uint8)),
+        ("wings", np.zeros(1)),
+    ],
+)
 def test_arrays_of_another_form_are_refused(name, array):
     with pytest.raises(ProtocolError):
         check_array(name, array)
     assert name == "wings" or array_kind(name) in {**ARRAYS, **SLOT_ARRAYS}
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"prompt": ""}, "empty"), ({"prompt": " \n"}, "empty"), ({"prompt": 3}, "text"),
-    ({"prompt": "\x1d\xa0\ufeff"}, "empty"),
-    ({"prompt": "x" * (MAX_PROMPT + 1)}, "shorten"), ({"guidance": "dream"}, "msd, sds"),
-    ({"seed": -1}, "whole number"), ({"seed": 1.5}, "whole number"), ({"iterations": 0}, "whole number"),
-    ({"guidance_scale": float("nan")}, "0 to 1000"), ({"device": "tpu"}, "auto, cuda, cpu")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"prompt": ""}, "empty"),
+        ({"prompt": " \n"}, "empty"),
+        ({"prompt": 3}, "text"),
+        ({"prompt": "\x1d\xa0\ufeff"}, "empty"),
+        ({"prompt": "x" * (MAX_PROMPT + 1)}, "shorten"),
+        ({"guidance": "dream"}, "msd, sds"),
+        ({"seed": -1}, "whole number"),
+        ({"seed": 1.5}, "whole number"),
+        ({"iterations": 0}, "whole number"),
+        ({"guidance_scale": float("nan")}, "0 to 1000"),
+        ({"device": "tpu"}, "auto, cuda, cpu"),
+    ],
+)
 def test_requests_out_of_range_are_refused_in_a_sentence(changes, words):
     with pytest.raises(ProtocolError, match=words):
         JobRequest(**{"prompt": "a red mushroom", **changes}).validate()
@@ -137,20 +177,29 @@ def test_whole_numbers_are_whole_however_json_writes_them():
     assert request.validate().guidance_scale == 7
 
 
-@pytest.mark.parametrize("changes, says", [
-    ({"mode": "texture"}, "upload it first"), ({"mesh": "x"}, "leave out the mesh"),
-    ({"mode": "carve"}, "mode must be"),
-    ({"maps": ["gloss"]}, "maps must be"), ({"elevation": [30, 91]}, "elevation must be"),
-    ({"elevation": 3}, "two numbers"),
-    ({"target_faces": 3}, "target_faces must be"), ({"diversity": float("nan")}, "diversity must be"),
-    ({"flat": 1}, "flat must be"), ({"symmetry": "w"}, "symmetry must be")])
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"mode": "texture"}, "upload it first"),
+        ({"mesh": "x"}, "leave out the mesh"),
+        ({"mode": "carve"}, "mode must be"),
+        ({"maps": ["gloss"]}, "maps must be"),
+        ({"elevation": [30, 91]}, "elevation must be"),
+        ({"elevation": 3}, "two numbers"),
+        ({"target_faces": 3}, "target_faces must be"),
+        ({"diversity": float("nan")}, "diversity must be"),
+        ({"flat": 1}, "flat must be"),
+        ({"symmetry": "w"}, "symmetry must be"),
+    ],
+)
 def test_a_wish_out_of_range_is_refused_in_a_sentence(changes, says):
     with pytest.raises(ProtocolError, match=says):
         JobRequest("a chair", **changes).validate()
 
 
-@pytest.mark.parametrize("edit, says", [(Edit(), "changes nothing"), (Edit(" "), "prompt is empty"),
-                                        (Edit(mesh="\0"), "plain")])
+@pytest.mark.parametrize(
+    "edit, says", [(Edit(), "changes nothing"), (Edit(" "), "prompt is empty"), (Edit(mesh="\0"), "plain")]
+)
 def test_an_edit_must_change_something(edit, says):
     with pytest.raises(ProtocolError, match=says):
         edit.validate()

@@ -15,9 +15,29 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, TypeAdapter
 
-from msd_blender.protocol import (AXES, BACKGROUNDS, COUNTS, DEVICES, FILES, GUIDANCES, MAPS, MAX_PRIORITY, MAX_PROMPT,
-                                  MAX_SEED, MODES, NUMBERS, QUEUED, RASTERIZERS, Edit, Health, Job, JobRequest,
-                                  ProtocolError, Upload, from_dict)
+from msd_blender.protocol import (
+    AXES,
+    BACKGROUNDS,
+    COUNTS,
+    DEVICES,
+    FILES,
+    GUIDANCES,
+    MAPS,
+    MAX_PRIORITY,
+    MAX_PROMPT,
+    MAX_SEED,
+    MODES,
+    NUMBERS,
+    QUEUED,
+    RASTERIZERS,
+    Edit,
+    Health,
+    Job,
+    JobRequest,
+    ProtocolError,
+    Upload,
+    from_dict,
+)
 
 from ..jobs.meshes import NoMesh
 from ..jobs.queue import Queue, QueueError
@@ -25,22 +45,29 @@ from ..jobs.store import ROOM
 from . import metrics
 from .auth import Guard, RateLimit, allowed_model
 
-LAST_EVENT = 2**63 - 1                      # what SQLite can count to
-MAX_QUEUED = 1000                           # jobs that wait
-MAX_READERS = 200                           # open streams
-MAX_UPLOADS = 4                             # meshes that are being sent
-UPLOAD_SECONDS = 120.0                      # for one to arrive
+LAST_EVENT = 2**63 - 1  # what SQLite can count to
+MAX_QUEUED = 1000  # jobs that wait
+MAX_READERS = 200  # open streams
+MAX_UPLOADS = 4  # meshes that are being sent
+UPLOAD_SECONDS = 120.0  # for one to arrive
 NO_ROOM = f"The disk of the data folder {{}} has less than {ROOM >> 20} MB left: make room there, then try again."
-SUBMISSIONS = 600                           # a minute and address
+SUBMISSIONS = 600  # a minute and address
 PAGE = Path(__file__).parent / "page"
-KINDS = {".glb": "model/gltf-binary", ".png": "image/png", ".json": "application/json"}     # of FILES
+KINDS = {".glb": "model/gltf-binary", ".png": "image/png", ".json": "application/json"}  # of FILES
 TEXT = r"^[^\x00]*$"
 # Something to see: what Python, JavaScript and Rust hold to be white differs by these few.
 WORDS = r"^[^\x00]*[^\s\x00\x1c-\x1f\x85\ufeff][^\x00]*$"
 MESH = "^[0-9a-f]{64}$"
-EVENT = {"type": "object", "description": "each event; its data is JSON", "required": ["id", "event", "data"],
-         "properties": {"id": {"type": "string", "pattern": "^[0-9]+$"}, "data": {"type": "string"},
-                        "event": {"enum": ["job", "progress", "log"]}}}
+EVENT = {
+    "type": "object",
+    "description": "each event; its data is JSON",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "data": {"type": "string"},
+        "event": {"enum": ["job", "progress", "log"]},
+    },
+}
 
 
 class Refusal(BaseModel):
@@ -50,13 +77,22 @@ class Refusal(BaseModel):
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Refusal, "description": what} for status, what in {
-        401: "the token is missing or wrong", 403: "another host or site is named",
-        408: "the body did not arrive in time", 413: "the body is too large",
-        422: "a value is out of its range", 500: "an unforeseen error", 507: "the disk is full"}.items()}
+    status: {"model": Refusal, "description": what}
+    for status, what in {
+        401: "the token is missing or wrong",
+        403: "another host or site is named",
+        408: "the body did not arrive in time",
+        413: "the body is too large",
+        422: "a value is out of its range",
+        500: "an unforeseen error",
+        507: "the disk is full",
+    }.items()
+}
 NO_JOB: dict[int | str, dict[str, Any]] = {404: {"model": Refusal, "description": "there is no such job or mesh"}}
 CONFLICT: dict[int | str, dict[str, Any]] = {
-    **NO_JOB, 409: {"model": Refusal, "description": "the job's state does not allow it"}}
+    **NO_JOB,
+    409: {"model": Refusal, "description": "the job's state does not allow it"},
+}
 BUSY: dict[int | str, dict[str, Any]] = {429: {"model": Refusal, "description": "too much at once"}}
 JobId = Annotated[str, PathParameter(max_length=64)]
 
@@ -65,24 +101,38 @@ def request_schema() -> dict[str, Any]:
     """`JobRequest` with its ranges: what the route itself is documented with, since the protocol checks it."""
     schema = TypeAdapter(JobRequest).json_schema()
     properties = schema["properties"]
-    for name, more in {"prompt": {"minLength": 1, "maxLength": MAX_PROMPT, "pattern": WORDS},
-                       "negative_prompt": {"maxLength": MAX_PROMPT, "pattern": TEXT},
-                       "model": {"pattern": TEXT}, "client_key": {"pattern": TEXT},
-                       "seed": {"minimum": 0, "maximum": MAX_SEED},
-                       "guidance": {"enum": list(GUIDANCES)}, "rasterizer": {"enum": list(RASTERIZERS)},
-                       "device": {"enum": list(DEVICES)},
-                       "mode": {"enum": list(MODES)}, "symmetry": {"enum": list(AXES)},
-                       "background": {"enum": list(BACKGROUNDS)},
-                       "priority": {"minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY}}.items():
+    for name, more in {
+        "prompt": {"minLength": 1, "maxLength": MAX_PROMPT, "pattern": WORDS},
+        "negative_prompt": {"maxLength": MAX_PROMPT, "pattern": TEXT},
+        "model": {"pattern": TEXT},
+        "client_key": {"pattern": TEXT},
+        "seed": {"minimum": 0, "maximum": MAX_SEED},
+        "guidance": {"enum": list(GUIDANCES)},
+        "rasterizer": {"enum": list(RASTERIZERS)},
+        "device": {"enum": list(DEVICES)},
+        "mode": {"enum": list(MODES)},
+        "symmetry": {"enum": list(AXES)},
+        "background": {"enum": list(BACKGROUNDS)},
+        "priority": {"minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY},
+    }.items():
         properties[name] |= more
     properties["maps"]["items"] |= {"enum": list(MAPS)}
-    properties["elevation"]["anyOf"][0] |= {"minItems": 2, "maxItems": 2,
-                                            "items": {"type": "number", "minimum": -90, "maximum": 90}}
+    properties["elevation"]["anyOf"][0] |= {
+        "minItems": 2,
+        "maxItems": 2,
+        "items": {"type": "number", "minimum": -90, "maximum": 90},
+    }
     for name, (low, high) in {**COUNTS, **NUMBERS}.items():
         properties[name]["anyOf"][0] |= {"minimum": low, "maximum": high}
-    return schema | {"oneOf": [
-        {"properties": {"mode": {"const": MODES[0]}, "mesh": {"const": ""}}},
-        {"properties": {"mode": {"enum": list(MODES[1:])}, "mesh": {"pattern": MESH}}, "required": ["mode", "mesh"]}]}
+    return schema | {
+        "oneOf": [
+            {"properties": {"mode": {"const": MODES[0]}, "mesh": {"const": ""}}},
+            {
+                "properties": {"mode": {"enum": list(MODES[1:])}, "mesh": {"pattern": MESH}},
+                "required": ["mode", "mesh"],
+            },
+        ]
+    }
 
 
 def edit_schema() -> dict[str, Any]:
@@ -90,22 +140,26 @@ def edit_schema() -> dict[str, Any]:
     schema = TypeAdapter(Edit).json_schema()
     wish, properties = request_schema()["properties"], schema["properties"]
     for name in ("prompt", "negative_prompt"):
-        properties[name]["anyOf"][0] |= {key: wish[name][key] for key in ("minLength", "maxLength", "pattern")
-                                         if key in wish[name]}
+        properties[name]["anyOf"][0] |= {
+            key: wish[name][key] for key in ("minLength", "maxLength", "pattern") if key in wish[name]
+        }
     properties["mesh"] |= {"pattern": f"^$|{MESH}"}
-    return schema | {"anyOf": [
-        *({"properties": {name: {"type": "string"}}, "required": [name]} for name in ("prompt", "negative_prompt")),
-        {"properties": {"mesh": {"pattern": MESH}}, "required": ["mesh"]}]}
+    return schema | {
+        "anyOf": [
+            *({"properties": {name: {"type": "string"}}, "required": [name]} for name in ("prompt", "negative_prompt")),
+            {"properties": {"mesh": {"pattern": MESH}}, "required": ["mesh"]},
+        ]
+    }
 
 
-def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: str = "",
-               models: list[Path] | None = None) -> FastAPI:
+def create_app(
+    queue: Queue, host: str = "127.0.0.1", token: str = "", version: str = "", models: list[Path] | None = None
+) -> FastAPI:
     """The application on a started queue. With a token every request must carry it.
 
     models: folders below which a request's model must lie; None allows any.
     """
-    app = FastAPI(title="msd_blender server", version=version or "0", docs_url=None, redoc_url=None,
-                  responses=REFUSALS)
+    app = FastAPI(title="msd_blender server", version=version or "0", docs_url=None, redoc_url=None, responses=REFUSALS)
     app.add_middleware(Guard, host=host, token=token)
     submissions = RateLimit(SUBMISSIONS)
     uploads = 0
@@ -124,16 +178,19 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
 
     @app.exception_handler(sqlite3.OperationalError)
     async def unwritable(request: Request, error: sqlite3.OperationalError) -> JSONResponse:
-        return JSONResponse({"detail": f"The server cannot write its data folder ({error}): make room there, or "
-                                       "repair the disk."}, 507)
+        return JSONResponse(
+            {"detail": f"The server cannot write its data folder ({error}): make room there, or repair the disk."}, 507
+        )
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        return JSONResponse({"detail": f"The request's {first['loc'][-1] if first['loc'] else 'body'} cannot be "
-                                       f"read: {first['msg']}."}, 422)
+        return JSONResponse(
+            {"detail": f"The request's {first['loc'][-1] if first['loc'] else 'body'} cannot be read: {first['msg']}."},
+            422,
+        )
 
-    @app.exception_handler(Exception)       # uvicorn writes the traceback into the log
+    @app.exception_handler(Exception)  # uvicorn writes the traceback into the log
     async def fault(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": "The server met an unforeseen error: its log says more."}, 500)
 
@@ -152,14 +209,26 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
         """The server's state and the version of its protocol."""
         return Health(version=version, pid=os.getpid(), worker=queue.state, **queue.device())
 
-    @app.get("/v1/metrics", response_class=Response,
-             responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
+    @app.get(
+        "/v1/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     def measures() -> Response:
         """Counts in Prometheus's text format."""
         return Response(metrics.text(queue), media_type="text/plain; version=0.0.4")
 
-    @app.post("/v1/meshes", status_code=201, responses=BUSY, openapi_extra={"requestBody": {
-        "required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}})
+    @app.post(
+        "/v1/meshes",
+        status_code=201,
+        responses=BUSY,
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            }
+        },
+    )
     async def upload(request: Request) -> Upload:
         """Keep a mesh, sent as one snapshot's frame."""
         nonlocal uploads
@@ -174,19 +243,29 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
         except TimeoutError:
             raise HTTPException(408, f"The mesh did not arrive within {UPLOAD_SECONDS:g} seconds.") from None
         except OSError as error:
-            raise HTTPException(507, f"The server cannot keep the mesh ({error.strerror}): make room in "
-                                     f"{queue.store.data}.") from None
+            raise HTTPException(
+                507, f"The server cannot keep the mesh ({error.strerror}): make room in {queue.store.data}."
+            ) from None
         finally:
             uploads -= 1
 
-    @app.post("/v1/jobs", status_code=201, responses={**BUSY, **NO_JOB}, openapi_extra={"requestBody": {
-        "required": True, "content": {"application/json": {"schema": request_schema()}}}})
+    @app.post(
+        "/v1/jobs",
+        status_code=201,
+        responses={**BUSY, **NO_JOB},
+        openapi_extra={
+            "requestBody": {"required": True, "content": {"application/json": {"schema": request_schema()}}}
+        },
+    )
     def submit(request: Request, body: Annotated[dict[str, Any], Body()]) -> Job:
         """Queue a job; a known `client_key` gives the job that it made before."""
         wish = from_dict(JobRequest, body).validate()
         if not allowed_model(wish.model, models):
-            raise HTTPException(403, "This server opens models only below the folders that it was started with "
-                                     "(--models): name one of those, or none for the bundled model.")
+            raise HTTPException(
+                403,
+                "This server opens models only below the folders that it was started with "
+                "(--models): name one of those, or none for the bundled model.",
+            )
         if not submissions.allows(request.client.host if request.client else ""):
             raise HTTPException(429, f"At most {SUBMISSIONS} jobs a minute can be submitted: try again later.")
         if queue.store.count(QUEUED) >= MAX_QUEUED:
@@ -221,32 +300,49 @@ def create_app(queue: Queue, host: str = "127.0.0.1", token: str = "", version: 
         """Go on with a job that is paused, or that failed and has a checkpoint."""
         return queue.resume(job_of(id).id)
 
-    @app.post("/v1/jobs/{id}/edit", responses=CONFLICT, openapi_extra={"requestBody": {
-        "required": True, "content": {"application/json": {"schema": edit_schema()}}}})
+    @app.post(
+        "/v1/jobs/{id}/edit",
+        responses=CONFLICT,
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": edit_schema()}}}},
+    )
     def edit(id: JobId, body: Annotated[dict[str, Any], Body()]) -> Job:
         """Let a job go on from what an artist changed: its prompts, or the asset itself."""
         return queue.edit(job_of(id).id, from_dict(Edit, body).validate())
 
-    @app.get("/v1/jobs/{id}/events", response_class=StreamingResponse, responses={
-        **NO_JOB, **BUSY, 200: {"content": {"text/event-stream": {"schema": EVENT}}}})
+    @app.get(
+        "/v1/jobs/{id}/events",
+        response_class=StreamingResponse,
+        responses={**NO_JOB, **BUSY, 200: {"content": {"text/event-stream": {"schema": EVENT}}}},
+    )
     async def events(id: JobId, last_event_id: Annotated[int, Header(ge=0, le=LAST_EVENT)] = 0) -> StreamingResponse:
         """Server-sent events after a number, to the end of the job."""
         job_of(id)
         admit_reader()
         return StreamingResponse(queue.events(id, last_event_id), media_type="text/event-stream")
 
-    @app.get("/v1/jobs/{id}/snapshots", response_class=StreamingResponse, responses={
-        **NO_JOB, **BUSY, 200: {"content": {"application/octet-stream": {"schema": {
-            "type": "string", "format": "binary"}}}}})
+    @app.get(
+        "/v1/jobs/{id}/snapshots",
+        response_class=StreamingResponse,
+        responses={
+            **NO_JOB,
+            **BUSY,
+            200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+        },
+    )
     async def snapshots(id: JobId) -> StreamingResponse:
         """Length-prefixed frames of the asset as it grows."""
         job_of(id)
         admit_reader()
         return StreamingResponse(queue.snapshots(id), media_type="application/octet-stream")
 
-    @app.get("/v1/jobs/{id}/files/{name}", response_class=FileResponse, responses={
-        **NO_JOB, 200: {"content": {kind: {"schema": {"type": "string", "format": "binary"}}
-                                    for kind in KINDS.values()}}})
+    @app.get(
+        "/v1/jobs/{id}/files/{name}",
+        response_class=FileResponse,
+        responses={
+            **NO_JOB,
+            200: {"content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS.values()}},
+        },
+    )
     def file(id: JobId, name: Annotated[str, PathParameter(max_length=64)]) -> FileResponse:
         """A file that an ended job left."""
         if name not in FILES or name not in job_of(id).files:

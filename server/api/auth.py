@@ -16,14 +16,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msd_blender.protocol import MAX_UPLOAD
 
-MAX_BODY = 1 << 16                          # bytes, but for
-UPLOAD = ("POST", "/v1/meshes")             # which takes MAX_UPLOAD
-BODY_SECONDS = 10.0                         # for a request's body to arrive
-HEADERS = [(b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"),
-           (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store"),
-           (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' "
-                                        b"data: blob:; connect-src 'self'; form-action 'none'; base-uri 'none'")]
-PUBLIC = ("/", "/page.js", "/page.css")     # the page itself is no secret: it asks for the token
+MAX_BODY = 1 << 16  # bytes, but for
+UPLOAD = ("POST", "/v1/meshes")  # which takes MAX_UPLOAD
+BODY_SECONDS = 10.0  # for a request's body to arrive
+HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' "
+        b"data: blob:; connect-src 'self'; form-action 'none'; base-uri 'none'",
+    ),
+]
+PUBLIC = ("/", "/page.js", "/page.css")  # the page itself is no secret: it asks for the token
 
 
 def is_loopback(host: str) -> bool:
@@ -98,7 +105,7 @@ class Guard:
 
         upload = (scope["method"], scope["path"]) == UPLOAD
         status, detail = self._refusal(headers, scope["path"], MAX_UPLOAD if upload else MAX_BODY)
-        if not (status or upload):          # an upload goes to the disk as it comes, with a deadline of its own
+        if not (status or upload):  # an upload goes to the disk as it comes, with a deadline of its own
             try:
                 receive = await asyncio.wait_for(_whole(receive), BODY_SECONDS)
             except TimeoutError:

@@ -25,20 +25,26 @@ class Collector:
         for state in STATES:
             jobs.add_metric([state], self.queue.store.count(state))
         yield jobs
-        yield CounterMetricFamily("msd_events", "Events that jobs have sent since the server started",
-                                  self.queue.counts["events"])
-        yield CounterMetricFamily("msd_snapshots", "Snapshots that jobs have sent since the server started",
-                                  self.queue.counts["snapshots"])
-        yield CounterMetricFamily("msd_worker_deaths", "Workers that ended without being asked to",
-                                  self.queue.counts["deaths"])
+        yield CounterMetricFamily(
+            "msd_events", "Events that jobs have sent since the server started", self.queue.counts["events"]
+        )
+        yield CounterMetricFamily(
+            "msd_snapshots", "Snapshots that jobs have sent since the server started", self.queue.counts["snapshots"]
+        )
+        yield CounterMetricFamily(
+            "msd_worker_deaths", "Workers that ended without being asked to", self.queue.counts["deaths"]
+        )
         yield GaugeMetricFamily("msd_readers", "Open streams of events and snapshots", self.queue.readers)
         workers = GaugeMetricFamily("msd_workers", "Workers by state", labels=["state"])
         for state in ("starting", "idle", "busy"):
             workers.add_metric([state], self.queue.worker_states.count(state))
         yield workers
         # Linux counts in kilobytes.
-        yield GaugeMetricFamily("msd_server_peak_bytes", "The server process's largest resident size",
-                                1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        yield GaugeMetricFamily(
+            "msd_server_peak_bytes",
+            "The server process's largest resident size",
+            1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        )
 
 
 def text(queue: Queue) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-PATIENCE = 10.0                             # seconds for a request's line and headers to arrive
+PATIENCE = 10.0  # seconds for a request's line and headers to arrive
 
 
 class PatientProtocol(H11Protocol):

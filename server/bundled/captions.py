@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The words of the bundled prior: captions for the pictures of `objects`, and what of a prompt they hold."""
+
 from __future__ import annotations
 
 import re
@@ -9,12 +10,33 @@ import numpy as np
 from ..priors.prompts import DIRECTIONS, VIEWS, without_tags
 from .shapes import COLOURS, FINISHES, NOUNS
 
-_SYNONYMS = {"donut": ("doughnut",), "car": ("automobile",), "sphere": ("ball",), "cube": ("box",), "mug": ("cup",),
-             "bear": ("teddy bear",), "airplane": ("plane", "aeroplane"), "boat": ("sailboat", "ship"),
-             "sofa": ("couch",), "gray": ("grey",), "purple": ("violet",), "striped": ("stripy",),
-             "spotted": ("dotted",), "checkered": ("checked",), "wooden": ("wood",)}
-_TEMPLATES = ("{a} {c} {n}", "{a} {c} {n}", "{a} {c} {n}", "{c} {n}", "{b} {n} that is {c}", "the {c} {n}",
-              "a photo of {a} {c} {n}", "a 3d render of {a} {c} {n}")
+_SYNONYMS = {
+    "donut": ("doughnut",),
+    "car": ("automobile",),
+    "sphere": ("ball",),
+    "cube": ("box",),
+    "mug": ("cup",),
+    "bear": ("teddy bear",),
+    "airplane": ("plane", "aeroplane"),
+    "boat": ("sailboat", "ship"),
+    "sofa": ("couch",),
+    "gray": ("grey",),
+    "purple": ("violet",),
+    "striped": ("stripy",),
+    "spotted": ("dotted",),
+    "checkered": ("checked",),
+    "wooden": ("wood",),
+}
+_TEMPLATES = (
+    "{a} {c} {n}",
+    "{a} {c} {n}",
+    "{a} {c} {n}",
+    "{c} {n}",
+    "{b} {n} that is {c}",
+    "the {c} {n}",
+    "a photo of {a} {c} {n}",
+    "a 3d render of {a} {c} {n}",
+)
 _VIEW_PHRASES = {view: (f", {view} view",) for view in VIEWS} | {
     "front": (", front view",) * 7 + (", seen from the front", ", from the front", ", viewed from the front"),
     "side": (", side view",) * 7 + (", seen from the side", ", from the side", ", viewed from the side"),
@@ -22,8 +44,10 @@ _VIEW_PHRASES = {view: (f", {view} view",) for view in VIEWS} | {
     "overhead": (", overhead view",) * 7 + (", seen from above", ", from above", ", top view"),
 }
 # What a direction may be called by somebody with fewer words.
-COARSE = {view: tuple(dict.fromkeys(word.replace("left", "side").replace("right", "side") for word in view.split()))
-          for view in DIRECTIONS}
+COARSE = {
+    view: tuple(dict.fromkeys(word.replace("left", "side").replace("right", "side") for word in view.split()))
+    for view in DIRECTIONS
+}
 
 
 def pairs(count: int = 48) -> list[tuple[str, str]]:

@@ -15,8 +15,8 @@ from ..geometry.marching import marching_tetrahedra
 from . import objects, shapes
 
 POINTS, EDGE = 4000, 48
-ANGLES = 24                                 # yaws that the fit starts from
-THRESHOLD = 0.05                            # of the true shape's diameter, for the F-score
+ANGLES = 24  # yaws that the fit starts from
+THRESHOLD = 0.05  # of the true shape's diameter, for the F-score
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Likeness:
 def truth(noun: str, edge: int = 96) -> trimesh.Trimesh:
     """The surface of a noun with middle proportions, metres, Z up, front towards -Y."""
     axis = np.linspace(-1, 1, edge)
-    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)[..., ::-1].reshape(-1, 3)   # z slowest
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)[..., ::-1].reshape(-1, 3)  # z slowest
     values = -objects.signed_distance(noun, points).reshape(edge, edge, edge)
     positions, faces = marching_tetrahedra(torch.from_numpy(values))
     return trimesh.Trimesh(positions.numpy(), faces.numpy())
@@ -104,9 +104,11 @@ def compare(mesh: trimesh.Trimesh, noun: str, seed: int = 0) -> Likeness:
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     inside = objects.signed_distance(noun, grid) < 0
     filled = _inside(mesh.copy().apply_transform(place), grid)
-    return Likeness(iou=float((inside & filled).sum() / max(1, (inside | filled).sum())),
-                    f_score=float(2 * precision * recall / max(precision + recall, 1e-9)),
-                    chamfer=float((there.mean() + back.mean()) / 2))
+    return Likeness(
+        iou=float((inside & filled).sum() / max(1, (inside | filled).sum())),
+        f_score=float(2 * precision * recall / max(precision + recall, 1e-9)),
+        chamfer=float((there.mean() + back.mean()) / 2),
+    )
 
 
 def _inside(mesh: trimesh.Trimesh, points: np.ndarray) -> np.ndarray:

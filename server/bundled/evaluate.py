@@ -33,10 +33,10 @@ from . import captions, judge, objects, shapes
 from .compare import compare, load
 
 VIEWS = 8
-BRIGHT, DARK = 0.98, 0.02                   # beyond these a pixel is clipped; no true object's is
-EDGE, LABEL = 80, 150                       # of a sheet's pictures and its texts, pixels
-TRIAL = 20                                  # iterations that tell how fast a guidance is
-ITERATION = ("render forward", "encode", "denoiser", "render backward", "optimizer")    # of what job.json times
+BRIGHT, DARK = 0.98, 0.02  # beyond these a pixel is clipped; no true object's is
+EDGE, LABEL = 80, 150  # of a sheet's pictures and its texts, pixels
+TRIAL = 20  # iterations that tell how fast a guidance is
+ITERATION = ("render forward", "encode", "denoiser", "render backward", "optimizer")  # of what job.json times
 
 
 def parse(line: str) -> tuple[str, str]:
@@ -44,8 +44,9 @@ def parse(line: str) -> tuple[str, str]:
     words = line.lower().replace(",", " ").split()
     colours, nouns = ([word for word in words if word in known] for known in (shapes.COLOURS, shapes.NOUNS))
     if len(colours) != 1 or len(nouns) != 1:
-        raise ValueError(f"{line!r} must name one colour of {', '.join(shapes.COLOURS)} "
-                         f"and one thing of {', '.join(shapes.NOUNS)}.")
+        raise ValueError(
+            f"{line!r} must name one colour of {', '.join(shapes.COLOURS)} and one thing of {', '.join(shapes.NOUNS)}."
+        )
     return colours[0], nouns[0]
 
 
@@ -61,8 +62,9 @@ def real_views(colour: str, noun: str) -> np.ndarray:
     for i in range(VIEWS):
         each = objects.scene(colour, noun, np.random.default_rng(0), np.array([360 * i / VIEWS, 20.0]), vary=False)
         eye = objects.camera_position(360 * i / VIEWS, 20)
-        scenes.append(objects.Scene(each.parts, eye, eye / np.linalg.norm(eye), 0.45, 0.55, np.full(3, GROUND),
-                                    each.view))
+        scenes.append(
+            objects.Scene(each.parts, eye, eye / np.linalg.norm(eye), 0.45, 0.55, np.full(3, GROUND), each.view)
+        )
     return objects.render(scenes)
 
 
@@ -89,12 +91,22 @@ def measure(folder: Path, colour: str, noun: str) -> dict[str, Any]:
     def share(views: list[dict[str, str]], label: str, word: str) -> float:
         return sum(each[label] == word for each in views) / VIEWS
 
-    return {"prompt": f"{colour} {noun}", "noun": share(read, "noun", noun), "colour": share(read, "colour", colour),
-            "front": share(read, "view", "front"), "front, truth": share(true, "view", "front"),
-            "f_score": likeness.f_score, "iou": likeness.iou, "chamfer": likeness.chamfer,
-            "colour_error": (median - tone(real)[0]).abs().mean().item(), "clipped": clipped,
-            "seed": record["request"]["seed"], "iterations": record["iterations"],
-            "seconds": record["seconds_total"], "threads": record["threads"]}
+    return {
+        "prompt": f"{colour} {noun}",
+        "noun": share(read, "noun", noun),
+        "colour": share(read, "colour", colour),
+        "front": share(read, "view", "front"),
+        "front, truth": share(true, "view", "front"),
+        "f_score": likeness.f_score,
+        "iou": likeness.iou,
+        "chamfer": likeness.chamfer,
+        "colour_error": (median - tone(real)[0]).abs().mean().item(),
+        "clipped": clipped,
+        "seed": record["request"]["seed"],
+        "iterations": record["iterations"],
+        "seconds": record["seconds_total"],
+        "threads": record["threads"],
+    }
 
 
 def make(folder: Path, request: JobRequest) -> None:
@@ -121,16 +133,19 @@ def prepare(threads: int) -> None:
 
 def summary(name: str, rows: Sequence[dict[str, Any]]) -> str:
     """A line of the table of guidances."""
+
     def mean(key: str) -> float:
         return statistics.mean(row[key] for row in rows)
 
     def median(key: str) -> float:
         return statistics.median(row[key] for row in rows)
 
-    return (f"| {name} | {len(rows)} | {mean('noun'):.1%} | {mean('colour'):.1%} | {mean('front'):.1%} | "
-            f"{mean('front, truth'):.1%} | {mean('f_score'):.3f} | {mean('iou'):.3f} | {mean('chamfer'):.4f} | "
-            f"{mean('colour_error'):.3f} | {mean('clipped'):.1%} | {median('iterations'):.0f} | "
-            f"{median('seconds'):.0f} | {median('threads'):.0f} |")
+    return (
+        f"| {name} | {len(rows)} | {mean('noun'):.1%} | {mean('colour'):.1%} | {mean('front'):.1%} | "
+        f"{mean('front, truth'):.1%} | {mean('f_score'):.3f} | {mean('iou'):.3f} | {mean('chamfer'):.4f} | "
+        f"{mean('colour_error'):.3f} | {mean('clipped'):.1%} | {median('iterations'):.0f} | "
+        f"{median('seconds'):.0f} | {median('threads'):.0f} |"
+    )
 
 
 def failed(row: dict[str, Any]) -> bool:
@@ -165,7 +180,7 @@ class Table:
         self.rows: dict[str, list[dict[str, Any]]] = json.loads(path.read_text()) if path.exists() else {}
         self.views: dict[str, list[np.ndarray]] = {}
         for name, rows in self.rows.items():
-            page = np.array(Image.open(folder / f"{name}.png").convert("RGB"))[:EDGE * len(rows), LABEL:]
+            page = np.array(Image.open(folder / f"{name}.png").convert("RGB"))[: EDGE * len(rows), LABEL:]
             self.views[name] = list(page.reshape(-1, EDGE, VIEWS, EDGE, 3).swapaxes(1, 2))
 
     def lacks(self, name: str, pair: tuple[str, str], seed: int) -> bool:
@@ -186,18 +201,29 @@ class Table:
 
     def write(self) -> None:
         """text-to-3d.md and .json, a sheet of each guidance, and failures.png, each above its true object."""
-        lines = ["# Text-to-3D, measured", "",
-                 "| guidance | prompts | noun | colour | front | front, truth | F-score | IoU | Chamfer | "
-                 "colour error | clipped | iterations | seconds | threads |", "|---" * 14 + "|"]
+        lines = [
+            "# Text-to-3D, measured",
+            "",
+            "| guidance | prompts | noun | colour | front | front, truth | F-score | IoU | Chamfer | "
+            "colour error | clipped | iterations | seconds | threads |",
+            "|---" * 14 + "|",
+        ]
         lines += [summary(name, rows) for name, rows in self.rows.items()]
         failures: list[tuple[str, np.ndarray]] = []
         for name, rows in self.rows.items():
-            lines += ["", f"## {name}", "", "| prompt | noun | colour | front | F-score | IoU | Chamfer | "
-                      "colour error | clipped | seconds |", "|---" * 10 + "|"]
-            lines += [f"| {row['prompt']} | {row['noun']:.0%} | {row['colour']:.0%} | {row['front']:.0%} | "
-                      f"{row['f_score']:.3f} | {row['iou']:.3f} | {row['chamfer']:.4f} | "
-                      f"{row['colour_error']:.3f} | {row['clipped']:.0%} | {row['seconds']:.0f} |"
-                      for row in rows]
+            lines += [
+                "",
+                f"## {name}",
+                "",
+                "| prompt | noun | colour | front | F-score | IoU | Chamfer | colour error | clipped | seconds |",
+                "|---" * 10 + "|",
+            ]
+            lines += [
+                f"| {row['prompt']} | {row['noun']:.0%} | {row['colour']:.0%} | {row['front']:.0%} | "
+                f"{row['f_score']:.3f} | {row['iou']:.3f} | {row['chamfer']:.4f} | "
+                f"{row['colour_error']:.3f} | {row['clipped']:.0%} | {row['seconds']:.0f} |"
+                for row in rows
+            ]
             shown = list(zip((row["prompt"] for row in rows), self.views[name]))
             sheet(shown, self.folder / f"{name}.png")
             for row, (text, views) in zip(rows, shown):
@@ -209,22 +235,38 @@ class Table:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m server.bundled.evaluate", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m server.bundled.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--output", type=expanded, required=True, metavar="DIR", help="of the table and its pictures")
     parser.add_argument("--work", type=expanded, default=Path("out/evaluate"), metavar="DIR", help="of the jobs' files")
-    parser.add_argument("--prompts", type=expanded, metavar="FILE",
-                        help='one "red mushroom" a line; 48 that go through all nouns and colours otherwise')
-    parser.add_argument("--guidance", nargs="+", choices=GUIDANCES, default=["msd"],
-                        help="the others get as much time as the first one takes")
+    parser.add_argument(
+        "--prompts",
+        type=expanded,
+        metavar="FILE",
+        help='one "red mushroom" a line; 48 that go through all nouns and colours otherwise',
+    )
+    parser.add_argument(
+        "--guidance",
+        nargs="+",
+        choices=GUIDANCES,
+        default=["msd"],
+        help="the others get as much time as the first one takes",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--iterations", type=int, help="of the first guidance; its default otherwise")
-    parser.add_argument("--workers", type=int, default=1, metavar="N",
-                        help="prompts at once, each on its share of the cores")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="prompts at once, each on its share of the cores"
+    )
     given = parser.parse_args(arguments)
     try:
-        pairs = [parse(line) for line in given.prompts.read_text().splitlines() if line.strip()] \
-            if given.prompts else captions.pairs()
+        pairs = (
+            [parse(line) for line in given.prompts.read_text().splitlines() if line.strip()]
+            if given.prompts
+            else captions.pairs()
+        )
         given.output.mkdir(parents=True, exist_ok=True)
         table = Table(given.output)
     except (OSError, ValueError) as error:
@@ -239,6 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"The table in {given.output} was made with {made} iterations: name another --output.")
     threads = max(1, torch.get_num_threads() // given.workers)
     with ProcessPoolExecutor(given.workers, get_context("spawn"), prepare, (threads,)) as pool:
+
         def seconds(name: str) -> float:
             return statistics.mean(pool.map(pace, [name] * given.workers))
 
@@ -250,12 +293,19 @@ def main(arguments: list[str] | None = None) -> None:
                 if name != first:
                     iterations = round(iterations * seconds(first) / seconds(name))
             jobs = [given.work / name / "-".join(pair) for pair in left]
-            wishes = [JobRequest(f"{captions.article(colour)} {colour} {noun}", seed=given.seed, guidance=name,
-                                 iterations=iterations) for colour, noun in left]
+            wishes = [
+                JobRequest(
+                    f"{captions.article(colour)} {colour} {noun}", seed=given.seed, guidance=name, iterations=iterations
+                )
+                for colour, noun in left
+            ]
             for pair, job, _ in zip(left, jobs, pool.map(make, jobs, wishes)):
                 row = table.add(name, job, pair)
-                print(f"{name} {row['prompt']}: noun {row['noun']:.0%}, colour {row['colour']:.0%}, "
-                      f"F-score {row['f_score']:.3f}, {row['seconds']:.0f} s", flush=True)
+                print(
+                    f"{name} {row['prompt']}: noun {row['noun']:.0%}, colour {row['colour']:.0%}, "
+                    f"F-score {row['f_score']:.3f}, {row['seconds']:.0f} s",
+                    flush=True,
+                )
     print(f"{given.output / 'text-to-3d.md'} and pictures beside it")
 
 

@@ -27,8 +27,12 @@ from . import objects, shapes
 from .train import Recipe, corpus
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
-LABELS: dict[str, list[str]] = {"noun": list(shapes.NOUNS), "colour": list(shapes.COLOURS),
-                                "view": list(VIEWS), "finish": list(shapes.FINISHES)}
+LABELS: dict[str, list[str]] = {
+    "noun": list(shapes.NOUNS),
+    "colour": list(shapes.COLOURS),
+    "view": list(VIEWS),
+    "finish": list(shapes.FINISHES),
+}
 # Nouns whose view can be read; the others look alike from several sides.
 FRONTED = ("chair", "car", "house", "robot", "bear", "duck", "airplane", "sofa")
 FEATURES = 32
@@ -70,8 +74,9 @@ def load(path: Path = WEIGHTS) -> Judge:
     if not path.is_file():
         raise ValueError(f"The judge's weights are not in {path}: train it with python -m server.bundled.judge.")
     judge = Judge()
-    judge.load_state_dict({name: value.float() if value.is_floating_point() else value
-                           for name, value in load_file(path).items()})
+    judge.load_state_dict(
+        {name: value.float() if value.is_floating_point() else value for name, value in load_file(path).items()}
+    )
     return judge.eval().requires_grad_(False)
 
 
@@ -92,9 +97,13 @@ def distort(pictures: Tensor, generator: torch.Generator) -> Tensor:
         return low + (high - low) * torch.rand(batch, 1, 1, 1, generator=generator)
 
     scale, shift = uniform(0.9, 1.2), torch.cat([uniform(-0.12, 0.12), uniform(-0.12, 0.12)], dim=1)
-    place = torch.cat([scale[:, 0] * torch.eye(2), shift[:, :, 0]], dim=2)      # (B, 2, 3)
-    moved = F.grid_sample(pictures, F.affine_grid(place, list(pictures.shape), align_corners=False),
-                          padding_mode="border", align_corners=False)
+    place = torch.cat([scale[:, 0] * torch.eye(2), shift[:, :, 0]], dim=2)  # (B, 2, 3)
+    moved = F.grid_sample(
+        pictures,
+        F.affine_grid(place, list(pictures.shape), align_corners=False),
+        padding_mode="border",
+        align_corners=False,
+    )
     blurred = F.avg_pool2d(F.pad(moved, (2, 2, 2, 2), mode="replicate"), 5, 1)
     moved = blurred + (moved - blurred) * uniform(-0.6, 1.3).clamp(min=0)
     moved = (moved - 0.5) * uniform(0.8, 1.3) + 0.5 + uniform(-0.08, 0.08)
@@ -135,13 +144,18 @@ def train(recipe: Recipe, epochs: int = 8, batch: int = 64, rate: float = 3e-3) 
 def measure(judge: Judge, recipe: Recipe) -> dict[str, float]:
     """Share read right of a corpus: the view on `FRONTED` nouns only, and `near`, the view or one beside it."""
     pictures, labels = corpus(recipe)
-    said = [judge(_pixels(pictures[i:i + 200])) for i in range(0, len(pictures), 200)]
+    said = [judge(_pixels(pictures[i : i + 200])) for i in range(0, len(pictures), 200)]
     read = {name: torch.cat([each[name] for each in said]).argmax(dim=1).numpy() for name in LABELS}
     right = {name: read[name] == labels[:, i] for i, name in enumerate(LABELS)}
     views, fronted = LABELS["view"], np.isin(labels[:, 0], [LABELS["noun"].index(noun) for noun in FRONTED])
     beside = np.array([near(views[a], views[b]) for a, b in zip(read["view"], labels[:, 2])])
-    return {"noun": right["noun"].mean(), "colour": right["colour"].mean(), "view": right["view"][fronted].mean(),
-            "near": beside[fronted].mean(), "finish": right["finish"].mean()}
+    return {
+        "noun": right["noun"].mean(),
+        "colour": right["colour"].mean(),
+        "view": right["view"][fronted].mean(),
+        "near": beside[fronted].mean(),
+        "finish": right["finish"].mean(),
+    }
 
 
 def near(one: str, other: str) -> bool:
@@ -156,8 +170,9 @@ def _pixels(pictures: np.ndarray) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m server.bundled.judge", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m server.bundled.judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=expanded, default=Recipe.work, help="where the corpus is, or is rendered")
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--epochs", type=int, default=8)
@@ -167,8 +182,13 @@ def main() -> None:
     for recipe in (seen, held_out):
         recipe.work.mkdir(parents=True, exist_ok=True)
     judge = train(seen, given.epochs)
-    save_file({name: (value.half() if value.is_floating_point() else value).contiguous()
-               for name, value in judge.state_dict().items()}, WEIGHTS)
+    save_file(
+        {
+            name: (value.half() if value.is_floating_point() else value).contiguous()
+            for name, value in judge.state_dict().items()
+        },
+        WEIGHTS,
+    )
     for name, share in measure(load(), held_out).items():
         print(f"{name}: {share:.1%} of the held-out renders read right")
 

@@ -4,6 +4,7 @@
 Objects are sphere-traced by numba (J. C. Hart, "Sphere tracing", 1996; the distances are I. Quilez's published closed
 forms) under a random camera, light and flat background.
 """
+
 from __future__ import annotations
 
 import colorsys
@@ -14,8 +15,22 @@ import numpy as np
 from numba import njit, prange
 
 from ..priors.prompts import view_word
-from .shapes import (BALL, BOX, COLOURS, CONE, CYLINDER, DOME, FINISHES, FREQUENCY, NOUNS, PRISM, SPHERE, TORUS,
-                     WIDTH, Shape)
+from .shapes import (
+    BALL,
+    BOX,
+    COLOURS,
+    CONE,
+    CYLINDER,
+    DOME,
+    FINISHES,
+    FREQUENCY,
+    NOUNS,
+    PRISM,
+    SPHERE,
+    TORUS,
+    WIDTH,
+    Shape,
+)
 
 FIELD_OF_VIEW = 40.0
 DISTANCE = 3.0
@@ -35,7 +50,7 @@ def _part_distance(row, px, py, pz):
             d = math.sqrt(x * x + y * y + z * z) - a
         else:
             near = math.sqrt((x / a) ** 2 + (y / b) ** 2 + (z / c) ** 2)
-            slope = math.sqrt((x / a ** 2) ** 2 + (y / b ** 2) ** 2 + (z / c ** 2) ** 2)
+            slope = math.sqrt((x / a**2) ** 2 + (y / b**2) ** 2 + (z / c**2) ** 2)
             d = near * (near - 1) / slope if slope > 1e-9 else -min(a, b, c)
         return max(d, -z) if kind == DOME else d
     if kind == BOX:
@@ -99,16 +114,16 @@ def signed_distance(noun: str, points: np.ndarray, seed: int | None = None) -> n
 @njit(cache=True)
 def _on_pattern(finish, x, y, z):
     """Whether a point of the object, in metres, has its finish's second colour; by the order of `FINISHES`."""
-    if finish == 1:     # tilted, so that a table's top has stripes too
+    if finish == 1:  # tilted, so that a table's top has stripes too
         across = (0.36 * x + 0.36 * y + 0.86 * z) / 0.27
         return across - math.floor(across) < 0.4
-    if finish == 2:     # balls at the places of a body-centred lattice
+    if finish == 2:  # balls at the places of a body-centred lattice
         for shift in (0.0, 0.5):
             total = 0.0
             for v in (x, y, z):
                 cell = v / 0.44 + shift + 0.21
                 total += (cell - math.floor(cell) - 0.5) ** 2
-            if total < 0.31 ** 2:
+            if total < 0.31**2:
                 return True
         return False
     if finish == 3:
@@ -211,8 +226,14 @@ class Scene:
     view: str
 
 
-def scene(colour: str, noun: str, rng: np.random.Generator, angles: np.ndarray | None = None,
-          vary: bool = True, finish: str = "plain") -> Scene:
+def scene(
+    colour: str,
+    noun: str,
+    rng: np.random.Generator,
+    angles: np.ndarray | None = None,
+    vary: bool = True,
+    finish: str = "plain",
+) -> Scene:
     """A random scene of a noun; `angles` are azimuth and elevation in degrees, random when not given.
 
     `vary=False` keeps the middle proportions. Higher up than overhead goes a mushroom is a disc.
@@ -222,17 +243,25 @@ def scene(colour: str, noun: str, rng: np.random.Generator, angles: np.ndarray |
     high = rng.uniform(58, 72) if rng.random() < 0.18 else rng.uniform(-10, 45)
     azimuth, elevation = (rng.uniform(0, 360), high) if angles is None else angles
     eye = camera_position(azimuth, elevation, DISTANCE + rng.uniform(-0.15, 0.15))
-    return Scene(parts, eye, _light(rng, eye), rng.uniform(0.35, 0.55), rng.uniform(0.5, 0.65),
-                 _background(rng, paint), view_word(azimuth, elevation))
+    return Scene(
+        parts,
+        eye,
+        _light(rng, eye),
+        rng.uniform(0.35, 0.55),
+        rng.uniform(0.5, 0.65),
+        _background(rng, paint),
+        view_word(azimuth, elevation),
+    )
 
 
 def render(scenes: list[Scene], size: int = RESOLUTION) -> np.ndarray:
     """Pictures uint8 (N, size, size, 3), sRGB, top row first; the same scenes give the same bytes."""
     rows = np.zeros((len(scenes), max(len(each.parts) for each in scenes), WIDTH))
     for target, each in zip(rows, scenes):
-        target[:len(each.parts)] = each.parts
-    eyes, lights, flats = (np.array([getattr(each, name) for each in scenes])
-                           for name in ("eye", "light", "background"))
+        target[: len(each.parts)] = each.parts
+    eyes, lights, flats = (
+        np.array([getattr(each, name) for each in scenes]) for name in ("eye", "light", "background")
+    )
     ambient, diffuse = (np.array([getattr(each, name) for each in scenes]) for name in ("ambient", "diffuse"))
     return _render(rows, eyes, lights, ambient, diffuse, flats, math.tan(math.radians(FIELD_OF_VIEW / 2)), size, 2)
 

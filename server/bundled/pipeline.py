@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The bundled prior as a diffusers folder: where it is, how it is loaded, and pictures by it."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -27,18 +28,30 @@ def load_pipeline(folder: Path) -> Any:
 
 def draw(pipe: Any, prompts: Sequence[str], steps: int, scale: float = 4.0, batch: int = 16) -> np.ndarray:
     """A picture for each prompt, float (N, 64, 64, 3) in [0, 1]: DDIM with classifier-free guidance."""
-    return np.concatenate([
-        pipe(list(prompts[i:i + batch]), num_inference_steps=steps, guidance_scale=scale, output_type="np",
-             generator=torch.Generator().manual_seed(i)).images for i in range(0, len(prompts), batch)])
+    return np.concatenate(
+        [
+            pipe(
+                list(prompts[i : i + batch]),
+                num_inference_steps=steps,
+                guidance_scale=scale,
+                output_type="np",
+                generator=torch.Generator().manual_seed(i),
+            ).images
+            for i in range(0, len(prompts), batch)
+        ]
+    )
 
 
 def contact_sheet(folder: Path, path: Path, colours: tuple[str, ...], steps: int = 15) -> None:
     """Picture of every noun in four views, drawn from an exported folder."""
     from PIL import Image
 
-    prompts = [f"{article(c)} {c} {noun}, {view} view" for i, noun in enumerate(shapes.NOUNS)
-               for c in [colours[i % len(colours)]]
-               for view in ("front", "right side", "back", "overhead")]
+    prompts = [
+        f"{article(c)} {c} {noun}, {view} view"
+        for i, noun in enumerate(shapes.NOUNS)
+        for c in [colours[i % len(colours)]]
+        for view in ("front", "right side", "back", "overhead")
+    ]
     pictures = draw(load_pipeline(folder), prompts, steps)
     size = pictures.shape[1]
     grid = pictures.reshape(-1, 8, size, size, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 8 * size, 3)

@@ -51,8 +51,9 @@ def share(rows: Sequence[dict[str, Any]], name: str) -> str:
     return f"{np.mean(known):.1%}" if known else "–"
 
 
-def sheet(pictures: np.ndarray, lines: Sequence[str], columns: Sequence[str], path: Path, left: int = 72,
-          top: int = 18) -> None:
+def sheet(
+    pictures: np.ndarray, lines: Sequence[str], columns: Sequence[str], path: Path, left: int = 72, top: int = 18
+) -> None:
     """Pictures (len(lines) * len(columns), H, H, 3) with the words of each line and column."""
     edge = pictures.shape[1]
     page = Image.new("RGB", (left + len(columns) * edge, top + len(lines) * edge), "white")
@@ -67,8 +68,14 @@ def sheet(pictures: np.ndarray, lines: Sequence[str], columns: Sequence[str], pa
     page.save(path, optimize=True)
 
 
-def run(output: Path, model: Path = MODEL, nouns: Sequence[str] = tuple(shapes.NOUNS),
-        colours: Sequence[str] = tuple(shapes.COLOURS), steps: int = 25, scale: float = 4.0) -> str:
+def run(
+    output: Path,
+    model: Path = MODEL,
+    nouns: Sequence[str] = tuple(shapes.NOUNS),
+    colours: Sequence[str] = tuple(shapes.COLOURS),
+    steps: int = 25,
+    scale: float = 4.0,
+) -> str:
     """The table of `model`, as text; it and the pictures are written to `output`."""
     pipe, finishes = load_pipeline(model), shapes.FINISHES[1:]
     rows: list[dict[str, Any]] = []
@@ -77,29 +84,47 @@ def run(output: Path, model: Path = MODEL, nouns: Sequence[str] = tuple(shapes.N
     covered: list[np.ndarray] = []
     for k, noun in enumerate(nouns):
         wanted = [{"noun": noun, "colour": colour, "view": view} for colour in colours for view in VIEW_WORDS]
-        also = [{"noun": noun, "colour": colours[(k + i) % len(colours)], "view": view, "finish": finish}
-                for i, finish in enumerate(finishes) for view in ("front", "back")]
+        also = [
+            {"noun": noun, "colour": colours[(k + i) % len(colours)], "view": view, "finish": finish}
+            for i, finish in enumerate(finishes)
+            for view in ("front", "back")
+        ]
         pictures = draw(pipe, [prompt(**each) for each in wanted + also], steps, scale)
-        own = count(wanted, pictures[:len(wanted)])
-        rows, finished = rows + own, finished + count(also, pictures[len(wanted):])
+        own = count(wanted, pictures[: len(wanted)])
+        rows, finished = rows + own, finished + count(also, pictures[len(wanted) :])
         shown += [pictures[len(VIEW_WORDS) * i + i % len(VIEW_WORDS)] for i in range(len(colours))]
-        covered += list(pictures[len(wanted)::2])
+        covered += list(pictures[len(wanted) :: 2])
         print(noun, *(f"{name} {share(own, name)}" for name in ("noun", "colour", "view")), sep=", ", flush=True)
     output.mkdir(parents=True, exist_ok=True)
     sheet(np.stack(shown), nouns, colours, output / "sheet.png")
     sheet(np.stack(covered), nouns, finishes, output / "finishes.png")
-    lines = ["# What the bundled prior draws", "",
-             f"{len(rows)} pictures by DDIM, {steps} steps, guidance {scale:g}. Read right by the judge:", "",
-             "| | noun | colour | view |", "|---" * 4 + "|"]
+    lines = [
+        "# What the bundled prior draws",
+        "",
+        f"{len(rows)} pictures by DDIM, {steps} steps, guidance {scale:g}. Read right by the judge:",
+        "",
+        "| | noun | colour | view |",
+        "|---" * 4 + "|",
+    ]
     groups = [("all", rows)]
     groups += [(f"{view} view", [row for row in rows if row["view"] == view]) for view in VIEW_WORDS]
     groups += [(noun, [row for row in rows if row["noun"] == noun]) for noun in nouns]
-    lines += [f"| {name} | " + " | ".join(share(group, each) for each in ("noun", "colour", "view")) + " |"
-              for name, group in groups]
-    lines += ["", f"{len(finished)} more with a finish, from front and back:", "", "| | noun | colour | finish |",
-              "|---" * 4 + "|"]
-    lines += [f"| {name} | " + " | ".join(share(group, each) for each in ("noun", "colour", "finish")) + " |"
-              for name in finishes for group in [[row for row in finished if row["finish"] == name]]]
+    lines += [
+        f"| {name} | " + " | ".join(share(group, each) for each in ("noun", "colour", "view")) + " |"
+        for name, group in groups
+    ]
+    lines += [
+        "",
+        f"{len(finished)} more with a finish, from front and back:",
+        "",
+        "| | noun | colour | finish |",
+        "|---" * 4 + "|",
+    ]
+    lines += [
+        f"| {name} | " + " | ".join(share(group, each) for each in ("noun", "colour", "finish")) + " |"
+        for name in finishes
+        for group in [[row for row in finished if row["finish"] == name]]
+    ]
     text = "\n".join(lines) + "\n"
     (output / "table.md").write_text(text)
     (output / "table.json").write_text(json.dumps(rows + finished, indent=1) + "\n")
@@ -107,8 +132,11 @@ def run(output: Path, model: Path = MODEL, nouns: Sequence[str] = tuple(shapes.N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m server.bundled.samples", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m server.bundled.samples",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--output", type=expanded, required=True, metavar="DIR")
     parser.add_argument("--model", type=expanded, default=MODEL, metavar="DIR", help="another diffusers folder")
     given = parser.parse_args()

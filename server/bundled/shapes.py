@@ -5,6 +5,7 @@ An object is a union of primitives, one row of an array each. Right-handed, Z up
 object is centred at the origin inside the ball of radius `BALL`. To add a noun, write one function that returns its
 parts and list it in `NOUNS`; to make it more frequent in the corpus, name it in `FREQUENCY`.
 """
+
 from __future__ import annotations
 
 import math
@@ -49,7 +50,7 @@ def _part(kind: int, at, sizes, colour=MAIN, turn=None) -> np.ndarray:
     row = np.zeros(WIDTH)
     row[0], row[1:4], row[4:7] = kind, colour, at
     row[7:16] = (np.eye(3) if turn is None else np.asarray(turn).T).ravel()
-    row[16:16 + len(sizes)] = sizes
+    row[16 : 16 + len(sizes)] = sizes
     return row
 
 
@@ -85,8 +86,7 @@ def _cone(at, bottom, top, half, colour=MAIN, turn=None):
 
 def mushroom(u: Uniform) -> list[np.ndarray]:
     stem, wide, tall = u(0.24, 0.32), u(0.66, 0.80), u(0.46, 0.62)
-    return [_cone((0, 0, -0.38), stem * 1.15, stem, u(0.36, 0.48), _CREAM),
-            _part(DOME, (0, 0, 0), (wide, wide, tall))]
+    return [_cone((0, 0, -0.38), stem * 1.15, stem, u(0.36, 0.48), _CREAM), _part(DOME, (0, 0, 0), (wide, wide, tall))]
 
 
 def chair(u: Uniform) -> list[np.ndarray]:
@@ -105,19 +105,34 @@ def table(u: Uniform) -> list[np.ndarray]:
 
 def tree(u: Uniform) -> list[np.ndarray]:
     wide, trunk = u(0.50, 0.62), u(0.14, 0.18)
-    return [_cylinder((0, 0, -0.62), trunk, 0.26, _BARK),
-            _cone((0, 0, -0.18), wide, wide * 0.35, 0.24),
-            _cone((0, 0, 0.18), wide * 0.82, wide * 0.22, 0.24),
-            _cone((0, 0, 0.55), wide * 0.64, 0.02, 0.26)]
+    return [
+        _cylinder((0, 0, -0.62), trunk, 0.26, _BARK),
+        _cone((0, 0, -0.18), wide, wide * 0.35, 0.24),
+        _cone((0, 0, 0.18), wide * 0.82, wide * 0.22, 0.24),
+        _cone((0, 0, 0.55), wide * 0.64, 0.02, 0.26),
+    ]
 
 
 def rocket(u: Uniform) -> list[np.ndarray]:
     radius, half = u(0.24, 0.30), u(0.42, 0.50)
     nose, reach = u(0.20, 0.26), u(0.24, 0.30)
-    fins = [_box(_about("z", a) @ (radius + reach * 0.42, 0, -half + 0.02), reach * 0.55, 0.07, 0.20, _DARK,
-                 _about("z", a) @ _about("y", 28)) for a in (0, 90, 180, 270)]
-    return [_cylinder((0, 0, 0), radius, half), _cone((0, 0, half + nose), radius, 0.03, nose, _DARK),
-            _cone((0, 0, -half - 0.07), radius * 0.75, radius * 0.5, 0.09, _DARK), *fins]
+    fins = [
+        _box(
+            _about("z", a) @ (radius + reach * 0.42, 0, -half + 0.02),
+            reach * 0.55,
+            0.07,
+            0.20,
+            _DARK,
+            _about("z", a) @ _about("y", 28),
+        )
+        for a in (0, 90, 180, 270)
+    ]
+    return [
+        _cylinder((0, 0, 0), radius, half),
+        _cone((0, 0, half + nose), radius, 0.03, nose, _DARK),
+        _cone((0, 0, -half - 0.07), radius * 0.75, radius * 0.5, 0.09, _DARK),
+        *fins,
+    ]
 
 
 def donut(u: Uniform) -> list[np.ndarray]:
@@ -127,23 +142,38 @@ def donut(u: Uniform) -> list[np.ndarray]:
 def car(u: Uniform) -> list[np.ndarray]:
     long, wide, wheel = u(0.76, 0.84), u(0.36, 0.42), u(0.17, 0.20)
     cabin, back = u(0.36, 0.42), u(0.08, 0.16)
-    wheels = [_cylinder((x * (wide - 0.02), y * long * 0.58, -0.20), wheel, 0.09, _BLACK, _about("y", 90))
-              for x in (-1, 1) for y in (-1, 1)]
-    lights = [_ellipsoid((x * wide * 0.62, y * (long - 0.02), 0.04), 0.11, 0.06, 0.075, colour)
-              for y, colour in ((-1, _GLOW), (1, _LAMP)) for x in (-1, 1)]
-    return [_box((0, 0, 0), wide, long, 0.17, rounding=0.06), *lights,
-            _box((0, back, 0.24), wide - 0.05, cabin, 0.14, _GLASS),
-            _box((0, back, 0.40), wide - 0.03, cabin - 0.04, 0.065), *wheels]
+    wheels = [
+        _cylinder((x * (wide - 0.02), y * long * 0.58, -0.20), wheel, 0.09, _BLACK, _about("y", 90))
+        for x in (-1, 1)
+        for y in (-1, 1)
+    ]
+    lights = [
+        _ellipsoid((x * wide * 0.62, y * (long - 0.02), 0.04), 0.11, 0.06, 0.075, colour)
+        for y, colour in ((-1, _GLOW), (1, _LAMP))
+        for x in (-1, 1)
+    ]
+    return [
+        _box((0, 0, 0), wide, long, 0.17, rounding=0.06),
+        *lights,
+        _box((0, back, 0.24), wide - 0.05, cabin, 0.14, _GLASS),
+        _box((0, back, 0.40), wide - 0.03, cabin - 0.04, 0.065),
+        *wheels,
+    ]
 
 
 def house(u: Uniform) -> list[np.ndarray]:
     hx, hy, hz, tall = u(0.44, 0.50), u(0.50, 0.60), u(0.34, 0.40), u(0.44, 0.56)
-    windows = [_box(at, wide, deep, 0.14, _DARK, rounding=0.01)
-               for at, wide, deep in (((hx, 0, 0), 0.03, 0.24), ((-hx, 0, 0), 0.03, 0.24), ((0, hy, 0), 0.20, 0.03))]
-    return [_box((0, 0, 0), hx, hy, hz, rounding=0.01),
-            _part(PRISM, (0, 0, hz - 0.02), (hx + 0.12, hy + 0.07, tall), _ROOF),
-            _box((0.26, 0.22, hz + 0.62 * tall), 0.11, 0.13, 0.46 * tall, rounding=0.01),
-            _box((0, -hy, -hz + 0.24), 0.14, 0.03, 0.24, _DARK, rounding=0.01), *windows]
+    windows = [
+        _box(at, wide, deep, 0.14, _DARK, rounding=0.01)
+        for at, wide, deep in (((hx, 0, 0), 0.03, 0.24), ((-hx, 0, 0), 0.03, 0.24), ((0, hy, 0), 0.20, 0.03))
+    ]
+    return [
+        _box((0, 0, 0), hx, hy, hz, rounding=0.01),
+        _part(PRISM, (0, 0, hz - 0.02), (hx + 0.12, hy + 0.07, tall), _ROOF),
+        _box((0.26, 0.22, hz + 0.62 * tall), 0.11, 0.13, 0.46 * tall, rounding=0.01),
+        _box((0, -hy, -hz + 0.24), 0.14, 0.03, 0.24, _DARK, rounding=0.01),
+        *windows,
+    ]
 
 
 def sphere(u: Uniform) -> list[np.ndarray]:
@@ -164,29 +194,40 @@ def cone(u: Uniform) -> list[np.ndarray]:
 
 def snowman(u: Uniform) -> list[np.ndarray]:
     head = u(0.23, 0.27)
-    return [_ball((0, 0, -0.42), u(0.40, 0.46), _WHITE), _ball((0, 0, 0.08), u(0.29, 0.34), _WHITE),
-            _ball((0, 0, 0.47), head, _WHITE),
-            _part(TORUS, (0, 0, 0.30), (0.20, 0.085)),
-            _cylinder((0, 0, 0.64), head * 1.15, 0.045), _cylinder((0, 0, 0.78), head * 0.75, 0.15),
-            _cone((0, -head - 0.06, 0.47), 0.06, 0.01, 0.12, _BEAK, _about("x", 90))]
+    return [
+        _ball((0, 0, -0.42), u(0.40, 0.46), _WHITE),
+        _ball((0, 0, 0.08), u(0.29, 0.34), _WHITE),
+        _ball((0, 0, 0.47), head, _WHITE),
+        _part(TORUS, (0, 0, 0.30), (0.20, 0.085)),
+        _cylinder((0, 0, 0.64), head * 1.15, 0.045),
+        _cylinder((0, 0, 0.78), head * 0.75, 0.15),
+        _cone((0, -head - 0.06, 0.47), 0.06, 0.01, 0.12, _BEAK, _about("x", 90)),
+    ]
 
 
 def apple(u: Uniform) -> list[np.ndarray]:
-    return [_ellipsoid((0, 0, 0), 0.70, 0.70, u(0.58, 0.66)),
-            _cylinder((0, 0, 0.70), 0.055, 0.16, _BARK),
-            _ellipsoid((0.20, 0, 0.76), 0.20, 0.10, 0.05, _LEAF, _about("y", -20))]
+    return [
+        _ellipsoid((0, 0, 0), 0.70, 0.70, u(0.58, 0.66)),
+        _cylinder((0, 0, 0.70), 0.055, 0.16, _BARK),
+        _ellipsoid((0.20, 0, 0.76), 0.20, 0.10, 0.05, _LEAF, _about("y", -20)),
+    ]
 
 
 def lamp(u: Uniform) -> list[np.ndarray]:
     wide = u(0.48, 0.58)
-    return [_cylinder((0, 0, -0.74), u(0.30, 0.38), 0.07, _DARK), _cylinder((0, 0, -0.35), 0.085, 0.40, _DARK),
-            _cone((0, 0, 0.33), wide, wide * u(0.45, 0.6), u(0.34, 0.42))]
+    return [
+        _cylinder((0, 0, -0.74), u(0.30, 0.38), 0.07, _DARK),
+        _cylinder((0, 0, -0.35), 0.085, 0.40, _DARK),
+        _cone((0, 0, 0.33), wide, wide * u(0.45, 0.6), u(0.34, 0.42)),
+    ]
 
 
 def mug(u: Uniform) -> list[np.ndarray]:
     radius = u(0.44, 0.50)
-    return [_part(CUP, (0, 0, 0), (radius, u(0.50, 0.58), 0.09)),
-            _part(TORUS, (radius + 0.08, 0, 0), (0.25, 0.085), turn=_about("x", 90))]
+    return [
+        _part(CUP, (0, 0, 0), (radius, u(0.50, 0.58), 0.09)),
+        _part(TORUS, (radius + 0.08, 0, 0), (0.25, 0.085), turn=_about("x", 90)),
+    ]
 
 
 def robot(u: Uniform) -> list[np.ndarray]:
@@ -195,91 +236,162 @@ def robot(u: Uniform) -> list[np.ndarray]:
     legs = [_box((x * 0.17, 0, -hz - 0.22), 0.10, 0.13, 0.22, _DARK) for x in (-1, 1)]
     arms = [_box((x * (hx + 0.12), 0, hz - arm), 0.08, 0.10, arm) for x in (-1, 1)]
     eyes = [_ball((x * head * 0.5, -head, top + 0.04), 0.07, _GLOW) for x in (-1, 1)]
-    return [_box((0, 0, 0), hx, 0.22, hz), _box((0, 0, top), head * 1.15, head, head),
-            _box((0, -0.22, 0.02), hx * 0.6, 0.03, hz * 0.5, _DARK, rounding=0.01),
-            _cylinder((0, 0, top + head + 0.08), 0.035, 0.10, _DARK), *arms, *legs, *eyes]
+    return [
+        _box((0, 0, 0), hx, 0.22, hz),
+        _box((0, 0, top), head * 1.15, head, head),
+        _box((0, -0.22, 0.02), hx * 0.6, 0.03, hz * 0.5, _DARK, rounding=0.01),
+        _cylinder((0, 0, top + head + 0.08), 0.035, 0.10, _DARK),
+        *arms,
+        *legs,
+        *eyes,
+    ]
 
 
 def bear(u: Uniform) -> list[np.ndarray]:
     wide, tall, head = u(0.36, 0.42), u(0.40, 0.46), u(0.30, 0.34)
     top = tall * 0.8 + head * 0.7
-    pairs = [part for x in (-1, 1) for part in (
-        _ball((x * head * 0.75, 0, top + head * 0.75), 0.13), _ball((x * 0.12, -head * 0.88, top + 0.07), 0.05, _BLACK),
-        _ellipsoid((x * (wide + 0.06), -0.08, 0.12), 0.12, 0.14, 0.26, MAIN, _about("y", -28 * x)),
-        _ellipsoid((x * 0.22, -0.16, -tall * 0.85), 0.16, 0.24, 0.16))]
-    return [_ellipsoid((0, 0, 0), wide, wide * 0.9, tall), _ball((0, 0, top), head),
-            _ellipsoid((0, -wide * 0.45, -0.02), wide * 0.66, wide * 0.5, tall * 0.66, _CREAM),
-            _ellipsoid((0, -head * 0.82, top - 0.08), 0.15, 0.13, 0.11, _CREAM),
-            _ball((0, -head * 0.82 - 0.12, top - 0.04), 0.05, _BLACK), *pairs]
+    pairs = [
+        part
+        for x in (-1, 1)
+        for part in (
+            _ball((x * head * 0.75, 0, top + head * 0.75), 0.13),
+            _ball((x * 0.12, -head * 0.88, top + 0.07), 0.05, _BLACK),
+            _ellipsoid((x * (wide + 0.06), -0.08, 0.12), 0.12, 0.14, 0.26, MAIN, _about("y", -28 * x)),
+            _ellipsoid((x * 0.22, -0.16, -tall * 0.85), 0.16, 0.24, 0.16),
+        )
+    ]
+    return [
+        _ellipsoid((0, 0, 0), wide, wide * 0.9, tall),
+        _ball((0, 0, top), head),
+        _ellipsoid((0, -wide * 0.45, -0.02), wide * 0.66, wide * 0.5, tall * 0.66, _CREAM),
+        _ellipsoid((0, -head * 0.82, top - 0.08), 0.15, 0.13, 0.11, _CREAM),
+        _ball((0, -head * 0.82 - 0.12, top - 0.04), 0.05, _BLACK),
+        *pairs,
+    ]
 
 
 def duck(u: Uniform) -> list[np.ndarray]:
     long, wide, tall, head = u(0.54, 0.62), u(0.36, 0.42), u(0.32, 0.38), u(0.24, 0.28)
     y, z = -long * 0.62, tall * 0.6 + head
     eyes = [_ball((x * head * 0.62, y - head * 0.62, z + 0.07), 0.055, _BLACK) for x in (-1, 1)]
-    return [_ellipsoid((0, 0, 0), wide, long, tall), _ball((0, y, z), head),
-            _ellipsoid((0, y - head - 0.07, z - 0.04), 0.13, 0.16, 0.055, _BEAK),
-            _cone((0, long * 0.95, 0.16), 0.16, 0.02, 0.20, MAIN, _about("x", -50)),
-            *[_ellipsoid((x * wide * 0.88, 0.06, 0.05), 0.09, long * 0.5, tall * 0.5) for x in (-1, 1)], *eyes]
+    return [
+        _ellipsoid((0, 0, 0), wide, long, tall),
+        _ball((0, y, z), head),
+        _ellipsoid((0, y - head - 0.07, z - 0.04), 0.13, 0.16, 0.055, _BEAK),
+        _cone((0, long * 0.95, 0.16), 0.16, 0.02, 0.20, MAIN, _about("x", -50)),
+        *[_ellipsoid((x * wide * 0.88, 0.06, 0.05), 0.09, long * 0.5, tall * 0.5) for x in (-1, 1)],
+        *eyes,
+    ]
 
 
 def boat(u: Uniform) -> list[np.ndarray]:
     wide, deep, mast = u(0.28, 0.34), u(0.26, 0.32), u(0.48, 0.56)
-    return [_part(DOME, (0, 0, 0), (wide, 0.74, deep), turn=_about("x", 180)),
-            _cylinder((0, -0.08, mast), 0.045, mast, _BARK, rounding=0.01),
-            _part(PRISM, (0, 0.26, 0.16), (0.34, 0.035, 2 * mast - 0.24), _WHITE, _about("z", 90)),
-            _part(PRISM, (0, -0.36, 0.16), (0.22, 0.03, 1.3 * mast - 0.2), _WHITE, _about("z", 90))]
+    return [
+        _part(DOME, (0, 0, 0), (wide, 0.74, deep), turn=_about("x", 180)),
+        _cylinder((0, -0.08, mast), 0.045, mast, _BARK, rounding=0.01),
+        _part(PRISM, (0, 0.26, 0.16), (0.34, 0.035, 2 * mast - 0.24), _WHITE, _about("z", 90)),
+        _part(PRISM, (0, -0.36, 0.16), (0.22, 0.03, 1.3 * mast - 0.2), _WHITE, _about("z", 90)),
+    ]
 
 
 def airplane(u: Uniform) -> list[np.ndarray]:
     body, long, span, chord = u(0.18, 0.21), u(0.66, 0.74), u(0.68, 0.76), u(0.17, 0.21)
-    return [_ellipsoid((0, 0, 0), body, long, body), _box((0, -0.10, 0), span, chord, 0.045),
-            _box((0, long * 0.86, 0.04), 0.30, 0.10, 0.04),
-            _box((0, long * 0.86, 0.20), 0.04, 0.11, 0.18),
-            _ellipsoid((0, -long * 0.56, body * 0.62), 0.115, 0.20, 0.11, _GLASS),
-            _ball((0, -long + 0.02, 0), 0.10, _DARK),
-            *[_cylinder((x * span * 0.5, -0.18, -0.08), 0.08, 0.17, _DARK, _about("x", 90)) for x in (-1, 1)]]
+    return [
+        _ellipsoid((0, 0, 0), body, long, body),
+        _box((0, -0.10, 0), span, chord, 0.045),
+        _box((0, long * 0.86, 0.04), 0.30, 0.10, 0.04),
+        _box((0, long * 0.86, 0.20), 0.04, 0.11, 0.18),
+        _ellipsoid((0, -long * 0.56, body * 0.62), 0.115, 0.20, 0.11, _GLASS),
+        _ball((0, -long + 0.02, 0), 0.10, _DARK),
+        *[_cylinder((x * span * 0.5, -0.18, -0.08), 0.08, 0.17, _DARK, _about("x", 90)) for x in (-1, 1)],
+    ]
 
 
 def cactus(u: Uniform) -> list[np.ndarray]:
     stem, tall, arm = u(0.15, 0.18), u(0.54, 0.62), u(0.09, 0.11)
     low, high, reach = u(-0.05, 0.08), u(0.10, 0.24), u(0.32, 0.38)
-    arms = [part for x, z, up in ((-1, low, 0.24), (1, high, 0.20)) for part in (
-        _cylinder((x * reach * 0.5, 0, z), arm, reach * 0.5, MAIN, _about("y", 90)),
-        _cylinder((x * reach, 0, z + up - arm), arm, up, MAIN, rounding=arm))]
-    return [_cylinder((0, 0, 0.06), stem, tall, MAIN, rounding=stem),
-            _cone((0, 0, -tall - 0.06), 0.20, 0.30, 0.18, _CLAY), *arms]
+    arms = [
+        part
+        for x, z, up in ((-1, low, 0.24), (1, high, 0.20))
+        for part in (
+            _cylinder((x * reach * 0.5, 0, z), arm, reach * 0.5, MAIN, _about("y", 90)),
+            _cylinder((x * reach, 0, z + up - arm), arm, up, MAIN, rounding=arm),
+        )
+    ]
+    return [
+        _cylinder((0, 0, 0.06), stem, tall, MAIN, rounding=stem),
+        _cone((0, 0, -tall - 0.06), 0.20, 0.30, 0.18, _CLAY),
+        *arms,
+    ]
 
 
 def castle(u: Uniform) -> list[np.ndarray]:
     half, wall, tower, tall = u(0.40, 0.46), u(0.20, 0.26), u(0.14, 0.17), u(0.36, 0.44)
     corners = [(x * half, y * half) for x in (-1, 1) for y in (-1, 1)]
-    return [_box((0, 0, 0), half, half, wall, rounding=0.01),
-            _box((0, 0, 0.12), 0.20, 0.20, wall + 0.20, rounding=0.01),
-            *[_cylinder((x, y, tall - wall), tower, tall, rounding=0.01) for x, y in corners],
-            *[_cone((x, y, 2 * tall - wall + 0.13), tower * 1.25, 0.02, 0.15, _ROOF) for x, y in corners],
-            _box((0, -half, -wall + 0.17), 0.12, 0.035, 0.17, _DARK, rounding=0.01)]
+    return [
+        _box((0, 0, 0), half, half, wall, rounding=0.01),
+        _box((0, 0, 0.12), 0.20, 0.20, wall + 0.20, rounding=0.01),
+        *[_cylinder((x, y, tall - wall), tower, tall, rounding=0.01) for x, y in corners],
+        *[_cone((x, y, 2 * tall - wall + 0.13), tower * 1.25, 0.02, 0.15, _ROOF) for x, y in corners],
+        _box((0, -half, -wall + 0.17), 0.12, 0.035, 0.17, _DARK, rounding=0.01),
+    ]
 
 
 def sofa(u: Uniform) -> list[np.ndarray]:
     wide, deep, seat, back = u(0.66, 0.74), u(0.30, 0.35), u(0.13, 0.16), u(0.24, 0.29)
-    feet = [_box((x * (wide - 0.1), y * (deep - 0.08), -seat - 0.06), 0.06, 0.06, 0.08, _DARK) for x in (-1, 1)
-            for y in (-1, 1)]
-    return [_box((0, 0, 0), wide, deep, seat, rounding=0.05),
-            _box((0, deep - 0.09, seat + back - 0.08), wide, 0.11, back, rounding=0.05),
-            *[_box((x * (wide - 0.09), -0.02, seat + 0.06), 0.10, deep, 0.15, rounding=0.05) for x in (-1, 1)],
-            *[_box((x * (wide - 0.2) * 0.5, -0.08, seat + 0.03), (wide - 0.2) * 0.47, deep * 0.72, 0.06, _CREAM)
-              for x in (-1, 1)], *feet]
+    feet = [
+        _box((x * (wide - 0.1), y * (deep - 0.08), -seat - 0.06), 0.06, 0.06, 0.08, _DARK)
+        for x in (-1, 1)
+        for y in (-1, 1)
+    ]
+    return [
+        _box((0, 0, 0), wide, deep, seat, rounding=0.05),
+        _box((0, deep - 0.09, seat + back - 0.08), wide, 0.11, back, rounding=0.05),
+        *[_box((x * (wide - 0.09), -0.02, seat + 0.06), 0.10, deep, 0.15, rounding=0.05) for x in (-1, 1)],
+        *[
+            _box((x * (wide - 0.2) * 0.5, -0.08, seat + 0.03), (wide - 0.2) * 0.47, deep * 0.72, 0.06, _CREAM)
+            for x in (-1, 1)
+        ],
+        *feet,
+    ]
 
 
-NOUNS: dict[str, Callable[[Uniform], list[np.ndarray]]] = {f.__name__: f for f in (
-    mushroom, chair, tree, rocket, donut, car, house, table,
-    sphere, cube, cylinder, cone, snowman, apple, lamp, mug,
-    robot, bear, duck, boat, airplane, cactus, castle, sofa)}
+NOUNS: dict[str, Callable[[Uniform], list[np.ndarray]]] = {
+    f.__name__: f
+    for f in (
+        mushroom,
+        chair,
+        tree,
+        rocket,
+        donut,
+        car,
+        house,
+        table,
+        sphere,
+        cube,
+        cylinder,
+        cone,
+        snowman,
+        apple,
+        lamp,
+        mug,
+        robot,
+        bear,
+        duck,
+        boat,
+        airplane,
+        cactus,
+        castle,
+        sofa,
+    )
+}
 # The hard ones are seen most often, and the shapes that nobody would type seldom.
-FREQUENCY = dict.fromkeys(NOUNS, 2.0) | dict.fromkeys(("sphere", "cube", "cylinder", "cone"), 1.0) | dict.fromkeys(
-    ("table", "rocket", "robot", "bear", "duck", "boat", "castle", "sofa"), 3.0) | dict.fromkeys(
-    ("chair", "house", "car", "airplane"), 4.0)
+FREQUENCY = (
+    dict.fromkeys(NOUNS, 2.0)
+    | dict.fromkeys(("sphere", "cube", "cylinder", "cone"), 1.0)
+    | dict.fromkeys(("table", "rocket", "robot", "bear", "duck", "boat", "castle", "sofa"), 3.0)
+    | dict.fromkeys(("chair", "house", "car", "airplane"), 4.0)
+)
 
 
 def _support(row: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The bundled prior's tokenizer: the captions' words as one token each, and letters for everything else."""
+
 from __future__ import annotations
 
 import itertools
@@ -22,7 +23,7 @@ def _merges(words: list[str]) -> list[tuple[str, str]]:
         for pieces in split:
             for i in range(len(pieces) - 1, 0, -1):
                 if (pieces[i - 1], pieces[i]) == best:
-                    pieces[i - 1:i + 1] = ["".join(best)]
+                    pieces[i - 1 : i + 1] = ["".join(best)]
     return merges
 
 

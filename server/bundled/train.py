@@ -6,6 +6,7 @@ together, and exports a standard diffusers `StableDiffusionPipeline` folder now 
 steps, set the length, so one recipe suits every machine; time already spent is part of a checkpoint. A GPU takes
 larger batches in less time: `--device cuda --batch 256 --minutes 8 --vae-minutes 1`.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -34,9 +35,17 @@ from .captions import caption
 from .pipeline import MODEL, contact_sheet, load_pipeline
 from .tokenizer import TOKENS, build_tokenizer
 
-SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-                "prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
-                "timestep_spacing": "leading"}
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
 
 
 def has_bfloat16() -> bool:
@@ -89,9 +98,11 @@ def corpus(recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
             rng = np.random.default_rng([recipe.seed, start])
             picks = objects.sample_labels(min(500, recipe.images - start), rng)
             scenes = [objects.scene(c, n, rng, finish=f) for c, n, f in picks]
-            out[start:start + len(picks)] = objects.render(scenes)
-            rows += [(nouns.index(n), colours.index(c), VIEWS.index(each.view), shapes.FINISHES.index(f))
-                     for (c, n, f), each in zip(picks, scenes)]
+            out[start : start + len(picks)] = objects.render(scenes)
+            rows += [
+                (nouns.index(n), colours.index(c), VIEWS.index(each.view), shapes.FINISHES.index(f))
+                for (c, n, f), each in zip(picks, scenes)
+            ]
         out.flush()
         np.save(labels, np.array(rows, np.uint8))
     return np.load(pictures, mmap_mode="r"), np.load(labels)
@@ -106,9 +117,14 @@ def build_vae(recipe: Recipe) -> Any:
 
     depth = len(recipe.vae_channels)
     return AutoencoderKL(
-        block_out_channels=recipe.vae_channels, down_block_types=("DownEncoderBlock2D",) * depth,
-        up_block_types=("UpDecoderBlock2D",) * depth, latent_channels=4, norm_num_groups=2,
-        sample_size=objects.RESOLUTION, mid_block_add_attention=False)
+        block_out_channels=recipe.vae_channels,
+        down_block_types=("DownEncoderBlock2D",) * depth,
+        up_block_types=("UpDecoderBlock2D",) * depth,
+        latent_channels=4,
+        norm_num_groups=2,
+        sample_size=objects.RESOLUTION,
+        mid_block_add_attention=False,
+    )
 
 
 def build_denoiser(recipe: Recipe, tokenizer: Any) -> Any:
@@ -117,17 +133,31 @@ def build_denoiser(recipe: Recipe, tokenizer: Any) -> Any:
     from diffusers.models.attention_processor import AttnProcessor
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    text_encoder = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=recipe.hidden, intermediate_size=4 * recipe.hidden,
-        num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=TOKENS, projection_dim=recipe.hidden,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id))
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden,
+            intermediate_size=4 * recipe.hidden,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            projection_dim=recipe.hidden,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
     depth = len(recipe.channels) - 1
     unet: Any = UNet2DConditionModel(
-        sample_size=16, block_out_channels=recipe.channels, layers_per_block=recipe.layers,
+        sample_size=16,
+        block_out_channels=recipe.channels,
+        layers_per_block=recipe.layers,
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * depth,
         up_block_types=("CrossAttnUpBlock2D",) * depth + ("UpBlock2D",),
-        cross_attention_dim=recipe.hidden, attention_head_dim=4, norm_num_groups=16)
+        cross_attention_dim=recipe.hidden,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
     unet.set_attn_processor(AttnProcessor())  # 64 tokens: plain products train an eighth faster than the fused op
     return nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
 
@@ -140,8 +170,9 @@ def carry_words(before: Any, known: Any, after: Any, tokenizer: Any) -> None:
         if token in known:
             table[i] = before.get_input_embeddings().weight[known[token]]
     own = after.state_dict()
-    after.load_state_dict({name: weight for name, weight in before.state_dict().items()
-                           if weight.shape == own[name].shape}, strict=False)
+    after.load_state_dict(
+        {name: weight for name, weight in before.state_dict().items() if weight.shape == own[name].shape}, strict=False
+    )
     after.get_input_embeddings().weight.copy_(table)
 
 
@@ -150,8 +181,9 @@ def _save(path: Path, model: nn.Module, ema: dict, optimizer: torch.optim.Optimi
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
     fresh = path.with_suffix(".new")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, fresh,
-              metadata={"step": str(step), "spent": repr(spent)})
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()}, fresh, metadata={"step": str(step), "spent": repr(spent)}
+    )
     os.replace(fresh, path)
 
 
@@ -171,8 +203,17 @@ def _load(path: Path, model: nn.Module, ema: dict, optimizer: torch.optim.Optimi
     return int(metadata["step"]), float(metadata["spent"])
 
 
-def fit(name: str, model: nn.Module, loss: Callable[[int], torch.Tensor], recipe: Recipe, minutes: float,
-        steps: int | None, rate: float, export: Callable[[], None] | None = None, halt: int | None = None) -> bool:
+def fit(
+    name: str,
+    model: nn.Module,
+    loss: Callable[[int], torch.Tensor],
+    recipe: Recipe,
+    minutes: float,
+    steps: int | None,
+    rate: float,
+    export: Callable[[], None] | None = None,
+    halt: int | None = None,
+) -> bool:
     """Minimize `loss(step)` with AdamW, cosine decay over `minutes` (or `steps`), and leave the average in `model`.
 
     Resumes from and saves to `work/name.safetensors`; each step draws its randomness from (seed, step), so an
@@ -294,9 +335,9 @@ def encode(vae: Any, pictures: np.ndarray, recipe: Recipe) -> torch.Tensor:
     rank, workers = _rank()
     latents = torch.zeros(len(pictures), 4, 16, 16)
     for start in range(250 * rank, len(pictures), 250 * workers):
-        x = _pixels(pictures[start:start + 250]).to(recipe.device, memory_format=torch.channels_last)
+        x = _pixels(pictures[start : start + 250]).to(recipe.device, memory_format=torch.channels_last)
         with _autocast(recipe):
-            latents[start:start + 250] = vae.encode(x).latent_dist.mean.float().cpu()
+            latents[start : start + 250] = vae.encode(x).latent_dist.mean.float().cpu()
     if workers > 1:
         dist.all_reduce(latents)
     if rank == 0:
@@ -332,12 +373,20 @@ def captions(labels: np.ndarray, recipe: Recipe, step: int) -> list[str]:
     """One caption a label row (B, 4), empty with probability `dropout`."""
     rng = np.random.default_rng(_seeds(recipe, step))
     nouns, colours = list(shapes.NOUNS), list(shapes.COLOURS)
-    return ["" if rng.random() < recipe.dropout else
-            caption(colours[c], nouns[n], VIEWS[v], rng, shapes.FINISHES[f]) for n, c, v, f in labels]
+    return [
+        "" if rng.random() < recipe.dropout else caption(colours[c], nouns[n], VIEWS[v], rng, shapes.FINISHES[f])
+        for n, c, v, f in labels
+    ]
 
 
-def denoiser_loss(model: Any, tokenize: Callable[[str], list[int]], latents: torch.Tensor,
-                  labels: np.ndarray, recipe: Recipe, step: int) -> torch.Tensor:
+def denoiser_loss(
+    model: Any,
+    tokenize: Callable[[str], list[int]],
+    latents: torch.Tensor,
+    labels: np.ndarray,
+    recipe: Recipe,
+    step: int,
+) -> torch.Tensor:
     """Mean squared error of v (Salimans & Ho 2022), timesteps stratified over the batch, more of the late ones.
 
     Unweighted: in terms of the clean latent that is 1 + SNR, which unlike min-SNR keeps the noisy levels where the
@@ -375,12 +424,19 @@ def export_pipeline(vae: Any, denoiser: Any, tokenizer: Any, recipe: Recipe) -> 
 
     fresh = recipe.work / "export"
     shutil.rmtree(fresh, ignore_errors=True)
-    vae, text_encoder, unet = (copy.deepcopy(part).cpu().half()
-                               for part in (vae, denoiser["text_encoder"], denoiser["unet"]))
+    vae, text_encoder, unet = (
+        copy.deepcopy(part).cpu().half() for part in (vae, denoiser["text_encoder"], denoiser["unet"])
+    )
     pipeline: Any = StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
-        scheduler=DDIMScheduler(**SCHEDULE), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False)
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(**SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.save_pretrained(fresh, safe_serialization=True)
     for file in sorted(p for p in fresh.rglob("*") if p.is_file()):
         target = recipe.output / file.relative_to(fresh)
@@ -426,8 +482,16 @@ def _stages(recipe: Recipe, halt: int | None) -> None:
     if started:
         vae.load_state_dict(started.vae.state_dict())
         vae.register_to_config(scaling_factor=started.vae.config.scaling_factor)
-    elif not fit("vae", vae, lambda step: vae_loss(vae, pictures, recipe, step), recipe, recipe.vae_minutes,
-                 recipe.vae_steps, recipe.vae_rate, halt=halt):
+    elif not fit(
+        "vae",
+        vae,
+        lambda step: vae_loss(vae, pictures, recipe, step),
+        recipe,
+        recipe.vae_minutes,
+        recipe.vae_steps,
+        recipe.vae_rate,
+        halt=halt,
+    ):
         return
     vae.requires_grad_(False)
     latents = encode(vae, pictures, recipe)
@@ -450,8 +514,20 @@ def _stages(recipe: Recipe, halt: int | None) -> None:
         if recipe.sheet:
             contact_sheet(recipe.output, recipe.work / "sheet.png", recipe.sheet)
 
-    if fit("denoiser", denoiser, lambda step: denoiser_loss(denoiser, tokenize, latents, labels, recipe, step),
-           recipe, recipe.minutes, recipe.steps, recipe.rate, export, halt) and _rank()[0] == 0:
+    if (
+        fit(
+            "denoiser",
+            denoiser,
+            lambda step: denoiser_loss(denoiser, tokenize, latents, labels, recipe, step),
+            recipe,
+            recipe.minutes,
+            recipe.steps,
+            recipe.rate,
+            export,
+            halt,
+        )
+        and _rank()[0] == 0
+    ):
         export()
 
 
@@ -459,8 +535,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--work", type=expanded, default=Recipe.work, help="corpus, checkpoints, curves, contact sheet")
     parser.add_argument("--output", type=expanded, default=MODEL, help="diffusers folder to write")
-    parser.add_argument("--start", type=expanded, metavar="DIR", help="an exported folder to train further, in a work "
-                        "folder of its own: its VAE stays, U-Net and text encoder go on, new words begin anew")
+    parser.add_argument(
+        "--start",
+        type=expanded,
+        metavar="DIR",
+        help="an exported folder to train further, in a work "
+        "folder of its own: its VAE stays, U-Net and text encoder go on, new words begin anew",
+    )
     parser.add_argument("--images", type=int, default=Recipe.images)
     parser.add_argument("--vae-minutes", type=float, default=Recipe.vae_minutes)
     parser.add_argument("--minutes", type=float, default=Recipe.minutes, help="wall clock of the U-Net's training")

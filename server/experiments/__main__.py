@@ -22,16 +22,34 @@ NAMES = {
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m server.experiments", description=__doc__, formatter_class=argparse.RawTextHelpFormatter,
-        epilog="\n".join(f"{name:12}  {what}" for name, what in NAMES.items()))
+        prog="python -m server.experiments",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+        epilog="\n".join(f"{name:12}  {what}" for name, what in NAMES.items()),
+    )
     parser.add_argument("name", choices=NAMES, metavar="NAME", help="one of those below")
-    parser.add_argument("--output", type=expanded, required=True, metavar="DIR",
-                        help="where to write; denoisers that were trained there before are used again")
+    parser.add_argument(
+        "--output",
+        type=expanded,
+        required=True,
+        metavar="DIR",
+        help="where to write; denoisers that were trained there before are used again",
+    )
     parser.add_argument("--quick", action="store_true", help="a short form that shows that it works, not what holds")
-    parser.add_argument("--model", type=expanded_text, default="", metavar="DIR",
-                        help="a diffusers folder for diversity and text-to-2d, instead of the bundled prior")
-    parser.add_argument("--clip", type=expanded_text, default="", metavar="DIR",
-                        help="a CLIP model on this disk, for a second Fréchet distance in text-to-2d")
+    parser.add_argument(
+        "--model",
+        type=expanded_text,
+        default="",
+        metavar="DIR",
+        help="a diffusers folder for diversity and text-to-2d, instead of the bundled prior",
+    )
+    parser.add_argument(
+        "--clip",
+        type=expanded_text,
+        default="",
+        metavar="DIR",
+        help="a CLIP model on this disk, for a second Fréchet distance in text-to-2d",
+    )
     options = parser.parse_args(arguments)
     settings: dict[str, Any] = {"quick": options.quick}
     if options.name in ("diversity", "text-to-2d"):

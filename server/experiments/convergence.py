@@ -27,7 +27,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "VSD": ("vsd", LEVELS),
 }
 SETS = ("fractal", "pinwheel", "gaussians", "spiral")
-RATES = (0.1, 0.2, 0.5, 1.0)                   # every method's steps are tried; its best, by NLL, is what counts
+RATES = (0.1, 0.2, 0.5, 1.0)  # every method's steps are tried; its best, by NLL, is what counts
 CALLS, ITERATIONS = 400, 100
 
 
@@ -37,8 +37,16 @@ def grid(edge: int, reach: float = 2.5) -> Tensor:
     return torch.cartesian_prod(axis, axis)
 
 
-def ascend(prior: Any, method: tuple[str, dict[str, Any]], start: Tensor, rate: float, calls: int = 0,
-           iterations: int = 0, condition: Any = None, seed: int = 0) -> tuple[Tensor, int]:
+def ascend(
+    prior: Any,
+    method: tuple[str, dict[str, Any]],
+    start: Tensor,
+    rate: float,
+    calls: int = 0,
+    iterations: int = 0,
+    condition: Any = None,
+    seed: int = 0,
+) -> tuple[Tensor, int]:
     """Plain descent x <- x - rate * gradient from start (N, D); returns where it ends and the calls per point.
 
     Until `calls` denoiser calls are spent or for so many `iterations`, whichever is given.
@@ -53,15 +61,20 @@ def ascend(prior: Any, method: tuple[str, dict[str, Any]], start: Tensor, rate: 
     return x, spent
 
 
-def compare(prior: Any, density: Mixture, start: Tensor, methods: dict[str, tuple[str, dict[str, Any]]],
-            **budget: int) -> Iterator[tuple[dict[str, Any], Tensor]]:
+def compare(
+    prior: Any, density: Mixture, start: Tensor, methods: dict[str, tuple[str, dict[str, Any]]], **budget: int
+) -> Iterator[tuple[dict[str, Any], Tensor]]:
     """A row and the final points of each method, at its best rate."""
     for name, method in methods.items():
         best: tuple[dict[str, Any], Tensor] | None = None
         for rate in RATES:
             x, calls = ascend(prior, method, start, rate, **budget)
-            row = {"method": name, "rate": rate, "calls": calls,
-                   **measure(x, density, torch.Generator().manual_seed(1))}
+            row = {
+                "method": name,
+                "rate": rate,
+                "calls": calls,
+                **measure(x, density, torch.Generator().manual_seed(1)),
+            }
             if best is None or not best[0]["nll"] <= row["nll"]:
                 best = row, x
         assert best
@@ -71,21 +84,29 @@ def compare(prior: Any, density: Mixture, start: Tensor, methods: dict[str, tupl
 def of_the_data(density: Mixture, count: int) -> dict[str, Any]:
     """The row of the density's own samples."""
     x, _ = density.sample(count, torch.Generator().manual_seed(7))
-    return {"method": "the data itself", "rate": 0.0, "calls": 0,
-            **measure(x, density, torch.Generator().manual_seed(1))}
+    return {
+        "method": "the data itself",
+        "rate": 0.0,
+        "calls": 0,
+        **measure(x, density, torch.Generator().manual_seed(1)),
+    }
 
 
-def purity(prior: Any, density: Mixture, start: Tensor, scale: float,
-           calls: int) -> Iterator[dict[str, Any]]:
+def purity(prior: Any, density: Mixture, start: Tensor, scale: float, calls: int) -> Iterator[dict[str, Any]]:
     """How many points that asked for a class end where it is the likeliest; half the points ask for each."""
     wanted = torch.arange(len(start)) % 2
     for name, method in METHODS.items():
         best: dict[str, Any] | None = None
         for rate in RATES:
             x, spent = ascend(prior, method, start, rate, calls=calls, condition=Labels(wanted, scale))
-            row = {"method": name, "guidance scale": scale, "rate": rate, "calls": spent,
-                   "purity": float((density.class_of(x) == wanted).float().mean()),
-                   "nll of the class": float(-density.log_density(x, classes=wanted).mean())}
+            row = {
+                "method": name,
+                "guidance scale": scale,
+                "rate": rate,
+                "calls": spent,
+                "purity": float((density.class_of(x) == wanted).float().mean()),
+                "nll of the class": float(-density.log_density(x, classes=wanted).mean()),
+            }
             if best is None or not best["nll of the class"] <= row["nll of the class"]:
                 best = row
         assert best
@@ -103,8 +124,11 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
         ends: dict[str, list[tuple[str, Tensor]]] = {}
         for name in sets:
             density = DENSITIES[name]()
-            prior: Any = density if denoiser == "ideal" else learn(
-                density, output / "learned" / f"{name}.safetensors", steps=100 if quick else 6000)
+            prior: Any = (
+                density
+                if denoiser == "ideal"
+                else learn(density, output / "learned" / f"{name}.safetensors", steps=100 if quick else 6000)
+            )
             own = of_the_data(density, count)
             for what, budget in (("iterations", iterations), ("calls", calls)):
                 found = list(compare(prior, density, start, METHODS, **{what: budget}))
@@ -113,7 +137,8 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
             report.write(output, "Convergence", tables)
             if name == "fractal" or quick:
                 tables[f"{name}, {denoiser} denoiser, classes, {calls} calls"] = [
-                    row for scale in (1.0, 3.0) for row in purity(prior, density, start, scale, calls)]
+                    row for scale in (1.0, 3.0) for row in purity(prior, density, start, scale, calls)
+                ]
         _plot(ends, output / f"ends-{denoiser}.png")
     for dimensions in (16,) if quick else (16, 256, 4096):
         density = scattered(8, dimensions)
@@ -121,7 +146,8 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
         start = 1.5 * torch.randn(36 if quick else 200, dimensions, generator=generator)
         methods = {name: METHODS[name] for name in ("MSD", "SDS", "SDS, annealed")}
         tables[f"8 Gaussians in {dimensions} dimensions, ideal denoiser, {calls} calls"] = [
-            row for row, _ in compare(density, density, start, methods, calls=calls)] + [of_the_data(density, count)]
+            row for row, _ in compare(density, density, start, methods, calls=calls)
+        ] + [of_the_data(density, count)]
     report.write(output, "Convergence", tables)
     return tables
 

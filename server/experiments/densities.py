@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 24                             # numbers of a batch-by-components matrix at a time
+CHUNK = 1 << 24  # numbers of a batch-by-components matrix at a time
 
 
 @dataclass(frozen=True)
 class Labels:
     """A condition: a class for each latent, under classifier-free guidance where the scale is not 1."""
 
-    classes: Tensor                         # (B,) long
+    classes: Tensor  # (B,) long
     guidance_scale: float = 1.0
 
     @property
@@ -60,22 +60,33 @@ class Mixture:
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Labels | None = None) -> Tensor:
         """E[clean | x], exactly, of the whole density or of one class; as `Prior.denoise`."""
+
         def exact(classes: Tensor | None) -> Tensor:
             step = max(1, CHUNK // len(self.means))
-            return torch.cat([self._posterior_mean(x[i:i + step], sigma[i:i + step],
-                                                   None if classes is None else classes[i:i + step])
-                              for i in range(0, len(x), step)]) if len(x) else x
+            return (
+                torch.cat(
+                    [
+                        self._posterior_mean(
+                            x[i : i + step], sigma[i : i + step], None if classes is None else classes[i : i + step]
+                        )
+                        for i in range(0, len(x), step)
+                    ]
+                )
+                if len(x)
+                else x
+            )
+
         return guided(exact, condition)
 
     def _posterior_mean(self, x: Tensor, sigma: Tensor, classes: Tensor | None) -> Tensor:
         if (sigma == sigma[0]).all():
-            sigma = sigma[:1]                                      # spares passes over batch by components
+            sigma = sigma[:1]  # spares passes over batch by components
         variance = self.stds.to(x).square()[None] + sigma.to(x)[:, None].square()
         log = self._log_parts(x, variance)
         if classes is not None:
             log = log.masked_fill(self.classes[None] != classes[:, None], -torch.inf)
         share, means = log.softmax(dim=1), self.means.to(x)
-        keep = self.stds.to(x).square() / variance                 # how much of x each part would keep
+        keep = self.stds.to(x).square() / variance  # how much of x each part would keep
         if len(keep) == 1:
             return share @ ((1 - keep).T * means) + share @ keep.T * x
         keep = share * keep
@@ -154,8 +165,9 @@ def scattered(count: int = 24, dimensions: int = 2, std: float = 0.06, seed: int
     """Round Gaussians at random places, of unequal weights: some are found more easily than others."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(count, dimensions, generator=generator)
-    return _mixture(means, torch.full((count,), std), torch.arange(count) % 2,
-                    0.2 + torch.rand(count, generator=generator))
+    return _mixture(
+        means, torch.full((count,), std), torch.arange(count) % 2, 0.2 + torch.rand(count, generator=generator)
+    )
 
 
 def pinwheel(arms: int = 5, parts: int = 40) -> Mixture:
@@ -170,8 +182,11 @@ def spiral(parts: int = 100, turns: float = 2.5) -> Mixture:
     """One arm, a string of beads three deviations apart; its inner and its outer half are the classes."""
     t = torch.linspace(0.04, 1, parts).sqrt()
     angle = 2 * math.pi * turns * t
-    return _mixture(torch.stack([t * angle.cos(), t * angle.sin()], dim=1), torch.full((parts,), 0.025),
-                    (torch.arange(parts) >= parts // 2).long())
+    return _mixture(
+        torch.stack([t * angle.cos(), t * angle.sin()], dim=1),
+        torch.full((parts,), 0.025),
+        (torch.arange(parts) >= parts // 2).long(),
+    )
 
 
 def fractal(levels: int = 7, parts: int = 4, seed: int = 4) -> Mixture:
@@ -186,14 +201,15 @@ def fractal(levels: int = 7, parts: int = 4, seed: int = 4) -> Mixture:
         for i in range(parts):
             means.append(place + way * length * (i + 0.5) / parts)
             stds.append(0.09 * length * (1 - 0.35 * i / parts))
-            weights.append(length ** 1.3)
+            weights.append(length**1.3)
             classes.append(kind)
         if level + 1 < levels:
             jitter = 0.35 * (torch.rand(2, 2, generator=generator) - 0.5)
             for side in (0, 1):
                 turn = (0.55 if side else -0.55) + float(jitter[side, 0])
-                grow(place + way * length, angle + turn, length * (0.72 + 0.2 * float(jitter[side, 1])), level + 1,
-                     kind)
+                grow(
+                    place + way * length, angle + turn, length * (0.72 + 0.2 * float(jitter[side, 1])), level + 1, kind
+                )
 
     for kind, angle in enumerate((math.pi * 0.25, math.pi * 1.25)):
         start = 0.08 * torch.tensor([math.cos(angle), math.sin(angle)])
@@ -201,5 +217,9 @@ def fractal(levels: int = 7, parts: int = 4, seed: int = 4) -> Mixture:
     return _mixture(torch.stack(means), torch.tensor(stds), torch.tensor(classes), torch.tensor(weights))
 
 
-DENSITIES: dict[str, Callable[[], Mixture]] = {"fractal": fractal, "pinwheel": pinwheel, "spiral": spiral,
-                                               "gaussians": gaussians}
+DENSITIES: dict[str, Callable[[], Mixture]] = {
+    "fractal": fractal,
+    "pinwheel": pinwheel,
+    "spiral": spiral,
+    "gaussians": gaussians,
+}

@@ -22,10 +22,10 @@ from .densities import Mixture, fractal, pinwheel, scattered
 from .metrics import measure
 from .text_to_2d import SCALE, score, sheet
 
-STARTS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)       # in standard deviations of the data
+STARTS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # in standard deviations of the data
 END = 0.02
 IMAGE_STARTS = (0.35, 0.7, 1.0, 2.0, 4.0)
-IMAGE_SETTINGS: dict[str, tuple[float, dict[str, Any]]] = {     # where the bandwidth ends, and the other settings
+IMAGE_SETTINGS: dict[str, tuple[float, dict[str, Any]]] = {  # where the bandwidth ends, and the other settings
     "exact": (0.3, {}),
     "for renders": (0.6, RENDERS),
 }
@@ -45,9 +45,16 @@ def rows_of(density: Mixture, count: int) -> list[dict[str, Any]]:
     for width in STARTS:
         x, _ = ascend(density, ("msd", {"bandwidth": Geometric(width, END)}), start, 0.5, calls=CALLS)
         found = measure(x, density, torch.Generator().manual_seed(1))
-        rows.append({"start": width, "modes covered": f"{found['modes']:.0f} of {len(density.modes)}",
-                     "evenly": found["modes_evenly"], "recall": found["recall"],
-                     "inside": found["inside"], "nll": found["nll"]})
+        rows.append(
+            {
+                "start": width,
+                "modes covered": f"{found['modes']:.0f} of {len(density.modes)}",
+                "evenly": found["modes_evenly"],
+                "recall": found["recall"],
+                "inside": found["inside"],
+                "nll": found["nll"],
+            }
+        )
     return rows
 
 
@@ -67,8 +74,9 @@ def of_pictures(output: Path, quick: bool, model: str) -> list[dict[str, Any]]:
     for name, (end, settings) in IMAGE_SETTINGS.items():
         for width in IMAGE_STARTS[::4] if quick else IMAGE_STARTS:
             msd = ("msd", {"bandwidth": Geometric(width, min(width, end)), **settings})
-            ends[f"{name}, {width:g}"], _ = ascend(prior, msd, start, 0.5, calls=16 if quick else CALLS,
-                                                   condition=condition)
+            ends[f"{name}, {width:g}"], _ = ascend(
+                prior, msd, start, 0.5, calls=16 if quick else CALLS, condition=condition
+            )
     shown = {name: prior.decode(latents) for name, latents in ends.items()}
     with torch.no_grad():
         features = {name: judge.load().features(pictures) for name, pictures in shown.items()}
@@ -77,8 +85,15 @@ def of_pictures(output: Path, quick: bool, model: str) -> list[dict[str, Any]]:
         return float(torch.stack([torch.pdist(part).mean() for part in features[name].split(seeds)]).mean())
 
     sheet(list(shown.values()), output / "pictures.png", columns=len(pairs))
-    return [{"start": name, "spread": spread(name) / spread("samples"), "deviation of the latents":
-             float(latents.std()), **score(shown[name], pairs, shown["samples"])} for name, latents in ends.items()]
+    return [
+        {
+            "start": name,
+            "spread": spread(name) / spread("samples"),
+            "deviation of the latents": float(latents.std()),
+            **score(shown[name], pairs, shown["samples"]),
+        }
+        for name, latents in ends.items()
+    ]
 
 
 def run(output: Path, quick: bool = False, model: str = "") -> dict[str, list[dict[str, Any]]]:
@@ -96,10 +111,15 @@ def _plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
     with report.figure(path, width=6.4, height=3.6) as axes:
         for name, rows in tables.items():
             most = max(row["evenly"] for row in rows)
-            axes[0, 0].plot([row["start"] for row in rows], [row["evenly"] / most for row in rows], marker=".",
-                            label=name)
-        axes[0, 0].set(xlabel="bandwidth at the start, in the data's standard deviations", xscale="log", ylim=(0, 1.05),
-                       ylabel="modes, had they equal shares, of the most")
+            axes[0, 0].plot(
+                [row["start"] for row in rows], [row["evenly"] / most for row in rows], marker=".", label=name
+            )
+        axes[0, 0].set(
+            xlabel="bandwidth at the start, in the data's standard deviations",
+            xscale="log",
+            ylim=(0, 1.05),
+            ylabel="modes, had they equal shares, of the most",
+        )
         axes[0, 0].set_xticks(STARTS, [f"{start:g}" for start in STARTS])
         axes[0, 0].minorticks_off()
         axes[0, 0].legend(fontsize=8)

@@ -16,13 +16,14 @@ from .densities import Mixture, fractal
 from .learned import learn
 
 BANDWIDTHS = (1.0, 0.3, 0.1, 0.03)
-STEPS = 18                                  # of the full process whose stop is studied
+STEPS = 18  # of the full process whose stop is studied
 STOPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18)
-PAPER = 8                                   # steps of the paper's estimator, all of them made
+PAPER = 8  # steps of the paper's estimator, all of them made
 
 
-def measure(prior: Any, density: Mixture, x: Tensor, estimates: int, bandwidth: float, seed: int = 0,
-            **settings: Any) -> dict[str, Any]:
+def measure(
+    prior: Any, density: Mixture, x: Tensor, estimates: int, bandwidth: float, seed: int = 0, **settings: Any
+) -> dict[str, Any]:
     """`estimates` of one mean shift at each x (N, D), compared with the density's own closed form.
 
     All lengths are root mean squares over the points, relative to the shift's: bias (of the mean of the
@@ -43,8 +44,11 @@ def measure(prior: Any, density: Mixture, x: Tensor, estimates: int, bandwidth: 
     squared_bias = mean.square().sum() / length
     nmse = float(square.sum() / done / length)
     return {
-        "bias": float((squared_bias - error).clamp(min=0).sqrt()), "mean": float(squared_bias.sqrt()),
-        "error": float(error.sqrt()), "nmse": nmse, "calls": step.denoiser_calls,
+        "bias": float((squared_bias - error).clamp(min=0).sqrt()),
+        "mean": float(squared_bias.sqrt()),
+        "error": float(error.sqrt()),
+        "nmse": nmse,
+        "calls": step.denoiser_calls,
         "efficiency": 1 / (nmse * step.denoiser_calls) if nmse > 1e-9 else float("inf"),
         "sigma": float(step.sigma[0]),
     }
@@ -68,20 +72,41 @@ def biases(density: Mixture, points: int, estimates: int, steps: tuple[int, ...]
 
     An eighth of the estimates for those that are biased, where this is plain with fewer.
     """
-    return [{"bandwidth": bandwidth, "estimator": estimator, "steps": count,
-             **measure(density, density, near(density, points, bandwidth),
-                       estimates if estimator == "exact" else estimates // 8, bandwidth,
-                       estimator=estimator, steps=count, stop_at=count)}
-            for bandwidth in BANDWIDTHS for estimator in ("exact", "paper", "added") for count in steps]
+    return [
+        {
+            "bandwidth": bandwidth,
+            "estimator": estimator,
+            "steps": count,
+            **measure(
+                density,
+                density,
+                near(density, points, bandwidth),
+                estimates if estimator == "exact" else estimates // 8,
+                bandwidth,
+                estimator=estimator,
+                steps=count,
+                stop_at=count,
+            ),
+        }
+        for bandwidth in BANDWIDTHS
+        for estimator in ("exact", "paper", "added")
+        for count in steps
+    ]
 
 
 def stops(prior: Any, density: Mixture, points: int, estimates: int) -> list[dict[str, Any]]:
     """Rows over bandwidths, where the points lie, and the step at which the process of STEPS ends."""
-    return [{"bandwidth": bandwidth, "points": place, "stop_at": stop,
-             **measure(prior, density, x, estimates, bandwidth, steps=STEPS, stop_at=stop)}
-            for bandwidth in BANDWIDTHS
-            for place, x in (("near", near(density, points, bandwidth)), ("away", away(points)))
-            for stop in STOPS]
+    return [
+        {
+            "bandwidth": bandwidth,
+            "points": place,
+            "stop_at": stop,
+            **measure(prior, density, x, estimates, bandwidth, steps=STEPS, stop_at=stop),
+        }
+        for bandwidth in BANDWIDTHS
+        for place, x in (("near", near(density, points, bandwidth)), ("away", away(points)))
+        for stop in STOPS
+    ]
 
 
 def defaults(prior: Any, density: Mixture, points: int, estimates: int) -> list[dict[str, Any]]:
@@ -91,9 +116,18 @@ def defaults(prior: Any, density: Mixture, points: int, estimates: int) -> list[
         x = near(density, points, bandwidth)
         ours = measure(prior, density, x, estimates, bandwidth)
         paper = measure(prior, density, x, estimates, bandwidth, estimator="paper", steps=PAPER)
-        rows.append({"bandwidth": bandwidth, "calls": ours["calls"], "of": MSD().steps, "nmse": ours["nmse"],
-                     "efficiency": ours["efficiency"], "paper's nmse": paper["nmse"],
-                     "paper's efficiency": paper["efficiency"], "ratio": ours["efficiency"] / paper["efficiency"]})
+        rows.append(
+            {
+                "bandwidth": bandwidth,
+                "calls": ours["calls"],
+                "of": MSD().steps,
+                "nmse": ours["nmse"],
+                "efficiency": ours["efficiency"],
+                "paper's nmse": paper["nmse"],
+                "paper's efficiency": paper["efficiency"],
+                "ratio": ours["efficiency"] / paper["efficiency"],
+            }
+        )
     return rows
 
 
@@ -108,8 +142,9 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
         tables[f"Stopping a process of {STEPS} steps, {name} denoiser"] = stops(prior, density, points, spread)
         report.write(output, "Estimators of the mean shift", tables)
     _plot_stops({name: rows for name, rows in tables.items() if name.startswith("Stopping")}, output / "stops.png")
-    tables["Bias, ideal denoiser, whole process"] = biases(density, points, estimates,
-                                                           (4, 8) if quick else (4, 8, 16, 32))
+    tables["Bias, ideal denoiser, whole process"] = biases(
+        density, points, estimates, (4, 8) if quick else (4, 8, 16, 32)
+    )
     report.write(output, "Estimators of the mean shift", tables)
     _plot_bias(tables["Bias, ideal denoiser, whole process"], output / "bias.png")
     return tables
@@ -120,13 +155,20 @@ def _plot_stops(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
         for line, (name, rows) in zip(axes, tables.items()):
             for axis, (what, place) in zip(line, (("efficiency", "near"), ("nmse", "near"), ("mean", "away"))):
                 for bandwidth in BANDWIDTHS:
-                    part = [row for row in rows if row["bandwidth"] == bandwidth and row["points"] == place
-                            and row[what] < float("inf")]
-                    axis.plot([row["stop_at"] for row in part], [row[what] for row in part], marker=".",
-                              label=f"λ = {bandwidth:g}")
+                    part = [
+                        row
+                        for row in rows
+                        if row["bandwidth"] == bandwidth and row["points"] == place and row[what] < float("inf")
+                    ]
+                    axis.plot(
+                        [row["stop_at"] for row in part],
+                        [row[what] for row in part],
+                        marker=".",
+                        label=f"λ = {bandwidth:g}",
+                    )
                 axis.set(xlabel=f"stopped after call, of {STEPS}", yscale="log")
                 if what != "efficiency":
-                    axis.set_ylim(bottom=3e-4)              # an ideal denoiser's first answer is exact
+                    axis.set_ylim(bottom=3e-4)  # an ideal denoiser's first answer is exact
                 label = {"mean": "error of the mean", "nmse": "NMSE"}.get(what, what)
                 axis.set_title(f"{label}, {'near' if place == 'near' else 'far'}, {name.split(', ')[1]}", fontsize=9)
         axes[0, 0].legend(fontsize=8)
@@ -138,11 +180,17 @@ def _plot_bias(rows: list[dict[str, Any]], path: Path) -> None:
             here = [row for row in rows if row["bandwidth"] == bandwidth]
             for estimator in ("exact", "paper", "added"):
                 part = [row for row in here if row["estimator"] == estimator]
-                (line,) = axis.plot([row["steps"] for row in part], [row["mean"] for row in part], marker="o",
-                                    label=estimator)
+                (line,) = axis.plot(
+                    [row["steps"] for row in part], [row["mean"] for row in part], marker="o", label=estimator
+                )
                 if estimator == "exact":
-                    axis.plot([row["steps"] for row in part], [row["error"] for row in part], "--",
-                              color=line.get_color(), label="its standard error")
+                    axis.plot(
+                        [row["steps"] for row in part],
+                        [row["error"] for row in part],
+                        "--",
+                        color=line.get_color(),
+                        label="its standard error",
+                    )
             axis.set(title=f"λ = {bandwidth:g}", xlabel="steps", xscale="log", yscale="log")
             axis.set_xticks([row["steps"] for row in part], [str(row["steps"]) for row in part])
             axis.minorticks_off()

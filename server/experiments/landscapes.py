@@ -15,8 +15,11 @@ from .convergence import LEVELS, METHODS, ascend, grid
 from .densities import DENSITIES, Mixture, scattered
 
 BANDWIDTHS = (30.0, 1.0, 0.3, 0.1, 0.03)
-SETS: dict[str, Any] = {"scattered": lambda: scattered(12, std=0.12), "pinwheel": DENSITIES["pinwheel"],
-                        "fractal": DENSITIES["fractal"]}
+SETS: dict[str, Any] = {
+    "scattered": lambda: scattered(12, std=0.12),
+    "pinwheel": DENSITIES["pinwheel"],
+    "fractal": DENSITIES["fractal"],
+}
 
 
 def sds_loss(density: Mixture, x: Tensor, draws: int = 64, seed: int = 0) -> Tensor:
@@ -37,7 +40,7 @@ def sds_loss(density: Mixture, x: Tensor, draws: int = 64, seed: int = 0) -> Ten
 
 def msd_loss(density: Mixture, x: Tensor, bandwidth: float) -> Tensor:
     """(N,) -lambda^2 log (p * G_lambda)(x), whose gradient is MSD's."""
-    return -bandwidth**2 * density.log_density(x, bandwidth)
+    return -(bandwidth**2) * density.log_density(x, bandwidth)
 
 
 def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
@@ -49,7 +52,8 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
         "-log p": lambda density, x: -density.log_density(x),
         "SDS": lambda density, x: sds_loss(density, x, 16 if quick else 64),
         "MSD, λ = 0.3": lambda density, x: msd_loss(density, x, 0.3),
-        "MSD, λ = 0.05": lambda density, x: msd_loss(density, x, 0.05)}
+        "MSD, λ = 0.05": lambda density, x: msd_loss(density, x, 0.05),
+    }
     with report.figure(output / "landscapes.png", len(names), len(losses), width=2.6, height=2.7) as axes:
         for line, name in zip(axes, names):
             density = SETS[name]()
@@ -59,9 +63,15 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
                 places = torch.stack([low[1], low[0]], dim=1) * (5 / (edge - 1)) - 2.5
                 distance = torch.cdist(places, density.modes).min(dim=1).values
                 found = torch.cdist(density.modes, places).min(dim=1).values
-                rows.append({"density": name, "loss": title, "minima": len(places),
-                             "from a minimum to the nearest mode": float(distance.mean()),
-                             "from a mode to the nearest minimum": float(found.mean())})
+                rows.append(
+                    {
+                        "density": name,
+                        "loss": title,
+                        "minima": len(places),
+                        "from a minimum to the nearest mode": float(distance.mean()),
+                        "from a mode to the nearest minimum": float(found.mean()),
+                    }
+                )
                 shown = values.clamp(max=float(values.flatten().kthvalue(int(0.9 * values.numel())).values))
                 axis.contourf(shown, levels=24, extent=(-2.5, 2.5, -2.5, 2.5), cmap="viridis_r")
                 axis.plot(*places.T, "o", color="crimson", markersize=3)
@@ -76,8 +86,14 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
 def _minima(values: Tensor) -> tuple[Tensor, Tensor]:
     """(rows, columns) of the points below their eight neighbours, the border left out."""
     inner = values[1:-1, 1:-1]
-    around = torch.stack([values[1 + i:values.shape[0] - 1 + i, 1 + j:values.shape[1] - 1 + j]
-                          for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)])
+    around = torch.stack(
+        [
+            values[1 + i : values.shape[0] - 1 + i, 1 + j : values.shape[1] - 1 + j]
+            for i in (-1, 0, 1)
+            for j in (-1, 0, 1)
+            if (i, j) != (0, 0)
+        ]
+    )
     row, column = torch.where(inner < around.min(dim=0).values)
     return row + 1.0, column + 1.0
 
@@ -88,6 +104,7 @@ def _bandwidths(path: Path, edge: int, arrows: int) -> None:
     start = grid(12)
     with report.figure(path, 1, len(BANDWIDTHS), width=2.4, height=2.6) as axes:
         for axis, bandwidth in zip(axes[0], BANDWIDTHS):
+
             def smooth(x: Tensor, bandwidth: float = bandwidth) -> Tensor:
                 return density.log_density(x, bandwidth)
 
@@ -96,7 +113,6 @@ def _bandwidths(path: Path, edge: int, arrows: int) -> None:
             shift = density.denoise(x, torch.full((len(x),), bandwidth)) - x
             way = shift / shift.norm(dim=1, keepdim=True).clamp(min=1e-6)
             axis.quiver(*x.T, *way.T, color="steelblue", scale=26, width=0.004)
-            end, _ = ascend(density, ("msd", {**METHODS["MSD"][1], "bandwidth": bandwidth}), start, 0.3,
-                            iterations=100)
+            end, _ = ascend(density, ("msd", {**METHODS["MSD"][1], "bandwidth": bandwidth}), start, 0.3, iterations=100)
             axis.plot(*end.T, ".", color="crimson", markersize=3)
             axis.set_title(f"λ = {bandwidth:g}", fontsize=9)

@@ -30,8 +30,9 @@ def learn(density: Mixture, path: Path, steps: int = 6000, batch: int = 1024, se
 
     EDM's loss and noise distribution (Karras 2022, table 1), labels dropped one time in ten.
     """
-    network: Any = MLPDenoiser((density.dimensions,), width=128, layers=4, classes=int(density.classes.max()) + 1,
-                               detail=(1.0, 4.0, 16.0))
+    network: Any = MLPDenoiser(
+        (density.dimensions,), width=128, layers=4, classes=int(density.classes.max()) + 1, detail=(1.0, 4.0, 16.0)
+    )
     if path.is_file():
         network.load_state_dict(load_file(path))
         return Learned(network.requires_grad_(False))

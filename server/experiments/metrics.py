@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .densities import Mixture
 
-EDGE = 0.05                                 # quantile of the samples' own log density
+EDGE = 0.05  # quantile of the samples' own log density
 
 
 def measure(x: Tensor, density: Mixture, generator: torch.Generator, count: int = 1000) -> dict[str, float]:

@@ -35,16 +35,19 @@ def write(output: Path, title: str, tables: Mapping[str, Sequence[Mapping[str, A
     output.mkdir(parents=True, exist_ok=True)
     (output / "table.json").write_text(json.dumps(tables, indent=1) + "\n")
     (output / "table.md").write_text(
-        "\n".join([f"# {title}\n", *(f"## {heading}\n\n{markdown(rows)}" for heading, rows in tables.items())]))
+        "\n".join([f"# {title}\n", *(f"## {heading}\n\n{markdown(rows)}" for heading, rows in tables.items())])
+    )
 
 
 @contextmanager
-def figure(path: Path, rows: int = 1, columns: int = 1, width: float = 3.4, height: float = 3.0,
-           **settings: Any) -> Iterator[Any]:
+def figure(
+    path: Path, rows: int = 1, columns: int = 1, width: float = 3.4, height: float = 3.0, **settings: Any
+) -> Iterator[Any]:
     """(rows, columns) axes, an array; written to the path (PNG) at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    made, axes = pyplot.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False,
-                                 layout="constrained", **settings)
+    made, axes = pyplot.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained", **settings
+    )
     try:
         yield axes
         made.savefig(path, dpi=100)
@@ -52,11 +55,18 @@ def figure(path: Path, rows: int = 1, columns: int = 1, width: float = 3.4, heig
         pyplot.close(made)
 
 
-def background(axis: Any, log_density: Callable[[Tensor], Tensor], reach: float = 2.6, edge: int = 160,
-               floor: float = -8.0) -> None:
+def background(
+    axis: Any, log_density: Callable[[Tensor], Tensor], reach: float = 2.6, edge: int = 160, floor: float = -8.0
+) -> None:
     """A log density of the plane in grey, down to `floor` below its highest; the axis without its ticks."""
     ticks = torch.linspace(-reach, reach, edge)
     values = log_density(torch.cartesian_prod(ticks, ticks)).view(edge, edge).T
-    axis.imshow((values - values.max()).clamp(min=floor), origin="lower", extent=(-reach, reach, -reach, reach),
-                cmap="Greys", vmin=floor, vmax=3)
+    axis.imshow(
+        (values - values.max()).clamp(min=floor),
+        origin="lower",
+        extent=(-reach, reach, -reach, reach),
+        cmap="Greys",
+        vmin=floor,
+        vmax=3,
+    )
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")

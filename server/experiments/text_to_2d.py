@@ -27,7 +27,7 @@ from ..priors.base import PriorError
 from ..priors.sampling import sample
 from . import report
 
-SCALE = 5.0                                 # of classifier-free guidance, of all methods and of the samples
+SCALE = 5.0  # of classifier-free guidance, of all methods and of the samples
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,23 @@ class Choice:
 
 
 METHODS = {
-    "MSD": [Choice("msd", {"bandwidth": Geometric(4.0, 2.0), **RENDERS}),
-            Choice("msd", {"bandwidth": Geometric(4.0, 1.0), **RENDERS}),
-            Choice("msd", {"bandwidth": Geometric(4.0, 2.0), **RENDERS, "steps": 3, "sigma_max": 10.0}),
-            Choice("msd", {"bandwidth": Geometric(4.0, 2.0), **RENDERS}, 0.003)],
-    "MSD, exact estimator": [Choice("msd", {"bandwidth": Geometric(1.0, 0.3)}),
-                             Choice("msd", {"bandwidth": Geometric(1.0, 0.3), "stop_at": 2}),
-                             Choice("msd", {"bandwidth": Geometric(4.0, 0.3)})],
+    "MSD": [
+        Choice("msd", {"bandwidth": Geometric(4.0, 2.0), **RENDERS}),
+        Choice("msd", {"bandwidth": Geometric(4.0, 1.0), **RENDERS}),
+        Choice("msd", {"bandwidth": Geometric(4.0, 2.0), **RENDERS, "steps": 3, "sigma_max": 10.0}),
+        Choice("msd", {"bandwidth": Geometric(4.0, 2.0), **RENDERS}, 0.003),
+    ],
+    "MSD, exact estimator": [
+        Choice("msd", {"bandwidth": Geometric(1.0, 0.3)}),
+        Choice("msd", {"bandwidth": Geometric(1.0, 0.3), "stop_at": 2}),
+        Choice("msd", {"bandwidth": Geometric(4.0, 0.3)}),
+    ],
     "SDS": [Choice("sds"), Choice("sds", {"sigma_min": 0.3}), Choice("sds", learning_rate=0.003)],
-    "SDS, annealed": [Choice("sds", {"anneal": True}), Choice("sds", {"anneal": True, "sigma_max": 3.0}),
-                      Choice("sds", {"anneal": True}, 0.003)],
+    "SDS, annealed": [
+        Choice("sds", {"anneal": True}),
+        Choice("sds", {"anneal": True, "sigma_max": 3.0}),
+        Choice("sds", {"anneal": True}, 0.003),
+    ],
     "SDI": [Choice("sdi"), Choice("sdi", {"steps": 2}), Choice("sdi", {"sigma_max": 3.0})],
     "VSD": [Choice("vsd"), Choice("vsd", {"learning_rate": 1e-4}), Choice("vsd", learning_rate=0.003)],
 }
@@ -67,14 +74,18 @@ class Pictures(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, count: int, generator: torch.Generator, features: int = 64, width: int = 64,
-                 bandwidth: float = 2.0):
+    def __init__(
+        self, count: int, generator: torch.Generator, features: int = 64, width: int = 64, bandwidth: float = 2.0
+    ):
         super().__init__()
         self.register_buffer("frequencies", bandwidth * torch.randn(2, features, generator=generator))
         sizes = [2 * features, width, width, 3]
         self.weights = nn.ParameterList(
-            [nn.Parameter((2 / fan) ** 0.5 * torch.randn(count, fan, out, generator=generator))
-             for fan, out in itertools.pairwise(sizes)])
+            [
+                nn.Parameter((2 / fan) ** 0.5 * torch.randn(count, fan, out, generator=generator))
+                for fan, out in itertools.pairwise(sizes)
+            ]
+        )
         with torch.no_grad():
             self.weights[-1].mul_(0.1)
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(count, 1, out)) for out in sizes[1:]])
@@ -82,7 +93,7 @@ class Pictures(nn.Module):
     def forward(self, size: int) -> Tensor:
         """(N, 3, size, size) sRGB in [0, 1]."""
         axis = (torch.arange(size, device=self.frequencies.device) + 0.5) / size
-        place = torch.cartesian_prod(axis, axis)                    # (size^2, 2): row, column
+        place = torch.cartesian_prod(axis, axis)  # (size^2, 2): row, column
         angles = 2 * torch.pi * place @ self.frequencies
         values = torch.cat([angles.sin(), angles.cos()], dim=1).expand(len(self.weights[0]), -1, -1)
         for weight, bias in zip(self.weights, self.biases):
@@ -95,7 +106,7 @@ class Curve:
     """One method's pictures at rising numbers of denoiser calls, and what is measured on them."""
 
     calls: list[int] = field(default_factory=list)
-    pictures: list[Tensor] = field(default_factory=list)            # each (N, 3, H, W)
+    pictures: list[Tensor] = field(default_factory=list)  # each (N, 3, H, W)
     seconds: float = 0.0
 
 
@@ -122,7 +133,7 @@ def optimize(prior: Any, choice: Choice, prompts: list[str], calls: int, seed: i
     return curve
 
 
-Features = Callable[[Tensor], Tensor]       # pictures (N, 3, H, W), sRGB in [0, 1] -> (N, d)
+Features = Callable[[Tensor], Tensor]  # pictures (N, 3, H, W), sRGB in [0, 1] -> (N, d)
 
 
 def judges_features(pictures: Tensor) -> Tensor:
@@ -142,8 +153,10 @@ def clip_features(folder: Path) -> Features:
         model = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise PriorError(f"{folder} is no CLIP model that can be read: it needs config.json, model.safetensors and "
-                         f"preprocessor_config.json ({str(error).splitlines()[0]}).") from None
+        raise PriorError(
+            f"{folder} is no CLIP model that can be read: it needs config.json, model.safetensors and "
+            f"preprocessor_config.json ({str(error).splitlines()[0]})."
+        ) from None
 
     @torch.no_grad()
     def features(pictures: Tensor) -> Tensor:
@@ -153,16 +166,22 @@ def clip_features(folder: Path) -> Features:
     return features
 
 
-def score(pictures: Tensor, pairs: list[tuple[str, str]], reference: Tensor,
-          clip: Features | None = None) -> dict[str, float]:
+def score(
+    pictures: Tensor, pairs: list[tuple[str, str]], reference: Tensor, clip: Features | None = None
+) -> dict[str, float]:
     """Fréchet distances to the reference pictures, and the share of nouns and colours that the judge reads right."""
     read = judge.load().read(pictures)
-    distances = {name: judge.frechet_distance(features(pictures), features(reference))
-                 for name, features in (("frechet", judges_features), ("frechet, CLIP", clip)) if features}
-    return {**distances,
-            "noun": float(np.mean([r["noun"] == n for r, (_, n) in zip(read, pairs)])),
-            "colour": float(np.mean([r["colour"] == c for r, (c, _) in zip(read, pairs)])),
-            "both": float(np.mean([(r["colour"], r["noun"]) == pair for r, pair in zip(read, pairs)]))}
+    distances = {
+        name: judge.frechet_distance(features(pictures), features(reference))
+        for name, features in (("frechet", judges_features), ("frechet, CLIP", clip))
+        if features
+    }
+    return {
+        **distances,
+        "noun": float(np.mean([r["noun"] == n for r, (_, n) in zip(read, pairs)])),
+        "colour": float(np.mean([r["colour"] == c for r, (c, _) in zip(read, pairs)])),
+        "both": float(np.mean([(r["colour"], r["noun"]) == pair for r, pair in zip(read, pairs)])),
+    }
 
 
 def sheet(rows: list[Tensor], path: Path, columns: int = 16) -> None:
@@ -178,17 +197,35 @@ def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed
     prior = priors.load(model or None, "cpu")
     pairs = captions.pairs(count)
     texts = [f"{captions.article(colour)} {colour} {noun}, front view" for colour, noun in pairs]
-    batches = [texts[i:i + batch] for i in range(0, count, batch)]
+    batches = [texts[i : i + batch] for i in range(0, count, batch)]
 
     def drawn(seed: int) -> Tensor:
-        return torch.cat([prior.decode(sample(prior, (len(part), *prior.latent_shape), prior.condition(part, "", SCALE),
-                                              4 if quick else 25, torch.Generator().manual_seed(seed + i)))
-                          for i, part in enumerate(batches)])
+        return torch.cat(
+            [
+                prior.decode(
+                    sample(
+                        prior,
+                        (len(part), *prior.latent_shape),
+                        prior.condition(part, "", SCALE),
+                        4 if quick else 25,
+                        torch.Generator().manual_seed(seed + i),
+                    )
+                )
+                for i, part in enumerate(batches)
+            ]
+        )
 
     looked = clip_features(Path(clip)) if clip else None
     reference = torch.cat([drawn(1000 * i) for i in range(1, 2 if quick else 5)])
-    rows: list[dict[str, Any]] = [{"method": "DDIM, other seeds", "settings": "", "calls": 50,
-                                   **score(drawn(9000), pairs, reference, looked), "seconds": 0}]
+    rows: list[dict[str, Any]] = [
+        {
+            "method": "DDIM, other seeds",
+            "settings": "",
+            "calls": 50,
+            **score(drawn(9000), pairs, reference, looked),
+            "seconds": 0,
+        }
+    ]
     trials: list[dict[str, Any]] = []
     curves: dict[str, list[dict[str, Any]]] = {}
     pictures = [reference[:count]]
@@ -197,19 +234,28 @@ def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed
         for choice in choices:
             parts = [optimize(prior, choice, part, calls, seed + i) for i, part in enumerate(batches)]
             stops = [torch.cat([part.pictures[k] for part in parts]) for k in range(len(parts[0].calls))]
-            curve = [{"calls": spent, **score(each, pairs, reference, looked)}
-                     for spent, each in zip(parts[0].calls, stops)]
+            curve = [
+                {"calls": spent, **score(each, pairs, reference, looked)} for spent, each in zip(parts[0].calls, stops)
+            ]
             found.append((curve, stops[-1]))
-            trials.append({"method": name, "settings": str(choice), **curve[-1],
-                           "seconds": round(sum(part.seconds for part in parts))})
-        own = trials[-len(choices):]
+            trials.append(
+                {
+                    "method": name,
+                    "settings": str(choice),
+                    **curve[-1],
+                    "seconds": round(sum(part.seconds for part in parts)),
+                }
+            )
+        own = trials[-len(choices) :]
         best = min(range(len(choices)), key=lambda i: own[i]["frechet"])
         rows.append(own[best])
         curves[name], picture = found[best]
         pictures.append(picture)
-        tables = {f"{count} pictures, guidance scale {SCALE:g}": rows,
-                  "All settings": trials,
-                  **{f"{method} by calls": curve for method, curve in curves.items()}}
+        tables = {
+            f"{count} pictures, guidance scale {SCALE:g}": rows,
+            "All settings": trials,
+            **{f"{method} by calls": curve for method, curve in curves.items()},
+        }
         report.write(output, "Text to pictures", tables)
         sheet(pictures, output / "sheet.png")
     _plot(curves, rows[0], output / "curves.png")

@@ -9,8 +9,8 @@ from msd_blender.protocol import MAX_FACES, MAX_SLOTS
 
 from .mesh import Mesh
 
-SIZES = (1e-6, 1e6)                         # metres across: what float32 and cameras can work with
-PRECISION = 1e-3                            # of the size: how coarse float32 may be where the mesh is
+SIZES = (1e-6, 1e6)  # metres across: what float32 and cameras can work with
+PRECISION = 1e-3  # of the size: how coarse float32 may be where the mesh is
 
 
 def check(mesh: Mesh) -> Mesh:
@@ -29,8 +29,10 @@ def check(mesh: Mesh) -> Mesh:
     if len(faces) > MAX_FACES:
         raise ValueError(f"The mesh has {len(faces):,} triangles: decimate it to at most {MAX_FACES:,}.")
     if int(faces.min()) < 0 or int(faces.max()) >= len(positions):
-        raise ValueError(f"The mesh has faces with corners that are not among its {len(positions):,} vertices: "
-                         "export it again, or run Mesh > Clean Up > Validate on it.")
+        raise ValueError(
+            f"The mesh has faces with corners that are not among its {len(positions):,} vertices: "
+            "export it again, or run Mesh > Clean Up > Validate on it."
+        )
     bad = int((~np.isfinite(positions)).any(axis=1).sum())
     if bad:
         raise ValueError(f"The mesh has {bad:,} vertices whose position is not a number: delete them.")
@@ -40,8 +42,9 @@ def check(mesh: Mesh) -> Mesh:
         raise ValueError(f"The mesh is {size:.3g} m across: scale it to between {SIZES[0]:g} and {SIZES[1]:g} m.")
     away = float(np.abs(used).max())
     if np.spacing(np.float32(away)) > PRECISION * size:
-        raise ValueError(f"The mesh is {away:.3g} m from the origin, where its {size:.3g} m cannot be told apart: "
-                         "move it nearer.")
+        raise ValueError(
+            f"The mesh is {away:.3g} m from the origin, where its {size:.3g} m cannot be told apart: move it nearer."
+        )
     a, b, c = (positions[faces[:, i]].astype(np.float64) for i in range(3))
     if not (np.linalg.norm(np.cross(b - a, c - a), axis=1) > 1e-12 * size**2).any():
         raise ValueError("None of the mesh's faces has an area: choose an object with a surface.")
@@ -61,9 +64,12 @@ def check(mesh: Mesh) -> Mesh:
 
 def _same_lengths(mesh: Mesh) -> None:
     vertices, faces = len(mesh.positions), len(mesh.faces)
-    for name, array, count, of in (("colours", mesh.colours, vertices, "vertices"),
-                                   ("locks", mesh.locked, vertices, "vertices"),
-                                   ("UVs", mesh.uvs, faces, "faces"), ("slots", mesh.slots, faces, "faces")):
+    for name, array, count, of in (
+        ("colours", mesh.colours, vertices, "vertices"),
+        ("locks", mesh.locked, vertices, "vertices"),
+        ("UVs", mesh.uvs, faces, "faces"),
+        ("slots", mesh.slots, faces, "faces"),
+    ):
         if array is not None and len(array) != count:
             raise ValueError(f"The mesh has {count:,} {of} but {name} for {len(array):,}: send one for each.")
 

@@ -12,10 +12,10 @@ from scipy.sparse.csgraph import connected_components
 
 from .mesh import Mesh, degenerate
 
-FACES = 6000                                # what the bundled prior's objects need
-FLOATER = 0.02                              # of the largest part's volume
-ROUNDS = 5                                  # of split, collapse, flip and smooth
-TOLERANCE = 0.05                            # of the target face count: when to stop looking for the edge length
+FACES = 6000  # what the bundled prior's objects need
+FLOATER = 0.02  # of the largest part's volume
+ROUNDS = 5  # of split, collapse, flip and smooth
+TOLERANCE = 0.05  # of the target face count: when to stop looking for the edge length
 
 
 def clean(mesh: Mesh, target_faces: int | None = None) -> Mesh:
@@ -30,18 +30,20 @@ def clean(mesh: Mesh, target_faces: int | None = None) -> Mesh:
 
     Raises ValueError for a mesh that is not manifold.
     """
-    import gpytoolbox                       # a second to import
+    import gpytoolbox  # a second to import
 
     mesh = largest_components(mesh)
     positions, faces = mesh.positions.astype(np.float64), mesh.faces.astype(np.int32)
     if not len(faces):
         return mesh
     if not igl.is_edge_manifold(faces)[0] or not igl.is_vertex_manifold(faces)[0]:
-        raise ValueError("The mesh has edges or vertices where more than one surface meets: mend them (in Blender, "
-                         "Select Non Manifold finds them) or keep its topology.")
+        raise ValueError(
+            "The mesh has edges or vertices where more than one surface meets: mend them (in Blender, "
+            "Select Non Manifold finds them) or keep its topology."
+        )
     locked = np.flatnonzero(mesh.locked) if mesh.locked is not None else np.zeros(0, np.int64)
     target = target_faces or FACES
-    length = np.sqrt(_area(positions, faces) / target * 4 / np.sqrt(3))     # of equilateral triangles
+    length = np.sqrt(_area(positions, faces) / target * 4 / np.sqrt(3))  # of equilateral triangles
     made, best = None, (np.inf, np.inf)
     for _ in range(6):
         points, triangles = gpytoolbox.remesh_botsch(positions, faces, ROUNDS, length, True, feature=locked)
@@ -56,10 +58,24 @@ def clean(mesh: Mesh, target_faces: int | None = None) -> Mesh:
         length *= 0.7 if dirty else np.sqrt(len(triangles) / target)
     assert made is not None
     points, fresh, triangles = made
-    marks = None if mesh.locked is None else np.concatenate(
-        [mesh.locked[locked], np.zeros(len(fresh) - len(locked), np.uint8)])
-    return replace(mesh, positions=fresh, faces=triangles, colours=_carry(mesh, points), uvs=None,
-                   slots=None, locked=marks, textures={}, normals=None, more_uvs=(), materials={})
+    marks = (
+        None
+        if mesh.locked is None
+        else np.concatenate([mesh.locked[locked], np.zeros(len(fresh) - len(locked), np.uint8)])
+    )
+    return replace(
+        mesh,
+        positions=fresh,
+        faces=triangles,
+        colours=_carry(mesh, points),
+        uvs=None,
+        slots=None,
+        locked=marks,
+        textures={},
+        normals=None,
+        more_uvs=(),
+        materials={},
+    )
 
 
 def largest_components(mesh: Mesh, share: float = FLOATER) -> Mesh:
@@ -87,10 +103,17 @@ def largest_components(mesh: Mesh, share: float = FLOATER) -> Mesh:
     if used.all() and stays.all():
         return mesh
     number = np.cumsum(used) - 1
-    return replace(mesh, positions=mesh.positions[used], faces=number[faces[stays]].astype(np.int32),
-                   colours=_rows(mesh.colours, used), locked=_rows(mesh.locked, used),
-                   uvs=_rows(mesh.uvs, stays), slots=_rows(mesh.slots, stays), normals=_rows(mesh.normals, stays),
-                   more_uvs=tuple(each[stays] for each in mesh.more_uvs))
+    return replace(
+        mesh,
+        positions=mesh.positions[used],
+        faces=number[faces[stays]].astype(np.int32),
+        colours=_rows(mesh.colours, used),
+        locked=_rows(mesh.locked, used),
+        uvs=_rows(mesh.uvs, stays),
+        slots=_rows(mesh.slots, stays),
+        normals=_rows(mesh.normals, stays),
+        more_uvs=tuple(each[stays] for each in mesh.more_uvs),
+    )
 
 
 def _rows(array: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:

@@ -25,8 +25,7 @@ class Field(nn.Module):
     def __init__(self, levels: tuple[int, ...], radius: float = 0.6, device: str | torch.device = "cpu"):
         super().__init__()
         self.levels = levels
-        self.grids = nn.ParameterList(
-            [nn.Parameter(torch.zeros(1, 4, n, n, n, device=device)) for n in levels])
+        self.grids = nn.ParameterList([nn.Parameter(torch.zeros(1, 4, n, n, n, device=device)) for n in levels])
         with torch.no_grad():
             distance = grid_points(levels[-1], device).norm(dim=-1)
             self.grids[-1][0, 0] = 4.0 * (radius - distance)
@@ -39,8 +38,7 @@ class Field(nn.Module):
         """(1, 4, n, n, n) logits at the finest resolution, smooth."""
         total = self.grids[-1]
         for coarse in self.grids[:-1]:
-            total = total + F.interpolate(coarse, size=(self.resolution,) * 3, mode="trilinear",
-                                          align_corners=True)
+            total = total + F.interpolate(coarse, size=(self.resolution,) * 3, mode="trilinear", align_corners=True)
         return smooth(total)
 
     def refined(self, levels: tuple[int, ...], occupancy: Tensor) -> Field:
@@ -61,7 +59,7 @@ def smooth(grid: Tensor) -> Tensor:
     """
     channels = grid.shape[1]
     kernel = _binomial(grid.device).expand(channels, -1, -1, -1, -1)
-    for _ in range(3):                      # each turn of the axes brings the next one to the front
+    for _ in range(3):  # each turn of the axes brings the next one to the front
         grid = F.conv3d(F.pad(grid, (0, 0, 0, 0, 1, 1), mode="replicate"), kernel, groups=channels)
         grid = grid.permute(0, 1, 3, 4, 2)
     return grid.contiguous()

@@ -12,7 +12,7 @@ from .clean import components
 from .mesh import Mesh, degenerate, edge_counts
 from .uvs import missing_uvs, overlapping, stretch
 
-COSTLY = 300_000                            # faces, above which pairs of them are not looked at
+COSTLY = 300_000  # faces, above which pairs of them are not looked at
 
 
 def report(mesh: Mesh, start: Mesh | None = None) -> dict[str, Any]:
@@ -40,8 +40,11 @@ def report(mesh: Mesh, start: Mesh | None = None) -> dict[str, Any]:
         angles, areas = stretch(positions, faces, mesh.uvs)
         slots = np.zeros(len(faces), np.int32) if mesh.slots is None else mesh.slots
         found["faces_without_uvs"] = int(missing_uvs(mesh.uvs, len(faces)).sum())
-        found["uv_overlap_share"] = _share(np.concatenate(
-            [overlapping(mesh.uvs[slots == slot]) for slot in np.unique(slots)])) if few and len(faces) else None
+        found["uv_overlap_share"] = (
+            _share(np.concatenate([overlapping(mesh.uvs[slots == slot]) for slot in np.unique(slots)]))
+            if few and len(faces)
+            else None
+        )
         if len(angles):
             found["uv_angle_stretch"] = round(float(np.mean(angles)), 4)
             found["uv_area_stretch"] = [round(float(value), 4) for value in np.percentile(areas, [1, 99])]
@@ -118,10 +121,18 @@ def _sweep(places: np.ndarray, faces: np.ndarray, order: np.ndarray, axis: int, 
             j = order[m]
             if low[j, axis] > high[i, axis]:
                 break
-            if (hit[i] and hit[j]) or low[j, 0] > high[i, 0] or low[i, 0] > high[j, 0] or low[j, 1] > high[i, 1] \
-                    or low[i, 1] > high[j, 1] or low[j, 2] > high[i, 2] or low[i, 2] > high[j, 2]:
+            if (
+                (hit[i] and hit[j])
+                or low[j, 0] > high[i, 0]
+                or low[i, 0] > high[j, 0]
+                or low[j, 1] > high[i, 1]
+                or low[i, 1] > high[j, 1]
+                or low[j, 2] > high[i, 2]
+                or low[i, 2] > high[j, 2]
+            ):
                 continue
             for k in range(3):
-                if _pierces(places, faces[i, k], faces[i, (k + 1) % 3], faces[j]) \
-                        or _pierces(places, faces[j, k], faces[j, (k + 1) % 3], faces[i]):
+                if _pierces(places, faces[i, k], faces[i, (k + 1) % 3], faces[j]) or _pierces(
+                    places, faces[j, k], faces[j, (k + 1) % 3], faces[i]
+                ):
                     hit[i] = hit[j] = True

@@ -17,7 +17,7 @@ _EDGES = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
 
 
 def _parity(order: tuple[int, ...]) -> int:
-    return sum(a > b for i, a in enumerate(order) for b in order[i + 1:]) % 2
+    return sum(a > b for i, a in enumerate(order) for b in order[i + 1 :]) % 2
 
 
 def _tetrahedra() -> list[list[int]]:
@@ -42,8 +42,11 @@ def _triangles() -> list[list[int]]:
         elif len(inside) in (1, 3):
             apex = inside[0] if len(inside) == 1 else outside[0]
             quad = [(apex, other) for other in (outside if len(inside) == 1 else inside)]
-        flip = _parity((*inside, *outside)) if len(inside) == 2 else (
-            _parity((quad[0][0], *(b for _, b in quad))) ^ (len(inside) == 3) if quad else 0)
+        flip = (
+            _parity((*inside, *outside))
+            if len(inside) == 2
+            else (_parity((quad[0][0], *(b for _, b in quad))) ^ (len(inside) == 3) if quad else 0)
+        )
         if flip:
             quad.reverse()
         edges = [_EDGES.index((min(e), max(e))) for e in quad]
@@ -56,8 +59,12 @@ def _triangles() -> list[list[int]]:
 @cache
 def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Corners of the tetrahedra, triangles by inside corners, ends of the edges, and the corners' bits."""
-    return (torch.tensor(_tetrahedra(), device=device), torch.tensor(_triangles(), device=device),
-            torch.tensor(_EDGES, device=device), torch.tensor([1, 2, 4, 8], device=device))
+    return (
+        torch.tensor(_tetrahedra(), device=device),
+        torch.tensor(_triangles(), device=device),
+        torch.tensor(_EDGES, device=device),
+        torch.tensor([1, 2, 4, 8], device=device),
+    )
 
 
 def marching_tetrahedra(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +84,9 @@ def marching_tetrahedra(values: Tensor) -> tuple[Tensor, Tensor]:
 
     index = torch.arange(n**3, device=device).view(n, n, n)
     offsets = index[:2, :2, :2].flatten()
-    count = sum(inside[z:n - 1 + z, y:n - 1 + y, x:n - 1 + x].int() for z in (0, 1) for y in (0, 1) for x in (0, 1))
+    count = sum(
+        inside[z : n - 1 + z, y : n - 1 + y, x : n - 1 + x].int() for z in (0, 1) for y in (0, 1) for x in (0, 1)
+    )
     crossed = (count > 0) & (count < 8)  # type: ignore[operator]
     corners = index[:-1, :-1, :-1][crossed][:, None] + offsets
     tetrahedra = corners[:, tetrahedra_of_cube].view(-1, 4)

@@ -13,8 +13,12 @@ import numpy as np
 from .mesh import linear_to_srgb, srgb_to_linear
 
 # A kind of picture that is painted -> where glTF names it.
-TEXTURES = {"texture": "baseColorTexture", "roughness": "metallicRoughnessTexture",
-            "metallic": "metallicRoughnessTexture", "normal": "normalTexture"}
+TEXTURES = {
+    "texture": "baseColorTexture",
+    "roughness": "metallicRoughnessTexture",
+    "metallic": "metallicRoughnessTexture",
+    "normal": "normalTexture",
+}
 
 
 @dataclass(frozen=True)

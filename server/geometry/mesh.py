@@ -27,28 +27,36 @@ class Mesh:
     materials: how slots look beside what is painted. The vertex colours multiply the picture of a slot with one.
     """
 
-    positions: np.ndarray                   # (V, 3) float32, metres, Z up
-    faces: np.ndarray                       # (F, 3) int32, counter-clockwise outward
-    colours: np.ndarray | None = None       # (V, 3) uint8, sRGB
-    uvs: np.ndarray | None = None           # (F, 3, 2) float32
-    slots: np.ndarray | None = None         # (F,) int32: the texture that a face has
-    locked: np.ndarray | None = None        # (V,) uint8: 1 must not change
-    textures: dict[str, np.ndarray] = field(default_factory=dict)   # of `protocol.SLOT_ARRAYS`, such as "texture.0"
+    positions: np.ndarray  # (V, 3) float32, metres, Z up
+    faces: np.ndarray  # (F, 3) int32, counter-clockwise outward
+    colours: np.ndarray | None = None  # (V, 3) uint8, sRGB
+    uvs: np.ndarray | None = None  # (F, 3, 2) float32
+    slots: np.ndarray | None = None  # (F,) int32: the texture that a face has
+    locked: np.ndarray | None = None  # (V,) uint8: 1 must not change
+    textures: dict[str, np.ndarray] = field(default_factory=dict)  # of `protocol.SLOT_ARRAYS`, such as "texture.0"
     lift: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))  # add to be back in the field
     normals: np.ndarray | None = None
     more_uvs: tuple[np.ndarray, ...] = ()
     materials: dict[int, Material] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:        # libraries hand out arrays in Fortran's order, and devices refuse them
+    def __post_init__(self) -> None:  # libraries hand out arrays in Fortran's order, and devices refuse them
         for name in ("positions", "faces", "colours", "uvs", "slots", "locked", "lift", "normals"):
             if (array := getattr(self, name)) is not None:
                 object.__setattr__(self, name, np.ascontiguousarray(array))
-        object.__setattr__(self, "textures", {name: np.ascontiguousarray(array)
-                                              for name, array in self.textures.items()})
+        object.__setattr__(
+            self, "textures", {name: np.ascontiguousarray(array) for name, array in self.textures.items()}
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        values = {"positions": self.positions, "faces": self.faces, "colours": self.colours, "uvs": self.uvs,
-                  "slots": self.slots, "locked": self.locked, **self.textures}
+        values = {
+            "positions": self.positions,
+            "faces": self.faces,
+            "colours": self.colours,
+            "uvs": self.uvs,
+            "slots": self.slots,
+            "locked": self.locked,
+            **self.textures,
+        }
         return {name: array for name, array in values.items() if array is not None}
 
     @classmethod
@@ -135,7 +143,7 @@ def bridged(inside: np.ndarray, reach: float = 2.0, share: float = 0.02) -> np.n
     parts, count = ndimage.label(largest_parts(inside, share))
     if count < 2:
         return inside
-    solid = np.pad(parts > 0, int(reach) + 1)           # a ball at the border is not cut
+    solid = np.pad(parts > 0, int(reach) + 1)  # a ball at the border is not cut
     grown = ndimage.distance_transform_edt(~solid) <= reach
     closed = ndimage.distance_transform_edt(grown) > reach
     inner = (slice(int(reach) + 1, -int(reach) - 1),) * inside.ndim
@@ -144,7 +152,7 @@ def bridged(inside: np.ndarray, reach: float = 2.0, share: float = 0.02) -> np.n
     for i, where in enumerate(ndimage.find_objects(bridges), 1):
         around = tuple(slice(max(0, each.start - 1), each.stop + 1) for each in where)
         bridge = bridges[around] == i
-        if len(np.unique(parts[around][ndimage.binary_dilation(bridge)])) > 2:      # nothing, and two parts
+        if len(np.unique(parts[around][ndimage.binary_dilation(bridge)])) > 2:  # nothing, and two parts
             made[around] |= bridge
     return made
 

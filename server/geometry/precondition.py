@@ -35,17 +35,25 @@ class Preconditioner:
         degree = torch.bincount(row, minlength=vertices)
         every = torch.arange(vertices, device=device)
         row, column = torch.cat([every, row]), torch.cat([every, column])
-        value = torch.cat([1 + strength * degree.double(),
-                           torch.full((len(row) - vertices,), -strength, dtype=torch.float64, device=device)])
+        value = torch.cat(
+            [
+                1 + strength * degree.double(),
+                torch.full((len(row) - vertices,), -strength, dtype=torch.float64, device=device),
+            ]
+        )
         self.matrix = row, column, value
         # Free rows see locked vertices as given values; a locked row is the identity.
         across = ~self.locked[row] & self.locked[column]
         self.given = row[across], column[across], value[across]
         inner = (row == column) | ~(self.locked[row] | self.locked[column])
         value = torch.where(self.locked[row], 1.0, value)
-        self.solver = cholespy.CholeskySolverD(
-            vertices, row[inner].int(), column[inner].int(), value[inner], cholespy.MatrixType.COO
-        ) if vertices else None
+        self.solver = (
+            cholespy.CholeskySolverD(
+                vertices, row[inner].int(), column[inner].int(), value[inner], cholespy.MatrixType.COO
+            )
+            if vertices
+            else None
+        )
 
     def from_positions(self, x: Tensor) -> Tensor:
         """(V, 3) positions -> (V, 3) u, without a gradient."""

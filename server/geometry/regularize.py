@@ -30,8 +30,9 @@ def normal_consistency(positions: Tensor, faces: Tensor) -> Tensor:
     An edge with one face or more than two says nothing, and which way round its two faces are does not count.
     """
     corners = positions[faces.long()]
-    normals = F.normalize(torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]),
-                          dim=1, eps=1e-12)
+    normals = F.normalize(
+        torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), dim=1, eps=1e-12
+    )
     ends = torch.stack([faces, faces.roll(-1, dims=1)], dim=2).transpose(0, 1).reshape(-1, 2).long()
     low, high = ends.sort(dim=1).values.T
     key, order = (low * len(positions) + high).sort(stable=True)
@@ -41,7 +42,7 @@ def normal_consistency(positions: Tensor, faces: Tensor) -> Tensor:
     if not len(pair):
         return 0 * positions.sum()
     one, other = order[pair], order[pair + 1]
-    turn = 2 * (ends[one, 0] == ends[other, 1]).long() - 1          # faces alike round run along it either way
+    turn = 2 * (ends[one, 0] == ends[other, 1]).long() - 1  # faces alike round run along it either way
     one, other = one % len(faces), other % len(faces)
     return (1 - turn * (normals[one] * normals[other]).sum(dim=1)).mean()
 

@@ -9,12 +9,13 @@ import numpy as np
 import xatlas
 from numba import njit
 
-EDGE = 1e-3                                 # of a picture: what is as good as inside
-_PACKED = 1024                              # texels along an edge at which charts are packed, at most
+EDGE = 1e-3  # of a picture: what is as good as inside
+_PACKED = 1024  # texels along an edge at which charts are packed, at most
 
 
-def unwrap(positions: np.ndarray, faces: np.ndarray, resolution: int = 1024,
-           padding: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def unwrap(
+    positions: np.ndarray, faces: np.ndarray, resolution: int = 1024, padding: int = 4
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Unwrap any triangles with xatlas, non-manifold ones too.
 
     Args:
@@ -35,7 +36,7 @@ def unwrap(positions: np.ndarray, faces: np.ndarray, resolution: int = 1024,
     chart, pack = xatlas.ChartOptions(), xatlas.PackOptions()
     # The atlas comes out larger than it was asked to be, and so the gaps in the texture smaller.
     pack.resolution, pack.padding = packed, int(np.ceil(1.25 * padding * packed / resolution))
-    alone = np.zeros(len(faces), bool)      # faces that are charts of their own
+    alone = np.zeros(len(faces), bool)  # faces that are charts of their own
     for attempt in range(10):
         source, split, uvs, edge = _atlas(scaled, faces, alone, chart, pack)
         overlap = overlapping(uvs[split])
@@ -44,14 +45,15 @@ def unwrap(positions: np.ndarray, faces: np.ndarray, resolution: int = 1024,
         elif not overlap.any():
             break
         elif attempt < 3:
-            chart.max_cost /= 4             # smaller, flatter charts
+            chart.max_cost /= 4  # smaller, flatter charts
         else:
             alone |= overlap
     return source, split, uvs
 
 
-def _atlas(positions: np.ndarray, faces: np.ndarray, alone: np.ndarray, chart: Any,
-           pack: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+def _atlas(
+    positions: np.ndarray, faces: np.ndarray, alone: np.ndarray, chart: Any, pack: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """`unwrap`'s result and the atlas's longer edge, in texels."""
     atlas = xatlas.Atlas()
     groups = [np.flatnonzero(~alone)] if not alone.all() else []
@@ -69,8 +71,7 @@ def _atlas(positions: np.ndarray, faces: np.ndarray, alone: np.ndarray, chart: A
         count += len(source)
     edge = max(atlas.width, atlas.height, 1)
     scale = np.array([atlas.width, atlas.height]) / edge
-    return (np.concatenate(sources).astype(np.int64), split,
-            (np.concatenate(places) * scale).astype(np.float32), edge)
+    return (np.concatenate(sources).astype(np.int64), split, (np.concatenate(places) * scale).astype(np.float32), edge)
 
 
 def missing_uvs(uvs: np.ndarray | None, faces: int) -> np.ndarray:
@@ -80,7 +81,7 @@ def missing_uvs(uvs: np.ndarray | None, faces: int) -> np.ndarray:
         return np.ones(faces, bool)
     finite = np.isfinite(uvs).all(axis=(1, 2))
     a, b, c = (np.where(finite[:, None], uvs[:, i], 0).astype(np.float64) for i in range(3))
-    return ~finite | (np.abs(_cross(b - a, c - a)) / 2 < 1e-12)     # a millionth of a square's edge
+    return ~finite | (np.abs(_cross(b - a, c - a)) / 2 < 1e-12)  # a millionth of a square's edge
 
 
 def within_tile(uvs: np.ndarray) -> np.ndarray:
@@ -113,8 +114,13 @@ def stretch(positions: np.ndarray, faces: np.ndarray, uvs: np.ndarray) -> tuple[
     a, b, q, long, area, flat = (each[some] for each in (a, b, q, long, area, flat))
     # The face laid flat: its first edge along x; then the map's Jacobian.
     x, y = (a * b).sum(axis=1) / long, area / long
-    columns = np.stack([(q[:, 1] - q[:, 0]) / long[:, None],
-                        ((q[:, 2] - q[:, 0]) - (q[:, 1] - q[:, 0]) * (x / long)[:, None]) / y[:, None]], axis=2)
+    columns = np.stack(
+        [
+            (q[:, 1] - q[:, 0]) / long[:, None],
+            ((q[:, 2] - q[:, 0]) - (q[:, 1] - q[:, 0]) * (x / long)[:, None]) / y[:, None],
+        ],
+        axis=2,
+    )
     values = np.linalg.svd(columns, compute_uv=False)
     scale = flat / area
     return values[:, 0] / values[:, 1], scale / (flat.sum() / max(area.sum(), 1e-30))
@@ -150,7 +156,7 @@ def _apart(s: np.ndarray, t: np.ndarray) -> bool:
     for i in range(3):
         own = _side(s, i, s[(i + 2) % 3])
         if own == 0:
-            return True                     # no interior
+            return True  # no interior
         outside = True
         for j in range(3):
             side = _side(s, i, t[j])

@@ -68,8 +68,10 @@ class Adaptive:
     def __init__(self, start: float, end: float, ratio: float = 0.7, tolerance: float = 0.02, patience: int = 6):
         _check(start, end, ratio, tolerance)
         if not (end <= start and ratio < 1 and patience >= 1):
-            raise ValueError(f"An adaptive bandwidth falls: it needs end <= start, ratio < 1 and patience >= 1, "
-                             f"not {end}, {start}, {ratio} and {patience}.")
+            raise ValueError(
+                f"An adaptive bandwidth falls: it needs end <= start, ratio < 1 and patience >= 1, "
+                f"not {end}, {start}, {ratio} and {patience}."
+            )
         self.end, self.ratio, self.tolerance, self.patience = end, ratio, tolerance, patience
         self.converged = False
         self._value, self._lengths = start, list[float]()
@@ -80,7 +82,7 @@ class Adaptive:
     def observe(self, length: float) -> None:
         """Hear of a step's shift."""
         self._lengths.append(length)
-        before, last = self._lengths[-2 * self.patience:-self.patience], self._lengths[-self.patience:]
+        before, last = self._lengths[-2 * self.patience : -self.patience], self._lengths[-self.patience :]
         settled = len(before) == self.patience and sum(last) > 0.95 * sum(before)
         if length > self.tolerance * self._value and not settled:
             return

@@ -69,9 +69,7 @@ class MSD:
         if self.stop_at is not None and not 1 <= self.stop_at <= self.steps:
             raise ValueError(f"MSD stops at 1 to {self.steps}, its steps, but stop_at is {self.stop_at}.")
         if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(
-                f"MSD needs 0 < sigma_min < sigma_max, not {self.sigma_min} and {self.sigma_max}."
-            )
+            raise ValueError(f"MSD needs 0 < sigma_min < sigma_max, not {self.sigma_min} and {self.sigma_max}.")
         as_schedule(self.bandwidth)  # raises for a number that is no bandwidth
 
     @torch.no_grad()
@@ -102,7 +100,12 @@ class MSD:
         )
 
     def _exact(
-        self, prior: Prior, x: Tensor, width: float, levels: list[float], condition: Any,
+        self,
+        prior: Prior,
+        x: Tensor,
+        width: float,
+        levels: list[float],
+        condition: Any,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, float, int]:
         level = width  # infinite noise: x alone observes y
@@ -117,7 +120,12 @@ class MSD:
         return target, level, 1 + len(levels)
 
     def _approximate(
-        self, prior: Prior, x: Tensor, width: float, levels: list[float], condition: Any,
+        self,
+        prior: Prior,
+        x: Tensor,
+        width: float,
+        levels: list[float],
+        condition: Any,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, float, int]:
         noise = randn(x.shape, generator, x.device)

@@ -56,8 +56,13 @@ class VSD(NoiseLevels):
             self._student = make() if make else MLPDenoiser(x.shape[1:]).to(x)
             self._optimizer = torch.optim.Adam(self._student.parameters(), lr=self.learning_rate)
             if self._saved:
-                self._student.load_state_dict({name.removeprefix("student."): value
-                                               for name, value in self._saved.items() if name.startswith("student.")})
+                self._student.load_state_dict(
+                    {
+                        name.removeprefix("student."): value
+                        for name, value in self._saved.items()
+                        if name.startswith("student.")
+                    }
+                )
                 load_optimizer(self._optimizer, self._saved)
         for _ in range(self.updates):
             self._fit(x, condition, progress, generator)
@@ -75,8 +80,9 @@ class VSD(NoiseLevels):
         """The student and its optimizer, for a checkpoint."""
         if self._student is None:
             return self._saved
-        return {f"student.{name}": value for name, value in self._student.state_dict().items()} \
-            | optimizer_tensors(self._optimizer)
+        return {f"student.{name}": value for name, value in self._student.state_dict().items()} | optimizer_tensors(
+            self._optimizer
+        )
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Go on from a checkpoint's student, which the next step makes."""

@@ -8,12 +8,13 @@ from typing import Protocol
 
 from msd_blender.protocol import JobRequest
 
-
 # Of the views at once, until one is left: what is done where memory runs out.
 HALVINGS = 2
 HALVED = "The device ran out of memory: going on with half as many views at once."
-TOO_LITTLE_MEMORY = ("The device has too little memory even for one view at a time: close other programs on it, or "
-                     "choose a smaller model or texture size.")
+TOO_LITTLE_MEMORY = (
+    "The device has too little memory even for one view at a time: close other programs on it, or "
+    "choose a smaller model or texture size."
+)
 
 
 class ExecutorDied(Exception):
@@ -28,8 +29,14 @@ class Executor(Protocol):
     F failed with a sentence, X its device failed, with a sentence: it is of no more use.
     """
 
-    def run(self, request: JobRequest, folder: Path, halvings: int = 0, mesh: Path | None = None,
-            edit: tuple[int, Path] | None = None) -> None:
+    def run(
+        self,
+        request: JobRequest,
+        folder: Path,
+        halvings: int = 0,
+        mesh: Path | None = None,
+        edit: tuple[int, Path] | None = None,
+    ) -> None:
         """Start a job, or go on with it, in its folder.
 
         halvings: see `Settings.of`. mesh: the upload that the request names. edit: the newest one that takes the

@@ -16,7 +16,7 @@ import numpy as np
 
 from msd_blender.protocol import MAX_UPLOAD, ProtocolError, Upload, check_mesh, decode_snapshot, read_snapshot
 
-ROOM = 4 << 30                              # bytes that all of them may take together
+ROOM = 4 << 30  # bytes that all of them may take together
 
 
 class NoMesh(ProtocolError):
@@ -28,7 +28,7 @@ class Meshes:
 
     def __init__(self, folder: Path, room: int = ROOM):
         self.folder, self.room = folder, room
-        self._lock = threading.Lock()       # also bounds the memory: one is decoded at a time
+        self._lock = threading.Lock()  # also bounds the memory: one is decoded at a time
 
     async def receive(self, blocks: AsyncIterator[bytes], kept: Collection[str] = ()) -> Upload:
         """Write a frame to the disk as it comes, look into it, and keep it. Raises `ProtocolError`, OSError.

@@ -15,9 +15,28 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from msd_blender.protocol import (CANCELLED, FAILED, FINAL_STATES, FINISHED, PAUSED, QUEUED, RUNNING, WRITING, Edit,
-                                  Job, JobRequest, Log, Message, Progress, ProtocolError, Snapshot, decode_event,
-                                  decode_snapshot, encode_event, encode_snapshot)
+from msd_blender.protocol import (
+    CANCELLED,
+    FAILED,
+    FINAL_STATES,
+    FINISHED,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    WRITING,
+    Edit,
+    Job,
+    JobRequest,
+    Log,
+    Message,
+    Progress,
+    ProtocolError,
+    Snapshot,
+    decode_event,
+    decode_snapshot,
+    encode_event,
+    encode_snapshot,
+)
 
 from ..logs import JOB
 from .executor import HALVED, HALVINGS, TOO_LITTLE_MEMORY, Executor, ExecutorDied
@@ -26,15 +45,15 @@ from .worker import Worker, devices
 
 log = logging.getLogger(__name__)
 
-GRACE = 1.8                                 # seconds in which a job must heed that it is asked to end, or
-GRACE_ITERATIONS = 2.0                      # so often the time from one iteration to the next, where that is longer
-WRITING_SECONDS = 30.0                      # in which it must then have written what it has reached
-DEATHS = 3                                  # of an executor at its start, or at one checkpoint: then a job has failed
-KEPT = 8                                    # jobs whose last snapshot stays in memory
+GRACE = 1.8  # seconds in which a job must heed that it is asked to end, or
+GRACE_ITERATIONS = 2.0  # so often the time from one iteration to the next, where that is longer
+WRITING_SECONDS = 30.0  # in which it must then have written what it has reached
+DEATHS = 3  # of an executor at its start, or at one checkpoint: then a job has failed
+KEPT = 8  # jobs whose last snapshot stays in memory
 # What a running job may be asked for beside PAUSED and CANCELLED: to go on from the checkpoint that it now writes,
 # and that it writes its files and takes no edit any more.
 EDITED, ENDING = "edited", "ending"
-KEEP_ALIVE = 15.0                           # seconds between comments on a silent event stream
+KEEP_ALIVE = 15.0  # seconds between comments on a silent event stream
 
 
 class Channel:
@@ -82,7 +101,7 @@ class Queue:
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._stopped = False
         self.counts = dict.fromkeys(("events", "snapshots", "deaths"), 0)
-        self._asked: dict[str, str] = {}                # running job -> the state that it was asked to end in
+        self._asked: dict[str, str] = {}  # running job -> the state that it was asked to end in
         self._lanes = [_Lane(self, make) for make in executors or [partial(Worker, device) for device in devices()]]
 
     def start(self) -> None:
@@ -115,7 +134,8 @@ class Queue:
         """The executors' devices, in the words of `Health`: names, and memory as a sum."""
         said = [lane.device for lane in self._lanes if lane.device]
         return {"device": "; ".join(str(each["device"]) for each in said)} | {
-            name: sum(int(each[name]) for each in said) for name in ("memory", "memory_total")}
+            name: sum(int(each[name]) for each in said) for name in ("memory", "memory_total")
+        }
 
     @property
     def worker_states(self) -> list[str]:
@@ -168,7 +188,7 @@ class Queue:
                 self._channel(job).ended = False
                 current = self._set_state(job, QUEUED)
             elif self._asked.get(job) == PAUSED:
-                del self._asked[job]                    # it has not stopped yet
+                del self._asked[job]  # it has not stopped yet
             elif current.state not in (QUEUED, RUNNING):
                 raise QueueError(f"The job is {current.state} and has no checkpoint to go on from: submit it again.")
         self._wake.set()
@@ -267,7 +287,7 @@ class Queue:
             self.counts["events"] += 1
             try:
                 self.store.add_event(job, number, encode_event(number, message))
-            except sqlite3.OperationalError as error:   # a full disk must not end the job that may make room
+            except sqlite3.OperationalError as error:  # a full disk must not end the job that may make room
                 log.error("An event of job %s was lost: %s", job, error)
             if isinstance(message, Job) and message.ended:
                 channel.ended = True
@@ -307,7 +327,7 @@ class _Lane(threading.Thread):
                     deaths = 0
                     self._job(job, self._executor)
                 else:
-                    if (said := self._executor.receive(0)) and said[0] == "M":     # raises if it died
+                    if (said := self._executor.receive(0)) and said[0] == "M":  # raises if it died
                         self.device = json.loads(said[1])
                     queue._wake.wait(0.5)
                     queue._wake.clear()
@@ -317,7 +337,7 @@ class _Lane(threading.Thread):
                 started, self._ready, self._executor = self._ready, False, None
                 if not started:
                     deaths += 1
-                    if deaths >= DEATHS:                        # once may be the kernel short of memory, or a kill
+                    if deaths >= DEATHS:  # once may be the kernel short of memory, or a kill
                         self._refuse_next(death)
                     queue._wake.wait(min(2.0 ** (deaths - 1), 60))  # what cannot start is not tried without rest
                     queue._wake.clear()
@@ -331,8 +351,9 @@ class _Lane(threading.Thread):
         with self._queue._lock:
             job = self._store.next_queued()
             if job is not None:
-                self._queue._set_state(job.id, FAILED, f"The server's worker process cannot start ({death}): "
-                                                       "the server's log says why.")
+                self._queue._set_state(
+                    job.id, FAILED, f"The server's worker process cannot start ({death}): the server's log says why."
+                )
 
     def _job(self, job: Job, executor: Executor) -> None:
         """Run one job on the executor until it ends, is paused, or must be queued again."""
@@ -342,9 +363,13 @@ class _Lane(threading.Thread):
         state, error = FAILED, "The job stopped on an unforeseen error of the server: its log says more."
         try:
             mesh, edited = job.request.mesh, store.edited(job.id)
-            executor.run(job.request, store.open_folder(job.id), store.halvings(job.id),
-                         store.meshes.find(mesh) if mesh else None,
-                         (job.edits, store.meshes.find(edited)) if edited else None)
+            executor.run(
+                job.request,
+                store.open_folder(job.id),
+                store.halvings(job.id),
+                store.meshes.find(mesh) if mesh else None,
+                (job.edits, store.meshes.find(edited)) if edited else None,
+            )
             state, error = self._follow(job, executor)
             if state in (FINISHED, CANCELLED) and self._executor is not None:
                 if (last := self._queue._channel(job.id).snapshot) is not None:
@@ -358,10 +383,10 @@ class _Lane(threading.Thread):
         except OSError as problem:
             self._drop()
             state, error = FAILED, f"The server cannot write its data folder: {problem.strerror}."
-        except ProtocolError as problem:                # its mesh is gone
+        except ProtocolError as problem:  # its mesh is gone
             state, error = FAILED, str(problem)
         except Exception:
-            self._drop()                                # it may still be at work on this job
+            self._drop()  # it may still be at work on this job
             raise
         finally:
             if state == FAILED and store.checkpoints(job.id).step < 0:
@@ -388,23 +413,26 @@ class _Lane(threading.Thread):
                 log.error("The state of job %s cannot be written, trying again: %s", job.id, problem)
                 self._store.use_spare()
                 if self._queue._stopping.wait(1):
-                    return                              # the next server finds it running, and its files
+                    return  # the next server finds it running, and its files
 
     def _after_death(self, job: Job, death: ExecutorDied) -> tuple[str, str]:
         """What becomes of a job whose executor died."""
         if self._queue._asked.get(job.id) == CANCELLED:
             return CANCELLED, ""
         if self._store.add_death(job.id) >= DEATHS:
-            return FAILED, (f"The worker process died {DEATHS} times at the same place ({death}): "
-                            "the server's log says more.")
+            return FAILED, (
+                f"The worker process died {DEATHS} times at the same place ({death}): the server's log says more."
+            )
         step = self._store.checkpoints(job.id).step
-        self._say(job, f"The worker process died ({death}): going on from "
-                       f"{f'iteration {step}' if step >= 0 else 'the start'}.")
+        self._say(
+            job,
+            f"The worker process died ({death}): going on from {f'iteration {step}' if step >= 0 else 'the start'}.",
+        )
         return QUEUED, ""
 
     def _after_memory(self, job: Job) -> tuple[str, str]:
         """What becomes of a job that needs more memory than there is."""
-        self._drop()                                    # with all that it holds
+        self._drop()  # with all that it holds
         if self._store.halvings(job.id) >= HALVINGS:
             return FAILED, TOO_LITTLE_MEMORY
         self._store.halve(job.id)
@@ -417,7 +445,7 @@ class _Lane(threading.Thread):
     def _follow(self, job: Job, executor: Executor) -> tuple[str, str]:
         """Hand on what the executor says of a job; at its end the job's (state, error)."""
         queue, told, deadline = self._queue, "", 0.0
-        iterated, iteration = time.monotonic(), 0.0     # when one ended last, and how long it took
+        iterated, iteration = time.monotonic(), 0.0  # when one ended last, and how long it took
         channel = queue._channel(job.id)
         while True:
             asked = queue._asked.get(job.id, "") or (PAUSED if queue._stopping.is_set() else "")
@@ -429,7 +457,7 @@ class _Lane(threading.Thread):
                 patience = GRACE if queue._stopping.is_set() else max(60, GRACE_ITERATIONS * iteration)
                 told, deadline = asked, time.monotonic() + patience
             if deadline and time.monotonic() > deadline:
-                self._drop()                            # its last checkpoint is what there is
+                self._drop()  # its last checkpoint is what there is
                 return CANCELLED if told == CANCELLED else self._ended(job), ""
             said = executor.receive(0.05)
             if said is None:
@@ -445,7 +473,7 @@ class _Lane(threading.Thread):
                 if isinstance(event[1], Progress):
                     if told == CANCELLED and event[1].phase == WRITING:
                         deadline = time.monotonic() + WRITING_SECONDS
-                    if event[1].iteration > 1:          # the first one also loads the model
+                    if event[1].iteration > 1:  # the first one also loads the model
                         iteration = time.monotonic() - iterated
                     iterated = time.monotonic()
                 queue._publish(event[1], job.id)

@@ -14,8 +14,23 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from msd_blender.protocol import (FILES, FINAL_STATES, FINISHED, PAUSED, QUEUED, RUNNING, Edit, Job, JobRequest,
-                                  ProtocolError, Snapshot, decode_snapshot, encode_snapshot, from_dict, to_dict)
+from msd_blender.protocol import (
+    FILES,
+    FINAL_STATES,
+    FINISHED,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    Edit,
+    Job,
+    JobRequest,
+    ProtocolError,
+    Snapshot,
+    decode_snapshot,
+    encode_snapshot,
+    from_dict,
+    to_dict,
+)
 
 from ..checkpoint import Checkpoints
 from .meshes import Meshes
@@ -38,10 +53,10 @@ _CHANGES = [
        ALTER TABLE jobs ADD COLUMN edited TEXT NOT NULL DEFAULT '';""",
 ]
 _COLUMNS = "id, state, request, created, error, edits"
-PAGE = 500                                  # events that are read at once
-LAST = "last.snapshot"                      # in an ended job's folder: a frame
-SPARE = 4 << 20                             # bytes kept back, to write down how a job ended on a full disk
-ROOM = 48 << 20                             # bytes that a job should find free
+PAGE = 500  # events that are read at once
+LAST = "last.snapshot"  # in an ended job's folder: a frame
+SPARE = 4 << 20  # bytes kept back, to write down how a job ended on a full disk
+ROOM = 48 << 20  # bytes that a job should find free
 
 
 class StoreError(OSError):
@@ -66,8 +81,10 @@ class Store:
             for number, change in enumerate(_CHANGES[version:], version + 1):
                 self._db.executescript(f"BEGIN; {change} PRAGMA user_version = {number}; COMMIT;")
         except sqlite3.Error as error:
-            raise StoreError(f"The jobs in {data / 'jobs.sqlite'} cannot be opened ({error}): move that file away, "
-                             "or choose another --data.") from None
+            raise StoreError(
+                f"The jobs in {data / 'jobs.sqlite'} cannot be opened ({error}): move that file away, "
+                "or choose another --data."
+            ) from None
         self._keep_spare()
 
     def close(self) -> None:
@@ -95,13 +112,19 @@ class Store:
         """(the job of this request, whether it is new): a known `client_key` gives the job it made before."""
         job = uuid.uuid4().hex
         # A request without a key is its own job: NULL is unique to SQLite.
-        self._execute("INSERT OR IGNORE INTO jobs (id, client_key, state, request, created, priority) "
-                      "VALUES (?, ?, ?, ?, ?, ?)", job, request.client_key or None, QUEUED,
-                      json.dumps(to_dict(request)), time.time(), request.priority)
+        self._execute(
+            "INSERT OR IGNORE INTO jobs (id, client_key, state, request, created, priority) VALUES (?, ?, ?, ?, ?, ?)",
+            job,
+            request.client_key or None,
+            QUEUED,
+            json.dumps(to_dict(request)),
+            time.time(),
+            request.priority,
+        )
         found = self.get(job)
         if found is not None:
             return found, True
-        (known,), = self._execute("SELECT id FROM jobs WHERE client_key = ?", request.client_key)
+        ((known,),) = self._execute("SELECT id FROM jobs WHERE client_key = ?", request.client_key)
         return self._known(known), False
 
     def get(self, job: str) -> Job | None:
@@ -115,8 +138,7 @@ class Store:
 
     def all(self) -> list[Job]:
         """Newest first."""
-        return [self._job(row) for row in self._execute(
-            f"SELECT {_COLUMNS} FROM jobs ORDER BY rowid DESC")]
+        return [self._job(row) for row in self._execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY rowid DESC")]
 
     def _job(self, row: tuple) -> Job:
         job, state, request, created, error, edits = row
@@ -160,7 +182,7 @@ class Store:
 
     def keep_shown(self, job: Job, shown: Snapshot | None) -> None:
         """End a job that wrote no files with what its readers saw last, if there is anything and room for it."""
-        from ..geometry import files                    # needs SciPy, which the server itself does not
+        from ..geometry import files  # needs SciPy, which the server itself does not
         from ..geometry.mesh import Mesh
 
         self.discard_folder(job.id)
@@ -170,7 +192,7 @@ class Store:
             files.save_result(Mesh.of(shown.arrays), self.open_folder(job.id), job.request.flat)
             self.keep_snapshot(job.id, shown)
             self.keep_folder(job.id)
-        except Exception:                               # the job must end all the same
+        except Exception:  # the job must end all the same
             log.exception("What job %s showed could not be kept", job.id)
             self.discard_folder(job.id)
 
@@ -186,12 +208,13 @@ class Store:
 
     def next_queued(self) -> Job | None:
         """The one of highest priority that has waited longest; the clock may jump, the order of rows does not."""
-        rows = self._execute(f"SELECT {_COLUMNS} FROM jobs WHERE state = ? ORDER BY priority DESC, rowid LIMIT 1",
-                             QUEUED)
+        rows = self._execute(
+            f"SELECT {_COLUMNS} FROM jobs WHERE state = ? ORDER BY priority DESC, rowid LIMIT 1", QUEUED
+        )
         return self._job(rows[0]) if rows else None
 
     def count(self, state: str) -> int:
-        (number,), = self._execute("SELECT COUNT(*) FROM jobs WHERE state = ?", state)
+        ((number,),) = self._execute("SELECT COUNT(*) FROM jobs WHERE state = ?", state)
         return number
 
     def take_up_running(self) -> list[Job]:
@@ -201,7 +224,7 @@ class Store:
 
     def halvings(self, job: str) -> int:
         """How often a job's views at once were halved for lack of memory."""
-        (number,), = self._execute("SELECT halvings FROM jobs WHERE id = ?", job)
+        ((number,),) = self._execute("SELECT halvings FROM jobs WHERE id = ?", job)
         return number
 
     def halve(self, job: str) -> int:
@@ -211,9 +234,13 @@ class Store:
     def add_death(self, job: str) -> int:
         """Note that a job's worker died; how many have since the last new checkpoint."""
         step = self.checkpoints(job).step
-        self._execute("UPDATE jobs SET deaths = CASE WHEN ? > death_step THEN 1 ELSE deaths + 1 END, death_step = ? "
-                      "WHERE id = ?", step, step, job)
-        (number,), = self._execute("SELECT deaths FROM jobs WHERE id = ?", job)
+        self._execute(
+            "UPDATE jobs SET deaths = CASE WHEN ? > death_step THEN 1 ELSE deaths + 1 END, death_step = ? WHERE id = ?",
+            step,
+            step,
+            job,
+        )
+        ((number,),) = self._execute("SELECT deaths FROM jobs WHERE id = ?", job)
         return number
 
     def edit(self, job: str, edit: Edit) -> Job:
@@ -222,14 +249,19 @@ class Store:
         for name in ("prompt", "negative_prompt"):
             if (value := getattr(edit, name)) is not None:
                 setattr(request, name, value)
-        self._execute("UPDATE jobs SET request = ?, edits = edits + ?, edited = CASE WHEN ? THEN ? ELSE edited END "
-                      "WHERE id = ?", json.dumps(to_dict(request)), int(bool(edit.mesh)), bool(edit.mesh), edit.mesh,
-                      job)
+        self._execute(
+            "UPDATE jobs SET request = ?, edits = edits + ?, edited = CASE WHEN ? THEN ? ELSE edited END WHERE id = ?",
+            json.dumps(to_dict(request)),
+            int(bool(edit.mesh)),
+            bool(edit.mesh),
+            edit.mesh,
+            job,
+        )
         return self._known(job)
 
     def edited(self, job: str) -> str:
         """The id of the newest mesh that an edit put in the asset's place, "" for none."""
-        (mesh,), = self._execute("SELECT edited FROM jobs WHERE id = ?", job)
+        ((mesh,),) = self._execute("SELECT edited FROM jobs WHERE id = ?", job)
         return mesh
 
     def meshes_in_use(self) -> set[str]:
@@ -242,9 +274,10 @@ class Store:
 
     def events(self, job: str, after: int = 0) -> list[tuple[int, bytes]]:
         """The first of those after a number, `PAGE` at most."""
-        return self._execute("SELECT number, data FROM events WHERE job = ? AND number > ? ORDER BY number LIMIT ?",
-                             job, after, PAGE)
+        return self._execute(
+            "SELECT number, data FROM events WHERE job = ? AND number > ? ORDER BY number LIMIT ?", job, after, PAGE
+        )
 
     def last_event(self, job: str) -> int:
-        (number,), = self._execute("SELECT COALESCE(MAX(number), 0) FROM events WHERE job = ?", job)
+        ((number,),) = self._execute("SELECT COALESCE(MAX(number), 0) FROM events WHERE job = ?", job)
         return number

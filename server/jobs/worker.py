@@ -18,8 +18,7 @@ from itertools import takewhile
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from msd_blender.protocol import (JobRequest, Log, Progress, Snapshot, encode_event, encode_snapshot, from_dict,
-                                  to_dict)
+from msd_blender.protocol import JobRequest, Log, Progress, Snapshot, encode_event, encode_snapshot, from_dict, to_dict
 
 from .. import logs
 from ..checkpoint import Checkpoints
@@ -59,10 +58,23 @@ class Worker:
     def pid(self) -> int | None:
         return self._process.pid
 
-    def run(self, request: JobRequest, folder: Path, halvings: int = 0, mesh: Path | None = None,
-            edit: tuple[int, Path] | None = None) -> None:
-        self._send({"run": to_dict(request), "folder": str(folder), "halvings": halvings,
-                    "mesh": mesh and str(mesh), "edit": edit and [edit[0], str(edit[1])]})
+    def run(
+        self,
+        request: JobRequest,
+        folder: Path,
+        halvings: int = 0,
+        mesh: Path | None = None,
+        edit: tuple[int, Path] | None = None,
+    ) -> None:
+        self._send(
+            {
+                "run": to_dict(request),
+                "folder": str(folder),
+                "halvings": halvings,
+                "mesh": mesh and str(mesh),
+                "edit": edit and [edit[0], str(edit[1])],
+            }
+        )
 
     def cancel(self) -> None:
         self._send({"cancel": True})
@@ -74,7 +86,7 @@ class Worker:
         try:
             self._pipe.send_bytes(json.dumps(message).encode())
         except (OSError, ValueError):
-            pass                            # it died: `receive` tells
+            pass  # it died: `receive` tells
 
     def receive(self, timeout: float) -> tuple[str, bytes] | None:
         """The next (letter, body), None after `timeout` seconds without one. Raises `ExecutorDied`."""
@@ -95,9 +107,9 @@ class Worker:
 
 def _main(pipe: Connection, device: str) -> None:
     if device:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device     # before torch is imported
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # before torch is imported
     logs.set_up()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C in a terminal is the server's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the server's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cancelled, paused, wake = threading.Event(), threading.Event(), threading.Event()
     work: list[dict] = []
@@ -107,7 +119,7 @@ def _main(pipe: Connection, device: str) -> None:
             try:
                 message = json.loads(pipe.recv_bytes())
             except (EOFError, OSError):
-                os._exit(0)                             # the server is gone, in whatever way
+                os._exit(0)  # the server is gone, in whatever way
             if "cancel" in message:
                 cancelled.set()
             elif "pause" in message:
@@ -120,8 +132,17 @@ def _main(pipe: Connection, device: str) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
 
-    from ..optimize import (Paused, Settings, checked, device_in_use, generate, is_device_fault, is_out_of_memory,
-                            release, warm_up)
+    from ..optimize import (
+        Paused,
+        Settings,
+        checked,
+        device_in_use,
+        generate,
+        is_device_fault,
+        is_out_of_memory,
+        release,
+        warm_up,
+    )
 
     def tell(letter: bytes) -> None:
         pipe.send_bytes(letter + json.dumps(device_in_use()).encode())
@@ -150,15 +171,28 @@ def _main(pipe: Connection, device: str) -> None:
         try:
             mesh = job["mesh"] and checked(read(Path(job["mesh"])))
             edit = job["edit"] and (str(job["edit"][0]), checked(read(Path(job["edit"][1]))))
-            generate(request, folder, report, cancelled.is_set, Settings.of(request, job["halvings"]),
-                     Checkpoints(folder / "checkpoints"), paused.is_set, mesh, edit)
+            generate(
+                request,
+                folder,
+                report,
+                cancelled.is_set,
+                Settings.of(request, job["halvings"]),
+                Checkpoints(folder / "checkpoints"),
+                paused.is_set,
+                mesh,
+                edit,
+            )
             pipe.send_bytes(b"D")
         except Paused:
             pipe.send_bytes(b"P")
         except Exception as error:
             refused = isinstance(error, ValueError)
-            log.log(logging.WARNING if refused else logging.ERROR, "The job %s", "was refused" if refused else "failed",
-                    exc_info=True)
+            log.log(
+                logging.WARNING if refused else logging.ERROR,
+                "The job %s",
+                "was refused" if refused else "failed",
+                exc_info=True,
+            )
             if is_out_of_memory(error):
                 pipe.send_bytes(b"O")
             elif is_device_fault(error):

@@ -12,8 +12,17 @@ from .device import device_in_use, is_device_fault, is_out_of_memory
 from .generate import Paused, forget_priors, generate, load_prior
 from .settings import Settings
 
-__all__ = ["Paused", "Settings", "checked", "device_in_use", "generate", "is_device_fault",
-           "is_out_of_memory", "release", "warm_up"]
+__all__ = [
+    "Paused",
+    "Settings",
+    "checked",
+    "device_in_use",
+    "generate",
+    "is_device_fault",
+    "is_out_of_memory",
+    "release",
+    "warm_up",
+]
 
 
 def checked(arrays: dict[str, np.ndarray]) -> Mesh:
@@ -37,4 +46,4 @@ def warm_up() -> None:
     try:
         load_prior("", "cpu")
     except PriorError:
-        pass                                # a job that names its own model needs no bundled one
+        pass  # a job that names its own model needs no bundled one

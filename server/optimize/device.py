@@ -12,7 +12,9 @@ import torch
 # Each library says in its own words that an allocation failed; 2 is cudaErrorMemoryAllocation.
 OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|out of memory|out_of_memory|Cuda error: 2\b|alloc_failed|_ALLOCATION_FAILED"
-    r"|unable to find an engine|valid cudnn algorithm", re.IGNORECASE)
+    r"|unable to find an engine|valid cudnn algorithm",
+    re.IGNORECASE,
+)
 DEVICE_FAULT = re.compile(r"\b(CUDA|HIP)( driver)? error|cuDNN error|CU(BLAS|DNN|SPARSE|SOLVER)_STATUS_", re.IGNORECASE)
 
 
@@ -30,25 +32,32 @@ def device_in_use() -> dict[str, str | int]:
         card = torch.cuda.get_device_properties(0)
         return {"device": card.name, "memory": torch.cuda.memory_reserved(0), "memory_total": card.total_memory}
     cores = torch.get_num_threads()
-    return {"device": f"CPU, {cores} core{'s' if cores > 1 else ''}", "memory": psutil.Process().memory_info().rss,
-            "memory_total": psutil.virtual_memory().total}
+    return {
+        "device": f"CPU, {cores} core{'s' if cores > 1 else ''}",
+        "memory": psutil.Process().memory_info().rss,
+        "memory_total": psutil.virtual_memory().total,
+    }
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory of the machine or of its card ran out, by the error or by one that it was raised from."""
-    return any(isinstance(each, (MemoryError, torch.OutOfMemoryError))
-               or isinstance(each, RuntimeError) and OUT_OF_MEMORY.search(str(each)) is not None
-               for each in _causes(error))
+    return any(
+        isinstance(each, (MemoryError, torch.OutOfMemoryError))
+        or isinstance(each, RuntimeError)
+        and OUT_OF_MEMORY.search(str(each)) is not None
+        for each in _causes(error)
+    )
 
 
 def is_device_fault(error: BaseException) -> bool:
     """Whether the device refused, other than for lack of memory: CUDA then refuses all that this process asks next."""
     if is_out_of_memory(error):
         return False
-    accelerator = getattr(torch, "AcceleratorError", ())    # of PyTorch 2.8 and later
-    return any(isinstance(each, accelerator)
-               or isinstance(each, RuntimeError) and DEVICE_FAULT.search(str(each)) is not None
-               for each in _causes(error))
+    accelerator = getattr(torch, "AcceleratorError", ())  # of PyTorch 2.8 and later
+    return any(
+        isinstance(each, accelerator) or isinstance(each, RuntimeError) and DEVICE_FAULT.search(str(each)) is not None
+        for each in _causes(error)
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

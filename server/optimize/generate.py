@@ -21,12 +21,12 @@ from msd_blender import __version__
 from msd_blender.protocol import WRITING, JobRequest, Log, Progress, Snapshot
 
 from .. import guidance, priors
-from ..checkpoint import Checkpoints, load_optimizer, optimizer_tensors
 from ..bundled.captions import unknown_words
 from ..bundled.shapes import NOUNS
-from ..geometry.field import Field
+from ..checkpoint import Checkpoints, load_optimizer, optimizer_tensors
 from ..geometry import files
 from ..geometry.clean import clean
+from ..geometry.field import Field
 from ..geometry.hygiene import report
 from ..geometry.material import Material
 from ..geometry.mesh import Mesh
@@ -45,7 +45,7 @@ Report = Callable[[Progress | Log | Snapshot], None]
 # At least so long from one to the next, and at most this share of the time is spent on them; 0: after every iteration.
 CHECKPOINT_SECONDS = float(os.environ.get("MSD_CHECKPOINT_SECONDS", "5"))
 CHECKPOINT_COST = 0.01
-SNAPSHOT_COST = 0.05                        # their share of the time, as long as they come every few seconds
+SNAPSHOT_COST = 0.05  # their share of the time, as long as they come every few seconds
 PREVIEW_COST = 0.01
 
 
@@ -64,15 +64,23 @@ class Generation:
             know of that id yet, the run goes on from the edited mesh, for the iterations that are left.
     """
 
-    def __init__(self, request: JobRequest, report: Report, cancelled: Callable[[], bool],
-                 settings: Settings | None = None, checkpoints: Checkpoints | None = None,
-                 paused: Callable[[], bool] = lambda: False, mesh: Mesh | None = None,
-                 edit: tuple[str, Mesh] | None = None):
+    def __init__(
+        self,
+        request: JobRequest,
+        report: Report,
+        cancelled: Callable[[], bool],
+        settings: Settings | None = None,
+        checkpoints: Checkpoints | None = None,
+        paused: Callable[[], bool] = lambda: False,
+        mesh: Mesh | None = None,
+        edit: tuple[str, Mesh] | None = None,
+    ):
         self.request = request.validate()
         self.settings = settings or Settings.of(request)
         if (mesh is None) != (request.mode == "generate"):
-            raise ValueError("Mode generate starts from nothing, and texture and refine from a mesh: give the mesh "
-                             "with them only.")
+            raise ValueError(
+                "Mode generate starts from nothing, and texture and refine from a mesh: give the mesh with them only."
+            )
         self.given = mesh
         self.report, self.cancelled, self.paused = report, cancelled, paused
         self.checkpoints = checkpoints
@@ -89,8 +97,8 @@ class Generation:
         self.iterations = sum(phase.iterations for _, phase in self.plan)
         self.iteration = self.denoiser_calls = self.version = 0
         self.warned = False
-        self.shown = self.saved = 0.0       # seconds when the last snapshot and checkpoint were taken
-        self.edit = ""                      # the last one that was taken up
+        self.shown = self.saved = 0.0  # seconds when the last snapshot and checkpoint were taken
+        self.edit = ""  # the last one that was taken up
         self.new_edit = edit
 
     def run(self) -> Asset:
@@ -129,7 +137,7 @@ class Generation:
     def _enter(self, kind: str, phase: Phase, before: Asset | None) -> Asset:
         """What the next phase works on, made of what the one before it left."""
         symmetry, levels = self.request.symmetry, phase.levels
-        if isinstance(before, Explicit):                # an artist's edit: it stays what it is
+        if isinstance(before, Explicit):  # an artist's edit: it stays what it is
             return before if kind != "texture" else self._explicit(before.mesh(), details=True)
         if kind == "volume":
             return Volume(Field(levels, device=self.device), symmetry=symmetry)
@@ -143,11 +151,20 @@ class Generation:
             mesh = self.given
             if self.request.remesh:
                 if mesh.textures:
-                    self.report(Log("Remesh makes new faces without UVs: the texture becomes vertex colours, where it "
-                                    "is locked too.", "warning"))
+                    self.report(
+                        Log(
+                            "Remesh makes new faces without UVs: the texture becomes vertex colours, where it "
+                            "is locked too.",
+                            "warning",
+                        )
+                    )
                 if mesh.materials or mesh.normals is not None:
-                    self.report(Log("Remesh makes new faces: the materials and the hard edges of the old ones are left "
-                                    "out.", "warning"))
+                    self.report(
+                        Log(
+                            "Remesh makes new faces: the materials and the hard edges of the old ones are left out.",
+                            "warning",
+                        )
+                    )
                 mesh = remeshed(mesh, self.request.target_faces)
             return self._explicit(mesh, moves=True, details=True)
         return self._explicit(self.given)
@@ -161,8 +178,14 @@ class Generation:
             mesh = clean(extract(joined(grid)), self.request.target_faces).on_ground()
         return self._explicit(mesh, place=Place(-mesh.lift, 1.0), grid=grid[:, 1:])
 
-    def _explicit(self, mesh: Mesh, moves: bool = False, details: bool = False,
-                  place: Place | None = None, grid: torch.Tensor | None = None) -> Explicit:
+    def _explicit(
+        self,
+        mesh: Mesh,
+        moves: bool = False,
+        details: bool = False,
+        place: Place | None = None,
+        grid: torch.Tensor | None = None,
+    ) -> Explicit:
         manner = self._manner(moves, details)
         missing = missing_uvs(mesh.uvs, len(mesh.faces))
         if not moves and missing.all():
@@ -170,37 +193,76 @@ class Generation:
                 self._stage("unwrap")
                 _, split, uvs = unwrap(mesh.positions, mesh.faces, manner.texture_size)
                 if mesh.uvs is not None and mesh.textures:
-                    self.report(Log("The mesh's UVs have no area, so that each face shows one texel: it gets new ones, "
-                                    "with the colours that it has; pictures of other kinds are left out.", "warning"))
+                    self.report(
+                        Log(
+                            "The mesh's UVs have no area, so that each face shows one texel: it gets new ones, "
+                            "with the colours that it has; pictures of other kinds are left out.",
+                            "warning",
+                        )
+                    )
                     mesh = laid_anew(replace(mesh, materials=_without_pictures(mesh)), uvs[split], manner.texture_size)
                 mesh = replace(mesh, uvs=uvs[split])
         elif not moves and missing.any():
-            self.report(Log(f"{missing.sum():,} of {len(missing):,} faces have UVs without an area, so that each shows "
-                            "one texel: unwrap them to paint them.", "warning"))
-        replaced = [f"{kind} of {material.name!r}" for material in mesh.materials.values() for kind in manner.maps
-                    if material.lies_elsewhere(kind)]
+            self.report(
+                Log(
+                    f"{missing.sum():,} of {len(missing):,} faces have UVs without an area, so that each shows "
+                    "one texel: unwrap them to paint them.",
+                    "warning",
+                )
+            )
+        replaced = [
+            f"{kind} of {material.name!r}"
+            for material in mesh.materials.values()
+            for kind in manner.maps
+            if material.lies_elsewhere(kind)
+        ]
         if replaced:
-            self.report(Log(f"These pictures lie on another UV map, and the painted ones take their place: "
-                            f"{', '.join(replaced)}.", "warning"))
+            self.report(
+                Log(
+                    f"These pictures lie on another UV map, and the painted ones take their place: "
+                    f"{', '.join(replaced)}.",
+                    "warning",
+                )
+            )
         made = Explicit(mesh, self.rasterizer, manner, self.device, place, grid)
         if mesh.uvs is not None and (over := int(beyond(within_tile(mesh.uvs)).sum())):
-            self.report(Log(f"{over:,} of {len(mesh.faces):,} faces have UVs that reach over their picture's edge, "
-                            "where it repeats: give them UVs inside of it to paint them well.", "warning"))
+            self.report(
+                Log(
+                    f"{over:,} of {len(mesh.faces):,} faces have UVs that reach over their picture's edge, "
+                    "where it repeats: give them UVs inside of it to paint them well.",
+                    "warning",
+                )
+            )
         if made.skin.blocked > 0.02:
-            self.report(Log(f"{made.skin.blocked:.0%} of what is free to change has the texels of locked faces, "
-                            "because their UVs lie on each other, and stays as it is: give it UVs of its own to "
-                            "paint it.", "warning"))
+            self.report(
+                Log(
+                    f"{made.skin.blocked:.0%} of what is free to change has the texels of locked faces, "
+                    "because their UVs lie on each other, and stays as it is: give it UVs of its own to "
+                    "paint it.",
+                    "warning",
+                )
+            )
         return made
 
     def _manner(self, moves: bool, details: bool) -> Manner:
         request, settings = self.request, self.settings
         own = request.mode == "generate"
         size = settings.made_texture_size if own else settings.texture_size
-        return Manner(moves, details, own, settings.paint, tuple(request.maps), size, request.flat, request.symmetry,
-                      request.max_displacement)
+        return Manner(
+            moves,
+            details,
+            own,
+            settings.paint,
+            tuple(request.maps),
+            size,
+            request.flat,
+            request.symmetry,
+            request.max_displacement,
+        )
 
-    def _phase(self, number: int, asset: Asset, guide: Any, phase: Phase, first: int,
-               found: dict[str, Tensor] | None = None) -> None:
+    def _phase(
+        self, number: int, asset: Asset, guide: Any, phase: Phase, first: int, found: dict[str, Tensor] | None = None
+    ) -> None:
         """Optimize one asset through the plan's phase `number`, whose first iteration is the run's `first`."""
         settings = self.settings
         optimizer = torch.optim.Adam(asset.groups(), lr=phase.learning_rate, betas=(0.9, 0.99))
@@ -236,17 +298,23 @@ class Generation:
                     self.saved = self.clock.elapsed
                     if not self.warned:
                         self.warned = True
-                        self.report(Log(f"A checkpoint could not be written ({error.strerror}): the job goes on, "
-                                        "but make room, or what it does from here is lost if the server stops.",
-                                        "warning"))
+                        self.report(
+                            Log(
+                                f"A checkpoint could not be written ({error.strerror}): the job goes on, "
+                                "but make room, or what it does from here is lost if the server stops.",
+                                "warning",
+                            )
+                        )
 
-    def _iterate(self, asset: Asset, guide: Any, phase: Phase, progress: float,
-                 optimizer: torch.optim.Optimizer) -> guidance.GuidanceStep:
+    def _iterate(
+        self, asset: Asset, guide: Any, phase: Phase, progress: float, optimizer: torch.optim.Optimizer
+    ) -> guidance.GuidanceStep:
         """One step of one asset."""
         settings, request = self.settings, self.request
         with self.clock("render forward"):
-            drawn = cameras.sample(settings.views, self.generator, elevation=settings.elevation,
-                                   field_of_view=settings.field_of_view)
+            drawn = cameras.sample(
+                settings.views, self.generator, elevation=settings.elevation, field_of_view=settings.field_of_view
+            )
             views = drawn.to(self.device)
             lights = Lights.sample(views, self.generator)
             if request.maps:
@@ -264,7 +332,9 @@ class Generation:
             contrast = torch.rand(settings.views, generator=self.generator) < phase.contrast
             condition = self.prior.condition(
                 view_prompts(request.prompt, azimuth, elevation),
-                negative_prompts(request.prompt, elevation, request.negative_prompt, contrast), scale)
+                negative_prompts(request.prompt, elevation, request.negative_prompt, contrast),
+                scale,
+            )
             step = guide.step(self.prior, latents, condition, progress, self.generator)
         with self.clock("encode"):
             latents.backward(step.gradient)
@@ -287,10 +357,17 @@ class Generation:
             tensors = {f"asset.{name}": value for name, value in asset.state_dict().items()}
             tensors |= optimizer_tensors(optimizer) | {"generator": self.generator.get_state()}
             tensors |= {f"guidance.{name}": value for name, value in _learned(guide).items()}
-            state = {"phase": number, "asset": asset.name, "edit": self.edit,
-                     "details": isinstance(asset, Explicit) and asset.manner.details,
-                     "iteration": self.iteration, "denoiser_calls": self.denoiser_calls,
-                     "version": self.version, "seconds": self.clock.seconds, "elapsed": self.clock.elapsed}
+            state = {
+                "phase": number,
+                "asset": asset.name,
+                "edit": self.edit,
+                "details": isinstance(asset, Explicit) and asset.manner.details,
+                "iteration": self.iteration,
+                "denoiser_calls": self.denoiser_calls,
+                "version": self.version,
+                "seconds": self.clock.seconds,
+                "elapsed": self.clock.elapsed,
+            }
             self.checkpoints.save(self.iteration, tensors, state)
         self.saved = self.clock.elapsed
 
@@ -314,10 +391,14 @@ class Generation:
         else:
             mesh, place = Explicit.given(tensors)
             given = self.given
-            if given is not None and np.array_equal(mesh.faces, given.faces):       # what no checkpoint has
+            if given is not None and np.array_equal(mesh.faces, given.faces):  # what no checkpoint has
                 same = mesh.uvs is None or given.uvs is None or np.array_equal(mesh.uvs, given.uvs, equal_nan=True)
-                mesh = replace(mesh, normals=given.normals, more_uvs=given.more_uvs,
-                               materials=given.materials if same else _without_pictures(given))
+                mesh = replace(
+                    mesh,
+                    normals=given.normals,
+                    more_uvs=given.more_uvs,
+                    materials=given.materials if same else _without_pictures(given),
+                )
             manner = self._manner(kind == "refine", state["details"])
             asset = Explicit(mesh, self.rasterizer, manner, self.device, place, fit=False)
         asset.load_state_dict(tensors)
@@ -327,8 +408,7 @@ class Generation:
         """(B, H, W, 3) renders, bottom row first, as the prior wants them: (B, 3, h, w), top row first."""
         pictures = images.movedim(-1, 1).flip(2)
         if pictures.shape[-1] != self.prior.resolution:
-            pictures = F.interpolate(pictures, size=(self.prior.resolution,) * 2, mode="bilinear",
-                                     align_corners=False)
+            pictures = F.interpolate(pictures, size=(self.prior.resolution,) * 2, mode="bilinear", align_corners=False)
         return pictures
 
     def _progress(self, phase: str, bandwidth: float | None) -> None:
@@ -372,8 +452,7 @@ class Generation:
             "settings": asdict(self.settings),
             "state": "finished" if whole else "cancelled",
             "edit": self.edit,
-            "versions": {"msd_blender": __version__, "torch": torch.__version__,
-                         "python": platform.python_version()},
+            "versions": {"msd_blender": __version__, "torch": torch.__version__, "python": platform.python_version()},
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "rasterizer": type(self.rasterizer).__module__.rpartition(".")[2],
@@ -413,10 +492,17 @@ def forget_priors() -> None:
     _priors.clear()
 
 
-def generate(request: JobRequest, folder: Path, report: Report, cancelled: Callable[[], bool],
-             settings: Settings | None = None, checkpoints: Checkpoints | None = None,
-             paused: Callable[[], bool] = lambda: False, mesh: Mesh | None = None,
-             edit: tuple[str, Mesh] | None = None) -> None:
+def generate(
+    request: JobRequest,
+    folder: Path,
+    report: Report,
+    cancelled: Callable[[], bool],
+    settings: Settings | None = None,
+    checkpoints: Checkpoints | None = None,
+    paused: Callable[[], bool] = lambda: False,
+    mesh: Mesh | None = None,
+    edit: tuple[str, Mesh] | None = None,
+) -> None:
     """Make the asset of a request and leave `protocol.FILES` in `folder`, which exists.
 
     mesh, edit: as `Generation`. On cancellation what was reached is kept. Raises ValueError with one sentence for
@@ -425,8 +511,13 @@ def generate(request: JobRequest, folder: Path, report: Report, cancelled: Calla
     run = Generation(request, report, cancelled, settings, checkpoints, paused, mesh, edit)
     fresh = checkpoints is None or checkpoints.step < 0
     if fresh and not request.model and (unknown := unknown_words(request.prompt)):
-        report(Log(f"The bundled model does not know {', '.join(unknown)}; it knows {', '.join(NOUNS)}. "
-                   "For anything else, name a folder of Stable Diffusion as the model.", "warning"))
+        report(
+            Log(
+                f"The bundled model does not know {', '.join(unknown)}; it knows {', '.join(NOUNS)}. "
+                "For anything else, name a folder of Stable Diffusion as the model.",
+                "warning",
+            )
+        )
     if fresh and hasattr(run.prior, "remarks"):
         contrast = any(phase.contrast for _, phase in run.plan)
         for remark in run.prior.remarks(request.prompt, request.negative_prompt, contrast):

@@ -18,7 +18,7 @@ from ..rendering.shading import Lights
 from ..rendering.textured import Charts, Material, Textured
 from .assets.explicit import Place
 
-PREVIEW = 128                               # pixels
+PREVIEW = 128  # pixels
 
 
 def look(mesh: Mesh, device: torch.device | str) -> Tensor | Textured:
@@ -37,8 +37,9 @@ def look(mesh: Mesh, device: torch.device | str) -> Tensor | Textured:
     gray = torch.full((1, 1, 3), 0.8, device=device)
     materials = []
     for slot in range(slots):
-        base, roughness, metallic, normal = (picture(kind, slot)
-                                             for kind in ("texture", "roughness", "metallic", "normal"))
+        base, roughness, metallic, normal = (
+            picture(kind, slot) for kind in ("texture", "roughness", "metallic", "normal")
+        )
         materials.append(Material(gray if base is None else base, roughness, metallic, normal))
     faces, uvs = torch.from_numpy(mesh.faces).to(device), torch.from_numpy(mesh.uvs).to(device)
     chart = None if mesh.slots is None else torch.from_numpy(mesh.slots).to(device)
@@ -49,23 +50,37 @@ def look(mesh: Mesh, device: torch.device | str) -> Tensor | Textured:
 def preview(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat: bool = False) -> np.ndarray:
     """(PREVIEW, PREVIEW, 3) uint8 from ahead, to the right and above, bottom row first."""
     full = torch.ones(1, device=device)
-    camera = Cameras(math.radians(35) * full, math.radians(20) * full, 3.0 * full,
-                     math.radians(FIELD_OF_VIEW) * full)
+    camera = Cameras(math.radians(35) * full, math.radians(20) * full, 3.0 * full, math.radians(FIELD_OF_VIEW) * full)
     place = torch.from_numpy(_placed(mesh)).to(device)
-    picture = render.render(rasterizer, place, torch.from_numpy(mesh.faces).to(device), look(mesh, device), camera,
-                            Lights.headlight(camera), torch.full((1, 3), render.GROUND, device=device), PREVIEW,
-                            flat)
+    picture = render.render(
+        rasterizer,
+        place,
+        torch.from_numpy(mesh.faces).to(device),
+        look(mesh, device),
+        camera,
+        Lights.headlight(camera),
+        torch.full((1, 3), render.GROUND, device=device),
+        PREVIEW,
+        flat,
+    )
     return (255 * picture[0]).round().byte().cpu().numpy()
 
 
-def turntable(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat: bool = False,
-              scaled: bool = False) -> np.ndarray:
+def turntable(
+    rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat: bool = False, scaled: bool = False
+) -> np.ndarray:
     """As `render.turntable`. scaled: brought to the size that fills the picture, whatever size it has."""
     if scaled:
         mesh = replace(mesh, positions=_placed(mesh))
     colours = look(mesh, device)
-    return render.turntable(rasterizer, mesh.positions, mesh.faces,
-                            colours if isinstance(colours, Textured) else mesh.shown_colours, device, flat=flat)
+    return render.turntable(
+        rasterizer,
+        mesh.positions,
+        mesh.faces,
+        colours if isinstance(colours, Textured) else mesh.shown_colours,
+        device,
+        flat=flat,
+    )
 
 
 def _placed(mesh: Mesh) -> np.ndarray:

@@ -61,21 +61,30 @@ class Settings:
 
     views: int = 4
     guidance_scale: float = 5.0
-    volume: Phase = field(default_factory=lambda: Phase(
-        270, (5, 9, 17, 33), Geometric(4.0, 1.5), learning_rate=0.07, penalty=50, resolution=0.5,
-        emphasis=1.7, contrast=0.5))
-    surface: Phase = field(default_factory=lambda: Phase(
-        190, (5, 9, 17, 33, 49), Geometric(2.4, 0.6), learning_rate=0.02, penalty=50))
-    finish: Phase = field(default_factory=lambda: Phase(
-        50, (), Geometric(0.9, 0.6), learning_rate=0.02, penalty=50))
-    texture: Phase = field(default_factory=lambda: Phase(
-        300, (), Geometric(4.0, 0.75), learning_rate=0.05, penalty=50, emphasis=1.5))
-    refine: Phase = field(default_factory=lambda: Phase(
-        300, (), Geometric(3.0, 0.75), learning_rate=0.03, penalty=50))
-    paint: tuple[int, ...] = (5, 9, 17, 33, 65)     # levels of `assets.paint.Paint`
-    snapshots: int = 40                     # over the whole run, 0 for none, and
-    snapshot_seconds: float = 10.0          # at most this long from one to the next
-    made_texture_size: int = 512            # of a mesh that was made from nothing
+    volume: Phase = field(
+        default_factory=lambda: Phase(
+            270,
+            (5, 9, 17, 33),
+            Geometric(4.0, 1.5),
+            learning_rate=0.07,
+            penalty=50,
+            resolution=0.5,
+            emphasis=1.7,
+            contrast=0.5,
+        )
+    )
+    surface: Phase = field(
+        default_factory=lambda: Phase(190, (5, 9, 17, 33, 49), Geometric(2.4, 0.6), learning_rate=0.02, penalty=50)
+    )
+    finish: Phase = field(default_factory=lambda: Phase(50, (), Geometric(0.9, 0.6), learning_rate=0.02, penalty=50))
+    texture: Phase = field(
+        default_factory=lambda: Phase(300, (), Geometric(4.0, 0.75), learning_rate=0.05, penalty=50, emphasis=1.5)
+    )
+    refine: Phase = field(default_factory=lambda: Phase(300, (), Geometric(3.0, 0.75), learning_rate=0.03, penalty=50))
+    paint: tuple[int, ...] = (5, 9, 17, 33, 65)  # levels of `assets.paint.Paint`
+    snapshots: int = 40  # over the whole run, 0 for none, and
+    snapshot_seconds: float = 10.0  # at most this long from one to the next
+    made_texture_size: int = 512  # of a mesh that was made from nothing
     texture_size: int = 1024
     elevation: tuple[float, float] | None = None
     field_of_view: float = FIELD_OF_VIEW
@@ -106,12 +115,15 @@ class Settings:
         names = [name for _, name in PLANS[request.mode]]
         phases = [getattr(default, name) for name in names]
         if request.iterations is not None:
-            phases = [replace(phase, iterations=count)
-                      for phase, count in zip(phases, _shares(request.iterations, phases))]
+            phases = [
+                replace(phase, iterations=count) for phase, count in zip(phases, _shares(request.iterations, phases))
+            ]
         if request.regularization is not None:
             phases = [replace(phase, penalty=phase.penalty * request.regularization) for phase in phases]
-        phases = [replace(phase, bandwidth=_bandwidth(request, phase.bandwidth, i == 0, i == len(phases) - 1))
-                  for i, phase in enumerate(phases)]
+        phases = [
+            replace(phase, bandwidth=_bandwidth(request, phase.bandwidth, i == 0, i == len(phases) - 1))
+            for i, phase in enumerate(phases)
+        ]
         return replace(default, **changes, **dict(zip(names, phases)))
 
 

@@ -19,16 +19,14 @@ BUNDLED_MODEL = Path(__file__).parents[1] / "bundled" / "model"
 
 
 def load(
-    folder: str | Path | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    folder: str | Path | None = None, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> LatentDiffusion:
     """Load a diffusers Stable Diffusion folder, offline; None is the model that comes with the server.
 
     device: default the GPU where there is one; dtype: default float16 on a GPU, float32 on the CPU.
     Raises PriorError, with what to do, for a folder that does not hold such a model.
     """
-    import torch                            # both take seconds to import: only when needed
+    import torch  # both take seconds to import: only when needed
 
     from .latent_diffusion import LatentDiffusion
 

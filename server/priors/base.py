@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:                           # errors and files are asked about where torch is not loaded
+if TYPE_CHECKING:  # errors and files are asked about where torch is not loaded
     import torch
     from torch import Tensor
 

@@ -11,14 +11,18 @@ from typing import Any
 from .base import PriorError
 
 PIPELINE = "StableDiffusionPipeline"
-CLASSES = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",),
-           "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast")}
+CLASSES = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 PICKLES = {".bin", ".ckpt", ".pt", ".pth"}
 OTHERS = {".gguf": "GGUF", ".onnx": "ONNX", ".msgpack": "Flax", ".h5": "TensorFlow"}
 _SHARD = r"-\d{5}-of-\d{5}"
-_LONGEST_HEADER = 100_000_000               # bytes, safetensors' own limit
+_LONGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
 AGAIN = "download the model again"
 
 
@@ -54,30 +58,41 @@ def _place(folder: Path) -> None:
     if folder.is_dir():
         if not (folder / "model_index.json").exists():
             single = next(iter(sorted(folder.glob("*.safetensors"))), "a single-file checkpoint")
-            raise PriorError(f"{folder} is not a diffusers model: it has no model_index.json. Convert {single} with "
-                             "diffusers' from_single_file() and save_pretrained(), or name the folder that has one.")
+            raise PriorError(
+                f"{folder} is not a diffusers model: it has no model_index.json. Convert {single} with "
+                "diffusers' from_single_file() and save_pretrained(), or name the folder that has one."
+            )
         return
     if not folder.exists():
         raise PriorError(f"There is no folder {folder}: name a diffusers folder, with a model_index.json.")
     if folder.suffix.lower() == ".safetensors":
-        raise PriorError(f"{folder} is a single-file checkpoint: convert it once with diffusers' {PIPELINE}"
-                         ".from_single_file(FILE) and save_pretrained(FOLDER), and name that folder.")
+        raise PriorError(
+            f"{folder} is a single-file checkpoint: convert it once with diffusers' {PIPELINE}"
+            ".from_single_file(FILE) and save_pretrained(FOLDER), and name that folder."
+        )
     if folder.suffix.lower() in PICKLES:
-        raise PriorError(f"{folder} is a pickled checkpoint, which can run code and is never read: get the model as a "
-                         "diffusers folder with safetensors.")
+        raise PriorError(
+            f"{folder} is a pickled checkpoint, which can run code and is never read: get the model as a "
+            "diffusers folder with safetensors."
+        )
     kind = OTHERS.get(folder.suffix.lower())
-    raise PriorError(f"{folder} is a {f'{kind} file' if kind else 'file'}, which is not read: name a diffusers folder, "
-                     "with a model_index.json.")
+    raise PriorError(
+        f"{folder} is a {f'{kind} file' if kind else 'file'}, which is not read: name a diffusers folder, "
+        "with a model_index.json."
+    )
 
 
 def _scheduler(folder: Path, config: dict[str, Any]) -> None:
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
-        raise PriorError(f"The model in {folder} predicts {prediction!r}: use one that predicts "
-                         f"{', '.join(PREDICTIONS)}.")
+        raise PriorError(
+            f"The model in {folder} predicts {prediction!r}: use one that predicts {', '.join(PREDICTIONS)}."
+        )
     if "beta_schedule" not in config and not config.get("trained_betas"):
-        raise PriorError(f"The scheduler of {folder}, {config.get('_class_name')}, has no beta_schedule: use a model "
-                         "that was trained on Stable Diffusion's noise levels.")
+        raise PriorError(
+            f"The scheduler of {folder}, {config.get('_class_name')}, has no beta_schedule: use a model "
+            "that was trained on Stable Diffusion's noise levels."
+        )
 
 
 def _tokenizer(folder: Path) -> None:
@@ -94,19 +109,27 @@ def _fit(folder: Path, unet: dict[str, Any], vae: dict[str, Any], text: dict[str
     """Raise PriorError where the parts do not go together."""
     channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if channels != latents:
-        raise PriorError(f"The U-Net in {folder} takes {channels} channels, but its latents have {latents}: use a "
-                         "plain text-to-image model, not an inpainting or depth one.")
+        raise PriorError(
+            f"The U-Net in {folder} takes {channels} channels, but its latents have {latents}: use a "
+            "plain text-to-image model, not an inpainting or depth one."
+        )
     width, given = unet.get("cross_attention_dim"), text.get("hidden_size")
     if width is not None and given is not None and width != given:
-        raise PriorError(f"The U-Net in {folder} takes text of width {width}, but its text encoder gives {given}: "
-                         "they are of two models. Download one whole model.")
+        raise PriorError(
+            f"The U-Net in {folder} takes text of width {width}, but its text encoder gives {given}: "
+            "they are of two models. Download one whole model."
+        )
     for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
         if unet.get(name):
-            raise PriorError(f"The U-Net in {folder} needs more than text ({name} is {unet[name]}): use a plain "
-                             "text-to-image model of Stable Diffusion 1.x or 2.x.")
+            raise PriorError(
+                f"The U-Net in {folder} needs more than text ({name} is {unet[name]}): use a plain "
+                "text-to-image model of Stable Diffusion 1.x or 2.x."
+            )
     if not unet.get("sample_size"):
-        raise PriorError(f"{folder / 'unet' / 'config.json'} has no sample_size: set it to the edge of the latents, "
-                         "64 for 512 pixels.")
+        raise PriorError(
+            f"{folder / 'unet' / 'config.json'} has no sample_size: set it to the edge of the latents, "
+            "64 for 512 pixels."
+        )
 
 
 def _entries(folder: Path) -> dict[str, list[Path]]:
@@ -131,8 +154,11 @@ def _weights(folder: Path) -> None:
             _header(path)
             continue
         shards = _json(path).get("weight_map")
-        if not isinstance(shards, dict) or not shards or any(
-                not isinstance(name, str) or Path(name).name != name for name in shards.values()):
+        if (
+            not isinstance(shards, dict)
+            or not shards
+            or any(not isinstance(name, str) or Path(name).name != name for name in shards.values())
+        ):
             raise PriorError(f"{path} is damaged: {AGAIN}.")
         names = sorted(set(shards.values()))
         missing = [name for name in names if not (folder / name).is_file()]
@@ -154,15 +180,20 @@ def _nothing(folder: Path) -> None:
     if any(re.search(_SHARD, name) for name in safe):
         raise PriorError(f"{folder} has shards but no {stem}.safetensors.index.json: {AGAIN}.")
     if safe:
-        raise PriorError(f"{folder} has {safe[0]}, but weights are looked for in {stem}.safetensors: rename it if it "
-                         "holds this part.")
+        raise PriorError(
+            f"{folder} has {safe[0]}, but weights are looked for in {stem}.safetensors: rename it if it "
+            "holds this part."
+        )
     suffixes = {Path(name).suffix for name in names}
     if suffixes & PICKLES:
-        raise PriorError(f"{folder} has only pickled weights, which can run code and are never read: convert them with "
-                         "save_pretrained(folder, safe_serialization=True).")
+        raise PriorError(
+            f"{folder} has only pickled weights, which can run code and are never read: convert them with "
+            "save_pretrained(folder, safe_serialization=True)."
+        )
     for suffix in sorted(suffixes & OTHERS.keys()):
-        raise PriorError(f"{folder} has only {OTHERS[suffix]} weights, which are not read: get the model in "
-                         "safetensors.")
+        raise PriorError(
+            f"{folder} has only {OTHERS[suffix]} weights, which are not read: get the model in safetensors."
+        )
     raise PriorError(f"{folder} has no safetensors weights: download the whole model again.")
 
 

@@ -17,7 +17,7 @@ from .files import AGAIN, check, variant
 from .prompts import remarks, tokenize
 from .student import Student
 
-KEPT_TEXTS = 64                             # encoded texts that stay: a job's views and its negatives are some 20
+KEPT_TEXTS = 64  # encoded texts that stay: a job's views and its negatives are some 20
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,15 @@ class LatentDiffusion:
     that resolution; `sigmas`, the lowest and highest noise level that the model was trained for.
     """
 
-    def __init__(
-        self, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-    ):
+    def __init__(self, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         folder = Path(folder)
         check(folder)
         self.device, self.dtype = torch.device(device), dtype
         self.unet = self._part(UNet2DConditionModel, folder / "unet", torch_dtype=dtype)
         self.vae = self._part(AutoencoderKL, folder / "vae", torch_dtype=dtype)
-        self.text_encoder = self._part(CLIPTextModel, folder / "text_encoder", dtype=dtype,
-                                       ignore_mismatched_sizes=True)
+        self.text_encoder = self._part(
+            CLIPTextModel, folder / "text_encoder", dtype=dtype, ignore_mismatched_sizes=True
+        )
         self.tokenizer = _load(CLIPTokenizer, folder / "tokenizer")
         self.tokens: int = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
         scheduler = _load(DDPMScheduler, folder / "scheduler")
@@ -78,15 +77,19 @@ class LatentDiffusion:
 
     def _part(self, kind: Any, folder: Path, **options: Any) -> Any:
         """A frozen network, all of whose weights are the files' own numbers; only safetensors are read."""
-        part, info = _load(kind, folder, variant=variant(folder), use_safetensors=True, output_loading_info=True,
-                           **options)
+        part, info = _load(
+            kind, folder, variant=variant(folder), use_safetensors=True, output_loading_info=True, **options
+        )
         if missing := sorted(info["missing_keys"]):
-            raise PriorError(f"{folder} lacks {len(missing)} of the {len(part.state_dict())} weights of a "
-                             f"{kind.__name__} ({missing[0]}): {AGAIN}.")
+            raise PriorError(
+                f"{folder} lacks {len(missing)} of the {len(part.state_dict())} weights of a "
+                f"{kind.__name__} ({missing[0]}): {AGAIN}."
+            )
         if info["mismatched_keys"]:
             name, found, wanted = map(str, sorted(info["mismatched_keys"])[0])
-            raise PriorError(f"{folder} does not fit its config.json, as {name} has the shape {found}, not {wanted}: "
-                             f"{AGAIN}.")
+            raise PriorError(
+                f"{folder} does not fit its config.json, as {name} has the shape {found}, not {wanted}: {AGAIN}."
+            )
         part = part.to(self.device, memory_format=torch.channels_last).requires_grad_(False).eval()
         names, numbers = zip(*((name, weight.isfinite().all()) for name, weight in part.named_parameters()))
         if broken := [name for name, good in zip(names, torch.stack(numbers).tolist()) if not good]:
@@ -96,8 +99,11 @@ class LatentDiffusion:
     def not_finite(self, what: str = "The model's answers") -> PriorError:
         """The error for numbers that are none, with the precision to try. `what` begins its sentence, a plural."""
         precision = str(self.dtype).removeprefix("torch.")
-        advice = AGAIN if self.dtype == torch.float32 else (
-            f"try float32 (the device cpu uses it); if that is no better, {AGAIN}")
+        advice = (
+            AGAIN
+            if self.dtype == torch.float32
+            else (f"try float32 (the device cpu uses it); if that is no better, {AGAIN}")
+        )
         return PriorError(f"{what} are NaN or infinite on the {self.device.type} in {precision}: {advice}.")
 
     @torch.no_grad()
@@ -184,9 +190,7 @@ class LatentDiffusion:
         parts = [part for part in (condition.negative, condition.embeddings) if part is not None]
         if any(len(part) not in (1, batch) for part in parts):
             prompts = len(condition.embeddings)
-            raise PriorError(
-                f"The condition has {prompts} prompts for {batch} latents: give one each, or one."
-            )
+            raise PriorError(f"The condition has {prompts} prompts for {batch} latents: give one each, or one.")
         embeddings = torch.cat([part.expand(batch, -1, -1) for part in parts])
         x = x.repeat(len(parts), 1, 1, 1).to(self.dtype, memory_format=torch.channels_last)
         output = self.unet(x, timestep.repeat(len(parts)), encoder_hidden_states=embeddings).sample.float()

@@ -23,8 +23,14 @@ class MLPDenoiser(nn.Module):
     places: Tensor
 
     def __init__(
-        self, shape: tuple[int, ...], width: int = 64, layers: int = 3, data_std: float = 1.0, classes: int = 0,
-        detail: tuple[float, ...] = (), seed: int = 0,
+        self,
+        shape: tuple[int, ...],
+        width: int = 64,
+        layers: int = 3,
+        data_std: float = 1.0,
+        classes: int = 0,
+        detail: tuple[float, ...] = (),
+        seed: int = 0,
     ):
         super().__init__()
         self.shape, self.data_std = tuple(shape), data_std
@@ -33,8 +39,9 @@ class MLPDenoiser(nn.Module):
             torch.manual_seed(seed)
             self.register_buffer("frequencies", torch.randn(16) * 2)
             self.label = nn.Embedding(classes + 1, width) if classes else None
-            self.register_buffer("places", torch.cat([torch.empty(size, 0)] + [
-                std * torch.randn(size, 32) for std in detail], dim=1))
+            self.register_buffer(
+                "places", torch.cat([torch.empty(size, 0)] + [std * torch.randn(size, 32) for std in detail], dim=1)
+            )
             self.first = nn.Linear(size + 32 + 64 * len(detail), width)
             self.middle = nn.ModuleList([nn.Linear(width, width) for _ in range(layers - 1)])
             self.last = nn.Linear(width, size)

@@ -18,13 +18,14 @@ VIEWS = (*DIRECTIONS, "overhead")
 _OWN_VIEW = re.compile(
     r"[\s,]*\b(?:(?:seen\s+)?(?:in|from)\s+(?:the|a)\s+)?"
     r"(?:front|back|rear|side|left|right|top|overhead|profile)(?:[\s-]+(?:left|right|side))?[\s-]+view\b(?:\s+of\b\s*)?",
-    re.IGNORECASE)
+    re.IGNORECASE,
+)
 
-_CAMERA = re.compile(f", (?:{'|'.join(sorted(VIEWS, key=len, reverse=True))}) view\\b")     # as `view_prompts` adds it
+_CAMERA = re.compile(f", (?:{'|'.join(sorted(VIEWS, key=len, reverse=True))}) view\\b")  # as `view_prompts` adds it
 _TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
 # How other programs weigh words: (word:1.3), ((word)), [word:other:0.5].
 _WEIGHT = re.compile(r"\([^()]+:\s*-?[\d.]+\s*\)|\({2,}[^()]+\){2,}|\[[^\[\]]+:[^\[\]]*\]")
-NAMED = 12                                  # unknown characters in a sentence
+NAMED = 12  # unknown characters in a sentence
 
 
 def view_word(azimuth: float, elevation: float) -> str:
@@ -61,20 +62,22 @@ def negative_prompts(prompt: str, elevation: ArrayLike, negative: str, contrast:
 
     elevation: degrees; contrast: truths; (B,) arrays that broadcast.
     """
-    overhead, = view_prompts(prompt, 0, 90)
+    (overhead,) = view_prompts(prompt, 0, 90)
     against = f"{overhead}, {negative}" if negative else overhead
     pairs = np.broadcast_arrays(np.atleast_1d(elevation), np.atleast_1d(contrast))
-    return [against if yes and view_word(0, float(angle)) != "overhead" else negative
-            for angle, yes in zip(*pairs, strict=True)]
+    return [
+        against if yes and view_word(0, float(angle)) != "overhead" else negative
+        for angle, yes in zip(*pairs, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
 class Tokens:
     """A text as a text encoder reads it."""
 
-    ids: list[int]                          # as many as it reads, with start, end and padding
-    mask: list[int]                         # 1 for a token, 0 for padding
-    cut: str                                # of the text, in the tokenizer's spelling, for which there was no room
+    ids: list[int]  # as many as it reads, with start, end and padding
+    mask: list[int]  # 1 for a token, 0 for padding
+    cut: str  # of the text, in the tokenizer's spelling, for which there was no room
 
 
 def tokenize(tokenizer: Any, text: str, length: int) -> Tokens:
@@ -89,11 +92,12 @@ def tokenize(tokenizer: Any, text: str, length: int) -> Tokens:
         return Tokens(padded.input_ids, padded.attention_mask, "")
     camera = _CAMERA.search(text)
     at = camera.start() if camera else len(text)
-    before, after = (tokenizer(part, add_special_tokens=False, verbose=False).input_ids
-                     for part in (text[:at], text[at:]))
+    before, after = (
+        tokenizer(part, add_special_tokens=False, verbose=False).input_ids for part in (text[:at], text[at:])
+    )
     room = length - 2
-    kept, end = before[:max(0, room - len(after))], after[:room]
-    cut = [tokenizer.decode(rest).strip("\ufffd ") for rest in (before[len(kept):], after[len(end):]) if rest]
+    kept, end = before[: max(0, room - len(after))], after[:room]
+    cut = [tokenizer.decode(rest).strip("\ufffd ") for rest in (before[len(kept) :], after[len(end) :]) if rest]
     return Tokens([ids[0], *kept, *end, ids[-1]], [1] * length, " … ".join(cut) or "…")
 
 
@@ -107,6 +111,7 @@ def remarks(tokenizer: Any, length: int, prompt: str, negative: str = "", contra
 
     contrast: views from overhead get into negative prompts, see `negative_prompts`.
     """
+
     def cut(*texts: str) -> str:
         return max((tokenize(tokenizer, text, length).cut for text in texts), key=len)
 
@@ -118,13 +123,17 @@ def remarks(tokenizer: Any, length: int, prompt: str, negative: str = "", contra
     if lost_too := cut(negative):
         said.append(f"{words} of a negative prompt and does not get {lost_too!r}: shorten the negative prompt.")
     if contrast and negative and (both := cut(*negative_prompts(prompt, 0, negative, True))) not in (lost, lost_too):
-        said.append(f"{words} of prompt and negative prompt together, where they stand against views from overhead, "
-                    f"and does not get {both!r} there: shorten one of them.")
+        said.append(
+            f"{words} of prompt and negative prompt together, where they stand against views from overhead, "
+            f"and does not get {both!r} there: shorten one of them."
+        )
     together = f"{prompt} {negative}"
     if unknown := _unknown_characters(tokenizer, without_tags(together)):
         more = ", …" if len(unknown) > NAMED else ""
-        said.append(f"The model does not know {', '.join(unknown[:NAMED])}{more}: what they mean is lost. Write the "
-                    "prompt in English words.")
+        said.append(
+            f"The model does not know {', '.join(unknown[:NAMED])}{more}: what they mean is lost. Write the "
+            "prompt in English words."
+        )
     if weights := _WEIGHT.findall(together):
         said.append(f"{', '.join(weights)} gets no weight, but is read as text: write the words alone.")
     if tags := _TAG.findall(together):
@@ -134,13 +143,17 @@ def remarks(tokenizer: Any, length: int, prompt: str, negative: str = "", contra
 
 def _unknown_characters(tokenizer: Any, text: str) -> list[str]:
     """Letters, digits and pictures for which the tokenizer has single bytes, or nothing; in order."""
+
     def known(character: str) -> bool:
-        for text, most in ((character, 1), (character + "a", 2)):       # it may be known within a word only
+        for text, most in ((character, 1), (character + "a", 2)):  # it may be known within a word only
             ids = tokenizer(text, add_special_tokens=False).input_ids
             if 0 < len(ids) <= most and not set(ids) & set(tokenizer.all_special_ids):
                 return True
         return False
 
     characters = dict.fromkeys(unicodedata.normalize("NFC", text).lower())
-    return [each for each in characters if (unicodedata.category(each)[0] in "LN" or unicodedata.category(each) == "So")
-            and not known(each)]
+    return [
+        each
+        for each in characters
+        if (unicodedata.category(each)[0] in "LN" or unicodedata.category(each) == "So") and not known(each)
+    ]

@@ -30,6 +30,7 @@ class Student(nn.Module):
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: "Condition | None" = None) -> Tensor:
         """As `LatentDiffusion.denoise`, without classifier-free guidance; differentiable in the updates."""
+
         def added(update: nn.Module) -> Any:
             return lambda layer, inputs, output: output + update(inputs[0].float()).to(output.dtype)
 

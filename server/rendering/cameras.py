@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # What the bundled prior was trained on, and a fair choice for any other.
-FIELD_OF_VIEW = 40.0                        # degrees, vertical
-DISTANCE = (2.85, 3.15)                     # metres
-ELEVATION = (-10.0, 45.0)                   # degrees
+FIELD_OF_VIEW = 40.0  # degrees, vertical
+DISTANCE = (2.85, 3.15)  # metres
+ELEVATION = (-10.0, 45.0)  # degrees
 OVERHEAD = (58.0, 72.0)
 OVERHEAD_SHARE = 0.15
 
@@ -87,9 +87,14 @@ class Cameras:
         return self.position, F.normalize(directions, dim=-1)
 
 
-def sample(batch: int, generator: torch.Generator, device: str | torch.device = "cpu",
-           elevation: tuple[float, float] | None = None, field_of_view: float = FIELD_OF_VIEW,
-           distance: tuple[float, float] | None = None) -> Cameras:
+def sample(
+    batch: int,
+    generator: torch.Generator,
+    device: str | torch.device = "cpu",
+    elevation: tuple[float, float] | None = None,
+    field_of_view: float = FIELD_OF_VIEW,
+    distance: tuple[float, float] | None = None,
+) -> Cameras:
     """Random training cameras: azimuths spread evenly round the circle from a random start, with jitter.
 
     Args:
@@ -98,6 +103,7 @@ def sample(batch: int, generator: torch.Generator, device: str | torch.device = 
         distance: nearest and farthest, metres; None is `DISTANCE`, or at another field of view the distances from
             which the ball of radius 1 fills as much of the picture.
     """
+
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(batch, generator=generator)
 

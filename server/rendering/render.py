@@ -14,7 +14,7 @@ from .rasterize import Rasterizer
 from .shading import Lights
 from .textured import METALLIC, ROUGHNESS, Textured
 
-GROUND = 0.75                               # sRGB grey behind a turntable and a preview
+GROUND = 0.75  # sRGB grey behind a turntable and a preview
 
 
 def vertex_normals(positions: Tensor, faces: Tensor) -> Tensor:
@@ -29,12 +29,22 @@ def vertex_normals(positions: Tensor, faces: Tensor) -> Tensor:
 def face_normals(positions: Tensor, faces: Tensor) -> Tensor:
     """(F, 3) unit normals, 0 where a face has no area."""
     corners = positions[faces.long()]
-    return F.normalize(torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), dim=1,
-                       eps=1e-20)
+    return F.normalize(
+        torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), dim=1, eps=1e-20
+    )
 
 
-def render(rasterizer: Rasterizer, positions: Tensor, faces: Tensor, colours: Tensor | Textured, cameras: Cameras,
-           lights: Lights, backgrounds: Tensor, resolution: int, flat: bool = False) -> Tensor:
+def render(
+    rasterizer: Rasterizer,
+    positions: Tensor,
+    faces: Tensor,
+    colours: Tensor | Textured,
+    cameras: Cameras,
+    lights: Lights,
+    backgrounds: Tensor,
+    resolution: int,
+    flat: bool = False,
+) -> Tensor:
     """(B, resolution, resolution, 3) sRGB in [0, 1], bottom row first.
 
     Args:
@@ -69,8 +79,15 @@ def render(rasterizer: Rasterizer, positions: Tensor, faces: Tensor, colours: Te
     return _finish(rasterizer, shaded, rast, clip, faces, backgrounds)
 
 
-def render_normals(rasterizer: Rasterizer, positions: Tensor, faces: Tensor, cameras: Cameras,
-                   backgrounds: Tensor, resolution: int, flat: bool = False) -> Tensor:
+def render_normals(
+    rasterizer: Rasterizer,
+    positions: Tensor,
+    faces: Tensor,
+    cameras: Cameras,
+    backgrounds: Tensor,
+    resolution: int,
+    flat: bool = False,
+) -> Tensor:
     """Shape without colour or light: the normals in the camera's axes as (n + 1) / 2; otherwise as `render`."""
     clip = cameras.clip(positions)
     rast = rasterizer.rasterize(clip, faces, (resolution, resolution))
@@ -89,16 +106,25 @@ def _normals(rasterizer: Rasterizer, positions: Tensor, rast: Tensor, faces: Ten
     return F.normalize(rasterizer.interpolate(attributes[None], rast, corners), dim=-1, eps=1e-6)
 
 
-def _finish(rasterizer: Rasterizer, shaded: Tensor, rast: Tensor, clip: Tensor, faces: Tensor,
-            backgrounds: Tensor) -> Tensor:
+def _finish(
+    rasterizer: Rasterizer, shaded: Tensor, rast: Tensor, clip: Tensor, faces: Tensor, backgrounds: Tensor
+) -> Tensor:
     """The picture before its backgrounds, with smooth edges."""
     picture = torch.where(rast[..., 3:] > 0, shaded, backgrounds[:, None, None])
     return rasterizer.antialias(picture, rast, clip, faces)
 
 
 @torch.no_grad()
-def turntable(rasterizer: Rasterizer, positions: np.ndarray, faces: np.ndarray, colours: np.ndarray | Textured,
-              device: str | torch.device = "cpu", views: int = 8, size: int = 160, flat: bool = False) -> np.ndarray:
+def turntable(
+    rasterizer: Rasterizer,
+    positions: np.ndarray,
+    faces: np.ndarray,
+    colours: np.ndarray | Textured,
+    device: str | torch.device = "cpu",
+    views: int = 8,
+    size: int = 160,
+    flat: bool = False,
+) -> np.ndarray:
     """(size, views * size, 3) uint8, top row first: the mesh, centred, seen all round.
 
     colours: (V, 3) uint8 sRGB, or textures on the device.
@@ -108,7 +134,16 @@ def turntable(rasterizer: Rasterizer, positions: np.ndarray, faces: np.ndarray, 
         place = place - (place.amax(dim=0) + place.amin(dim=0)) / 2
     cams = camera.orbit(views, device=device)
     look = colours if isinstance(colours, Textured) else torch.from_numpy(colours).to(device) / 255
-    pictures = render(rasterizer, place, torch.from_numpy(faces).to(device), look, cams, Lights.headlight(cams),
-                      torch.full((views, 3), GROUND, device=device), 2 * size, flat)
+    pictures = render(
+        rasterizer,
+        place,
+        torch.from_numpy(faces).to(device),
+        look,
+        cams,
+        Lights.headlight(cams),
+        torch.full((views, 3), GROUND, device=device),
+        2 * size,
+        flat,
+    )
     pictures = F.avg_pool2d(pictures.movedim(-1, 1), 2).flip(2)
     return (255 * torch.cat(list(pictures), dim=2)).round().byte().movedim(0, -1).cpu().numpy()

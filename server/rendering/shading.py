@@ -27,7 +27,7 @@ def linear_to_srgb(colour: Tensor) -> Tensor:
 
 
 SHADES = {"white": 1.0, "gray": 0.5, "black": 0.0}
-MIN_ROUGHNESS = 0.1                         # a lamp at infinity has no size: its glint must keep one
+MIN_ROUGHNESS = 0.1  # a lamp at infinity has no size: its glint must keep one
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,9 @@ class Lights:
             light = light + self.ambient.view(shape) * (normals * self.sky.view(*shape, 3)).sum(dim=-1) * (2 / 3)
         return linear_to_srgb(srgb_to_linear(albedo) * light[..., None]).clamp(0, 1)
 
-    def shade_physically(self, base: Tensor, normals: Tensor, toward: Tensor, roughness: Tensor,
-                         metallic: Tensor) -> Tensor:
+    def shade_physically(
+        self, base: Tensor, normals: Tensor, toward: Tensor, roughness: Tensor, metallic: Tensor
+    ) -> Tensor:
         """(B, ..., 3) sRGB in [0, 1] of the metallic-roughness material of glTF 2.0 and Blender's Principled BSDF.
 
         Lambert and a GGX lobe (Walter et al. 2007) with Schlick's Fresnel term and the Schlick-Smith shadowing of
@@ -106,7 +107,7 @@ class Lights:
             return (a * b).sum(dim=-1, keepdim=True)
 
         albedo = srgb_to_linear(base)
-        mirror = 0.04 + (albedo - 0.04) * metallic              # reflectance seen head on
+        mirror = 0.04 + (albedo - 0.04) * metallic  # reflectance seen head on
         roughness = roughness.clamp(min=MIN_ROUGHNESS)
         alpha, k = roughness.square(), roughness.square() / 2
         half = F.normalize(lamp + toward, dim=-1)
@@ -125,7 +126,7 @@ class Lights:
 
         reflected = 2 * dot(normals, toward) * normals - toward
         reflectance = gain * (mirror * scale + offset)
-        seen = 1 + (1 - roughness / 3) * dot(sky, reflected)    # blurred from the mirror's to the hemisphere's
+        seen = 1 + (1 - roughness / 3) * dot(sky, reflected)  # blurred from the mirror's to the hemisphere's
         around = ambient * ((1 - reflectance) * body * (1 + dot(sky, normals) * (2 / 3)) + reflectance * seen)
         return linear_to_srgb((lit + around).clamp(0, 1))
 
@@ -137,8 +138,9 @@ def _environment_fit(roughness: Tensor, nv: Tensor) -> tuple[Tensor, Tensor]:
     return -1.04 * a + 1.04 - 0.572 * roughness, 1.04 * a - 0.04 + 0.022 * roughness
 
 
-def backgrounds(batch: int, generator: torch.Generator, device: str | torch.device = "cpu",
-                kind: str = "random") -> Tensor:
+def backgrounds(
+    batch: int, generator: torch.Generator, device: str | torch.device = "cpu", kind: str = "random"
+) -> Tensor:
     """(B, 3) sRGB, of a kind in `protocol.BACKGROUNDS`.
 
     Random ones are mostly greys, some coloured, so that no object can hide in its background; the others draw

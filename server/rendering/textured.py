@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .rasterize import Rasterizer
 
-ROUGHNESS, METALLIC = 0.8, 0.0              # where a material has no map of them
+ROUGHNESS, METALLIC = 0.8, 0.0  # where a material has no map of them
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ class Charts:
         """From faces (F, 3) int, uvs (F, 3, 2) and slots (F,) int, all 0 if None."""
         a, b = uvs[:, 1] - uvs[:, 0], uvs[:, 2] - uvs[:, 0]
         sides = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sign()
-        corners = torch.cat([faces.reshape(-1, 1).double(), sides.repeat_interleave(3)[:, None].double(),
-                             uvs.reshape(-1, 2).double()], dim=1)
+        corners = torch.cat(
+            [faces.reshape(-1, 1).double(), sides.repeat_interleave(3)[:, None].double(), uvs.reshape(-1, 2).double()],
+            dim=1,
+        )
         unique, index = corners.unique(dim=0, return_inverse=True)
         if slots is None:
             slots = torch.zeros(len(faces), dtype=torch.int64, device=faces.device)
@@ -93,13 +95,16 @@ class Textured:
                     picture = torch.where(slot == k, rasterizer.texture(each[None], uv, footprint), picture)
             return picture
 
-        return [pictures([m.base for m in self.materials], (0.8, 0.8, 0.8)),
-                pictures([m.roughness for m in self.materials], (ROUGHNESS,)),
-                pictures([m.metallic for m in self.materials], (METALLIC,)),
-                pictures([m.normal for m in self.materials], (0.5, 0.5, 1.0))]
+        return [
+            pictures([m.base for m in self.materials], (0.8, 0.8, 0.8)),
+            pictures([m.roughness for m in self.materials], (ROUGHNESS,)),
+            pictures([m.metallic for m in self.materials], (METALLIC,)),
+            pictures([m.normal for m in self.materials], (0.5, 0.5, 1.0)),
+        ]
 
-    def bend(self, normals: Tensor, map: Tensor, rasterizer: Rasterizer, positions: Tensor, rast: Tensor,
-             faces: Tensor) -> Tensor:
+    def bend(
+        self, normals: Tensor, map: Tensor, rasterizer: Rasterizer, positions: Tensor, rast: Tensor, faces: Tensor
+    ) -> Tensor:
         """Unit normals (B, H, W, 3) turned as a sampled normal map says, in the frame of the mesh's own UVs."""
         frame = self.charts.tangents(positions, faces)[None]
         tangent, side = rasterizer.interpolate(frame, rast, self.charts.faces).split([3, 1], dim=-1)

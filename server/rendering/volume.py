@@ -12,14 +12,20 @@ from torch import Tensor
 from .cameras import Cameras
 from .shading import Lights
 
-
 # Extinction per metre where the logit is 0, whatever the density: seen from afar, a wisp over some tenths of
 # a metre is half opaque, so the outline of the fog lies where the mesh of the same field will have its own.
 SURFACE = 3.0
 
 
-def march(grid: Tensor, cameras: Cameras, lights: Lights, resolution: int, samples: int, density: float,
-          generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def march(
+    grid: Tensor,
+    cameras: Cameras,
+    lights: Lights,
+    resolution: int,
+    samples: int,
+    density: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
     """Render a field inside the ball of radius 1.
 
     Args:
@@ -33,8 +39,9 @@ def march(grid: Tensor, cameras: Cameras, lights: Lights, resolution: int, sampl
     origin, direction = cameras.rays(resolution)
     closest = -(direction * origin[:, None, None]).sum(dim=-1, keepdim=True)
     half = (1 - origin.square().sum(dim=1)[:, None, None, None] + closest.square()).clamp(min=0).sqrt()
-    jitter = torch.rand(*closest.shape[:-1], samples, generator=device_generator(generator, closest.device),
-                        device=closest.device)
+    jitter = torch.rand(
+        *closest.shape[:-1], samples, generator=device_generator(generator, closest.device), device=closest.device
+    )
     depth = closest + half * (2 * (torch.arange(samples, device=closest.device) + jitter) / samples - 1)
     points = origin[:, None, None, None] + depth[..., None] * direction[..., None, :]
 

@@ -22,18 +22,40 @@ def ask(tmp_path):
     store.close()
 
 
-@pytest.mark.parametrize("host, ours", [
-    ("127.0.0.1", True), ("127.8.8.8", True), ("[::1]", True), ("::1", True), ("localhost", True),
-    ("0.0.0.0", False), ("192.168.0.9", False), ("localhost.evil.example", False), ("", False)])
+@pytest.mark.parametrize(
+    "host, ours",
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("[::1]", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("192.168.0.9", False),
+        ("localhost.evil.example", False),
+        ("", False),
+    ],
+)
 def test_loopback(host, ours):
     assert is_loopback(host) == ours
 
 
-@pytest.mark.parametrize("bound, named, status", [
-    ("127.0.0.1", "127.0.0.1:8732", 200), ("127.0.0.1", "localhost:8732", 200), ("127.0.0.1", "[::1]:8732", 200),
-    ("127.0.0.1", "evil.example", 403), ("127.0.0.1", "127.0.0.1.evil.example:8732", 403),
-    ("127.0.0.1", "[::", 403), ("127.0.0.1", "", 403), ("127.0.0.1", "user@127.0.0.1@evil.example", 403),
-    ("gpu-box", "GPU-Box:8732", 200), ("gpu-box", "evil.example", 403), ("0.0.0.0", "gpu-box:8732", 200)])
+@pytest.mark.parametrize(
+    "bound, named, status",
+    [
+        ("127.0.0.1", "127.0.0.1:8732", 200),
+        ("127.0.0.1", "localhost:8732", 200),
+        ("127.0.0.1", "[::1]:8732", 200),
+        ("127.0.0.1", "evil.example", 403),
+        ("127.0.0.1", "127.0.0.1.evil.example:8732", 403),
+        ("127.0.0.1", "[::", 403),
+        ("127.0.0.1", "", 403),
+        ("127.0.0.1", "user@127.0.0.1@evil.example", 403),
+        ("gpu-box", "GPU-Box:8732", 200),
+        ("gpu-box", "evil.example", 403),
+        ("0.0.0.0", "gpu-box:8732", 200),
+    ],
+)
 def test_only_the_servers_own_name_is_answered(ask, bound, named, status):
     headers = {"Host": named, "Authorization": "Bearer secret"}
     answer = ask(bound, "" if is_loopback(bound) else "secret").get("/v1/health", headers=headers)
@@ -50,10 +72,23 @@ def test_every_path_needs_the_token(ask, given):
     assert client.get("/v1/health", headers={"Authorization": "Bearer secret"}).status_code == 200
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"3", b"\xff\xfe", b"{}", b'{"prompt": 3}',
-                                  b'{"prompt": "\\ud800"}',
-                                  b'{"prompt": "x", "model": "a\\u0000b"}', b'{"prompt": "x", "seed": 1.5}',
-                                  b'{"prompt": "x", "guidance": []}', b'{"prompt": "x", "guidance_scale": NaN}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"3",
+        b"\xff\xfe",
+        b"{}",
+        b'{"prompt": 3}',
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "x", "model": "a\\u0000b"}',
+        b'{"prompt": "x", "seed": 1.5}',
+        b'{"prompt": "x", "guidance": []}',
+        b'{"prompt": "x", "guidance_scale": NaN}',
+    ],
+)
 def test_what_is_no_request_is_refused_in_a_sentence(ask, body):
     answer = ask().post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422 and isinstance(answer.json()["detail"], str)

@@ -18,7 +18,7 @@ from msd_blender.protocol import FILES, FINISHED, JobRequest
 from server.api.app import create_app
 
 OPERATIONS = [found.ok() for found in schemathesis.openapi.from_dict(create_app(None).openapi()).get_all_operations()]
-GROWTH = 64 << 20                           # bytes that the server may have more at the end
+GROWTH = 64 << 20  # bytes that the server may have more at the end
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def fuzzed(start_server, tiny, tmp_path_factory):
     job = client.submit(JobRequest("a red mushroom", **tiny))
     assert list(client.events(job.id))[-1].state == FINISHED
     yield server, job.id, psutil.Process(server.process.pid).memory_info().rss
-    server.stop()                           # with all the jobs that it was given
+    server.stop()  # with all the jobs that it was given
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
@@ -38,11 +38,15 @@ def test_every_operation_answers_as_documented(fuzzed, operation, request):
     there = {"id": job, "name": FILES[0]}
     rng = random.Random(0)
 
-    @settings(max_examples=2000 if request.config.getoption("--long") else 50, deadline=None, database=None,
-              suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=2000 if request.config.getoption("--long") else 50,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(operation.as_strategy())
     def check(case):
-        if rng.random() < 0.5:              # a job and a file that are there
+        if rng.random() < 0.5:  # a job and a file that are there
             case.path_parameters |= {name: there[name] for name in case.path_parameters}
         # A schema cannot say what a frame is.
         excluded = [positive_data_acceptance] if operation.path == "/v1/meshes" else None
@@ -55,13 +59,15 @@ def test_bytes_that_are_no_http_do_no_harm(fuzzed, request):
     server, job, _ = fuzzed
     parts = urlsplit(server.url)
     rng = random.Random(0)
-    whole = (f"POST /v1/jobs HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-             "Connection: close\r\nContent-Length: 22\r\n\r\n{\"prompt\": \"\", \"seed\": 1}").encode()
+    whole = (
+        f"POST /v1/jobs HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
+        'Connection: close\r\nContent-Length: 22\r\n\r\n{"prompt": "", "seed": 1}'
+    ).encode()
     for _ in range(20_000 if request.config.getoption("--long") else 200):
         damaged = bytearray(whole)
         for _ in range(rng.randint(1, 6)):
             at = rng.randrange(len(damaged))
-            damaged[at:at + rng.randint(0, 8)] = rng.randbytes(rng.randint(0, 8))
+            damaged[at : at + rng.randint(0, 8)] = rng.randbytes(rng.randint(0, 8))
         with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
             connection.sendall(damaged)
             connection.shutdown(socket.SHUT_WR)
@@ -70,7 +76,7 @@ def test_bytes_that_are_no_http_do_no_harm(fuzzed, request):
                 while part := connection.recv(1 << 16):
                     answer += part
             except ConnectionResetError:
-                pass                        # it closed before it had read all
+                pass  # it closed before it had read all
         assert not answer.startswith(b"HTTP/1.1 5"), (bytes(damaged), answer)
 
 
@@ -78,5 +84,5 @@ def test_the_server_is_well_afterwards(fuzzed):
     server, job, before = fuzzed
     assert server.client().job(job).state == FINISHED
     assert psutil.Process(server.process.pid).memory_info().rss < before + GROWTH
-    said = server.said()                    # a refused job's traceback is within its line
+    said = server.said()  # a refused job's traceback is within its line
     assert "level=error" not in said and "\nTraceback" not in said, said

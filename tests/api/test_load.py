@@ -12,7 +12,7 @@ import psutil
 
 from msd_blender.protocol import CANCELLED, FINISHED, JobRequest, Progress
 
-GROWTH = 128 << 20                          # bytes that the server may have more: a frame or two for each reader
+GROWTH = 128 << 20  # bytes that the server may have more: a frame or two for each reader
 
 
 def test_many_readers_of_which_some_stall_and_many_jobs(start_server, tiny, tmp_path, request):
@@ -29,13 +29,18 @@ def test_many_readers_of_which_some_stall_and_many_jobs(start_server, tiny, tmp_
     for i in range(stalling):
         stalled.append(socket.create_connection((parts.hostname, parts.port)))
         stalled[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        stalled[-1].sendall(f"GET /v1/jobs/{job.id}/{('events', 'snapshots')[i % 2]} HTTP/1.1\r\n"
-                            f"Host: {parts.netloc}\r\n\r\n".encode())
+        stalled[-1].sendall(
+            f"GET /v1/jobs/{job.id}/{('events', 'snapshots')[i % 2]} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
+        )
     ends = {}
-    readers = [threading.Thread(target=lambda i=i: ends.update({i: list(client.events(job.id))[-1].state}))
-               for i in range(reading)]
-    readers += [threading.Thread(target=lambda i=i: ends.update({i: list(client.snapshots(job.id))[-1].iteration}))
-                for i in range(reading, 2 * reading)]
+    readers = [
+        threading.Thread(target=lambda i=i: ends.update({i: list(client.events(job.id))[-1].state}))
+        for i in range(reading)
+    ]
+    readers += [
+        threading.Thread(target=lambda i=i: ends.update({i: list(client.snapshots(job.id))[-1].iteration}))
+        for i in range(reading, 2 * reading)
+    ]
     for reader in readers:
         reader.start()
     for reader in readers:
@@ -46,4 +51,4 @@ def test_many_readers_of_which_some_stall_and_many_jobs(start_server, tiny, tmp_
     assert client.cancel(waiting[-1].id).state == CANCELLED
     for connection in stalled:
         connection.close()
-    server.stop()                           # with all the jobs that wait
+    server.stop()  # with all the jobs that wait

@@ -14,13 +14,17 @@ def ball():
     """A sphere of 162 vertices, its upper half locked."""
     mesh = trimesh.creation.icosphere(2, 0.7)
     positions = mesh.vertices.astype(np.float32)
-    return {"positions": positions, "faces": mesh.faces.astype(np.int32),
-            "locked": (positions[:, 2] > 0).astype(np.uint8)}
+    return {
+        "positions": positions,
+        "faces": mesh.faces.astype(np.int32),
+        "locked": (positions[:, 2] > 0).astype(np.uint8),
+    }
 
 
 def reach(client, job, iteration):
-    next(message for message in client.events(job.id)
-         if isinstance(message, Progress) and message.iteration >= iteration)
+    next(
+        message for message in client.events(job.id) if isinstance(message, Progress) and message.iteration >= iteration
+    )
 
 
 def pause(client, job):
@@ -59,7 +63,7 @@ def test_a_job_goes_on_from_what_the_artist_made_of_it(start_server, tiny, tmp_p
     pause(client, job)
     before = shown(client, job)
     mesh = {name: before.arrays[name].copy() for name in ("positions", "faces", "colours")}
-    moved = np.argsort(mesh["positions"][:, 2])[-len(mesh["positions"]) // 3:]
+    moved = np.argsort(mesh["positions"][:, 2])[-len(mesh["positions"]) // 3 :]
     mesh["positions"][moved] += np.float32([0.3, 0, 0])
     mesh["locked"] = np.zeros(len(mesh["positions"]), np.uint8)
     mesh["locked"][moved] = 1

@@ -13,15 +13,19 @@ from msd_blender.protocol import JobRequest
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 DRIVER = subprocess.run([sys.executable, "-m", "playwright", "--version"], capture_output=True).returncode
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM or DRIVER != 0, reason="there is no browser that can be driven here: "
-                                                                    "apt-get install chromium libatomic1")
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM or DRIVER != 0,
+    reason="there is no browser that can be driven here: apt-get install chromium libatomic1",
+)
 
 
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=[
-            "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"])
+        opened = started.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
+        )
         yield opened
         opened.close()
 

@@ -39,8 +39,10 @@ def test_headers_that_do_not_come_close_the_connection(server):
 
 def test_a_body_that_does_not_come_is_answered(server):
     with connect(server) as slow:
-        slow.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-                     b"Content-Length: 100\r\n\r\n{")
+        slow.sendall(
+            b"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
         assert b" 408 " in slow.recv(200).splitlines()[0]
 
 
@@ -57,8 +59,16 @@ def test_models_lie_below_the_given_roots_links_followed(tmp_path):
     (root / "link").symlink_to(outside)
     (root / "loop").symlink_to(root / "loop")
     allowed = [str(root / "sd"), str(root), str(root / "sd" / ".." / "sd"), ""]
-    refused = [str(outside), str(root / "link"), str(root / ".." / "secret"), "/", "../secret", str(root) + "-other",
-               str(root / "loop"), "x\0y"]
+    refused = [
+        str(outside),
+        str(root / "link"),
+        str(root / ".." / "secret"),
+        "/",
+        "../secret",
+        str(root) + "-other",
+        str(root / "loop"),
+        "x\0y",
+    ]
     assert all(allowed_model(model, [root]) for model in allowed)
     assert not any(allowed_model(model, [root]) for model in refused)
     assert allowed_model(str(outside), None) and not allowed_model(str(outside), [])
@@ -78,7 +88,7 @@ def test_a_pickle_in_safetensors_clothes_is_not_opened(server, save_pipeline, tm
     client = server.client()
     last = list(client.events(client.submit(JobRequest("a mug", model=str(folder), iterations=1)).id))[-1]
     assert last.state == FAILED and "Traceback" not in last.error and not (tmp_path / "owned").exists()
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()     # then only the .bin is left
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()  # then only the .bin is left
     last = list(client.events(client.submit(JobRequest("a mug", model=str(folder), iterations=1)).id))[-1]
     assert last.state == FAILED and not (tmp_path / "owned").exists()
 

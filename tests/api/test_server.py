@@ -17,8 +17,19 @@ import pytest
 
 from msd_blender.client import Client, ClientError
 from msd_blender.local_server import find, start
-from msd_blender.protocol import (CANCELLED, FAILED, FILES, FINISHED, PAUSED, QUEUED, RUNNING, Job, JobRequest, Log,
-                                  Progress)
+from msd_blender.protocol import (
+    CANCELLED,
+    FAILED,
+    FILES,
+    FINISHED,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    Job,
+    JobRequest,
+    Log,
+    Progress,
+)
 from server.api.auth import Guard
 from server.geometry.files import load
 
@@ -101,19 +112,21 @@ def test_a_queued_job_is_cancelled_at_once(server, tiny):
     assert client.cancel(waiting.id).state == CANCELLED
     client.cancel(long.id)
     assert follow(client, long)[-1].state == CANCELLED
-    assert client.cancel(long.id).state == CANCELLED        # again changes nothing
+    assert client.cancel(long.id).state == CANCELLED  # again changes nothing
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"prompt": ""}, "empty"), ({"prompt": "x" * 10_000}, "shorten"), ({"guidance": "dream"}, "msd, sds")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [({"prompt": ""}, "empty"), ({"prompt": "x" * 10_000}, "shorten"), ({"guidance": "dream"}, "msd, sds")],
+)
 def test_bad_requests_are_refused_in_a_sentence(server, changes, words):
     with pytest.raises(ClientError, match=words):
         server.client().submit(JobRequest(**{"prompt": "x", **changes}))
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda folder: folder / "nothing", "no folder|not|missing"),
-    (lambda folder: folder, "diffusers")])
+@pytest.mark.parametrize(
+    "make, words", [(lambda folder: folder / "nothing", "no folder|not|missing"), (lambda folder: folder, "diffusers")]
+)
 def test_a_model_that_is_none_fails_the_job_in_a_sentence(server, tmp_path, make, words):
     client = server.client()
     last = follow(client, client.submit(JobRequest("a red mushroom", model=str(make(tmp_path)))))[-1]
@@ -123,8 +136,12 @@ def test_a_model_that_is_none_fails_the_job_in_a_sentence(server, tmp_path, make
 
 def test_unknown_things_are_not_found(server):
     client = server.client()
-    for ask in (lambda: client.job("x"), lambda: client.cancel("x"), lambda: list(client.events("x")),
-                lambda: list(client.snapshots("x"))):
+    for ask in (
+        lambda: client.job("x"),
+        lambda: client.cancel("x"),
+        lambda: list(client.events("x")),
+        lambda: list(client.snapshots("x")),
+    ):
         with pytest.raises(ClientError, match="no job"):
             ask()
     job = client.jobs()[0]
@@ -136,8 +153,9 @@ def test_other_sites_and_large_bodies_are_refused(server):
     assert raw(server, headers={"Host": "evil.example"})[0] == 403
     assert raw(server, headers={"Origin": "http://evil.example"})[0] == 403
     assert raw(server, "POST", "/v1/jobs", {"Content-Length": "10000000000"})[0] == 413
-    assert raw(server, "POST", "/v1/jobs", {"Content-Length": "3", "Content-Type": "application/json"},
-               b"[1]")[0] == 422
+    assert (
+        raw(server, "POST", "/v1/jobs", {"Content-Length": "3", "Content-Type": "application/json"}, b"[1]")[0] == 422
+    )
 
 
 @pytest.mark.parametrize("given, status", [("", 401), ("Bearer wrong", 401), ("Bearer secret", 0)])
@@ -199,8 +217,7 @@ def test_a_paused_job_that_is_cancelled_keeps_what_it_showed(server, tiny, tmp_p
     assert [path.name for path in (server.data / "jobs").glob(f"{job.id}*")] == [job.id]
 
 
-def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_finishes_its_job(
-        start_server, tiny, tmp_path):
+def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_finishes_its_job(start_server, tiny, tmp_path):
     server = start_server(tmp_path)
     client = server.client()
     job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 30}))
@@ -215,7 +232,12 @@ def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_finishe
     (tmp_path / "server.json").unlink()
     again = list(start_server(tmp_path).client().events(job.id))
     assert [message.state for message in again if isinstance(message, Job)] == [
-        QUEUED, RUNNING, QUEUED, RUNNING, FINISHED]
+        QUEUED,
+        RUNNING,
+        QUEUED,
+        RUNNING,
+        FINISHED,
+    ]
 
 
 def test_the_server_ends_within_two_seconds_also_with_a_job_and_readers(start_server, tiny, tmp_path):
@@ -235,17 +257,20 @@ def test_the_server_ends_within_two_seconds_also_with_a_job_and_readers(start_se
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "server", *map(str, arguments)], cwd=ROOT, text=True,
-                          capture_output=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "server", *map(str, arguments)], cwd=ROOT, text=True, capture_output=True, timeout=120
+    )
 
 
 def test_what_cannot_be_served_ends_in_a_sentence(server, tmp_path):
     port = urlsplit(server.url).port
     (tmp_path / "file").write_text("")
-    for arguments, words in [(["--port", port, "--data", tmp_path], "choose another --port"),
-                             (["--port", 0, "--data", server.data], "Another server"),
-                             (["--port", 99999, "--data", tmp_path], "0 to 65535"),
-                             (["--port", 0, "--data", tmp_path / "file"], "cannot be written")]:
+    for arguments, words in [
+        (["--port", port, "--data", tmp_path], "choose another --port"),
+        (["--port", 0, "--data", server.data], "Another server"),
+        (["--port", 99999, "--data", tmp_path], "0 to 65535"),
+        (["--port", 0, "--data", tmp_path / "file"], "cannot be written"),
+    ]:
         ended = run("serve", *arguments)
         assert ended.returncode == 1 and words in ended.stderr and "Traceback" not in ended.stderr
 

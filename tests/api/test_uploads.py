@@ -13,8 +13,7 @@ import psutil
 import pytest
 
 from msd_blender.client import ClientError
-from msd_blender.protocol import (FINISHED, MAX_UPLOAD, PAUSED, Edit, JobRequest, Progress, Snapshot,
-                                  encode_snapshot)
+from msd_blender.protocol import FINISHED, MAX_UPLOAD, PAUSED, Edit, JobRequest, Progress, Snapshot, encode_snapshot
 from server.jobs.meshes import Meshes, read
 
 
@@ -33,8 +32,12 @@ def post(server, body, length=None):
 
 
 def test_an_upload_is_kept_byte_for_byte_under_its_contents_name(server):
-    arrays = tetrahedron(uvs=np.random.default_rng(0).random((4, 3, 2), np.float32), slots=np.zeros(4, np.int32),
-                         locked=np.array([1, 0, 0, 0], np.uint8), **{"texture.0": np.zeros((4, 8, 3), np.uint8)})
+    arrays = tetrahedron(
+        uvs=np.random.default_rng(0).random((4, 3, 2), np.float32),
+        slots=np.zeros(4, np.int32),
+        locked=np.array([1, 0, 0, 0], np.uint8),
+        **{"texture.0": np.zeros((4, 8, 3), np.uint8)},
+    )
     client = server.client()
     first = client.upload(arrays)
     assert (first.vertices, first.faces) == (4, 4) and client.upload(arrays).id == first.id
@@ -45,17 +48,20 @@ def test_an_upload_is_kept_byte_for_byte_under_its_contents_name(server):
         np.testing.assert_array_equal(kept[name], array)
 
 
-@pytest.mark.parametrize("arrays, says", [
-    ({"positions": np.zeros((3, 3), np.float32)}, "needs positions and faces"),
-    (tetrahedron(preview=np.zeros((4, 4, 3), np.uint8)), "has no preview"),
-    (tetrahedron() | {"faces": np.zeros((0, 3), np.int32)}, "is empty"),
-    (tetrahedron() | {"faces": np.full((1, 3), 9, np.int32)}, "do not exist"),
-    (tetrahedron() | {"positions": np.full((4, 3), np.nan, np.float32)}, "no finite numbers"),
-    (tetrahedron(locked=np.zeros(3, np.uint8)), "3 locked, expected 4"),
-    (tetrahedron(slots=np.full(4, 99, np.int32)), "slot outside"),
-    (tetrahedron(**{"texture.0": np.zeros((1, 9000, 3), np.uint8)}), "9000 x 1 pixels"),
-    (tetrahedron() | {"faces": np.zeros((2_000_001, 3), np.int32)}, "decimate it"),
-])
+@pytest.mark.parametrize(
+    "arrays, says",
+    [
+        ({"positions": np.zeros((3, 3), np.float32)}, "needs positions and faces"),
+        (tetrahedron(preview=np.zeros((4, 4, 3), np.uint8)), "has no preview"),
+        (tetrahedron() | {"faces": np.zeros((0, 3), np.int32)}, "is empty"),
+        (tetrahedron() | {"faces": np.full((1, 3), 9, np.int32)}, "do not exist"),
+        (tetrahedron() | {"positions": np.full((4, 3), np.nan, np.float32)}, "no finite numbers"),
+        (tetrahedron(locked=np.zeros(3, np.uint8)), "3 locked, expected 4"),
+        (tetrahedron(slots=np.full(4, 99, np.int32)), "slot outside"),
+        (tetrahedron(**{"texture.0": np.zeros((1, 9000, 3), np.uint8)}), "9000 x 1 pixels"),
+        (tetrahedron() | {"faces": np.zeros((2_000_001, 3), np.int32)}, "decimate it"),
+    ],
+)
 def test_meshes_that_are_none_are_refused_in_a_sentence(server, arrays, says):
     with pytest.raises(ClientError, match=says):
         server.client().upload(arrays)
@@ -70,7 +76,7 @@ def test_uploads_that_are_no_frame_are_refused_and_leave_nothing(server, request
         damaged = bytearray(whole)
         for _ in range(rng.randint(1, 4)):
             at = rng.randrange(len(damaged))
-            damaged[at:at + rng.randint(0, 4)] = rng.randbytes(rng.randint(0, 4))
+            damaged[at : at + rng.randint(0, 4)] = rng.randbytes(rng.randint(0, 4))
         if damaged != whole:
             assert post(server, bytes(damaged))[0] == 422
     for other in (b"", b"x", whole + b"x", whole[:-1], b"\x80\x04pickle"):
@@ -82,8 +88,7 @@ def test_uploads_that_are_no_frame_are_refused_and_leave_nothing(server, request
 
 def test_an_upload_that_is_too_large_is_refused_before_it_is_sent(server):
     with socket.create_connection((urlsplit(server.url).hostname, urlsplit(server.url).port), timeout=30) as large:
-        large.sendall(b"POST /v1/meshes HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-                      b"Content-Length: %d\r\n\r\n" % (MAX_UPLOAD + 1))
+        large.sendall(b"POST /v1/meshes HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % (MAX_UPLOAD + 1))
         assert b" 413 " in large.recv(200).splitlines()[0]
 
 
@@ -118,7 +123,7 @@ def test_a_prompt_that_is_edited_takes_hold_in_a_running_job(server, tiny, tmp_p
     next(message for message in events if isinstance(message, Progress) and message.iteration >= 3)
     assert client.edit(job.id, Edit("a blue mushroom")).request.prompt == "a blue mushroom"
     seen = [message.iteration for message in events if isinstance(message, Progress)]
-    assert sorted(seen) == seen                         # it went on from where it was
+    assert sorted(seen) == seen  # it went on from where it was
     assert client.job(job.id).state == FINISHED
     client.download(job.id, "job.json", tmp_path / "job.json")
     assert json.loads((tmp_path / "job.json").read_text())["request"]["prompt"] == "a blue mushroom"

@@ -13,7 +13,6 @@ import pytest
 from msd_blender import local_server
 from msd_blender.local_server import LocalServer
 
-
 # Away from the developer's own settings and jobs. Blender reads it when bpy is imported, so before the tests are.
 _folder = tempfile.TemporaryDirectory()
 os.environ["BLENDER_USER_RESOURCES"] = os.path.join(_folder.name, "blender")
@@ -29,7 +28,7 @@ def empty_scene() -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
-    python = os.environ.get("MSD_SERVER_PYTHON", sys.executable)        # see scripts/blender_versions.sh
+    python = os.environ.get("MSD_SERVER_PYTHON", sys.executable)  # see scripts/blender_versions.sh
     started = local_server.start(tmp_path_factory.mktemp("server"), python)
     yield started
     started.stop()

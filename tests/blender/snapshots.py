@@ -22,11 +22,13 @@ def grid(n: int, version: int = 1) -> Snapshot:
     a, b, c, d = (part.ravel() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]))
     faces = np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
     positions = np.stack([x.ravel(), y.ravel(), np.zeros(n * n, np.float32)], 1)
-    return Snapshot(version, version, {"positions": positions, "faces": faces,
-                                       "colours": np.full((n * n, 3), 128, np.uint8)})
+    return Snapshot(
+        version, version, {"positions": positions, "faces": faces, "colours": np.full((n * n, 3), 128, np.uint8)}
+    )
 
 
 def cube(version: int = 1, colour: tuple[int, int, int] = (200, 40, 30), half: float = 1.0) -> Snapshot:
     positions, faces = box(half)
-    return Snapshot(version, version, {"positions": positions, "faces": faces,
-                                       "colours": np.tile(np.uint8(colour), (8, 1))})
+    return Snapshot(
+        version, version, {"positions": positions, "faces": faces, "colours": np.tile(np.uint8(colour), (8, 1))}
+    )

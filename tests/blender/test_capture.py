@@ -31,9 +31,15 @@ def state(object: bpy.types.Object) -> tuple:
     mesh = object.data
     uvs = np.empty(2 * len(mesh.loops), np.float32)
     mesh.uv_layers.active.uv.foreach_get("vector", uvs)
-    return (positions(mesh).tobytes(), uvs.tobytes(), [tuple(p.vertices) for p in mesh.polygons],
-            [m.name for m in object.modifiers], [g.name for g in object.vertex_groups], object["mine"],
-            [slot.material.name for slot in object.material_slots])
+    return (
+        positions(mesh).tobytes(),
+        uvs.tobytes(),
+        [tuple(p.vertices) for p in mesh.polygons],
+        [m.name for m in object.modifiers],
+        [g.name for g in object.vertex_groups],
+        object["mine"],
+        [slot.material.name for slot in object.material_slots],
+    )
 
 
 def request(mode: str, **settings: object) -> JobRequest:
@@ -52,7 +58,7 @@ def test_a_cube_as_arrays() -> None:
     source = capture(object, "refine", "lock")
     arrays = decode_snapshot(encode_snapshot(Snapshot(1, 1, source.arrays))[8:]).arrays
     assert arrays["faces"].shape == (12, 3) and arrays["uvs"].shape == (12, 3, 2)
-    np.testing.assert_allclose(np.ptp(arrays["positions"], axis=0), (2, 4, 2), atol=1e-5)   # turned, not moved
+    np.testing.assert_allclose(np.ptp(arrays["positions"], axis=0), (2, 4, 2), atol=1e-5)  # turned, not moved
     assert arrays["locked"].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
     assert source.slots == [(0, 1001)] and not arrays["slots"].any() and "texture.0" not in arrays
 
@@ -76,14 +82,22 @@ def test_texture_writes_images_and_nothing_else() -> None:
     before = state(object)
     source = capture(object, "texture")
     asset = Asset(request("texture", maps=["roughness", "metallic", "normal"]), object, source)
-    maps = {"texture.0": np.full((8, 8, 3), (10, 200, 30), np.uint8), "roughness.0": np.full((8, 8), 51, np.uint8),
-            "metallic.0": np.full((8, 8), 255, np.uint8), "normal.0": np.full((8, 8, 3), (128, 128, 255), np.uint8)}
+    maps = {
+        "texture.0": np.full((8, 8, 3), (10, 200, 30), np.uint8),
+        "roughness.0": np.full((8, 8), 51, np.uint8),
+        "metallic.0": np.full((8, 8), 255, np.uint8),
+        "normal.0": np.full((8, 8, 3), (128, 128, 255), np.uint8),
+    }
     asset.apply(answer(source, positions=source.arrays["positions"] + np.float32(1), **maps))
     asset.finish(job="j", state="finished")
     assert state(object) == before
     material = object.data.materials[0]
-    for kind, space in (("texture", "sRGB"), ("roughness", "Non-Color"), ("metallic", "Non-Color"),
-                        ("normal", "Non-Color")):
+    for kind, space in (
+        ("texture", "sRGB"),
+        ("roughness", "Non-Color"),
+        ("metallic", "Non-Color"),
+        ("normal", "Non-Color"),
+    ):
         image = materials.image_of(material, kind)
         assert image.packed_file and image.colorspace_settings.name == space
         shown = materials.pixels_of(image)
@@ -111,6 +125,7 @@ def test_remesh_carries_over_what_the_artist_made() -> None:
     source = capture(object, "refine")
     asset = Asset(request("refine", remesh=True), object, source)
     from tests.blender.snapshots import grid
+
     asset.apply(grid(9))
     mesh = object.data
     assert len(mesh.vertices) == 81 and len(mesh.polygons) == 128
@@ -129,8 +144,8 @@ def test_slots_are_materials_and_tiles_there_and_back() -> None:
     tiles = {1001: np.full((8, 8, 3), 90, np.uint8), 1002: np.full((4, 4, 3), 160, np.uint8)}
     materials.show(paint, "texture", materials.new_tiled_image("tiles", "texture", tiles), "UVMap")
     flat = np.full((24, 2), 0.5, np.float32)
-    flat[4:8, 0] = 1.5                      # the second face, in the second tile
-    flat[20:, 0] = 3.5                      # where the image repeats, that is the first
+    flat[4:8, 0] = 1.5  # the second face, in the second tile
+    flat[20:, 0] = 3.5  # where the image repeats, that is the first
     mesh.uv_layers.active.uv.foreach_set("vector", flat.ravel())
     source = capture(object, "texture")
     assert source.slots == [(0, 1001), (0, 1002), (1, 1001)]
@@ -142,7 +157,7 @@ def test_slots_are_materials_and_tiles_there_and_back() -> None:
     asset.apply(answer(source, **new))
     asset.finish(job="j")
     image = materials.image_of(paint, "texture")
-    assert image.name != "tiles" and bpy.data.images["tiles"].source == "TILED"     # the artist's own is there yet
+    assert image.name != "tiles" and bpy.data.images["tiles"].source == "TILED"  # the artist's own is there yet
     assert [materials.pixels_of(image, tile)[0, 0, 0] for tile in (1001, 1002)] == [20, 40]
     assert materials.pixels_of(materials.image_of(metal, "texture"))[0, 0, 0] == 60
 
@@ -152,8 +167,7 @@ def test_a_material_that_others_have_is_copied_first() -> None:
     other = bpy.data.objects.new("other", object.data.copy())
     bpy.context.collection.objects.link(other)
     source = capture(object, "texture")
-    Asset(request("texture"), object, source).apply(
-        answer(source, **{"texture.0": np.zeros((8, 8, 3), np.uint8)}))
+    Asset(request("texture"), object, source).apply(answer(source, **{"texture.0": np.zeros((8, 8, 3), np.uint8)}))
     assert materials.image_of(other.data.materials[0], "texture") is None
     assert materials.image_of(object.data.materials[0], "texture") is not None
 

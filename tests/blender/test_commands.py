@@ -28,8 +28,13 @@ class Run:
     def __init__(self, prompt: str, output: Path, *more: str, command: str = "generate") -> None:
         self.mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "msd_blender", command, prompt, "--output", str(output), *more], cwd=ROOT,
-            env={**os.environ, "MSD_TEST": self.mark}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            [sys.executable, "-m", "msd_blender", command, prompt, "--output", str(output), *more],
+            cwd=ROOT,
+            env={**os.environ, "MSD_TEST": self.mark},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def wait_for_progress(self, lines: int = 2) -> None:
         assert self.process.stderr
@@ -77,8 +82,12 @@ def test_a_prompt_becomes_files(tmp_path: Path) -> None:
     blend = tmp_path / "new" / "mushroom.blend"
     code, said = Run("a red mushroom", blend, "--iterations", "8", "--seed", "3").end()
     assert code == 0, said
-    assert {path.name for path in blend.parent.iterdir()} == \
-        {"mushroom.blend", "mushroom.glb", "turntable.png", "job.json"}
+    assert {path.name for path in blend.parent.iterdir()} == {
+        "mushroom.blend",
+        "mushroom.glb",
+        "turntable.png",
+        "job.json",
+    }
     assert "100%" in said and str(blend) in said
 
     made = open_blend(blend)
@@ -98,8 +107,16 @@ def test_a_mesh_file_is_worked_on(command: str, server: LocalServer, tiny: dict[
     bpy.ops.mesh.primitive_cube_add()
     bpy.ops.mesh.primitive_uv_sphere_add()
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "in.blend"))
-    more = ["--server", server.url, "--model", tiny["model"], "--iterations", str(tiny["iterations"]), "--input",
-            str(tmp_path / "in.blend")]
+    more = [
+        "--server",
+        server.url,
+        "--model",
+        tiny["model"],
+        "--iterations",
+        str(tiny["iterations"]),
+        "--input",
+        str(tmp_path / "in.blend"),
+    ]
     code, said = Run("a crate", tmp_path / "out.blend", *more, command=command).end()
     assert code == 2 and "Cube, Sphere" in said
     code, said = Run("a crate", tmp_path / "out.blend", *more, "--object", "Cube", command=command).end()
@@ -136,12 +153,15 @@ def test_a_server_that_dies_costs_nothing_that_arrived(tmp_path: Path) -> None:
     check_glb(blend.with_suffix(".glb"))
 
 
-@pytest.mark.parametrize("prompt, output, sentence", [
-    ("  ", "x.blend", "prompt is empty"),
-    ("mushroom " * 1200, "x.blend", "10,800 characters"),
-    ("a red mushroom", "file/x.blend", "cannot be written"),
-    ("a red mushroom", "x.obj", "must end in .blend"),
-])
+@pytest.mark.parametrize(
+    "prompt, output, sentence",
+    [
+        ("  ", "x.blend", "prompt is empty"),
+        ("mushroom " * 1200, "x.blend", "10,800 characters"),
+        ("a red mushroom", "file/x.blend", "cannot be written"),
+        ("a red mushroom", "x.obj", "must end in .blend"),
+    ],
+)
 def test_bad_input_is_refused_before_work_starts(prompt: str, output: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, said = Run(prompt, tmp_path / output).end()
@@ -160,8 +180,9 @@ def test_a_mesh_file_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_an_unreachable_server_is_refused(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        code, said = Run("a red mushroom", tmp_path / "x.blend", "--server",
-                         f"http://127.0.0.1:{taken.getsockname()[1]}").end()
+        code, said = Run(
+            "a red mushroom", tmp_path / "x.blend", "--server", f"http://127.0.0.1:{taken.getsockname()[1]}"
+        ).end()
     assert code == 1 and "No server answers" in said
 
 

@@ -13,7 +13,7 @@ from msd_blender.local_server import LocalServer
 
 ROOT = Path(__file__).parents[2]
 
-USE = '''
+USE = """
 import importlib, sys, threading
 import bpy
 import addon_utils                          # found once bpy is there
@@ -74,7 +74,7 @@ for _ in range(2):
     addon_utils.enable(NAME)
 addon_utils.disable(NAME)
 print("used")
-'''
+"""
 
 
 def test_the_extension_is_built_installed_used_and_removed(server: LocalServer, tmp_path: Path) -> None:
@@ -83,8 +83,13 @@ def test_the_extension_is_built_installed_used_and_removed(server: LocalServer, 
     names = set(zipfile.ZipFile(made).namelist())
     assert names == {path.name for path in (ROOT / "msd_blender").glob("*.py")} | {"blender_manifest.toml", "LICENSE"}
     # Not from the repository's folder, where the package could be found without the extension.
-    done = subprocess.run([sys.executable, "-c", USE, made, server.url], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "HOME": str(tmp_path), "BLENDER_USER_RESOURCES": str(tmp_path / "user")})
+    done = subprocess.run(
+        [sys.executable, "-c", USE, made, server.url],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(tmp_path), "BLENDER_USER_RESOURCES": str(tmp_path / "user")},
+    )
     assert done.returncode == 0 and "used" in done.stdout, done.stderr
 
 

@@ -21,7 +21,7 @@ from msd_blender.nodes import KINDS
 from msd_blender.protocol import FINISHED, MAPS, JobRequest
 from tests.blender.test_jobs import addon, remote  # noqa: F401
 
-SECONDS = 120                               # in which a job of a few iterations ends, on a busy machine too
+SECONDS = 120  # in which a job of a few iterations ends, on a busy machine too
 SIZE = 16
 
 
@@ -76,8 +76,7 @@ class Scene:
         return made
 
     def _shader(self, tree: Any, depth: int) -> Any:
-        kind = self.draw.choices(["Principled", "Diffuse", "Glass", "mix", "group", "emission"],
-                                 [12, 1, 1, 1, 3, 1])[0]
+        kind = self.draw.choices(["Principled", "Diffuse", "Glass", "mix", "group", "emission"], [12, 1, 1, 1, 3, 1])[0]
         if depth and kind == "mix":
             node = tree.nodes.new("ShaderNodeMixShader")
             for index in (1, 2):
@@ -101,8 +100,11 @@ class Scene:
             kind = kind if kind in ("Diffuse", "Glass") else "Principled"
             node = tree.nodes.new(f"ShaderNodeBsdf{kind}")
         for socket in node.inputs:
-            if socket.type in ("RGBA", "VALUE") and socket.enabled and self.draw.random() < (
-                    0.8 if socket.type == "RGBA" else 0.25):
+            if (
+                socket.type in ("RGBA", "VALUE")
+                and socket.enabled
+                and self.draw.random() < (0.8 if socket.type == "RGBA" else 0.25)
+            ):
                 tree.links.new(self._colour(tree, 2), socket)
         return node.outputs[0]
 
@@ -113,7 +115,7 @@ class Scene:
         there = [node for node in tree.nodes if node.type == "TEX_IMAGE"]
         if not depth or kind == "image":
             if there and draw.random() < 0.5:
-                return draw.choice(there).outputs["Color"]      # one node behind two sockets
+                return draw.choice(there).outputs["Color"]  # one node behind two sockets
             node = tree.nodes.new("ShaderNodeTexImage")
             node.image = draw.choice([*self.images, None]) if draw.random() < 0.2 else draw.choice(self.images)
             self._vector(tree, node)
@@ -144,8 +146,9 @@ class Scene:
         return node.outputs[0]
 
     def _vector(self, tree: Any, node: Any) -> None:
-        kind = self.draw.choices(["", "map", "coordinates", "mapping", "box", "generated", "gone"],
-                                 [60, 15, 10, 10, 2, 2, 1])[0]
+        kind = self.draw.choices(
+            ["", "map", "coordinates", "mapping", "box", "generated", "gone"], [60, 15, 10, 10, 2, 2, 1]
+        )[0]
         if kind == "box":
             node.projection = "BOX"
         elif kind in ("map", "gone"):
@@ -182,8 +185,13 @@ class Scene:
         object, draw = generation.object, self.draw
         if object is None:
             return 0
-        shown = [image for slot in object.material_slots if slot.material for kind in KINDS
-                 if (image := materials.image_of(slot.material, kind)) and image.get("msd_key")]
+        shown = [
+            image
+            for slot in object.material_slots
+            if slot.material
+            for kind in KINDS
+            if (image := materials.image_of(slot.material, kind)) and image.get("msd_key")
+        ]
 
         def paint() -> None:
             for image in shown[:1]:
@@ -262,15 +270,21 @@ def signature(socket: Any, groups: tuple[Any, ...] = ()) -> Any:
     if node.type == "GROUP_INPUT":
         return signature(same(groups[-1].inputs), groups[:-1])
     image = getattr(node, "image", None)
-    return (node.bl_idname, output.identifier, node.mute, image and _digest(image),
-            tuple(signature(each, groups) for each in node.inputs if each.name not in _asked(node, signature.asked)))
+    return (
+        node.bl_idname,
+        output.identifier,
+        node.mute,
+        image and _digest(image),
+        tuple(signature(each, groups) for each in node.inputs if each.name not in _asked(node, signature.asked)),
+    )
 
 
-signature.asked = ()                        # type: ignore[attr-defined]
+signature.asked = ()  # type: ignore[attr-defined]
 
 
 def _asked(node: Any, kinds: tuple[str, ...]) -> set[str]:
     from msd_blender.nodes import SHADERS
+
     return {SHADERS.get(node.type, {}).get(kind, "") for kind in kinds}
 
 
@@ -282,7 +296,7 @@ def look(material: Any, asked: tuple[str, ...] = ()) -> Any:
     """What a material shows but for the sockets of some kinds."""
     if not material.use_nodes:
         return None
-    signature.asked = asked                 # type: ignore[attr-defined]
+    signature.asked = asked  # type: ignore[attr-defined]
     output = next(node for node in material.node_tree.nodes if node.type == "OUTPUT_MATERIAL")
     return signature(output.inputs["Surface"])
 
@@ -298,8 +312,13 @@ def run(seed: int, server: LocalServer, tiny: dict[str, Any]) -> str:
     draw = random.Random(seed)
     scene = Scene(draw)
     count = draw.choice([0, 0, 1, 2, 3])
-    request = JobRequest("a wooden crate", texture_size=64, maps=draw.sample(MAPS, draw.randint(0, 3)), seed=seed,
-                         **{**tiny, "iterations": 4 + 2 * count})
+    request = JobRequest(
+        "a wooden crate",
+        texture_size=64,
+        maps=draw.sample(MAPS, draw.randint(0, 3)),
+        seed=seed,
+        **{**tiny, "iterations": 4 + 2 * count},
+    )
     request.mode = draw.choice(["texture", "texture", "refine"])
     asked = ("texture", *request.maps)
 
@@ -310,8 +329,10 @@ def run(seed: int, server: LocalServer, tiny: dict[str, Any]) -> str:
         return {image.name: _digest(image) for image in scene.images}
 
     before, unasked, given, form = looks(), looks(*asked), pictures(), shape(scene.object)
-    names = [{slot.material.name for slot in object.material_slots if slot.material}
-             for object in (scene.object, scene.other)]
+    names = [
+        {slot.material.name for slot in object.material_slots if slot.material}
+        for object in (scene.object, scene.other)
+    ]
     try:
         generation = jobs.start(request, scene.object)
     except Unfit as refused:
@@ -346,14 +367,18 @@ def run(seed: int, server: LocalServer, tiny: dict[str, Any]) -> str:
         source = generation.asset.source
         for slot, (index, _) in enumerate(source.slots if "uvs" in source.arrays else []):
             image = materials.image_of(scene.object.material_slots[index].material, "texture")
-            np.testing.assert_array_equal(materials.pixels_of(image)[..., :3],
-                                          live.snapshot.arrays[f"texture.{slot}"], f"seed {seed}")
+            np.testing.assert_array_equal(
+                materials.pixels_of(image)[..., :3], live.snapshot.arrays[f"texture.{slot}"], f"seed {seed}"
+            )
     return f"{edits} of {done}"
 
 
 def test_generated_jobs_end_and_keep_what_was_not_asked_for(
-        remote: LocalServer, tiny: dict[str, Any], request: pytest.FixtureRequest,  # noqa: F811
-        capsys: pytest.CaptureFixture[str]) -> None:
+    remote: LocalServer,  # noqa: F811
+    tiny: dict[str, Any],
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     long = request.config.getoption("--long")
     ends, began = [], time.monotonic()
     for seed in range(200 if long else 6):

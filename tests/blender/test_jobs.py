@@ -109,7 +109,7 @@ def test_versions_are_kept_restored_and_discarded(remote: LocalServer, tiny: dic
     bpy.ops.msd.mark_asset(key=first.key)
     assert "seed 0" in made.asset_data.tags and made.asset_data.description == "a red mushroom"
     bpy.data.objects.remove(made)
-    bpy.ops.msd.restore(key=first.key)              # deleted meanwhile: made again
+    bpy.ops.msd.restore(key=first.key)  # deleted meanwhile: made again
     np.testing.assert_array_equal(positions(bpy.data.objects["a red mushroom"].data), before)
     bpy.ops.msd.discard(key=first.key)
     assert [item.name for item in bpy.data.objects] == ["a blue chair"] == [m.name for m in bpy.context.scene.msd_jobs]
@@ -153,7 +153,7 @@ def test_undo_takes_the_object_and_the_job_brings_it_back(remote: LocalServer, t
     pump(lambda: generation.object is not None)
     assert len(bpy.data.objects) == 1 and jobs.generations == [generation]
     bpy.ops.object.select_all(action="DESELECT")
-    _delete(generation.object)              # that is by intent
+    _delete(generation.object)  # that is by intent
     pump(lambda: not jobs.generations)
     assert not bpy.context.scene.objects
     pump(lambda: Client(remote.url).job(generation.live.id).state == "cancelled")
@@ -164,8 +164,15 @@ def test_again_brings_the_settings_back(remote: LocalServer, tiny: dict[str, Any
     bpy.context.scene.msd.prompt = "something else"
     assert bpy.ops.msd.again(start=False) == {"FINISHED"}
     request = bpy.context.scene.msd.request()
-    assert (request.prompt, request.negative_prompt, request.maps, request.symmetry, request.elevation, request.seed,
-            request.iterations) == ("a red mushroom", "blue", ["normal"], "x", [-10, 40], 9, tiny["iterations"])
+    assert (
+        request.prompt,
+        request.negative_prompt,
+        request.maps,
+        request.symmetry,
+        request.elevation,
+        request.seed,
+        request.iterations,
+    ) == ("a red mushroom", "blue", ["normal"], "x", [-10, 40], 9, tiny["iterations"])
     bpy.ops.msd.discard()
     assert not jobs.generations and not bpy.context.scene.msd_jobs
 
@@ -206,7 +213,7 @@ def test_an_edit_that_is_refused_waits_for_the_artist(remote: LocalServer, tiny:
     pump(lambda: generation.object is not None and len(generation.object.data.vertices) > 20)
     mesh = generation.object.data
     mine = positions(mesh)
-    mine[0] = np.nan                        # no server takes that
+    mine[0] = np.nan  # no server takes that
     mesh.attributes["position"].data.foreach_set("vector", mine.ravel())
     jobs.tick()
     pump(lambda: live.state == PAUSED)
@@ -217,10 +224,11 @@ def test_an_edit_that_is_refused_waits_for_the_artist(remote: LocalServer, tiny:
     bpy.ops.msd.discard()
 
 
-def test_a_file_finds_its_job_again(remote: LocalServer, tiny: dict[str, Any], tmp_path: Path,
-                                    request: pytest.FixtureRequest) -> None:
+def test_a_file_finds_its_job_again(
+    remote: LocalServer, tiny: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Blender is killed while a job runs, after it saved; another one opens the file."""
-    code = f'''
+    code = f"""
 import os, time, bpy, msd_blender
 bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
 entry = bpy.context.preferences.addons.new(); entry.module = "msd_blender"
@@ -236,12 +244,13 @@ bpy.ops.wm.save_as_mainfile(filepath={str(tmp_path / "x.blend")!r})
 print("saved", flush=True)
 while True:
     jobs.tick(); time.sleep(0.02)
-'''
+"""
     draw = random.Random(2)
     for _ in range(20 if request.config.getoption("--long") else 1):
         seconds = draw.choice([0, draw.random() * 4])
-        process = subprocess.Popen([sys.executable, "-c", code.replace("{seconds}", str(seconds))], cwd=ROOT,
-                                   stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code.replace("{seconds}", str(seconds))], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout and any("saved" == line.strip() for line in process.stdout)
         time.sleep(seconds)
         process.kill()
@@ -255,20 +264,21 @@ while True:
         (made,) = bpy.data.objects
         np.testing.assert_array_equal(positions(made.data), live.snapshot.arrays["positions"])
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
-    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "x.blend"))    # from then, before it had finished
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "x.blend"))  # from then, before it had finished
     finish()
     assert bpy.context.scene.msd_jobs[0].state == FINISHED and len(bpy.data.objects) == 1
 
 
-def test_a_server_that_is_killed_is_waited_for(data: Path, tiny: dict[str, Any],
-                                               request: pytest.FixtureRequest) -> None:
+def test_a_server_that_is_killed_is_waited_for(
+    data: Path, tiny: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
     draw = random.Random(1)
     for _ in range(20 if request.config.getoption("--long") else 1):
         generation = start(tiny, iterations=10)
         live = generation.live
-        pump(lambda live=live: live.progress is not None and live.progress.iteration >= 1)   # type: ignore[misc]
+        pump(lambda live=live: live.progress is not None and live.progress.iteration >= 1)  # type: ignore[misc]
         deadline = time.monotonic() + draw.random() * 3
-        pump(lambda deadline=deadline: time.monotonic() > deadline)                          # type: ignore[misc]
+        pump(lambda deadline=deadline: time.monotonic() > deadline)  # type: ignore[misc]
         running = find(data)
         assert running is not None
         os.killpg(running.pid, signal.SIGKILL)
@@ -279,8 +289,7 @@ def test_a_server_that_is_killed_is_waited_for(data: Path, tiny: dict[str, Any],
         assert len([o for o in bpy.data.objects if o.get("msd_key") == generation.request.client_key]) == 1
 
 
-def test_a_job_that_ended_without_blender_and_server_is_found(data: Path, tiny: dict[str, Any],
-                                                              tmp_path: Path) -> None:
+def test_a_job_that_ended_without_blender_and_server_is_found(data: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
     generation = start(tiny)
     pump(lambda: generation.live.id)
     jobs.tick()
@@ -301,6 +310,7 @@ def test_a_job_that_ended_without_blender_and_server_is_found(data: Path, tiny: 
 
 
 # What an artist does while a job runs. Each takes the live object, or None.
+
 
 def _undo(object: Any) -> None:
     bpy.ops.ed.undo_push(message="something")
@@ -337,6 +347,7 @@ def _mode(name: str) -> Callable[[Any], None]:
         if object and object.name in bpy.context.view_layer.objects and len(object.data.vertices):
             bpy.context.view_layer.objects.active = object
             bpy.ops.object.mode_set(mode="OBJECT" if object.mode != "OBJECT" else name)
+
     return change
 
 
@@ -348,8 +359,9 @@ def _disable(object: Any) -> None:
 OPERATIONS = [_undo, _redo, _new_file, _delete, _rename, _scene, _mode("EDIT"), _mode("SCULPT"), _disable]
 
 
-def test_whatever_an_artist_does_is_safe(remote: LocalServer, tiny: dict[str, Any],
-                                         request: pytest.FixtureRequest) -> None:
+def test_whatever_an_artist_does_is_safe(
+    remote: LocalServer, tiny: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
     draw = random.Random(0)
     count = 50 if request.config.getoption("--long") else 12
     order = [*OPERATIONS, *draw.choices(OPERATIONS, k=max(0, count - len(OPERATIONS)))]
@@ -362,8 +374,14 @@ def test_whatever_an_artist_does_is_safe(remote: LocalServer, tiny: dict[str, An
         seen = len(live.milliseconds)
         object = generation.object
         busy = object is not None and object.mode != "OBJECT"
-        pump(lambda: live not in [each.live for each in jobs.generations] or busy     # noqa: B023
-             or len(live.milliseconds) > seen and generation.object is not None)      # noqa: B023
+        pump(
+            lambda: (
+                live not in [each.live for each in jobs.generations]
+                or busy
+                or len(live.milliseconds) > seen
+                and generation.object is not None
+            )
+        )
         operation(generation.object)
         for _ in range(3):
             jobs.tick()

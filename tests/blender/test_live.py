@@ -29,7 +29,7 @@ def test_a_job_is_followed_and_a_slow_scene_gets_only_the_newest(server: LocalSe
     assert live.state == CONNECTING
     offered: list[int] = []
     deadline = time.monotonic() + 60
-    while live.state != FINISHED:           # a scene that is being edited takes nothing
+    while live.state != FINISHED:  # a scene that is being edited takes nothing
         assert live.pump(lambda snapshot: bool(offered.append(snapshot.version))) and time.monotonic() < deadline
         live.wait(0.1)
     assert offered == sorted(offered) and not live.milliseconds
@@ -68,7 +68,7 @@ def test_cancel_before_the_server_answers() -> None:
 
 
 def test_an_unreachable_server_is_one_sentence() -> None:
-    with socket.socket() as taken:          # bound, but nobody listens
+    with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         live = Live(JobRequest("a red mushroom"), lambda: Client(url))

@@ -73,8 +73,10 @@ def news(source: Any, *maps: str, base: int = 100) -> dict[str, np.ndarray]:
     made = {}
     for slot in range(len(source.slots)):
         made[f"texture.{slot}"] = np.full((SIZE, SIZE, 3), base + slot, np.uint8)
-        made |= {f"{kind}.{slot}": np.full((SIZE, SIZE, *(3,) * (kind == "normal")), base + 50 + slot, np.uint8)
-                 for kind in maps}
+        made |= {
+            f"{kind}.{slot}": np.full((SIZE, SIZE, *(3,) * (kind == "normal")), base + 50 + slot, np.uint8)
+            for kind in maps
+        }
     return made
 
 
@@ -142,7 +144,7 @@ def test_maps_that_were_not_asked_for_stay() -> None:
 
 
 def test_channels_of_a_packed_image_are_read_and_get_images_of_their_own() -> None:
-    packed = picture("packed", 200, "Non-Color")        # as glTF has them: green is roughness, blue metallic
+    packed = picture("packed", 200, "Non-Color")  # as glTF has them: green is roughness, blue metallic
     wood = material("Wood", picture("wood", 9))
     tree = wood.node_tree
     separate = node(tree, "SeparateColor")
@@ -161,8 +163,9 @@ def mixed(wood: Any, other: Any = None) -> Any:
     """Put a Mix before the base colour."""
     tree = wood.node_tree
     mix = node(tree, "Mix", data_type="RGBA", blend_type="MULTIPLY")
-    tree.links.new(image_node(wood).outputs["Color"], mix.inputs["A_Color"] if "A_Color" in mix.inputs
-                   else mix.inputs[6])
+    tree.links.new(
+        image_node(wood).outputs["Color"], mix.inputs["A_Color"] if "A_Color" in mix.inputs else mix.inputs[6]
+    )
     if other:
         tree.links.new(node(tree, "TexImage", image=other).outputs["Color"], mix.inputs[7])
     reroute = tree.nodes.new("NodeReroute")
@@ -178,7 +181,7 @@ def test_an_image_behind_other_nodes_is_found_and_they_stay() -> None:
     assert (sent["texture.0"][..., 0] == 9).all() and shown(wood) == 100
     assert mix.outputs[2].links and mix.inputs[6].links[0].from_node == image_node(wood)
     assert any("'Mix'" in note for note in asset.source.notes)
-    mix.mute = True                                     # then it changes nothing
+    mix.mute = True  # then it changes nothing
     assert not capture(bpy.context.object, "texture").notes
 
 
@@ -277,7 +280,7 @@ def test_alpha_is_kept_and_may_be_painted() -> None:
     expected[:, :3] = 0
     np.testing.assert_array_equal(materials.pixels_of(new)[..., 3], expected)
     pixels = materials.read(new).reshape(SIZE, SIZE, 4)
-    pixels[0, 7, 3] = expected[0, 7] = 0                # the artist cuts a hole
+    pixels[0, 7, 3] = expected[0, 7] = 0  # the artist cuts a hole
     new.pixels.foreach_set(pixels.ravel())
     assert asset.edited()
     assert asset.edit("")["frozen.0"].sum() == 1
@@ -286,10 +289,17 @@ def test_alpha_is_kept_and_may_be_painted() -> None:
     assert shown(leaf) == 60 and not asset.edited()
 
 
-@pytest.mark.parametrize("is_float, space, value, kind, sent", [
-    (False, "sRGB", 0.5, "texture", 128), (False, "Non-Color", 0.5, "texture", 188),
-    (True, "Linear Rec.709", 0.5, "texture", 188), (False, "Non-Color", 0.5, "roughness", 128),
-    (False, "sRGB", 0.5, "roughness", 55), (True, "Linear Rec.709", 0.5, "roughness", 128)])
+@pytest.mark.parametrize(
+    "is_float, space, value, kind, sent",
+    [
+        (False, "sRGB", 0.5, "texture", 128),
+        (False, "Non-Color", 0.5, "texture", 188),
+        (True, "Linear Rec.709", 0.5, "texture", 188),
+        (False, "Non-Color", 0.5, "roughness", 128),
+        (False, "sRGB", 0.5, "roughness", 55),
+        (True, "Linear Rec.709", 0.5, "roughness", 128),
+    ],
+)
 def test_colour_spaces_are_those_of_the_shader(is_float: bool, space: str, value: float, kind: str, sent: int) -> None:
     image = bpy.data.images.new("grey", SIZE, SIZE, float_buffer=is_float)
     image.colorspace_settings.name = space
@@ -312,11 +322,12 @@ def test_a_locked_face_without_an_image_keeps_its_colour() -> None:
 
 # Coordinates.
 
+
 def with_two_maps(made: Any) -> Any:
     object = cube(made)
     second = object.data.uv_layers.new(name="Second")
     second.uv.foreach_set("vector", np.tile(np.float32([0.25, 0.25, 0.5, 0.25, 0.5, 0.5, 0.25, 0.5]), 6))
-    object.data.uv_layers.active = second               # selected, and the first has the camera icon
+    object.data.uv_layers.active = second  # selected, and the first has the camera icon
     return object
 
 
@@ -344,15 +355,19 @@ def test_a_new_image_is_shown_through_the_map_that_it_was_painted_for() -> None:
     wood = material("Wood")
     object = with_two_maps(wood)
     paint(object)
-    object.data.uv_layers["Second"].active_render = True        # later
+    object.data.uv_layers["Second"].active_render = True  # later
     assert image_node(wood).inputs["Vector"].links[0].from_node.uv_map == "UVMap"
 
 
-@pytest.mark.parametrize("kind, values, expected", [
-    ("POINT", {"Location": (0.25, 0.5, 0), "Scale": (0.5, 0.5, 1)}, lambda u, v: (0.5 * u + 0.25, 0.5 * v + 0.5)),
-    ("POINT", {"Rotation": (0, 0, np.pi / 2), "Location": (1, 0, 0)}, lambda u, v: (1 - v, u)),
-    ("TEXTURE", {"Location": (-1, 0, 0), "Scale": (2, 2, 1)}, lambda u, v: ((u + 1) / 2, v / 2)),
-    ("VECTOR", {"Location": (9, 9, 9), "Scale": (0.5, 1, 1)}, lambda u, v: (0.5 * u, v))])
+@pytest.mark.parametrize(
+    "kind, values, expected",
+    [
+        ("POINT", {"Location": (0.25, 0.5, 0), "Scale": (0.5, 0.5, 1)}, lambda u, v: (0.5 * u + 0.25, 0.5 * v + 0.5)),
+        ("POINT", {"Rotation": (0, 0, np.pi / 2), "Location": (1, 0, 0)}, lambda u, v: (1 - v, u)),
+        ("TEXTURE", {"Location": (-1, 0, 0), "Scale": (2, 2, 1)}, lambda u, v: ((u + 1) / 2, v / 2)),
+        ("VECTOR", {"Location": (9, 9, 9), "Scale": (0.5, 1, 1)}, lambda u, v: (0.5 * u, v)),
+    ],
+)
 def test_a_mapping_node_is_taken_into_account(kind: str, values: dict[str, Any], expected: Any) -> None:
     wood = material("Wood", picture("wood", 9))
     object = cube(wood)
@@ -365,7 +380,7 @@ def test_a_mapping_node_is_taken_into_account(kind: str, values: dict[str, Any],
     wood.node_tree.links.new(mapping.outputs[0], image_node(wood).inputs["Vector"])
     asset, sent = paint(object, maps=["roughness"])
     np.testing.assert_allclose(sent["uvs"], np.stack(expected(before[..., 0], before[..., 1]), -1), atol=1e-6)
-    assert materials.image_of(wood, "roughness") and len(mapping.outputs[0].links) == 2     # the new one as well
+    assert materials.image_of(wood, "roughness") and len(mapping.outputs[0].links) == 2  # the new one as well
 
 
 def _box(tree: Any, image: Any) -> None:
@@ -403,9 +418,18 @@ def _once(tree: Any, image: Any) -> None:
     image.extension = "CLIP"
 
 
-@pytest.mark.parametrize("change, words", [(_box, "Box projection"), (_generated, "Generated"), (_missing, "'gone'"),
-                                           (_warped, "Noise"), (_repeated, "Mapping node"), (_driven, "Scale"),
-                                           (_once, "only once")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (_box, "Box projection"),
+        (_generated, "Generated"),
+        (_missing, "'gone'"),
+        (_warped, "Noise"),
+        (_repeated, "Mapping node"),
+        (_driven, "Scale"),
+        (_once, "only once"),
+    ],
+)
 def test_coordinates_that_cannot_be_painted_are_refused_in_a_sentence(change: Any, words: str) -> None:
     wood = material("Wood", picture("wood", 9))
     object = cube(wood)
@@ -413,7 +437,7 @@ def test_coordinates_that_cannot_be_painted_are_refused_in_a_sentence(change: An
     with pytest.raises(Unfit, match=words) as refused:
         capture(object, "texture")
     assert "Wood" in str(refused.value)
-    source = capture(object, "refine")                  # the shape can still be worked on
+    source = capture(object, "refine")  # the shape can still be worked on
     assert "uvs" not in source.arrays and "textures stay as they are" in source.notes[0]
 
 
@@ -427,6 +451,7 @@ def test_a_map_at_other_coordinates_is_left_out_and_that_is_said() -> None:
 
 
 # Edits.
+
 
 def test_the_same_texels_stored_otherwise_are_no_edit() -> None:
     wood = material("Wood", picture("wood", 9))
@@ -471,13 +496,14 @@ def test_painted_texels_stay_with_their_material() -> None:
     pixels = materials.read(image)
     pixels[:8] = 1
     image.pixels.foreach_set(pixels)
-    object.data.polygons.foreach_set("material_index", [1] * 6)         # now the first slot is the metal's
+    object.data.polygons.foreach_set("material_index", [1] * 6)  # now the first slot is the metal's
     assert asset.edited()
     arrays = asset.edit("")
     assert asset.source.slots == [(1, 1001)] and arrays["frozen.0"].sum() == 2
 
 
 # What belongs to a library.
+
 
 def linked(folder: Path, object: Any, *kinds: str) -> Any:
     path = str(folder / "lib.blend")

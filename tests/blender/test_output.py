@@ -68,11 +68,12 @@ def test_what_the_open_file_is_made_of_is_read_too(tmp_path: Path) -> None:
         Output(tmp_path / "open.blend", ["generate"], overwrite=True)
     open_mesh(saved(tmp_path / "crate.blend"))
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
-    Output(tmp_path / "crate.blend", ["generate"], overwrite=True)      # what is not open any more is free
+    Output(tmp_path / "crate.blend", ["generate"], overwrite=True)  # what is not open any more is free
 
 
-def test_a_command_replaces_its_own_results_and_nothing_else(server: LocalServer, tiny: dict[str, Any],
-                                                             tmp_path: Path) -> None:
+def test_a_command_replaces_its_own_results_and_nothing_else(
+    server: LocalServer, tiny: dict[str, Any], tmp_path: Path
+) -> None:
     blend, more = tmp_path / "chair.blend", settings(server, tiny)
     blend.with_suffix(".glb").write_text("mine")
     code, said = Run("a blue chair", blend, *more).end()
@@ -83,13 +84,14 @@ def test_a_command_replaces_its_own_results_and_nothing_else(server: LocalServer
     first = blend.read_bytes()
     code, said = Run("a blue chair", blend, *more, "--seed", "5").end()
     assert code == 0 and blend.read_bytes() != first, said
-    code, said = Run("a table", tmp_path / "table.blend", *more).end()      # shares turntable.png and job.json
+    code, said = Run("a table", tmp_path / "table.blend", *more).end()  # shares turntable.png and job.json
     assert code == 0, said
     results = json.loads((tmp_path / "job.json").read_text())["results"]
     assert results.keys() == {"chair.blend", "chair.glb", "table.blend", "table.glb", "turntable.png"}
-    assert all(known["sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-               for name, known in results.items())
-    assert Output(blend, command("generate", "a blue chair"))               # still known
+    assert all(
+        known["sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name, known in results.items()
+    )
+    assert Output(blend, command("generate", "a blue chair"))  # still known
     for other in (command("generate", "a table"), command("texture", "a blue chair")):
         with pytest.raises(BadInput, match="chair.blend is there already"):
             Output(blend, other)
@@ -131,7 +133,7 @@ def test_letter_case_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         bpy.ops.wm.save_as_mainfile(filepath=str(part), copy=True)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["X.Blend"]
     assert connection.typed("~/models") == connection.typed("~/models", "http://127.0.0.1:1") == f"{tmp_path}/models"
-    assert connection.typed("~/models", "https://far.example") == "~/models"      # its own home, not ours
+    assert connection.typed("~/models", "https://far.example") == "~/models"  # its own home, not ours
 
 
 def test_a_file_saved_in_edit_mode_is_taken(tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_a_file_saved_in_edit_mode_is_taken(tmp_path: Path) -> None:
 
 
 def test_helpers_of_an_importer_are_no_meshes(tmp_path: Path) -> None:
-    said = elsewhere(f'''
+    said = elsewhere(f"""
 bpy.ops.mesh.primitive_cube_add()
 cube = bpy.context.object
 bpy.ops.object.armature_add()
@@ -155,12 +157,12 @@ bpy.ops.export_scene.gltf(filepath={str(tmp_path / "x.glb")!r})
 bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
 from msd_blender.output import open_mesh
 print("found", open_mesh({str(tmp_path / "x.glb")!r}).name, len(bpy.data.meshes))
-''')
+""")
     assert "found Cube 2" in said
 
 
 def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
-    said = elsewhere(f'''
+    said = elsewhere(f"""
 import resource
 from msd_blender.output import Output, OutputError, _export_glb
 bpy.ops.mesh.primitive_uv_sphere_add(segments=99, ring_count=99)
@@ -173,7 +175,7 @@ for path, write in ((files.blend, lambda part: bpy.ops.wm.save_as_mainfile(filep
             write(part)
     except OutputError as error:
         print("said", error)
-''')
+""")
     lines = [line for line in said.splitlines() if line.startswith("said")]
     assert lines == [f"said {tmp_path / name} could not be written: File too large." for name in ("x.blend", "x.glb")]
     assert not list(tmp_path.iterdir())

@@ -32,7 +32,7 @@ def test_mesh_is_the_snapshot() -> None:
     assert [tuple(p.vertices) for p in mesh.polygons] == [tuple(f) for f in cube().arrays["faces"].tolist()]
     assert len(mesh.edges) == 18 and not mesh.validate()
     middle = positions(mesh).mean(0)
-    assert all(p.normal.dot(p.center) > p.normal.dot(middle) for p in mesh.polygons)    # outward
+    assert all(p.normal.dot(p.center) > p.normal.dot(middle) for p in mesh.polygons)  # outward
     assert all(p.use_smooth for p in mesh.polygons)
     colour = mesh.color_attributes.active_color
     assert (colour.name, colour.data_type, colour.domain) == ("Color", "BYTE_COLOR", "POINT")
@@ -43,7 +43,7 @@ def test_mesh_is_the_snapshot() -> None:
 def test_only_what_changed_is_written() -> None:
     made = asset()
     made.apply(cube())
-    made.object.data.vertices[0].select = False     # lost when the mesh is rebuilt
+    made.object.data.vertices[0].select = False  # lost when the mesh is rebuilt
     before = made.object.data.as_pointer(), made.object.data.polygons[0].as_pointer()
     made.apply(cube(2, half=3.0))
     np.testing.assert_array_equal(positions(made.object.data), cube(half=3.0).arrays["positions"])
@@ -70,7 +70,7 @@ def test_what_the_artist_added_survives_a_new_topology() -> None:
     assert [g.name for g in object.vertex_groups] == ["lock", "empty"]
     weights = {v.index: v.groups[0].weight for v in object.data.vertices if v.groups}
     for index, co in enumerate(positions(object.data)):
-        if abs(co[0] - 0.5625) > 0.01:              # half-way between two old vertices: either is right
+        if abs(co[0] - 0.5625) > 0.01:  # half-way between two old vertices: either is right
             assert (index in weights) == (co[0] < 0.5625)
     assert set(weights.values()) == {0.75}
     assert [m.name for m in object.data.materials] == ["a red mushroom", "own"]
@@ -79,8 +79,12 @@ def test_what_the_artist_added_survives_a_new_topology() -> None:
 
 def test_settings_are_on_the_object() -> None:
     made = asset(seed=2**62, negative_prompt="blue", iterations=7)
-    assert {name: made.object["msd_" + name] for name in ("prompt", "negative_prompt", "seed", "iterations")} == \
-        {"prompt": "a red\n mushroom", "negative_prompt": "blue", "seed": str(2**62), "iterations": 7}
+    assert {name: made.object["msd_" + name] for name in ("prompt", "negative_prompt", "seed", "iterations")} == {
+        "prompt": "a red\n mushroom",
+        "negative_prompt": "blue",
+        "seed": str(2**62),
+        "iterations": 7,
+    }
     assert made.object["msd_guidance"] == "msd" and "blender" in made.object["msd_versions"]
     assert "msd_guidance_scale" not in made.object
 
@@ -105,7 +109,7 @@ def test_state_that_undo_brought_back_is_written_over() -> None:
     made.apply(cube(2, half=2.0))
     bpy.ops.ed.undo_push(message="two")
     bpy.ops.ed.undo()
-    assert positions(made.object.data).max() == 2   # the first state
+    assert positions(made.object.data).max() == 2  # the first state
     made.apply(Snapshot(3, 3, cube(2, half=2.0).arrays))
     assert positions(made.object.data).max() == 4
 
@@ -118,13 +122,16 @@ def test_deleted_object_is_gone() -> None:
         made.apply(cube(2))
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"faces": np.array([[0, 1, 8]], np.int32)}, "do not exist"),
-    ({"faces": np.array([[0, 1, -1]], np.int32)}, "do not exist"),
-    ({"faces": np.array([[0, 1, 1]], np.int32)}, "twice"),
-    ({"positions": np.full((8, 3), np.nan, np.float32)}, "finite"),
-    ({"colours": np.zeros((7, 3), np.uint8)}, "7 colours"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"faces": np.array([[0, 1, 8]], np.int32)}, "do not exist"),
+        ({"faces": np.array([[0, 1, -1]], np.int32)}, "do not exist"),
+        ({"faces": np.array([[0, 1, 1]], np.int32)}, "twice"),
+        ({"positions": np.full((8, 3), np.nan, np.float32)}, "finite"),
+        ({"colours": np.zeros((7, 3), np.uint8)}, "7 colours"),
+    ],
+)
 def test_arrays_that_would_end_blender_are_refused(change: dict[str, np.ndarray], message: str) -> None:
     made = asset()
     with pytest.raises(ProtocolError, match=message):
@@ -162,7 +169,7 @@ def test_texture_renders_and_is_packed(tmp_path: Path) -> None:
     first = cube(colour=(200, 40, 30))
     made.apply(first)
     texture = np.zeros((8, 8, 3), np.uint8)
-    texture[:4] = (20, 60, 210)             # the lower half
+    texture[:4] = (20, 60, 210)  # the lower half
     uvs = np.full((12, 3, 2), (0.5, 0.25), np.float32)
     made.apply(Snapshot(2, 2, {**first.arrays, "uvs": uvs, "texture.0": texture}))
     made.finish(job="j")

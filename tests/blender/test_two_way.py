@@ -35,8 +35,10 @@ def crate() -> bpy.types.Object:
 def test_texture_leaves_the_mesh_alone(remote: LocalServer, tiny: dict[str, Any]) -> None:  # noqa: F811
     object = crate()
     before = state(object)
-    assert api.texture(object, "a wooden crate", server=remote.url, maps=["roughness", "normal"], texture_size=64,
-                       **tiny) == object
+    assert (
+        api.texture(object, "a wooden crate", server=remote.url, maps=["roughness", "normal"], texture_size=64, **tiny)
+        == object
+    )
     assert state(object) == before and object["msd_mode"] == "texture"
     for kind in ("texture", "roughness", "normal"):
         image = materials.image_of(object.data.materials[0], kind)

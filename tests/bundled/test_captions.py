@@ -10,8 +10,13 @@ from server.priors.prompts import VIEWS
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from(sorted(shapes.COLOURS)), st.sampled_from(sorted(shapes.NOUNS)), st.sampled_from(VIEWS),
-       st.sampled_from(shapes.FINISHES), st.integers(0, 2**31))
+@given(
+    st.sampled_from(sorted(shapes.COLOURS)),
+    st.sampled_from(sorted(shapes.NOUNS)),
+    st.sampled_from(VIEWS),
+    st.sampled_from(shapes.FINISHES),
+    st.integers(0, 2**31),
+)
 def test_captions_hold_only_known_words(colour, noun, view, finish, seed):
     words = captions.caption(colour, noun, view, np.random.default_rng(seed), finish).replace(",", " ,").split()
     assert set(words) <= set(captions.vocabulary())

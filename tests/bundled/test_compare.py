@@ -42,8 +42,9 @@ def test_glb_comes_back_in_our_axes(tmp_path):
 
     real = compare.truth("car", edge=40)
     positions = real.vertices.astype(np.float32)
-    files.save(Mesh(positions, real.faces.astype(np.int32), np.full((len(positions), 3), 128, np.uint8)),
-               tmp_path / "car.glb")
+    files.save(
+        Mesh(positions, real.faces.astype(np.int32), np.full((len(positions), 3), 128, np.uint8)), tmp_path / "car.glb"
+    )
     back = compare.load(tmp_path / "car.glb")
     np.testing.assert_allclose(back.bounds, real.bounds, atol=1e-5)
     assert back.volume == pytest.approx(real.volume, rel=1e-4)

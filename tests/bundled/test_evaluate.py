@@ -11,8 +11,12 @@ from server.bundled import captions, evaluate, judge, shapes
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "server.bundled.evaluate", *map(str, arguments)],
-                          capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "server.bundled.evaluate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def test_a_table_and_sheets_from_a_short_run_that_goes_on(tmp_path):
@@ -32,7 +36,7 @@ def test_a_table_and_sheets_from_a_short_run_that_goes_on(tmp_path):
     kept = {path.name: path.read_bytes() for path in output.iterdir()}
 
     assert run(*first, "--work", tmp_path / "other").returncode == 0
-    assert not (tmp_path / "other").exists()                            # what the table has is not made again
+    assert not (tmp_path / "other").exists()  # what the table has is not made again
     assert {path.name: path.read_bytes() for path in output.iterdir()} == kept
     done = run(*first[:4], "--iterations", 7)
     assert done.returncode == 2 and "made with 6 iterations" in done.stderr
@@ -42,7 +46,7 @@ def test_a_table_and_sheets_from_a_short_run_that_goes_on(tmp_path):
     assert done.returncode == 0, done.stderr
     table = json.loads((output / "text-to-3d.json").read_text())
     assert table["msd"] == rows and [row["prompt"] for row in table["sds"]] == ["blue sphere"]
-    assert table["sds"][0]["iterations"] > 6                            # it asks the denoiser less in an iteration
+    assert table["sds"][0]["iterations"] > 6  # it asks the denoiser less in an iteration
     assert (output / "msd.png").read_bytes() == kept["msd.png"]
 
 
@@ -68,7 +72,7 @@ def test_tones_are_of_the_object_alone():
     real = torch.from_numpy(evaluate.real_views("red", "mushroom")).movedim(-1, 1) / 255
     median, clipped = evaluate.tone(real)
     assert clipped == 0 and median[0] > median[1:].max() + 0.2
-    for much in (2.0, 0.01):                                            # burnt out, black
+    for much in (2.0, 0.01):  # burnt out, black
         ground = (real - evaluate.GROUND).abs().amax(dim=1, keepdim=True) <= 0.01
         _, clipped = evaluate.tone(torch.where(ground, real, (much * real).clamp(0, 1)))
         assert clipped > 0.5

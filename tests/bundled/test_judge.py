@@ -32,7 +32,7 @@ def test_the_frechet_distance_of_two_gaussians():
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(20_000, 3, generator=generator, dtype=torch.float64)
     noise = (noise - noise.mean(dim=0)) / noise.std(dim=0)
-    noise = noise @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(noise.T)).T)      # exactly white
+    noise = noise @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(noise.T)).T)  # exactly white
     one, two = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 0.5])
     shift = torch.tensor([1.0, -2.0, 0.0])
     measured = judge.frechet_distance(one * noise, two * noise + shift)

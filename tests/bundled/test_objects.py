@@ -80,9 +80,12 @@ def test_the_colour_goes_where_it_should():
 @pytest.mark.parametrize("noun", ALL)
 def test_a_finish_shows_both_its_colours_from_every_side(noun, finish):
     for angles in ((20, 20), (110, 10), (200, 20), (290, 30), (40, 60)):
-        plain, covered = (objects.render([objects.scene("red", noun, np.random.default_rng(0), np.array(angles),
-                                                        vary=False, finish=each)])[0].astype(int)
-                          for each in ("plain", finish))
+        plain, covered = (
+            objects.render(
+                [objects.scene("red", noun, np.random.default_rng(0), np.array(angles), vary=False, finish=each)]
+            )[0].astype(int)
+            for each in ("plain", finish)
+        )
         behind, changed = (plain == plain[0, 0]).all(-1), np.abs(plain - covered).max(-1) > 20
         painted = (plain[..., 0] > 60) & (plain[..., 0] > 3 * plain[..., 1]) & ~behind
         assert 0.05 < changed[painted].mean() < 0.85, angles

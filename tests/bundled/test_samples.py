@@ -10,12 +10,12 @@ from server.bundled import judge, objects, samples
 def test_a_short_run_writes_its_table_and_sheets(tmp_path):
     text = samples.run(tmp_path, nouns=("sphere", "mushroom"), colours=("red", "blue"), steps=12)
     rows = json.loads((tmp_path / "table.json").read_text())
-    plain, finished = rows[:2 * 2 * 4], rows[2 * 2 * 4:]
+    plain, finished = rows[: 2 * 2 * 4], rows[2 * 2 * 4 :]
     assert len(finished) == 2 * 4 * 2 and "| sphere |" in text and "| wooden |" in text
     assert {name for row in finished for name in row["right"]} == {"noun", "colour", "finish"}
     rows = plain
     assert np.mean([row["right"]["noun"] and row["right"]["colour"] for row in rows]) > 0.8
-    assert {row["view"] for row in rows if "view" in row["right"]} == {"overhead"}      # no fronts on these
+    assert {row["view"] for row in rows if "view" in row["right"]} == {"overhead"}  # no fronts on these
     for name, columns in (("sheet", 2), ("finishes", 4)):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.size == (72 + columns * 64, 18 + 2 * 64)

@@ -8,8 +8,18 @@ from safetensors.torch import load_file
 
 from server.bundled import captions, pipeline, tokenizer, train
 
-TINY = train.Recipe(images=48, vae_steps=3, steps=3, batch=4, vae_batch=4, channels=(32, 32), hidden=32,
-                    vae_channels=(8, 8, 8), workers=1, sheet=())
+TINY = train.Recipe(
+    images=48,
+    vae_steps=3,
+    steps=3,
+    batch=4,
+    vae_batch=4,
+    channels=(32, 32),
+    hidden=32,
+    vae_channels=(8, 8, 8),
+    workers=1,
+    sheet=(),
+)
 
 
 def _tiny(folder):
@@ -57,10 +67,12 @@ def test_an_exported_model_is_trained_further(finished, tmp_path):
 
     recipe = dataclasses.replace(_tiny(tmp_path), start=finished.output, steps=1, rate=1e-6)
     train.train(recipe)
-    before, after = (StableDiffusionPipeline.from_pretrained(r.output, local_files_only=True, dtype=torch.float32)
-                     for r in (finished, recipe))
+    before, after = (
+        StableDiffusionPipeline.from_pretrained(r.output, local_files_only=True, dtype=torch.float32)
+        for r in (finished, recipe)
+    )
     _assert_same(before.vae.state_dict(), after.vae.state_dict())
-    _assert_same(before.unet.state_dict(), after.unet.state_dict())      # one step of a tiny rate away
+    _assert_same(before.unet.state_dict(), after.unet.state_dict())  # one step of a tiny rate away
     assert after.vae.config.scaling_factor == 1
     assert str(tmp_path.parent) not in (recipe.output / "vae" / "config.json").read_text()
 
@@ -74,8 +86,10 @@ def test_words_that_a_model_knows_keep_their_meaning(tmp_path, monkeypatch):
     train.carry_words(before, old, after, new)
     text = " ".join(known[:8])
     with torch.no_grad():
-        one, two = (encoder(torch.tensor([each(text, padding="max_length").input_ids]))[0]
-                    for encoder, each in ((before, old), (after, new)))
+        one, two = (
+            encoder(torch.tensor([each(text, padding="max_length").input_ids]))[0]
+            for encoder, each in ((before, old), (after, new))
+        )
     assert torch.equal(one, two)
 
 
@@ -145,7 +159,8 @@ def test_shipped_model_loads_and_is_small():
     pipe = StableDiffusionPipeline.from_pretrained(pipeline.MODEL, local_files_only=True, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    picture = pipe("a red sphere, front view", num_inference_steps=8, guidance_scale=4.0, output_type="np",
-                   generator=generator).images[0]
+    picture = pipe(
+        "a red sphere, front view", num_inference_steps=8, guidance_scale=4.0, output_type="np", generator=generator
+    ).images[0]
     red, green, blue = picture[24:40, 24:40].reshape(-1, 3).mean(0)
     assert red > 1.5 * max(green, blue)

@@ -23,13 +23,15 @@ def test_the_ideal_denoiser_is_tweedies(name, sigma):
     wanted = torch.arange(20) % 2 if density.classes.max() else None
     for classes in (None, wanted):
         (slope,) = torch.autograd.grad(density.log_density(x, sigma, classes).sum(), x)
-        found = density.denoise(x.detach(), torch.full((20,), sigma).double(), None if classes is None
-                                else Labels(classes))
+        found = density.denoise(
+            x.detach(), torch.full((20,), sigma).double(), None if classes is None else Labels(classes)
+        )
         torch.testing.assert_close(found, (x + sigma**2 * slope).detach(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("density", [*[make() for make in DENSITIES.values()], scattered(8, 64)],
-                         ids=[*DENSITIES, "scattered"])
+@pytest.mark.parametrize(
+    "density", [*[make() for make in DENSITIES.values()], scattered(8, 64)], ids=[*DENSITIES, "scattered"]
+)
 def test_samples_and_modes(density):
     """Zero mean and unit deviation; the samples' mean log density is stable; no step up from a mode."""
     x, classes = density.sample(20_000, generator())

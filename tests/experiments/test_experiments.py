@@ -48,8 +48,10 @@ def test_an_early_stop_lowers_the_variance():
 
 def test_msd_ends_inside_where_sds_does_not():
     density = pinwheel()
-    x = {name: convergence.ascend(density, convergence.METHODS[name], convergence.grid(10), 0.3, calls=200)
-         for name in ("MSD", "SDS")}
+    x = {
+        name: convergence.ascend(density, convergence.METHODS[name], convergence.grid(10), 0.3, calls=200)
+        for name in ("MSD", "SDS")
+    }
     inside = {name: (density.log_density(end) > density.quantile(0.05)).float().mean() for name, (end, _) in x.items()}
     assert inside["MSD"] == 1 and inside["SDS"] < 0.8
     assert {calls for _, calls in x.values()} == {200}
@@ -60,8 +62,9 @@ def test_the_landscape_of_sds_is_what_it_descends():
     density = pinwheel()
     x = torch.tensor([[0.8, -0.4], [-1.5, 1.0]], requires_grad=True)
     (slope,) = torch.autograd.grad(landscapes.sds_loss(density, x, 4000).sum(), x)
-    step = create("sds", **convergence.LEVELS).step(density, x.detach().repeat(20_000, 1),
-                                                    generator=torch.Generator().manual_seed(0))
+    step = create("sds", **convergence.LEVELS).step(
+        density, x.detach().repeat(20_000, 1), generator=torch.Generator().manual_seed(0)
+    )
     torch.testing.assert_close(slope, step.gradient.view(-1, 2, 2).mean(dim=0), atol=0.04, rtol=0.05)
     (slope,) = torch.autograd.grad(landscapes.msd_loss(density, x, 0.3).sum(), x)
     step = create("msd", bandwidth=0.3, estimator="tweedie").step(density, x.detach())
@@ -70,9 +73,17 @@ def test_the_landscape_of_sds_is_what_it_descends():
 
 def test_clip_features_come_from_a_folder_on_the_disk(tmp_path):
     torch.manual_seed(0)
-    CLIPVisionModelWithProjection(CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                                                   num_attention_heads=2, image_size=32, patch_size=16,
-                                                   projection_dim=8)).save_pretrained(tmp_path)
+    CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=16,
+            projection_dim=8,
+        )
+    ).save_pretrained(tmp_path)
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     pairs, pictures = captions.pairs(12), torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     clip = text_to_2d.clip_features(tmp_path)
@@ -84,17 +95,21 @@ def test_clip_features_come_from_a_folder_on_the_disk(tmp_path):
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "server.experiments", *map(str, arguments)], capture_output=True,
-                          text=True, timeout=240)
+    return subprocess.run(
+        [sys.executable, "-m", "server.experiments", *map(str, arguments)], capture_output=True, text=True, timeout=240
+    )
 
 
-@pytest.mark.parametrize("name, pictures", [
-    ("estimators", ["bias.png", "stops.png"]),
-    ("convergence", ["ends-ideal.png", "ends-learned.png"]),
-    ("diversity", ["coverage.png", "pictures.png"]),
-    ("landscapes", ["landscapes.png", "bandwidths.png"]),
-    ("text-to-2d", ["curves.png", "sheet.png"]),
-])
+@pytest.mark.parametrize(
+    "name, pictures",
+    [
+        ("estimators", ["bias.png", "stops.png"]),
+        ("convergence", ["ends-ideal.png", "ends-learned.png"]),
+        ("diversity", ["coverage.png", "pictures.png"]),
+        ("landscapes", ["landscapes.png", "bandwidths.png"]),
+        ("text-to-2d", ["curves.png", "sheet.png"]),
+    ],
+)
 def test_writes_tables_and_pictures(tmp_path, name, pictures):
     done = run(name, "--output", tmp_path / "a" / "b", "--quick")
     assert done.returncode == 0, done.stderr

@@ -22,8 +22,15 @@ class File:
     """A document and its bytes, in which whatever a test adds gets its number."""
 
     def __init__(self, **document):
-        self.document = {"asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
-                         "meshes": [{"primitives": []}], "accessors": [], "bufferViews": []} | document
+        self.document = {
+            "asset": {"version": "2.0"},
+            "scene": 0,
+            "scenes": [{"nodes": [0]}],
+            "nodes": [{"mesh": 0}],
+            "meshes": [{"primitives": []}],
+            "accessors": [],
+            "bufferViews": [],
+        } | document
         self.data = b""
 
     def add(self, kind, **entry):
@@ -39,14 +46,27 @@ class File:
     def array(self, values, **more):
         values = np.asarray(values)
         width = values.shape[1] if values.ndim == 2 else 1
-        return self.add("accessors", **{"bufferView": self.view(values.tobytes()), "count": len(values),
-                                        "componentType": KINDS[values.dtype.str[1:]], "type": SHAPES[width], **more})
+        return self.add(
+            "accessors",
+            **{
+                "bufferView": self.view(values.tobytes()),
+                "count": len(values),
+                "componentType": KINDS[values.dtype.str[1:]],
+                "type": SHAPES[width],
+                **more,
+            },
+        )
 
     def primitive(self, mesh=0, material=None, mode=None, indices=TWO, more=None, **attributes):
         """A square, of which any attribute may be given otherwise."""
         given = {"POSITION": SQUARE, "TEXCOORD_0": UVS} | attributes
-        primitive = {"attributes": {name: values if isinstance(values, int) else self.array(values)
-                                    for name, values in given.items() if values is not None}} | (more or {})
+        primitive = {
+            "attributes": {
+                name: values if isinstance(values, int) else self.array(values)
+                for name, values in given.items()
+                if values is not None
+            }
+        } | (more or {})
         if indices is not None:
             primitive["indices"] = self.array(indices)
         primitive |= {key: value for key, value in (("material", material), ("mode", mode)) if value is not None}
@@ -69,14 +89,19 @@ class File:
         document = self.document | {"buffers": [{"byteLength": len(self.data)}]}
         if path.suffix == ".gltf":
             document["buffers"][0]["uri"] = uri or (
-                "data:application/octet-stream;base64," + base64.b64encode(self.data).decode())
+                "data:application/octet-stream;base64," + base64.b64encode(self.data).decode()
+            )
             path.write_text(json.dumps(document))
             return path
         text = json.dumps(document).encode()
         text += b" " * (-len(text) % 4)
         data = self.data + bytes(-len(self.data) % 4)
-        path.write_bytes(struct.pack("<IIIII", 0x46546C67, 2, 28 + len(text) + len(data), len(text), 0x4E4F534A)
-                         + text + struct.pack("<II", len(data), 0x004E4942) + data)
+        path.write_bytes(
+            struct.pack("<IIIII", 0x46546C67, 2, 28 + len(text) + len(data), len(text), 0x4E4F534A)
+            + text
+            + struct.pack("<II", len(data), 0x004E4942)
+            + data
+        )
         return path
 
 
@@ -90,15 +115,15 @@ def quadrants(*colours):
     """A (8, 8, 3) picture: top left, top right, bottom left, bottom right."""
     picture = np.zeros((8, 8, 3), np.uint8)
     for i, colour in enumerate(colours):
-        picture[4 * (i // 2):4 * (i // 2) + 4, 4 * (i % 2):4 * (i % 2) + 4] = colour
+        picture[4 * (i // 2) : 4 * (i // 2) + 4, 4 * (i % 2) : 4 * (i % 2) + 4] = colour
     return picture
 
 
 def read(path):
     """(document, binary) of a GLB."""
     content = path.read_bytes()
-    length, = struct.unpack_from("<I", content, 12)
-    return json.loads(content[20:20 + length]), content[28 + length:]
+    (length,) = struct.unpack_from("<I", content, 12)
+    return json.loads(content[20 : 20 + length]), content[28 + length :]
 
 
 def values(document, binary, index):
@@ -114,7 +139,7 @@ def values(document, binary, index):
 def image(document, binary, texture):
     """The bytes of a texture's picture."""
     view = document["bufferViews"][document["images"][document["textures"][texture]["source"]]["bufferView"]]
-    return binary[view["byteOffset"]:view["byteOffset"] + view["byteLength"]]
+    return binary[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
 
 
 def pixels(document, binary, texture):

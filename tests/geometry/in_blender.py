@@ -22,15 +22,16 @@ def read(path):
         bpy.ops.wm.ply_import(filepath=path)
     else:
         bpy.ops.wm.usd_import(filepath=path)
-    object, = (each for each in bpy.data.objects if each.type == "MESH")
+    (object,) = (each for each in bpy.data.objects if each.type == "MESH")
     mesh = object.data
     world = np.array(object.matrix_world)
     places = np.array([vertex.co for vertex in mesh.vertices]).reshape(-1, 3) @ world[:3, :3].T + world[:3, 3]
-    found = {"vertices": places,
-             "corners": places[[loop.vertex_index for loop in mesh.loops]].reshape(-1, 3, 3),
-             "materials": np.array([mesh.materials[p.material_index].name if mesh.materials else ""
-                                    for p in mesh.polygons]),
-             "normals": np.array([normal.vector for normal in mesh.corner_normals]).reshape(-1, 3, 3) @ world[:3, :3].T}
+    found = {
+        "vertices": places,
+        "corners": places[[loop.vertex_index for loop in mesh.loops]].reshape(-1, 3, 3),
+        "materials": np.array([mesh.materials[p.material_index].name if mesh.materials else "" for p in mesh.polygons]),
+        "normals": np.array([normal.vector for normal in mesh.corner_normals]).reshape(-1, 3, 3) @ world[:3, :3].T,
+    }
     if mesh.uv_layers:
         found["uvs"] = np.array([each.uv for each in mesh.uv_layers[0].data]).reshape(-1, 3, 2)
         for i, layer in list(enumerate(mesh.uv_layers))[1:]:
@@ -45,8 +46,9 @@ def read(path):
         for name in ("Base Color", "Roughness", "Metallic", "Normal", "Alpha"):
             found[f"{material.name}/{name}"] = picture(surface.inputs[name])
         for node in (each for each in material.node_tree.nodes if each.type == "MAPPING"):
-            found[f"{material.name}/mapping"] = np.array([node.inputs[name].default_value
-                                                          for name in ("Location", "Rotation", "Scale")])
+            found[f"{material.name}/mapping"] = np.array(
+                [node.inputs[name].default_value for name in ("Location", "Rotation", "Scale")]
+            )
     return found
 
 
@@ -63,7 +65,7 @@ def picture(socket):
             return pixels[..., :3] if channel is None else pixels[..., channel]
         linked = [each for each in node.inputs if each.is_linked]
         if not linked:
-            return np.array(node.type)      # such as that of vertex colours
+            return np.array(node.type)  # such as that of vertex colours
         socket = linked[0]
     value = socket.default_value
     return np.array(value if isinstance(value, float) else value[:])
@@ -84,10 +86,12 @@ def make(paths):
     world = np.array(object.matrix_world)
     mesh.calc_loop_triangles()
     places = np.array([vertex.co for vertex in mesh.vertices]) @ world[:3, :3].T + world[:3, 3]
-    found = {"vertices": places, "materials": np.array([t.material_index for t in mesh.loop_triangles]),
-             "corners": places[[tuple(t.vertices)[::-1] for t in mesh.loop_triangles]],      # mirrored
-             "uvs": np.array([[mesh.uv_layers[0].data[i].uv for i in tuple(t.loops)[::-1]]
-                              for t in mesh.loop_triangles])}
+    found = {
+        "vertices": places,
+        "materials": np.array([t.material_index for t in mesh.loop_triangles]),
+        "corners": places[[tuple(t.vertices)[::-1] for t in mesh.loop_triangles]],  # mirrored
+        "uvs": np.array([[mesh.uv_layers[0].data[i].uv for i in tuple(t.loops)[::-1]] for t in mesh.loop_triangles]),
+    }
     for path in paths:
         kind = path.rpartition(".")[2]
         if kind == "glb":
@@ -105,5 +109,7 @@ if __name__ == "__main__":
     if sys.argv[2] == "--make":
         np.savez(sys.argv[1], **make(sys.argv[3:]))
     else:
-        np.savez(sys.argv[1], **{f"{i}/{name}": value for i, path in enumerate(sys.argv[2:])
-                                 for name, value in read(path).items()})
+        np.savez(
+            sys.argv[1],
+            **{f"{i}/{name}": value for i, path in enumerate(sys.argv[2:]) for name, value in read(path).items()},
+        )

@@ -20,14 +20,21 @@ def ball(subdivisions=1):
     shape = trimesh.creation.icosphere(subdivisions)
     faces = np.asarray(shape.faces, np.int32)
     uvs = np.random.default_rng(0).random((len(faces), 3, 2), np.float32)
-    return Mesh(np.asarray(shape.vertices, np.float32), faces, uvs=uvs, slots=np.zeros(len(faces), np.int32),
-                locked=(np.asarray(shape.vertices)[:, 2] < 0).astype(np.uint8),
-                textures={"texture.0": np.zeros((8, 4, 3), np.uint8), "frozen.0": np.zeros((8, 4), np.uint8)})
+    return Mesh(
+        np.asarray(shape.vertices, np.float32),
+        faces,
+        uvs=uvs,
+        slots=np.zeros(len(faces), np.int32),
+        locked=(np.asarray(shape.vertices)[:, 2] < 0).astype(np.uint8),
+        textures={"texture.0": np.zeros((8, 4, 3), np.uint8), "frozen.0": np.zeros((8, 4), np.uint8)},
+    )
 
 
 def digest(mesh):
-    return {name: (array.dtype, array.shape, hashlib.sha256(array.tobytes()).digest())
-            for name, array in mesh.arrays().items()}
+    return {
+        name: (array.dtype, array.shape, hashlib.sha256(array.tobytes()).digest())
+        for name, array in mesh.arrays().items()
+    }
 
 
 def with_faces(mesh, faces):
@@ -51,10 +58,13 @@ KEPT = {
     "double faces": lambda: with_faces(ball(), np.concatenate([ball().faces] * 2)),
     "inside out": lambda: with_faces(ball(), ball().faces[:, ::-1]),
     "degenerate faces": lambda: with_faces(ball(), [*ball().faces, [0, 0, 1], [2, 2, 2]]),
-    "double and unused vertices": lambda: replace(with_faces(ball(), ball().faces),
-                                                  positions=np.tile(ball().positions, (2, 1))),
-    "two components": lambda: Mesh(np.concatenate([ball().positions, ball().positions + 5]),
-                                   np.concatenate([ball().faces, ball().faces + len(ball().positions)])),
+    "double and unused vertices": lambda: replace(
+        with_faces(ball(), ball().faces), positions=np.tile(ball().positions, (2, 1))
+    ),
+    "two components": lambda: Mesh(
+        np.concatenate([ball().positions, ball().positions + 5]),
+        np.concatenate([ball().faces, ball().faces + len(ball().positions)]),
+    ),
     "no UVs": lambda: replace(ball(), uvs=None),
     "bad UVs": some_bad_uvs,
     "flat": lambda: moved(ball(), lambda p: p * (1, 1, 0)),
@@ -83,8 +93,10 @@ REFUSED = {
     "UVs of another mesh": (lambda: replace(ball(), uvs=ball(2).uvs), "80 faces but UVs for 320"),
     "colours of another mesh": (lambda: replace(ball(), colours=np.zeros((3, 3), np.uint8)), "colours for 3"),
     "an empty image": (lambda: replace(ball(), textures={"texture.1": np.zeros((0, 4, 3), np.uint8)}), "no pixels"),
-    "another mask": (lambda: replace(ball(), textures=ball().textures | {"frozen.0": np.zeros((8, 8), np.uint8)}),
-                     "frozen.0 is 8 x 8 and its texture 4 x 8"),
+    "another mask": (
+        lambda: replace(ball(), textures=ball().textures | {"frozen.0": np.zeros((8, 8), np.uint8)}),
+        "frozen.0 is 8 x 8 and its texture 4 x 8",
+    ),
 }
 
 

@@ -38,7 +38,8 @@ def as_trimesh(mesh):
 
 def distance(points, mesh):
     squared, _, _ = igl.point_mesh_squared_distance(
-        np.asarray(points, float), mesh.positions.astype(float), mesh.faces.astype(np.int64))
+        np.asarray(points, float), mesh.positions.astype(float), mesh.faces.astype(np.int64)
+    )
     return np.sqrt(squared.max())
 
 
@@ -56,8 +57,8 @@ def test_a_cleaned_object_is_whole_well_shaped_and_near(noun, target):
     assert not crossing(made.positions, made.faces).any()
     assert quality(made).min() > 0.3 and np.median(quality(made)) > 0.9 and np.median(quality(mesh)) < 0.85
     edge = np.linalg.norm(made.positions[made.faces[:, 0]] - made.positions[made.faces[:, 1]], axis=1).mean()
-    assert distance(made.positions, mesh) < 1e-4           # each vertex lies on the surface
-    assert distance(mesh.positions, made) < 1.2 * edge     # and nothing of the surface is lost
+    assert distance(made.positions, mesh) < 1e-4  # each vertex lies on the surface
+    assert distance(mesh.positions, made) < 1.2 * edge  # and nothing of the surface is lost
     # colours are a linear function of the place, which interpolation keeps
     np.testing.assert_allclose(made.colours, 127.5 * (made.positions + 1), atol=1.01)
 
@@ -123,8 +124,11 @@ def test_what_is_locked_keeps_its_bits():
     assert made.positions[made.locked > 0].tobytes() == ball.positions[locked > 0].tobytes()
 
     def between(mesh):
-        return {tuple(map(tuple, np.sort(corners, axis=0)))
-                for corners in mesh.positions[mesh.faces[mesh.locked[mesh.faces].all(axis=1)]]}
+        return {
+            tuple(map(tuple, np.sort(corners, axis=0)))
+            for corners in mesh.positions[mesh.faces[mesh.locked[mesh.faces].all(axis=1)]]
+        }
+
     assert between(mesh) == between(made)
 
 
@@ -135,6 +139,7 @@ def test_an_open_border_stays():
 
     def border(mesh):
         return {tuple(p) for p in mesh.positions[np.unique(as_trimesh(mesh).outline().referenced_vertices)]}
+
     assert border(clean(mesh, 1000)) == border(mesh)
 
 

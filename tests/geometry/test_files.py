@@ -38,8 +38,11 @@ def painted():
     positions, faces = ball()
     rng = np.random.default_rng(0)
     shapes = {"texture": (8, 16, 3), "roughness": (8, 16), "metallic": (8, 16), "normal": (8, 16, 3)}
-    textures = {f"{kind}.{slot}": rng.integers(0, 256, shape, dtype=np.uint8)
-                for kind, shape in shapes.items() for slot in (0, 1)}
+    textures = {
+        f"{kind}.{slot}": rng.integers(0, 256, shape, dtype=np.uint8)
+        for kind, shape in shapes.items()
+        for slot in (0, 1)
+    }
     slots = np.sort((positions[faces].mean(axis=1)[:, 0] > 1.2).astype(np.int32))
     return Mesh(positions, faces, uvs=rng.random((len(faces), 3, 2), np.float32), slots=slots, textures=textures)
 
@@ -60,8 +63,11 @@ def files(tmp_path_factory):
                 import pxr  # noqa: F401
             except ImportError:
                 continue
-        for kind, mesh, flat in (("painted", painted(), False), ("coloured", coloured(), False),
-                                 ("flat", coloured(), True)):
+        for kind, mesh, flat in (
+            ("painted", painted(), False),
+            ("coloured", coloured(), False),
+            ("flat", coloured(), True),
+        ):
             made[kind, suffix] = folder / f"{kind} ä.1.{suffix}"
             written = save(mesh, made[kind, suffix], flat)
             assert written[0] == made[kind, suffix] and all(path.is_file() for path in written)
@@ -74,7 +80,7 @@ def test_what_is_saved_is_loaded(files, suffix):
     mesh, back = painted(), load(files["painted", suffix])
     assert back.positions[back.faces].tobytes() == mesh.positions[mesh.faces].tobytes()
     assert len(back.positions) == len(mesh.positions)
-    if suffix not in ("glb", "gltf"):       # which have the vertices of the first slot first
+    if suffix not in ("glb", "gltf"):  # which have the vertices of the first slot first
         assert back.positions.tobytes() == mesh.positions.tobytes()
     if suffix != "ply":
         np.testing.assert_allclose(back.uvs, mesh.uvs, atol=1e-7)
@@ -91,11 +97,16 @@ def test_what_is_saved_is_loaded(files, suffix):
 def blender(files, tmp_path_factory):
     """What Blender's importers make of the files."""
     output = tmp_path_factory.mktemp("blender") / "read.npz"
-    subprocess.run([sys.executable, Path(__file__).with_name("in_blender.py"), output, *files.values()], check=True,
-                   capture_output=True)
+    subprocess.run(
+        [sys.executable, Path(__file__).with_name("in_blender.py"), output, *files.values()],
+        check=True,
+        capture_output=True,
+    )
     with np.load(output) as archive:
-        return {key: {name.partition("/")[2]: archive[name] for name in archive.files if name.startswith(f"{i}/")}
-                for i, key in enumerate(files)}
+        return {
+            key: {name.partition("/")[2]: archive[name] for name in archive.files if name.startswith(f"{i}/")}
+            for i, key in enumerate(files)
+        }
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -103,7 +114,7 @@ def test_blender_reads_the_same_geometry_uvs_and_materials(blender, suffix):
     need(suffix)
     mesh, found = painted(), blender["painted", suffix]
     np.testing.assert_allclose(found["corners"], mesh.positions[mesh.faces], atol=1e-6)
-    if suffix not in ("glb", "gltf"):       # which split vertices where UVs differ
+    if suffix not in ("glb", "gltf"):  # which split vertices where UVs differ
         assert len(found["vertices"]) == len(mesh.positions)
     if suffix == "ply":
         return
@@ -128,14 +139,23 @@ def test_blender_sees_colours_and_smooth_or_flat_normals(blender, suffix):
         faces = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         faces /= np.linalg.norm(faces, axis=1, keepdims=True)
         away = np.abs(found["normals"] - faces[:, None]).max()
-        assert away < 1e-3 if kind == "flat" else 0.05 < away < 0.5     # outward, either way
+        assert away < 1e-3 if kind == "flat" else 0.05 < away < 0.5  # outward, either way
 
 
 def test_what_blender_saves_is_loaded(tmp_path):
     """Quads and triangles under a moved, turned, stretched and mirrored object, with UVs and two materials."""
     suffixes = ["glb", "obj", "ply", "usdc"]
-    subprocess.run([sys.executable, Path(__file__).with_name("in_blender.py"), tmp_path / "made.npz", "--make",
-                    *(tmp_path / f"suzanne.{suffix}" for suffix in suffixes)], check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            Path(__file__).with_name("in_blender.py"),
+            tmp_path / "made.npz",
+            "--make",
+            *(tmp_path / f"suzanne.{suffix}" for suffix in suffixes),
+        ],
+        check=True,
+        capture_output=True,
+    )
     made = np.load(tmp_path / "made.npz")
 
     def volume(corners):
@@ -147,14 +167,20 @@ def test_what_blender_saves_is_loaded(tmp_path):
         mesh = load(tmp_path / f"suzanne.{suffix}")
         places = {tuple(place) for place in made["vertices"].round(4)}
         assert {tuple(place) for place in mesh.positions.astype(float).round(4)} <= {
-            tuple(np.add(place, shift).round(4)) for place in places
-            for shift in np.stack(np.meshgrid(*[[-1e-4, 0, 1e-4]] * 3), -1).reshape(-1, 3)}
+            tuple(np.add(place, shift).round(4))
+            for place in places
+            for shift in np.stack(np.meshgrid(*[[-1e-4, 0, 1e-4]] * 3), -1).reshape(-1, 3)
+        }
         assert len(mesh.faces) == len(made["corners"])
         # Blender's PLY leaves a mirrored object inside out.
         assert volume(mesh.positions[mesh.faces].astype(float)) == pytest.approx(
-            volume(made["corners"]) * (-1 if suffix == "ply" else 1), rel=1e-3)
-        np.testing.assert_allclose(np.sort(mesh.uvs.reshape(-1, 2).sum(axis=1))[::100],
-                                   np.sort(made["uvs"].reshape(-1, 2).sum(axis=1))[::100], atol=0.02)
+            volume(made["corners"]) * (-1 if suffix == "ply" else 1), rel=1e-3
+        )
+        np.testing.assert_allclose(
+            np.sort(mesh.uvs.reshape(-1, 2).sum(axis=1))[::100],
+            np.sort(made["uvs"].reshape(-1, 2).sum(axis=1))[::100],
+            atol=0.02,
+        )
         if suffix != "ply":
             np.testing.assert_array_equal(np.bincount(mesh.slots), np.bincount(made["materials"]))
 
@@ -168,7 +194,8 @@ def test_obj_of_others(tmp_path):
     Image.new("RGBA", (2, 2), (1, 2, 3, 4)).save(tmp_path / "my wood.png")
     (tmp_path / "mine.obj").write_text(
         "# comment\nmtllib mine.mtl\nv 0 0 0 1\nv 1 0 0 1\nv 1 1 0 1\nv 0 1 0 1\nvt 0 0\nvt 1 0 0\nvn 0 0 1\n"
-        "usemtl b\nf -4 -3 -2 -1\nusemtl a\nl 1 2\nf 1/1/1 3/2/1 4/-1/1\n")
+        "usemtl b\nf -4 -3 -2 -1\nusemtl a\nl 1 2\nf 1/1/1 3/2/1 4/-1/1\n"
+    )
     mesh = load(tmp_path / "mine.obj")
     np.testing.assert_array_equal(mesh.positions, [[0, 0, 0], [1, 0, 0], [1, 0, 1], [0, 0, 1]])
     np.testing.assert_array_equal(mesh.faces, [[0, 1, 2], [0, 2, 3], [0, 2, 3]])
@@ -180,8 +207,10 @@ def test_what_a_reader_leaves_out_is_said_once_to_whoever_asks_and_else_in_the_l
     (tmp_path / "mine.obj").write_text(TRIANGLE + "p 1\nl 1 2\n")
     said = []
     load(tmp_path / "mine.obj", said.append)
-    assert said == ["mine.obj has points (1), which are left out: only faces have a surface.",
-                    "mine.obj has lines (1), which are left out: only faces have a surface."]
+    assert said == [
+        "mine.obj has points (1), which are left out: only faces have a surface.",
+        "mine.obj has lines (1), which are left out: only faces have a surface.",
+    ]
     assert not caplog.records
     load(tmp_path / "mine.obj")
     assert [record.getMessage() for record in caplog.records] == said
@@ -190,20 +219,37 @@ def test_what_a_reader_leaves_out_is_said_once_to_whoever_asks_and_else_in_the_l
 def glb(document, binary=b""):
     text = json.dumps({"asset": {"version": "2.0"}} | document).encode()
     text += b" " * (-len(text) % 4)
-    return struct.pack("<IIIII", 0x46546C67, 2, 28 + len(text) + len(binary), len(text), 0x4E4F534A) + text + \
-        struct.pack("<II", len(binary), 0x004E4942) + binary
+    return (
+        struct.pack("<IIIII", 0x46546C67, 2, 28 + len(text) + len(binary), len(text), 0x4E4F534A)
+        + text
+        + struct.pack("<II", len(binary), 0x004E4942)
+        + binary
+    )
 
 
 def one_triangle(**buffer):
-    return {"scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
-            "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
-            "accessors": [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}],
-            "bufferViews": [{"buffer": 0, "byteLength": 36}], "buffers": [{"byteLength": 36} | buffer]}
+    return {
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
+        "accessors": [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}],
+        "bufferViews": [{"buffer": 0, "byteLength": 36}],
+        "buffers": [{"byteLength": 36} | buffer],
+    }
 
 
 POINTS = np.float32([[0, 0, 0], [1, 0, 0], [0, 1, 0]]).tobytes()
-ESCAPES = ["../secret", "/etc/hostname", "link", "a/../../secret", "..\\secret", "file:///etc/hostname",
-           "http://localhost/x", "", "nowhere"]
+ESCAPES = [
+    "../secret",
+    "/etc/hostname",
+    "link",
+    "a/../../secret",
+    "..\\secret",
+    "file:///etc/hostname",
+    "http://localhost/x",
+    "",
+    "nowhere",
+]
 
 
 @pytest.fixture
@@ -270,10 +316,16 @@ BAD = {
     "zero.obj": (TRIANGLE.encode() + b"f 0 1 2\n", "line 5"),
     "nan.obj": (TRIANGLE.replace("1 0 0", "nan 0 0").encode(), "nowhere"),
     "nothing.ply": (b"", "damaged"),
-    "points.ply": (b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\n"
-                   b"end_header\n0 0 0\n", "no faces"),
-    "many.ply": (b"ply\nformat binary_little_endian 1.0\nelement vertex 999999999999\nproperty float x\n"
-                 b"property float y\nproperty float z\nend_header\n0000", "damaged"),
+    "points.ply": (
+        b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\n"
+        b"end_header\n0 0 0\n",
+        "no faces",
+    ),
+    "many.ply": (
+        b"ply\nformat binary_little_endian 1.0\nelement vertex 999999999999\nproperty float x\n"
+        b"property float y\nproperty float z\nend_header\n0000",
+        "damaged",
+    ),
     "nothing.usda": (b"", "damaged"),
     "text.usdc": (b"hello", "damaged"),
     "mesh.fbx": (b"", ".glb"),
@@ -303,10 +355,10 @@ def test_a_file_that_is_not_there(tmp_path, suffix):
 @given(data=st.data())
 def test_damaged_files_give_a_mesh_or_a_sentence(files, tmp_path, suffix, data):
     content = bytearray(files["coloured", suffix].read_bytes())
-    first = data.draw(st.sampled_from([600, len(content)]))     # headers matter most
+    first = data.draw(st.sampled_from([600, len(content)]))  # headers matter most
     for place in data.draw(st.lists(st.integers(0, first - 1), max_size=4)):
         content[place] = data.draw(st.integers(0, 255))
-    content = content[:data.draw(st.just(len(content)) | st.integers(0, len(content)))]
+    content = content[: data.draw(st.just(len(content)) | st.integers(0, len(content)))]
     path = tmp_path / f"damaged.{suffix}"
     path.write_bytes(content)
     try:
@@ -317,11 +369,13 @@ def test_damaged_files_give_a_mesh_or_a_sentence(files, tmp_path, suffix, data):
 
 
 def test_without_pixars_library_one_sentence_says_what_to_install(tmp_path):
-    code = ("import sys; sys.modules['pxr'] = None\n"
-            "from pathlib import Path\n"
-            "from server.geometry.files import load\n"
-            "try: load(Path('mesh.usda'))\n"
-            "except ValueError as error: print(error)")
+    code = (
+        "import sys; sys.modules['pxr'] = None\n"
+        "from pathlib import Path\n"
+        "from server.geometry.files import load\n"
+        "try: load(Path('mesh.usda'))\n"
+        "except ValueError as error: print(error)"
+    )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert said == "USD files need Pixar's library: install it with pip install usd-core.\n"
 

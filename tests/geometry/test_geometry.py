@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from scipy import ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from server.geometry.field import Field, grid_points, sample, smooth
 from server.geometry.marching import marching_tetrahedra
 from server.geometry.mesh import Mesh, bridged, edge_counts, largest_parts
-from server.geometry.uvs import unwrap
 from server.geometry.regularize import bending, binary_entropy, normal_consistency, total_variation
+from server.geometry.uvs import unwrap
 
 
 def solid(values):
@@ -31,7 +31,7 @@ def torus(n=40):
 def test_a_torus_keeps_its_hole_volume_and_orientation():
     mesh = solid(torus())
     assert mesh.is_watertight and mesh.is_winding_consistent and mesh.euler_number == 0
-    assert mesh.volume == pytest.approx(2 * math.pi**2 * 0.55 * 0.25**2, rel=0.02)     # positive: outward
+    assert mesh.volume == pytest.approx(2 * math.pi**2 * 0.55 * 0.25**2, rel=0.02)  # positive: outward
 
 
 @settings(max_examples=20, deadline=None)
@@ -98,20 +98,20 @@ def test_floaters_go_and_large_parts_stay():
 @pytest.mark.parametrize(("gap", "parts"), [(1, 1), (3, 1), (5, 2)])
 def test_a_gap_between_two_parts_is_bridged_where_it_is_narrow(gap, parts):
     inside = np.zeros((30, 30, 30), bool)
-    inside[2:12, 11:19, 11:19] = True                   # a stem
-    inside[12 + gap:12 + gap + 6, 4:26, 4:26] = True    # under its cap
+    inside[2:12, 11:19, 11:19] = True  # a stem
+    inside[12 + gap : 12 + gap + 6, 4:26, 4:26] = True  # under its cap
     made = bridged(inside)
     assert ndimage.label(made)[1] == parts and not (inside & ~made).any()
     added = made & ~inside
-    assert not added[:11].any()                         # a fillet at most
+    assert not added[:11].any()  # a fillet at most
     assert not added[:, :9].any() and not added[:, 21:].any() and not added[..., :9].any()
 
 
 def test_what_hangs_together_stays_as_it_is_and_floaters_are_left_alone():
     table = np.zeros((20, 20, 20), bool)
     table[12:15, 2:18, 2:18] = True
-    for y in (5, 8):                                    # legs two points apart, and a crumb between
-        table[2:12, y:y + 1, 9:12] = True
+    for y in (5, 8):  # legs two points apart, and a crumb between
+        table[2:12, y : y + 1, 9:12] = True
     np.testing.assert_array_equal(bridged(table), table)
     table[4, 6, 16] = True
     np.testing.assert_array_equal(bridged(table), table)
@@ -142,10 +142,11 @@ def test_unwrapped_charts_lie_in_the_unit_square_without_overlap(mesh):
     a, b, c = (uvs[faces][:, k] for k in range(3))
     areas = np.abs(np.cross(b - a, c - a)) / 2
     from server.rendering import rasterize
+
     clip = np.concatenate([2 * uvs - 1, np.zeros_like(uvs[:, :1]), np.ones_like(uvs[:, :1])], axis=1)
     rast = rasterize.create("cpu").rasterize(torch.from_numpy(clip)[None], torch.from_numpy(faces), (512, 512))
     covered = float((rast[..., 3] > 0).float().mean())
-    assert areas.sum() == pytest.approx(covered, rel=0.05)     # overlapping charts would cover less
+    assert areas.sum() == pytest.approx(covered, rel=0.05)  # overlapping charts would cover less
 
 
 def test_it_stands_on_the_ground(mesh):

@@ -26,8 +26,16 @@ def ball(x=0.0, subdivisions=2):
 
 def test_a_clean_mesh_has_nothing_to_report():
     found = report(mesh_of(ball()))
-    assert found == {"vertices": 162, "faces": 320, "edges": 480, "components": 1, "non_manifold_edges": 0,
-                     "degenerate_faces": 0, "duplicate_vertices": 0, "self_intersecting_share": 0.0}
+    assert found == {
+        "vertices": 162,
+        "faces": 320,
+        "edges": 480,
+        "components": 1,
+        "non_manifold_edges": 0,
+        "degenerate_faces": 0,
+        "duplicate_vertices": 0,
+        "self_intersecting_share": 0.0,
+    }
 
 
 def test_two_balls_cross_where_they_meet_and_not_where_they_are_apart():
@@ -38,7 +46,7 @@ def test_two_balls_cross_where_they_meet_and_not_where_they_are_apart():
     hit = crossing(*arrays(both))
     x = both.positions[both.faces].mean(axis=1)[:, 0]
     assert 0.03 < hit.mean() < 0.3 and np.abs(x[hit] - 0.5).max() < 0.2
-    assert not crossing(*arrays(mesh_of(ball(), ball().apply_scale(0.5)))).any()   # one inside the other
+    assert not crossing(*arrays(mesh_of(ball(), ball().apply_scale(0.5)))).any()  # one inside the other
 
 
 def arrays(mesh):
@@ -54,14 +62,14 @@ def test_dirt_is_counted():
     assert found["non_manifold_edges"] > 0
 
     inward = shape.positions.copy()
-    inward[7] *= -0.5                       # a vertex pushed through the opposite wall's inside
+    inward[7] *= -0.5  # a vertex pushed through the opposite wall's inside
     start = report(replace(shape, positions=inward), shape)
     assert start["flipped_faces"] >= 5 and report(shape, shape)["flipped_faces"] == 0
 
 
 def test_uvs_are_in_the_report_and_slots_do_not_overlap_each_other():
     shape = mesh_of(ball(subdivisions=1))
-    uvs = shape.positions[shape.faces][..., :2] / 2 + 0.5       # seen from above: the halves lie on each other
+    uvs = shape.positions[shape.faces][..., :2] / 2 + 0.5  # seen from above: the halves lie on each other
     found = report(replace(shape, uvs=uvs))
     assert found["uv_overlap_share"] > 0.85 and found["uv_angle_stretch"] > 1.2
     above = (shape.positions[shape.faces].mean(axis=1)[:, 2] > 0).astype(np.int32)
@@ -88,10 +96,13 @@ def test_nothing_is_clean():
 
 def exact(places, s, t):
     """Crossing of two faces without a common corner, in fractions."""
+
     def volume(a, b, c, d):
         u, v, w = ([Fraction(int(p[i])) - Fraction(int(a[i])) for i in range(3)] for p in (b, c, d))
-        return (u[0] * (v[1] * w[2] - v[2] * w[1]) + u[1] * (v[2] * w[0] - v[0] * w[2])
-                + u[2] * (v[0] * w[1] - v[1] * w[0]))
+        return (
+            u[0] * (v[1] * w[2] - v[2] * w[1]) + u[1] * (v[2] * w[0] - v[0] * w[2]) + u[2] * (v[0] * w[1] - v[1] * w[0])
+        )
+
     for face, other in ((s, t), (t, s)):
         a, b, c = (places[i] for i in face)
         for k in range(3):

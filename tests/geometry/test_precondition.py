@@ -27,8 +27,11 @@ def meshes(draw):
     faces = draw(st.lists(st.tuples(*[st.integers(0, vertices - 1)] * 3), max_size=20))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     locked = torch.tensor(draw(st.lists(st.booleans(), min_size=vertices, max_size=vertices)))
-    return (torch.tensor(faces, dtype=torch.int32).view(-1, 3), locked,
-            torch.randn(vertices, 3, generator=generator, dtype=torch.float64))
+    return (
+        torch.tensor(faces, dtype=torch.int32).view(-1, 3),
+        locked,
+        torch.randn(vertices, 3, generator=generator, dtype=torch.float64),
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -53,11 +56,15 @@ def test_the_gradient_is_that_of_finite_differences(mesh):
     preconditioner = Preconditioner(faces, len(x), 19, locked)
     u = preconditioner.from_positions(x)
     weights = torch.randn_like(x)
-    grad, = torch.autograd.grad((preconditioner.to_positions(u.requires_grad_()) * weights).sum(), u)
+    (grad,) = torch.autograd.grad((preconditioner.to_positions(u.requires_grad_()) * weights).sum(), u)
     steps = 1e-4 * torch.eye(u.numel(), dtype=torch.float64).view(-1, *u.shape)
     with torch.no_grad():
-        slopes = torch.stack([((preconditioner.to_positions(u + step) - preconditioner.to_positions(u - step))
-                               * weights).sum() / 2e-4 for step in steps]).view_as(u)
+        slopes = torch.stack(
+            [
+                ((preconditioner.to_positions(u + step) - preconditioner.to_positions(u - step)) * weights).sum() / 2e-4
+                for step in steps
+            ]
+        ).view_as(u)
     free = ~locked
     torch.testing.assert_close(grad[free], slopes[free], atol=1e-7, rtol=1e-6)
     assert not grad[locked].any()
@@ -108,7 +115,7 @@ def test_a_noisy_gradient_makes_a_smooth_step_that_joins_the_locked_part():
     noise = 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         moved = preconditioner.to_positions(preconditioner.from_positions(x) + 20 * noise * ~locked[:, None])
-    assert (moved - x).norm(dim=1).max() > 0.05                # it does move
+    assert (moved - x).norm(dim=1).max() > 0.05  # it does move
     assert roughness(moved, faces) < 0.3 * roughness(x + noise, faces)
     edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]]]).long()
     joint = edges[locked[edges[:, 0]] & ~locked[edges[:, 1]]]

@@ -45,11 +45,11 @@ def test_normals_of_open_and_non_manifold_meshes():
     x = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.float64)
     flat = torch.tensor([[0, 1, 2], [1, 3, 2]])
     assert float(normal_consistency(x, flat)) == pytest.approx(0)
-    turned = torch.tensor([[0, 1, 2], [1, 2, 3]])               # the second seen from its back
+    turned = torch.tensor([[0, 1, 2], [1, 2, 3]])  # the second seen from its back
     assert float(normal_consistency(x, turned)) == pytest.approx(0)
     bent = torch.tensor([[0, 1, 2], [0, 4, 1]])
     assert float(normal_consistency(x, bent)) == pytest.approx(1)
-    three = torch.cat([flat, torch.tensor([[2, 1, 4]])])        # all edges have one face, or three
+    three = torch.cat([flat, torch.tensor([[2, 1, 4]])])  # all edges have one face, or three
     assert float(normal_consistency(x, three)) == 0
     assert float(normal_consistency(x, three[:1])) == 0
 
@@ -64,7 +64,7 @@ SLOPED = {name: penalty for name, penalty in PENALTIES.items() if penalty is not
 def test_slopes_are_those_of_finite_differences(penalty, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(7, 3, generator=generator, dtype=torch.float64, requires_grad=True)
-    faces = torch.stack([torch.randperm(6, generator=generator)[:3] for _ in range(8)])     # vertex 6 is alone
+    faces = torch.stack([torch.randperm(6, generator=generator)[:3] for _ in range(8)])  # vertex 6 is alone
     assert torch.autograd.gradcheck(lambda x: penalty(x, faces), (x,), eps=1e-7, atol=1e-5)
 
 

@@ -46,13 +46,15 @@ def test_charts_keep_their_distance_and_their_shape(rocket, resolution, padding)
     face = drawn(split, uvs, size)
     corners = uvs[split].astype(float)
     area = np.abs(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])).sum() / 2
-    assert (face >= 0).mean() == pytest.approx(area, rel=0.01)     # overlapping charts would cover less
+    assert (face >= 0).mean() == pytest.approx(area, rel=0.01)  # overlapping charts would cover less
     assert area > 0.3
     chart = np.where(face >= 0, components(split, len(uvs))[1][split[face, 0]], -1)
     reach = 2 * padding * size // resolution
     for each in np.unique(chart[chart >= 0]):
         rows, columns = np.nonzero(chart == each)
-        near = chart[max(rows.min() - reach, 0):rows.max() + reach, max(columns.min() - reach, 0):columns.max() + reach]
+        near = chart[
+            max(rows.min() - reach, 0) : rows.max() + reach, max(columns.min() - reach, 0) : columns.max() + reach
+        ]
         away = ndimage.distance_transform_edt(near != each)
         gap = away[(near >= 0) & (near != each)].min(initial=reach) * resolution / size
         assert gap > padding - 1.5 * resolution / size
@@ -88,13 +90,16 @@ def exact(s, t):
 
     def twice(p):
         return sum(a[0] * b[1] - a[1] * b[0] for a, b in zip(p, p[1:] + p[:1]))
+
     if twice(s) < 0:
         s.reverse()
     if twice(s) == 0:
         return False
     for a, b in zip(s, s[1:] + s[:1]):
+
         def side(p, a=a, b=b):
             return (b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0])
+
         clipped = []
         for p, q in zip(t, t[1:] + t[:1]):
             if side(p) >= 0:
@@ -133,7 +138,8 @@ def test_stretch_of_a_known_map():
 
 def test_faces_without_uvs_are_told():
     good = [[0, 0], [1, 0], [0, 1]]
-    uvs = np.array([good, [[0.5, 0.5]] * 3, [[0, 0], [0.5, 0.5], [1, 1]], [[np.nan, 0], [1, 0], [0, 1]], good[::-1]],
-                   np.float32)
+    uvs = np.array(
+        [good, [[0.5, 0.5]] * 3, [[0, 0], [0.5, 0.5], [1, 1]], [[np.nan, 0], [1, 0], [0, 1]], good[::-1]], np.float32
+    )
     assert missing_uvs(uvs, 5).tolist() == [False, True, True, True, False]
     assert missing_uvs(None, 2).tolist() == [True, True]

@@ -13,7 +13,6 @@ from msd_blender.protocol import JobRequest
 from server.bundled.evaluate import measure
 from server.optimize import generate, is_out_of_memory, release
 from server.rendering import cameras, rasterize
-
 from tests.optimize.jobs import JOBS, request_of, stop_and_go_on
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -35,12 +34,18 @@ def test_a_job_stops_at_a_checkpoint_goes_on_and_writes_every_file(rasterizer, t
 
 
 def test_the_bundled_prior_makes_what_the_prompt_says(rasterizer, tmp_path, capsys):
-    generate(JobRequest("a red mushroom", rasterizer=rasterizer, device="cuda"), tmp_path, lambda message: None,
-             lambda: False)
+    generate(
+        JobRequest("a red mushroom", rasterizer=rasterizer, device="cuda"),
+        tmp_path,
+        lambda message: None,
+        lambda: False,
+    )
     row = measure(tmp_path, "red", "mushroom")
     with capsys.disabled():
-        print(f"\n{rasterizer}: {row['iterations'] / row['seconds']:.1f} iterations/s, F-score {row['f_score']:.3f}, "
-              f"noun {row['noun']:.0%}, colour {row['colour']:.0%}")
+        print(
+            f"\n{rasterizer}: {row['iterations'] / row['seconds']:.1f} iterations/s, F-score {row['f_score']:.3f}, "
+            f"noun {row['noun']:.0%}, colour {row['colour']:.0%}"
+        )
     assert row["noun"] >= 0.75 and row["colour"] >= 0.75 and row["f_score"] >= 0.85
 
 

@@ -15,7 +15,7 @@ from server.guidance import GUIDANCES, create
 from server.guidance.msd import ESTIMATORS
 
 every_guidance = pytest.mark.parametrize("name", GUIDANCES)
-STEADY = {"sdi": {"anneal": False}}        # settings under which each draws something
+STEADY = {"sdi": {"anneal": False}}  # settings under which each draws something
 
 
 @every_guidance
@@ -61,8 +61,12 @@ def test_finite_in_finite_out(name, value, level, progress, dtype):
 
 
 @settings(max_examples=40, deadline=None)
-@given(estimator=st.sampled_from(ESTIMATORS), value=st.floats(-1e4, 1e4), width=st.floats(1e-6, 1e6),
-       dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32]))
+@given(
+    estimator=st.sampled_from(ESTIMATORS),
+    value=st.floats(-1e4, 1e4),
+    width=st.floats(1e-6, 1e6),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32]),
+)
 def test_every_estimator_is_finite(estimator, value, width, dtype):
     prior = SimpleNamespace(denoise=lambda x, sigma, condition=None: x / (1 + sigma[:, None] ** 2))
     x = torch.tensor([[value, 0.0], [0.0, -value]], dtype=dtype)
@@ -97,7 +101,7 @@ def test_a_users_own_prior(name):
 def test_counts_what_the_condition_costs(name, mixture):
     guided = SimpleNamespace(denoiser_calls=2)  # as under classifier-free guidance
     step = create(name).step(mixture, torch.zeros(1, 2), guided, generator=torch.Generator().manual_seed(0))
-    student = 2 if name == "vsd" else 0     # its own network: one evaluation, one to fit it
+    student = 2 if name == "vsd" else 0  # its own network: one evaluation, one to fit it
     assert step.denoiser_calls == 2 * len(mixture.levels) + student
 
 

@@ -16,9 +16,7 @@ def points():
 def estimates(mixture, repeats=1500, **settings):
     """(repeats, N, 2) independent estimates at every point, and the truth D(x; lambda) (N, 2)."""
     x = points()
-    step = create("msd", **settings).step(
-        mixture, x.repeat(repeats, 1), generator=torch.Generator().manual_seed(2)
-    )
+    step = create("msd", **settings).step(mixture, x.repeat(repeats, 1), generator=torch.Generator().manual_seed(2))
     truth = mixture.denoise(x, torch.full((len(x),), settings["bandwidth"]).to(x))
     return step.target.view(repeats, *x.shape), truth
 
@@ -122,7 +120,8 @@ def test_default_stop(mixture, bandwidth, steps):
     def sigma(stop_at):
         """The noise level that the last call's level s was made of: s^-2 = lambda^-2 + sigma^-2."""
         step = create("msd", bandwidth=bandwidth, steps=steps, stop_at=stop_at).step(
-            mixture, x, generator=torch.Generator().manual_seed(0))
+            mixture, x, generator=torch.Generator().manual_seed(0)
+        )
         ratio = (float(step.sigma) / bandwidth) ** 2
         return step.denoiser_calls, bandwidth * math.sqrt(ratio / (1 - ratio)) if ratio < 1 else math.inf
 

@@ -21,7 +21,7 @@ def test_inversion_and_back(mixture):
     x = torch.tensor([[0.9, 0.3], [-1.2, 0.4]]).double()
     levels = torch.logspace(-2, 1, 601, dtype=torch.float64)
     z = SDI(sigma_min=0.01, sigma_max=10, steps=600).invert(mixture, x, torch.full((2,), 10.0).double())
-    assert (z - x).norm(dim=1).min() > 3          # it has gone somewhere
+    assert (z - x).norm(dim=1).min() > 3  # it has gone somewhere
     for sigma, lower in zip(levels.flip(0), levels.flip(0)[1:]):
         clean = mixture.denoise(z, sigma.expand(2))
         z = clean + (z - clean) * (lower / sigma)
@@ -30,8 +30,9 @@ def test_inversion_and_back(mixture):
 
 def test_it_needs_no_randomness_when_annealed(mixture):
     x = torch.tensor([[0.9, 0.3]])
-    one, two = (create("sdi").step(mixture, x, progress=0.5, generator=torch.Generator().manual_seed(s)).target
-                for s in (1, 2))
+    one, two = (
+        create("sdi").step(mixture, x, progress=0.5, generator=torch.Generator().manual_seed(s)).target for s in (1, 2)
+    )
     assert torch.equal(one, two)
 
 

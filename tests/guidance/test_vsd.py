@@ -7,8 +7,10 @@ from server.guidance import create
 
 def test_the_student_learns_the_particles(mixture):
     """Fitted to particles of N(m, s^2), the student is that Gaussian's ideal denoiser."""
-    generator, guidance = torch.Generator().manual_seed(0), create("vsd", sigma_min=0.3, sigma_max=3.0, updates=5,
-                                                                  learning_rate=3e-3)
+    generator, guidance = (
+        torch.Generator().manual_seed(0),
+        create("vsd", sigma_min=0.3, sigma_max=3.0, updates=5, learning_rate=3e-3),
+    )
     centre, std = torch.tensor([1.0, -0.5]), 0.4
     for _ in range(300):
         particles = centre + std * torch.randn(64, 2, generator=generator)

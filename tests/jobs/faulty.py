@@ -8,8 +8,8 @@ from pathlib import Path
 
 from server.jobs import worker
 
-SLOW = 2.5                                  # seconds of an iteration
-run_worker = worker._main                   # before a test puts `main` in its place
+SLOW = 2.5  # seconds of an iteration
+run_worker = worker._main  # before a test puts `main` in its place
 MESSAGES = {
     "X": "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later",
     "O": "Cuda error: 2[cudaMalloc(&m_gpuPtr, bytes);]",

@@ -16,14 +16,22 @@ from server.jobs.store import Store
 from server.jobs.worker import Worker, devices
 from server.optimize import is_device_fault, is_out_of_memory, release
 from server.optimize.generate import load_prior
-
 from tests.jobs import faulty
 
 
-@pytest.mark.parametrize("variable, expected", [
-    ("", [""]), ("0", ["0"]), ("1, 0", ["1", "0"]), ("GPU-5f3c,1", ["GPU-5f3c", "1"]), ("-1", [""]), ("0,-1,1", ["0"]),
-    ("0,,1", ["0"]), (" ", [""]),
-])
+@pytest.mark.parametrize(
+    "variable, expected",
+    [
+        ("", [""]),
+        ("0", ["0"]),
+        ("1, 0", ["1", "0"]),
+        ("GPU-5f3c,1", ["GPU-5f3c", "1"]),
+        ("-1", [""]),
+        ("0,-1,1", ["0"]),
+        ("0,,1", ["0"]),
+        (" ", [""]),
+    ],
+)
 def test_cards_that_the_environment_hides_get_no_worker(monkeypatch, variable, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     assert devices() == expected
@@ -32,19 +40,24 @@ def test_cards_that_the_environment_hides_get_no_worker(monkeypatch, variable, e
 AcceleratorError = getattr(torch, "AcceleratorError", RuntimeError)
 
 
-@pytest.mark.parametrize("error", [
-    MemoryError(),
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-    AcceleratorError("CUDA error: out of memory"),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried to"),
-    RuntimeError("Cuda error: 2[cudaMalloc(&m_gpuPtr, bytes);]"),
-    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
-    RuntimeError("GET was unable to find an engine to execute this computation"),
-    RuntimeError("CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY"),
-    RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB."),
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        AcceleratorError("CUDA error: out of memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried to"
+        ),
+        RuntimeError("Cuda error: 2[cudaMalloc(&m_gpuPtr, bytes);]"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY"),
+        RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB."),
+    ],
+)
 def test_memory_that_ran_out_is_known_by_every_librarys_words(error):
     assert is_out_of_memory(error) and not is_device_fault(error)
     wrapped = ValueError("The model could not be loaded.")
@@ -52,22 +65,30 @@ def test_memory_that_ran_out_is_known_by_every_librarys_words(error):
     assert is_out_of_memory(wrapped)
 
 
-@pytest.mark.parametrize("error", [
-    AcceleratorError("CUDA error: device-side assert triggered"),
-    RuntimeError("CUDA error: an illegal memory access was encountered"),
-    RuntimeError("Cuda error: 700[cudaDeviceSynchronize()]"),
-    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"),
-    RuntimeError("cuDNN error: CUDNN_STATUS_MAPPING_ERROR"),
-    RuntimeError("CUDA driver error: unknown error"),
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        AcceleratorError("CUDA error: device-side assert triggered"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("Cuda error: 700[cudaDeviceSynchronize()]"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_MAPPING_ERROR"),
+        RuntimeError("CUDA driver error: unknown error"),
+    ],
+)
 def test_a_device_that_fails_is_told_from_one_that_is_full(error):
     assert is_device_fault(error) and not is_out_of_memory(error)
 
 
-@pytest.mark.parametrize("error", [
-    ValueError("There is no CUDA device here: choose the device cpu or auto."), OSError(28, "No space left on device"),
-    RuntimeError("The size of tensor a (4) must match the size of tensor b (3)"), KeyError("source"),
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("There is no CUDA device here: choose the device cpu or auto."),
+        OSError(28, "No space left on device"),
+        RuntimeError("The size of tensor a (4) must match the size of tensor b (3)"),
+        KeyError("source"),
+    ],
+)
 def test_other_errors_are_neither(error):
     assert not is_device_fault(error) and not is_out_of_memory(error)
 
@@ -107,7 +128,7 @@ def test_a_worker_whose_device_failed_is_replaced_and_its_job_goes_on(faults, ti
     path.write_text("X")
     job = ended(queue, queue.submit(JobRequest("a red mushroom", **tiny)))
     assert job.state == FINISHED and job.files == list(FILES)
-    message, = said(queue, job)
+    (message,) = said(queue, job)
     assert "its device failed: CUDA error: an illegal memory access" in message and "going on" in message
     assert queue.counts["deaths"] == 1
 

@@ -61,11 +61,11 @@ def test_a_full_disk_costs_neither_the_job_nor_its_last_checkpoint(start_server,
     job = client.submit(wish)
     until(lambda: checkpoints(small_disk))
     fill(small_disk / "filler")
-    until(lambda: client.job(job.id).ended)             # it goes on as far as it can: its files are what fails
+    until(lambda: client.job(job.id).ended)  # it goes on as far as it can: its files are what fails
     failed = client.job(job.id)
     assert failed.state == FAILED and "No space left" in failed.error and "resume" in failed.error
     for path in checkpoints(small_disk):
-        load(path)                                      # raises for a half-written one
+        load(path)  # raises for a half-written one
     with pytest.raises(ClientError, match="make room"):
         client.submit(wish)
     assert client.health().worker == "idle"
@@ -78,15 +78,20 @@ def test_a_full_disk_costs_neither_the_job_nor_its_last_checkpoint(start_server,
 
 def test_a_read_only_data_folder_is_one_sentence(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    ended = subprocess.run([sys.executable, "-m", "server", "serve", "--port", "0", "--data", small_disk],
-                           cwd=ROOT, text=True, capture_output=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-m", "server", "serve", "--port", "0", "--data", small_disk],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
     assert ended.returncode == 1 and "cannot be written" in ended.stderr and ended.stderr.count("\n") == 1
 
 
 def test_too_little_memory_halves_the_views_and_then_fails_in_a_sentence(server, tiny, save_pipeline, tmp_path):
     folder = save_pipeline(tmp_path / "model")
     config = folder / "unet" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": 1 << 21}))   # 200 TB a picture
+    config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": 1 << 21}))  # 200 TB a picture
     client = server.client()
     said = list(client.events(client.submit(JobRequest("a red mushroom", model=str(folder))).id))
     assert said[-1].state == FAILED and "too little memory" in said[-1].error

@@ -32,7 +32,7 @@ def finished(client, job, limit=120):
 
 @pytest.mark.parametrize("who", ["worker", "server", "both"])
 def test_no_job_is_lost_and_every_result_is_the_same(start_server, tiny, tmp_path, monkeypatch, request, who):
-    monkeypatch.setenv("MSD_CHECKPOINT_SECONDS", "0")       # after every iteration: many kills hit a write
+    monkeypatch.setenv("MSD_CHECKPOINT_SECONDS", "0")  # after every iteration: many kills hit a write
     kills = 67 if request.config.getoption("--long") else 1
     wish = {**tiny, "iterations": 12, "seed": 4}
     rng = random.Random(who)
@@ -51,7 +51,7 @@ def test_no_job_is_lost_and_every_result_is_the_same(start_server, tiny, tmp_pat
             server.process.wait()
             (tmp_path / "server.json").unlink(missing_ok=True)
             for path in tmp_path.glob("jobs/*.part/checkpoints/*.safetensors"):
-                load(path)                                  # raises for a half-written one
+                load(path)  # raises for a half-written one
             server = start_server(tmp_path)
             client = server.client()
             assert client.submit(JobRequest("a red mushroom", **wish, client_key=f"{who} {i}")).id == job.id

@@ -11,8 +11,10 @@ from msd_blender.protocol import FINISHED, JobRequest
 def held(server):
     """For the server and its worker: (file descriptors, threads), and their bytes of memory."""
     processes = [psutil.Process(pid) for pid in (server.process.pid, server.worker())]
-    return ([(process.num_fds(), process.num_threads()) for process in processes],
-            [process.memory_info().rss for process in processes])
+    return (
+        [(process.num_fds(), process.num_threads()) for process in processes],
+        [process.memory_info().rss for process in processes],
+    )
 
 
 def settled(server):
@@ -38,9 +40,11 @@ def test_many_jobs_leave_nothing_behind(start_server, tiny, tmp_path, request, c
         if i == first:
             before = settled(server)
     after = settled(server)
-    peaks = [tuple(map(max, zip(*part))) for part in (memory[first // 2:first], memory[-first // 2:])]
+    peaks = [tuple(map(max, zip(*part))) for part in (memory[first // 2 : first], memory[-first // 2 :])]
     with capsys.disabled():
-        print(f"\nafter {first} and {count} jobs, (descriptors, threads) of server and worker: {before} {after}, "
-              f"bytes {peaks}")
+        print(
+            f"\nafter {first} and {count} jobs, (descriptors, threads) of server and worker: {before} {after}, "
+            f"bytes {peaks}"
+        )
     assert after == before
     assert all(now <= growth * then for then, now in zip(*peaks))

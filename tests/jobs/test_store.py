@@ -80,9 +80,11 @@ def test_deaths_count_from_the_last_new_checkpoint(store):
 
 def test_a_store_of_the_first_version_is_taken_over(tmp_path):
     old = sqlite3.connect(tmp_path / "jobs.sqlite")
-    old.executescript("CREATE TABLE jobs (id TEXT PRIMARY KEY, client_key TEXT UNIQUE, state TEXT NOT NULL, "
-                      "request TEXT NOT NULL, created REAL NOT NULL, error TEXT NOT NULL DEFAULT '');"
-                      "INSERT INTO jobs VALUES ('x', NULL, 'queued', '{\"prompt\": \"a mug\"}', 1.0, '');")
+    old.executescript(
+        "CREATE TABLE jobs (id TEXT PRIMARY KEY, client_key TEXT UNIQUE, state TEXT NOT NULL, "
+        "request TEXT NOT NULL, created REAL NOT NULL, error TEXT NOT NULL DEFAULT '');"
+        "INSERT INTO jobs VALUES ('x', NULL, 'queued', '{\"prompt\": \"a mug\"}', 1.0, '');"
+    )
     old.close()
     for _ in range(2):
         store = Store(tmp_path)
@@ -103,7 +105,7 @@ def test_files_are_a_jobs_own_only_once_they_are_kept(store):
     assert store.set_state(job, FINISHED).files == []
     store.keep_folder(job)
     assert store.get(job).files == ["mesh.glb"]
-    store.discard_folder(job)               # of what is kept nothing is lost
+    store.discard_folder(job)  # of what is kept nothing is lost
     assert (store.folder(job) / "mesh.glb").read_text() == "whole"
 
 

@@ -22,7 +22,7 @@ def ball(**arrays):
 def half_locked():
     locked = (ball().positions[:, 0] < 0).astype(np.uint8)
     x, y, z = ball().positions[ball().faces].transpose(2, 0, 1)
-    uvs = np.stack([0.5 + 0.4 * y, 0.5 + 0.4 * z], axis=2).astype(np.float32)       # left and right lie on each other
+    uvs = np.stack([0.5 + 0.4 * y, 0.5 + 0.4 * z], axis=2).astype(np.float32)  # left and right lie on each other
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     return ball(locked=locked, uvs=uvs, textures={"texture.0": picture})
 
@@ -54,8 +54,9 @@ def request_of(job, model, **changes):
 def short(request):
     """Two iterations in every phase."""
     settings = replace(Settings.of(request), snapshots=2)
-    return replace(settings, **{name: replace(getattr(settings, name), iterations=2)
-                                for _, name in PLANS[request.mode]})
+    return replace(
+        settings, **{name: replace(getattr(settings, name), iterations=2) for _, name in PLANS[request.mode]}
+    )
 
 
 def stop_and_go_on(request, mesh, folder):

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 import pytest
 
 from server.geometry.files import load
@@ -21,8 +20,13 @@ SAMPLES = ROOT / "out" / "meshes" / "webxr-input-profiles-assets-1-0-20" / "pack
 def suzanne(folder) -> Mesh:
     """Blender's monkey, with the UVs that Blender gives it and a colour for each place."""
     path = folder / "suzanne.npz"
-    subprocess.run([sys.executable, SUZANNE, path], check=True, capture_output=True, timeout=120,
-                   env={**os.environ, "BLENDER_USER_RESOURCES": str(folder / "blender")})
+    subprocess.run(
+        [sys.executable, SUZANNE, path],
+        check=True,
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "BLENDER_USER_RESOURCES": str(folder / "blender")},
+    )
     mesh = Mesh.of(dict(np.load(path)))
     return Mesh(mesh.positions, mesh.faces, rainbow(mesh.positions), mesh.uvs)
 
@@ -74,5 +78,6 @@ def bilinear(picture: np.ndarray, uv: np.ndarray) -> np.ndarray:
     low = np.floor(place).astype(int)
     high = np.minimum(low + 1, size - 1)
     x, y = (place - low).T[..., None]
-    return ((1 - y) * ((1 - x) * picture[low[:, 1], low[:, 0]] + x * picture[low[:, 1], high[:, 0]])
-            + y * ((1 - x) * picture[high[:, 1], low[:, 0]] + x * picture[high[:, 1], high[:, 0]]))
+    return (1 - y) * ((1 - x) * picture[low[:, 1], low[:, 0]] + x * picture[low[:, 1], high[:, 0]]) + y * (
+        (1 - x) * picture[high[:, 1], low[:, 0]] + x * picture[high[:, 1], high[:, 0]]
+    )

@@ -10,8 +10,35 @@ from msd_blender.protocol import JobRequest
 from server.bundled import shapes
 from server.optimize import generate
 
-WORDS = ("dragon", "Drache", "corgi", "made", "of", "brass", "a", "the", "赤い", "キノコ", "красный", "дом", "une",
-         "pomme", "🦄", "🌈🔥", "...", "!?", "x", "<|endoftext|>", "%s", "\\", "'; --", "1e999", "NaN", "ﷺ", "é" * 9)
+WORDS = (
+    "dragon",
+    "Drache",
+    "corgi",
+    "made",
+    "of",
+    "brass",
+    "a",
+    "the",
+    "赤い",
+    "キノコ",
+    "красный",
+    "дом",
+    "une",
+    "pomme",
+    "🦄",
+    "🌈🔥",
+    "...",
+    "!?",
+    "x",
+    "<|endoftext|>",
+    "%s",
+    "\\",
+    "'; --",
+    "1e999",
+    "NaN",
+    "ﷺ",
+    "é" * 9,
+)
 
 
 def prompt_of(seed: int) -> str:

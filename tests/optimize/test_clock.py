@@ -50,7 +50,7 @@ def test_a_networks_work_is_not_booked_under_what_waits_for_it():
         with clock("snapshot"):
             stream.work(0.1)
             stream.wait()
-            stream.host += 0.5                      # of the host alone: the stream stands still
+            stream.host += 0.5  # of the host alone: the stream stands still
             stream.now = stream.host
     assert clock.seconds == pytest.approx({"denoiser": 6.0, "snapshot": 1.8})
 

@@ -20,7 +20,6 @@ from server.optimize import release
 from server.rendering import cameras, rasterize, volume
 from server.rendering.rasterize.cpu import CpuRasterizer
 from server.rendering.rasterize.nvdiffrast import NvdiffrastRasterizer
-
 from tests import nvdiffrast_contract
 from tests.emulated import DEVICE, EmulatedCholespy, Emulation, counted_waits
 from tests.optimize.jobs import JOBS, request_of, short, stop_and_go_on
@@ -31,7 +30,7 @@ loop = importlib.import_module("server.optimize.generate")
 @pytest.fixture
 def device(monkeypatch):
     monkeypatch.setattr(loop, "choose_device", lambda name: DEVICE)
-    monkeypatch.setattr(volume, "device_generator", lambda generator, device: generator)   # it has none of its own
+    monkeypatch.setattr(volume, "device_generator", lambda generator, device: generator)  # it has none of its own
     monkeypatch.setattr(precondition, "cholespy", EmulatedCholespy)
     with Emulation():
         yield DEVICE
@@ -77,7 +76,7 @@ def test_an_iteration_waits_for_the_device_as_seldom_as_it_can(device, rasterize
     monkeypatch.setattr(loop.Generation, "_iterate", counted)
     loop.generate(request, tmp_path, lambda message: None, lambda: False, short(request))
     for phase, found in counts.items():
-        last = found[-1]                    # the first one also fills caches
+        last = found[-1]  # the first one also fills caches
         with capsys.disabled():
             print(f"\n{phase}: {last.count} waits an iteration")
         assert last.count <= LIMITS[phase], last.places
@@ -93,9 +92,18 @@ def test_the_emulation_refuses_what_cuda_refuses_and_counts_what_waits(device):
     (2 * a).sum().backward()
     assert a.grad.device == DEVICE and a.detach().cpu().numpy().sum() == 3
     b = a.detach()
-    for waiting in (lambda: b.cpu(), lambda: float(b.sum()), lambda: b.tolist(), lambda: b[b > 0], lambda: b.nonzero(),
-                    lambda: b.unique(), lambda: torch.ones(3).to(DEVICE), lambda: torch.tensor([1.0], device=DEVICE),
-                    lambda: b[[0, 1]], lambda: bool((b > 0).any())):
+    for waiting in (
+        lambda: b.cpu(),
+        lambda: float(b.sum()),
+        lambda: b.tolist(),
+        lambda: b[b > 0],
+        lambda: b.nonzero(),
+        lambda: b.unique(),
+        lambda: torch.ones(3).to(DEVICE),
+        lambda: torch.tensor([1.0], device=DEVICE),
+        lambda: b[[0, 1]],
+        lambda: bool((b > 0).any()),
+    ):
         with counted_waits() as waits:
             waiting()
         assert waits.count == 1, waits.places
@@ -110,8 +118,15 @@ def test_the_contract_refuses_what_nvdiffrast_refuses(device):
     clip = torch.ones(1, 6, 4, device=DEVICE)
     faces = torch.arange(6, dtype=torch.int32, device=DEVICE).view(2, 3)
     nvdiffrast_contract.rasterize(context, clip, faces, (4, 4))
-    for pos, tri in ((clip.double(), faces), (clip.movedim(1, 2), faces), (clip, faces.long()), (clip, faces[:0]),
-                     (clip, faces.T.contiguous().T), (clip.cpu(), faces), (clip[0], faces)):
+    for pos, tri in (
+        (clip.double(), faces),
+        (clip.movedim(1, 2), faces),
+        (clip, faces.long()),
+        (clip, faces[:0]),
+        (clip, faces.T.contiguous().T),
+        (clip.cpu(), faces),
+        (clip[0], faces),
+    ):
         with pytest.raises(AssertionError):
             nvdiffrast_contract.rasterize(context, pos, tri, (4, 4))
 

@@ -38,7 +38,7 @@ def test_it_leaves_a_closed_textured_mesh_on_the_ground(tiny, tmp_path):
     assert edge_counts(arrays["faces"])[1] == 0
     solid = trimesh.Trimesh(arrays["positions"], arrays["faces"], process=False)
     assert solid.volume > 0 and arrays["positions"][:, 2].min() == 0
-    assert len(np.unique(arrays["faces"])) == len(arrays["positions"])      # no loose vertices
+    assert len(np.unique(arrays["faces"])) == len(arrays["positions"])  # no loose vertices
     assert arrays["uvs"].shape == (*arrays["faces"].shape, 2) and arrays["texture.0"].any()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
     progress = [message for message in said if isinstance(message, Progress)]
@@ -54,8 +54,13 @@ def test_without_snapshots_nothing_is_shown_and_the_files_are_the_same(tiny, tmp
     said = []
     for snapshots in (0, 40):
         (tmp_path / str(snapshots)).mkdir()
-        generate(request, tmp_path / str(snapshots), said.append, lambda: False,
-                 dataclasses.replace(Settings.of(request), snapshots=snapshots))
+        generate(
+            request,
+            tmp_path / str(snapshots),
+            said.append,
+            lambda: False,
+            dataclasses.replace(Settings.of(request), snapshots=snapshots),
+        )
         assert any(isinstance(message, Snapshot) for message in said) == bool(snapshots)
     for name in ("mesh.glb", "texture.png", "turntable.png"):
         assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "40" / name).read_bytes()
@@ -74,8 +79,9 @@ def test_the_texture_repeats_the_vertices_colours(tiny, tmp_path):
 
 @pytest.mark.parametrize("guidance", ["msd", "sds"])
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, tmp_path, guidance):
-    one, two, other = (newest(run(tmp_path / str(i), tiny, guidance=guidance, seed=seed)).arrays
-                       for i, seed in enumerate([3, 3, 4]))
+    one, two, other = (
+        newest(run(tmp_path / str(i), tiny, guidance=guidance, seed=seed)).arrays for i, seed in enumerate([3, 3, 4])
+    )
     for name, array in one.items():
         assert array.tobytes() == two[name].tobytes(), name
     assert one["positions"].tobytes() != other["positions"].tobytes()
@@ -116,11 +122,22 @@ def test_iterations_are_shared_out_as_the_defaults_are():
 
 
 def test_a_request_changes_the_settings():
-    wish = JobRequest("x", diversity=2.0, sharpness=0.1, regularization=3, texture_size=256, elevation=[0, 10],
-                      field_of_view=60, guidance_scale=7)
+    wish = JobRequest(
+        "x",
+        diversity=2.0,
+        sharpness=0.1,
+        regularization=3,
+        texture_size=256,
+        elevation=[0, 10],
+        field_of_view=60,
+        guidance_scale=7,
+    )
     default, changed = Settings(), Settings.of(wish)
     assert [phase.bandwidth for _, phase in changed.plan("generate")] == [
-        Geometric(2.0, 1.5), Geometric(2.0, 0.6), Geometric(0.9, 0.1)]
+        Geometric(2.0, 1.5),
+        Geometric(2.0, 0.6),
+        Geometric(0.9, 0.1),
+    ]
     assert changed.surface.penalty == 3 * default.surface.penalty and changed.guidance_scale == 7
     assert changed.texture_size == changed.made_texture_size == 256
     assert changed.elevation == (0, 10) and changed.field_of_view == 60
@@ -130,8 +147,20 @@ def test_a_request_changes_the_settings():
 
 
 def test_what_is_asked_of_a_shape_is_done(tiny, tmp_path):
-    arrays = newest(run(tmp_path, tiny, target_faces=800, texture_size=64, symmetry="x", flat=True, elevation=[10, 20],
-                        field_of_view=30.0, background="gray", iterations=8)).arrays
+    arrays = newest(
+        run(
+            tmp_path,
+            tiny,
+            target_faces=800,
+            texture_size=64,
+            symmetry="x",
+            flat=True,
+            elevation=[10, 20],
+            field_of_view=30.0,
+            background="gray",
+            iterations=8,
+        )
+    ).arrays
     assert abs(len(arrays["faces"]) / 800 - 1) < 0.1 and arrays["texture.0"].shape == (64, 64, 3)
     points, _ = trimesh.sample.sample_surface(trimesh.Trimesh(arrays["positions"], arrays["faces"]), 4000, seed=0)
     assert cKDTree(points).query(points * [-1, 1, 1])[0].mean() < 0.03

@@ -15,7 +15,6 @@ from server.geometry.files import load
 from server.geometry.material import tinted
 from server.geometry.mesh import srgb_to_linear
 from server.optimize import Paused, generate
-
 from tests.geometry.gltf import BLUE, GREEN, RED, SQUARE, TWO, UVS, WHITE, File, encoded, image, pixels, quadrants, read
 
 
@@ -25,8 +24,10 @@ def run(folder, tiny, mesh, mode="texture", checkpoints=None, paused=lambda: Fal
     folder.mkdir(exist_ok=True)
     request = JobRequest(**{"prompt": "a red cube", "mode": mode, "mesh": "x", "texture_size": 64, **tiny, **changes})
     generate(request, folder, said.append, lambda: False, mesh=mesh, checkpoints=checkpoints, paused=paused)
-    return ([each for each in said if isinstance(each, Snapshot)][-1].arrays,
-            [each.message for each in said if isinstance(each, Log)])
+    return (
+        [each for each in said if isinstance(each, Snapshot)][-1].arrays,
+        [each.message for each in said if isinstance(each, Log)],
+    )
 
 
 def box(file, material=None, **more):
@@ -40,8 +41,12 @@ def box(file, material=None, **more):
     flat = np.stack([corners[i][:, axes[np.abs(n).argmax()]] for i, n in enumerate(shape.face_normals)])
     cell = np.stack([side % 3 / 3, side // 3 / 2], axis=1)[:, None]
     uvs = cell + (0.02 + (flat + 1) / 2 * 0.9) / np.array([3, 2])
-    file.primitive(material=material, indices=None, **{"POSITION": corners.reshape(-1, 3), "NORMAL": normals,
-                                                       "TEXCOORD_0": uvs.reshape(-1, 2).astype(np.float32)} | more)
+    file.primitive(
+        material=material,
+        indices=None,
+        **{"POSITION": corners.reshape(-1, 3), "NORMAL": normals, "TEXCOORD_0": uvs.reshape(-1, 2).astype(np.float32)}
+        | more,
+    )
     return file
 
 
@@ -55,9 +60,14 @@ def leaves():
     file = File(extensionsUsed=["KHR_materials_ior"])
     cut = np.dstack([quadrants(RED, GREEN, BLUE, WHITE), np.indices((8, 8))[0] * 30]).astype(np.uint8)
     glow, shade = encoded(np.full((4, 4, 3), (0, 200, 0), np.uint8), "JPEG"), encoded(np.full((4, 4), 77, np.uint8))
-    more = {"emissiveTexture": {"index": file.picture(glow)}, "emissiveFactor": [0.5, 1, 0.5],
-            "occlusionTexture": {"index": file.picture(shade), "strength": 0.5, "texCoord": 1},
-            "alphaMode": "MASK", "alphaCutoff": 0.25, "extensions": {"KHR_materials_ior": {"ior": 1.2}}}
+    more = {
+        "emissiveTexture": {"index": file.picture(glow)},
+        "emissiveFactor": [0.5, 1, 0.5],
+        "occlusionTexture": {"index": file.picture(shade), "strength": 0.5, "texCoord": 1},
+        "alphaMode": "MASK",
+        "alphaCutoff": 0.25,
+        "extensions": {"KHR_materials_ior": {"ior": 1.2}},
+    }
     surface = {"roughnessFactor": 0.3, "metallicFactor": 0.1, "baseColorFactor": [1, 1, 1, 0.9]}
     material = file.material("Leaves", file.picture(cut), surface=surface, **more)
     uvs = np.random.default_rng(0).random((36, 2)).astype(np.float32)
@@ -66,7 +76,7 @@ def leaves():
 
 def check_leaves(folder, alpha, glow, shade):
     document, binary = read(folder / "mesh.glb")
-    material, = document["materials"]
+    (material,) = document["materials"]
     surface = material.pop("pbrMetallicRoughness")
     made = pixels(document, binary, surface.pop("baseColorTexture")["index"])
     np.testing.assert_array_equal(made[..., 3], alpha)
@@ -74,8 +84,13 @@ def check_leaves(folder, alpha, glow, shade):
     assert image(document, binary, material.pop("emissiveTexture")["index"]) == glow
     occlusion = material.pop("occlusionTexture")
     assert image(document, binary, occlusion.pop("index")) == shade and occlusion == {"strength": 0.5, "texCoord": 1}
-    assert material == {"name": "Leaves", "emissiveFactor": [0.5, 1, 0.5], "alphaMode": "MASK", "alphaCutoff": 0.25,
-                        "extensions": {"KHR_materials_ior": {"ior": 1.2}}}
+    assert material == {
+        "name": "Leaves",
+        "emissiveFactor": [0.5, 1, 0.5],
+        "alphaMode": "MASK",
+        "alphaCutoff": 0.25,
+        "extensions": {"KHR_materials_ior": {"ior": 1.2}},
+    }
     assert document["extensionsUsed"] == ["KHR_materials_ior"]
     with Image.open(folder / "texture.png") as opened:
         np.testing.assert_array_equal(np.asarray(opened)[..., 3], alpha)
@@ -99,7 +114,7 @@ def test_a_map_that_is_painted_takes_the_place_of_its_numbers(tiny, tmp_path):
     file, *_ = leaves()
     mesh, _ = opened(file, tmp_path)
     arrays, _ = run(tmp_path / "out", tiny | {"iterations": 1}, mesh, maps=["roughness"])
-    assert np.abs(arrays["roughness.0"].astype(int) - round(255 * 0.3)).max() < 30      # where it began
+    assert np.abs(arrays["roughness.0"].astype(int) - round(255 * 0.3)).max() < 30  # where it began
     document, binary = read(tmp_path / "out" / "mesh.glb")
     surface = document["materials"][0]["pbrMetallicRoughness"]
     packed = pixels(document, binary, surface["metallicRoughnessTexture"]["index"])
@@ -114,7 +129,7 @@ def test_a_picture_on_another_uv_map_that_is_painted_over_is_said(tiny, tmp_path
     mesh, _ = opened(box(file, material, TEXCOORD_1=np.zeros((36, 2), np.float32)), tmp_path)
     _, log = run(tmp_path / "out", tiny | {"iterations": 1}, mesh, maps=["normal"])
     assert log == ["These pictures lie on another UV map, and the painted ones take their place: normal of 'Bark'."]
-    made, = read(tmp_path / "out" / "mesh.glb")[0]["materials"]
+    (made,) = read(tmp_path / "out" / "mesh.glb")[0]["materials"]
     assert "texCoord" not in made["normalTexture"]
 
 
@@ -125,8 +140,14 @@ def test_a_resumed_job_keeps_the_material_too(tiny, tmp_path, mode):
     run(tmp_path / "whole", tiny, mesh, mode)
     asked = []
     with pytest.raises(Paused):
-        run(tmp_path / "out", tiny, mesh, mode, Checkpoints(tmp_path / "kept"),
-            lambda: asked.append(1) or len(asked) > 2)
+        run(
+            tmp_path / "out",
+            tiny,
+            mesh,
+            mode,
+            Checkpoints(tmp_path / "kept"),
+            lambda: asked.append(1) or len(asked) > 2,
+        )
     run(tmp_path / "out", tiny, mesh, mode, Checkpoints(tmp_path / "kept"))
     check_leaves(tmp_path / "out", *kept)
     assert (tmp_path / "out" / "mesh.glb").read_bytes() == (tmp_path / "whole" / "mesh.glb").read_bytes()
@@ -147,7 +168,7 @@ def test_hard_edges_stay_hard_where_vertices_move_too(tiny, tmp_path):
     arrays, _ = run(tmp_path / "refine", tiny, mesh, "refine")
     assert np.abs(arrays["positions"] - mesh.positions).max() > 1e-3
     made = load(tmp_path / "refine" / "mesh.glb")
-    assert hardness(made).max() < 5                 # a side of two triangles has one normal, and is bent a little
+    assert hardness(made).max() < 5  # a side of two triangles has one normal, and is bent a little
     run(tmp_path / "flat", tiny, mesh, flat=True)
     assert np.isnan(load(tmp_path / "flat" / "mesh.glb").normals).all()
 
@@ -171,7 +192,7 @@ def test_a_job_begins_with_the_factors_colour(tiny, tmp_path, mode):
     arrays, _ = run(tmp_path / "out", tiny | {"iterations": 1}, mesh, mode)
     red, green, blue = arrays["texture.0"].reshape(-1, 3).mean(axis=0)
     assert red > 200 and max(green, blue) < 60
-    material, = read(tmp_path / "out" / "mesh.glb")[0]["materials"]
+    (material,) = read(tmp_path / "out" / "mesh.glb")[0]["materials"]
     assert material["name"] == "Red paint" and "baseColorFactor" not in material["pbrMetallicRoughness"]
 
 
@@ -200,10 +221,10 @@ def test_faces_in_other_tiles_of_a_picture_show_and_get_their_own_texels(tiny, t
         assert not log
         results.append(arrays["texture.0"].astype(int))
         np.testing.assert_array_equal(arrays["uvs"], mesh.uvs)
-    assert np.abs(results[0] - results[1]).mean() < 3       # float32 knows the place less well
+    assert np.abs(results[0] - results[1]).mean() < 3  # float32 knows the place less well
     mesh.uvs[:4] = [[0, 0], [1.5, 0], [0, 1.5]]
     _, log = run(tmp_path / "out", tiny, mesh)
-    sentence, = log
+    (sentence,) = log
     assert sentence.startswith("4 of 12 faces have UVs that reach over their picture's edge")
 
 
@@ -216,12 +237,12 @@ def test_a_palette_becomes_a_texture_that_begins_with_its_colours(tiny, tmp_path
     mesh, _ = opened(box(file, material, TEXCOORD_0=spots), tmp_path)
     mesh = replace(mesh, locked=np.isin(np.arange(8), mesh.faces[:2]).astype(np.uint8))
     arrays, log = run(tmp_path / "out", tiny | {"iterations": 1}, mesh)
-    sentence, = log
+    (sentence,) = log
     assert sentence.startswith("The mesh's UVs have no area") and sentence.endswith("left out.")
     assert arrays["texture.0"].shape == (64, 64, 3) and np.ptp(arrays["uvs"], axis=1).min() > 0
     locked = arrays["texture.0"][tuple((arrays["uvs"][:2].mean(axis=1) * 64).astype(int).T[::-1])]
     np.testing.assert_array_equal(locked, [RED, GREEN])
-    made, = read(tmp_path / "out" / "mesh.glb")[0]["materials"]
+    (made,) = read(tmp_path / "out" / "mesh.glb")[0]["materials"]
     assert made["name"] == "Palette" and "normalTexture" not in made
 
 
@@ -229,8 +250,13 @@ def test_a_new_topology_says_what_it_cannot_keep(tiny, tmp_path):
     file = File()
     shape = trimesh.creation.icosphere(2)
     places = np.asarray(shape.vertices, np.float32)
-    file.primitive(POSITION=places, NORMAL=places, TEXCOORD_0=None, indices=np.asarray(shape.faces, np.uint16).ravel(),
-                   material=file.material("Blue", surface={"baseColorFactor": [0, 0, 1, 1]}))
+    file.primitive(
+        POSITION=places,
+        NORMAL=places,
+        TEXCOORD_0=None,
+        indices=np.asarray(shape.faces, np.uint16).ravel(),
+        material=file.material("Blue", surface={"baseColorFactor": [0, 0, 1, 1]}),
+    )
     mesh, _ = opened(file, tmp_path)
     arrays, log = run(tmp_path / "out", tiny | {"iterations": 1}, mesh, "refine", remesh=True, target_faces=300)
     assert any("the materials and the hard edges" in sentence for sentence in log)
@@ -241,8 +267,12 @@ def test_two_materials_keep_their_slots(tiny, tmp_path):
     file = File()
     for i, colour in enumerate((RED, BLUE)):
         texture = file.picture(np.full((8 + 8 * i, 8, 3), colour, np.uint8))
-        file.primitive(POSITION=SQUARE + np.float32([2 * i, 0, 0]), material=file.material(f"side {i}", texture),
-                       TEXCOORD_0=UVS, indices=TWO)
+        file.primitive(
+            POSITION=SQUARE + np.float32([2 * i, 0, 0]),
+            material=file.material(f"side {i}", texture),
+            TEXCOORD_0=UVS,
+            indices=TWO,
+        )
     mesh, _ = opened(file, tmp_path)
     run(tmp_path / "out", tiny, mesh)
     made = load(tmp_path / "out" / "mesh.glb")

@@ -13,7 +13,6 @@ from server.checkpoint import Checkpoints
 from server.geometry.files import load
 from server.geometry.mesh import Mesh
 from server.optimize import Paused, generate
-
 from tests.optimize.meshes import rainbow, sample, seam_and_interior, suzanne
 
 
@@ -30,13 +29,30 @@ def ball():
     return Mesh(positions, np.asarray(shape.faces, np.int32))
 
 
-def run(folder, tiny, mesh, mode="texture", cancelled=lambda: False, checkpoints=None, paused=lambda: False, edit=None,
-        **changes):
+def run(
+    folder,
+    tiny,
+    mesh,
+    mode="texture",
+    cancelled=lambda: False,
+    checkpoints=None,
+    paused=lambda: False,
+    edit=None,
+    **changes,
+):
     """The arrays at the end, and all that was said."""
     said = []
     folder.mkdir(exist_ok=True)
-    request = JobRequest(**{"prompt": "a red mushroom", "mode": mode, "mesh": "x" if mesh else "",
-                            "texture_size": 128, **tiny, **changes})
+    request = JobRequest(
+        **{
+            "prompt": "a red mushroom",
+            "mode": mode,
+            "mesh": "x" if mesh else "",
+            "texture_size": 128,
+            **tiny,
+            **changes,
+        }
+    )
     generate(request, folder, said.append, cancelled, checkpoints=checkpoints, paused=paused, mesh=mesh, edit=edit)
     return [message for message in said if isinstance(message, Snapshot)][-1].arrays, said
 
@@ -60,12 +76,14 @@ def test_texture_leaves_vertices_and_uvs_as_they_are_and_shows_no_seam(tiny, tmp
     same(arrays, mesh, "positions", "faces", "uvs", "colours")
     seam, interior = seam_and_interior(Mesh.of(arrays))
     with capsys.disabled():
-        print(f"\n{name or 'Suzanne'}, {len(mesh.faces):,} faces: the colour jumps {seam:.2f} across seams, "
-              f"{interior:.2f} elsewhere")
+        print(
+            f"\n{name or 'Suzanne'}, {len(mesh.faces):,} faces: the colour jumps {seam:.2f} across seams, "
+            f"{interior:.2f} elsewhere"
+        )
     assert seam <= interior + 2 and interior > 0.05
     assert arrays["texture.0"].shape == (1024, 1024, 3)
     texels = arrays["texture.0"].reshape(-1, 3)[::97].astype(int)
-    assert texels.std(axis=0).max() > 40                            # it began with the vertices' colours
+    assert texels.std(axis=0).max() > 40  # it began with the vertices' colours
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
     assert {message.phase for message in said if isinstance(message, Progress)} == {"texture", "files"}
     assert arrays["preview"].shape == (128, 128, 3) and arrays["preview"].std() > 5
@@ -79,7 +97,7 @@ def test_the_file_has_the_artists_values(tiny, tmp_path, monkey):
     uv = np.asarray(made.visual.uv, np.float32)
     found = np.concatenate([np.asarray(made.vertices, np.float32), uv], axis=1)[made.faces.reshape(-1)]
     np.testing.assert_array_equal(found[:, :3], corner[:, :3])
-    np.testing.assert_allclose(found[:, 3:], corner[:, 3:], atol=1e-7)     # the file counts v from the top
+    np.testing.assert_allclose(found[:, 3:], corner[:, 3:], atol=1e-7)  # the file counts v from the top
 
 
 def test_without_uvs_it_is_unwrapped_and_nothing_else(tiny, tmp_path, ball):
@@ -94,16 +112,18 @@ def test_faces_without_uvs_among_others_are_named(tiny, tmp_path, monkey):
     uvs[:7] = 0.5
     arrays, said = run(tmp_path, tiny, replace(monkey, uvs=uvs))
     assert arrays["uvs"].tobytes() == uvs.tobytes()
-    warning, = (message.message for message in said if isinstance(message, Log))
+    (warning,) = (message.message for message in said if isinstance(message, Log))
     assert warning.startswith("7 of 968 faces") and "unwrap" in warning
 
 
 def test_each_slot_keeps_its_size_and_what_is_frozen(tiny, tmp_path, monkey):
     rng = np.random.default_rng(0)
     slots = (monkey.positions[monkey.faces].mean(axis=1)[:, 2] > 0).astype(np.int32) * 3
-    pictures = {"texture.0": rng.integers(0, 256, (64, 32, 3), np.uint8),
-                "texture.3": rng.integers(0, 256, (96, 96, 3), np.uint8),
-                "frozen.3": (np.arange(96 * 96).reshape(96, 96) % 96 < 48).astype(np.uint8)}
+    pictures = {
+        "texture.0": rng.integers(0, 256, (64, 32, 3), np.uint8),
+        "texture.3": rng.integers(0, 256, (96, 96, 3), np.uint8),
+        "frozen.3": (np.arange(96 * 96).reshape(96, 96) % 96 < 48).astype(np.uint8),
+    }
     mesh = replace(monkey, slots=slots, textures=pictures)
     arrays, _ = run(tmp_path, tiny, mesh)
     same(arrays, mesh, "positions", "faces", "uvs", "slots")
@@ -128,7 +148,7 @@ def test_mirrored_halves_share_their_texels_without_a_seam(tiny, tmp_path, ball)
     seen = arrays["texture.0"][texel[..., 1], texel[..., 0]].astype(float)
     mirrored = mesh.positions * [-1, 1, 1] + [80, 0, 0]
     both = (rainbow(mesh.positions / 25).astype(float) + rainbow(mirrored / 25)) / 2
-    facing = np.abs(x) > 0.5                # not at the rim, where a texel is wide
+    facing = np.abs(x) > 0.5  # not at the rim, where a texel is wide
     assert np.abs(seen - both[mesh.faces])[facing].mean() < 12
     assert np.abs(rainbow(mesh.positions / 25) - both)[:, 0].mean() > 15
     # One side locked holds the texels of the other, and that is said.
@@ -193,16 +213,18 @@ def test_refine_keeps_a_symmetric_mesh_symmetric(tiny, tmp_path):
 
 
 def test_refine_can_take_a_new_topology(tiny, tmp_path, ball):
-    arrays, said = run(tmp_path, tiny, replace(ball, colours=rainbow(ball.positions)), "refine", remesh=True,
-                       target_faces=400)
+    arrays, said = run(
+        tmp_path, tiny, replace(ball, colours=rainbow(ball.positions)), "refine", remesh=True, target_faces=400
+    )
     assert abs(len(arrays["faces"]) / 400 - 1) < 0.1
     assert not [message for message in said if isinstance(message, Log)]
 
 
 def test_a_new_topology_takes_the_texture_as_vertex_colours_and_says_so(tiny, tmp_path, monkey):
     red = np.zeros((8, 8, 3), np.uint8) + np.array([250, 9, 9], np.uint8)
-    arrays, said = run(tmp_path, {**tiny, "iterations": 1}, replace(monkey, textures={"texture.0": red}), "refine",
-                       remesh=True)
+    arrays, said = run(
+        tmp_path, {**tiny, "iterations": 1}, replace(monkey, textures={"texture.0": red}), "refine", remesh=True
+    )
     assert "uvs" not in arrays and arrays["colours"][:, 0].min() > 150 > arrays["colours"][:, 1:].max()
     assert ["texture becomes" in message.message for message in said if isinstance(message, Log)] == [True]
 
@@ -220,7 +242,7 @@ def test_a_stopped_run_ends_in_the_same_bytes(tiny, tmp_path, monkey, mode):
         assert again[name].tobytes() == array.tobytes(), name
 
 
-@pytest.mark.parametrize("stop", [1, 6, 9])     # in the fog, on its surface, on the mesh
+@pytest.mark.parametrize("stop", [1, 6, 9])  # in the fog, on its surface, on the mesh
 def test_a_job_goes_on_from_an_artists_edit(tiny, tmp_path, monkey, stop):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     wish = {**tiny, "iterations": 10}

@@ -37,8 +37,11 @@ COMMON = {
 }
 MESHES = {"mesh": [(), (UVS,), (UVS, PICTURE), (COLOURS,), (LOCKED, COLOURS), (UVS, LOCKED, PICTURE)]}
 REFINE = {"max_displacement": [None, 0, 0.1], "remesh": [False, True], "target_faces": [None, 100, 500]}
-TABLES = {"generate": COMMON | {"target_faces": [100, 500]}, "texture": COMMON | MESHES,
-          "refine": COMMON | MESHES | REFINE}
+TABLES = {
+    "generate": COMMON | {"target_faces": [100, 500]},
+    "texture": COMMON | MESHES,
+    "refine": COMMON | MESHES | REFINE,
+}
 
 
 def pairwise(options, seed):
@@ -56,8 +59,12 @@ def pairwise(options, seed):
             row = {name: rng.choice(list(place[name])) for name in names} | dict(first)
             for name in rng.sample(names, len(names)):
                 if name not in dict(first):
-                    row[name] = max(place[name], key=lambda value, name=name: len(
-                        left & {pair for pair in pairs(row | {name: value}) if name in (pair[0][0], pair[1][0])}))
+                    row[name] = max(
+                        place[name],
+                        key=lambda value, name=name: len(
+                            left & {pair for pair in pairs(row | {name: value}) if name in (pair[0][0], pair[1][0])}
+                        ),
+                    )
             tries.append(row)
         best = max(tries, key=lambda row: len(pairs(row) & left))
         left -= pairs(best)
@@ -68,16 +75,19 @@ def artists(parts):
     shape = trimesh.creation.icosphere(2)
     positions, faces = np.asarray(shape.vertices, np.float32), np.asarray(shape.faces, np.int32)
     _, y, z = positions[faces].transpose(2, 0, 1)
-    return Mesh(positions, faces,
-                colours=np.round(127 + 127 * positions).astype(np.uint8) if COLOURS in parts else None,
-                uvs=np.stack([0.5 + 0.4 * y, 0.5 + 0.4 * z], axis=2).astype(np.float32) if UVS in parts else None,
-                locked=(positions[:, 0] < 0).astype(np.uint8) if LOCKED in parts else None,
-                textures={"texture.0": np.full((32, 48, 3), 90, np.uint8)} if PICTURE in parts else {})
+    return Mesh(
+        positions,
+        faces,
+        colours=np.round(127 + 127 * positions).astype(np.uint8) if COLOURS in parts else None,
+        uvs=np.stack([0.5 + 0.4 * y, 0.5 + 0.4 * z], axis=2).astype(np.float32) if UVS in parts else None,
+        locked=(positions[:, 0] < 0).astype(np.uint8) if LOCKED in parts else None,
+        textures={"texture.0": np.full((32, 48, 3), 90, np.uint8)} if PICTURE in parts else {},
+    )
 
 
 def test_the_table_names_every_option_of_a_job():
     named = set().union(*TABLES.values())
-    outside = {"prompt", "mode", "model", "client_key", "priority"}      # and what the queue and the store do with
+    outside = {"prompt", "mode", "model", "client_key", "priority"}  # and what the queue and the store do with
     assert named | outside == {field.name for field in fields(JobRequest)}
 
 
@@ -85,7 +95,8 @@ def test_pairs_are_complete():
     rows = list(pairwise(COMMON, 0))
     for a, b in combinations(COMMON, 2):
         assert {(repr(row[a]), repr(row[b])) for row in rows} == {
-            (repr(x), repr(y)) for x in COMMON[a] for y in COMMON[b]}
+            (repr(x), repr(y)) for x in COMMON[a] for y in COMMON[b]
+        }
     assert len(rows) < 40
 
 
@@ -99,7 +110,7 @@ def test_every_pair_of_options_ends_well(tiny, tmp_path, mode):
         mesh = None if parts is None else artists(parts)
         request = JobRequest("a red mushroom", mode=mode, model=tiny["model"], mesh="x" if mesh else "", **row)
         try:
-            settings = replace(Settings.of(request), paint=(5, 9))      # the finer grids take the time
+            settings = replace(Settings.of(request), paint=(5, 9))  # the finer grids take the time
             generate(request, folder, lambda message: None, lambda: False, settings, mesh=mesh)
         except Exception as error:
             raise AssertionError(f"{mode} with {row} and a mesh of {parts}") from error

@@ -22,8 +22,14 @@ def run(folder, request, pause_at=None, checkpoints=None, said=None):
         asked[0] += 1
         return pause_at is not None and asked[0] > pause_at
 
-    generate(request, folder, (said if said is not None else []).append, lambda: False, checkpoints=checkpoints,
-             paused=paused)
+    generate(
+        request,
+        folder,
+        (said if said is not None else []).append,
+        lambda: False,
+        checkpoints=checkpoints,
+        paused=paused,
+    )
 
 
 # Before anything, in either phase, at the last iteration; VSD has a state of its own, that goes through the phases.
@@ -46,10 +52,15 @@ def test_the_same_bytes_wherever_it_was_stopped(tiny, tmp_path, guidance, stops)
 
 def test_a_disk_that_is_full_is_said_once_and_survived(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["server.optimize.generate"], "CHECKPOINT_SECONDS", 0.0)
-    (tmp_path / "file").touch()             # a folder cannot be made here
+    (tmp_path / "file").touch()  # a folder cannot be made here
     said = []
-    run(tmp_path / "out", JobRequest(**{"prompt": "a red mushroom", **tiny}), None,
-        Checkpoints(tmp_path / "file" / "checkpoints"), said)
+    run(
+        tmp_path / "out",
+        JobRequest(**{"prompt": "a red mushroom", **tiny}),
+        None,
+        Checkpoints(tmp_path / "file" / "checkpoints"),
+        said,
+    )
     warnings = [message.message for message in said if isinstance(message, Log)]
     assert len(warnings) == 1 and "checkpoint could not be written" in warnings[0]
     assert (tmp_path / "out" / "mesh.glb").exists()

@@ -16,8 +16,11 @@ from server.priors import PriorError, load
 from server.priors.files import check
 
 INDEX, SCHEDULER, UNET = "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"
-WEIGHTS = {"unet": "unet/diffusion_pytorch_model.safetensors", "vae": "vae/diffusion_pytorch_model.safetensors",
-           "text_encoder": "text_encoder/model.safetensors"}
+WEIGHTS = {
+    "unet": "unet/diffusion_pytorch_model.safetensors",
+    "vae": "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors",
+}
 KINDS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
 
@@ -39,7 +42,7 @@ def shard(folder, part, variant=None):
     kind = KINDS[part].from_pretrained(folder / part)
     remove(folder / part)
     kind.save_pretrained(folder / part, max_shard_size="4KB", variant=variant)
-    index, = (folder / part).glob("*.index*.json")
+    (index,) = (folder / part).glob("*.index*.json")
     return index
 
 
@@ -88,50 +91,67 @@ def dangle(folder):
     path.symlink_to(folder / "blob")
 
 
-@pytest.mark.parametrize(("damage", "words"), [
-    (remove, "There is no folder .*model_index.json"),
-    (lambda f: remove(f / INDEX), "no model_index.json.*from_single_file"),
-    (lambda f: (f / INDEX).write_text("{"), "model_index.json is not JSON: download"),
-    (lambda f: (f / INDEX).write_text("[]"), "model_index.json is not JSON: download"),
-    (lambda f: (f / INDEX).write_bytes(b"\xff\xfe{}"), "model_index.json is not JSON: download"),
-    (lambda f: edit(f / INDEX, _class_name="FluxPipeline"), "holds a FluxPipeline: use"),
-    (lambda f: edit(f / INDEX, _class_name="StableDiffusionXLImg2ImgPipeline"), "holds a StableDiffusionXLImg2Img"),
-    (lambda f: edit(f / INDEX, _class_name="StableDiffusionInpaintPipeline"), "holds a StableDiffusionInpaint"),
-    (lambda f: edit(f / INDEX, text_encoder=["transformers", "BertModel"]), "text_encoder of .* is a BertModel: use"),
-    (lambda f: edit(f / INDEX, vae=[None, None]), "vae of .* is a None: use"),
-    (lambda f: remove(f / "vae"), "no vae folder"),
-    (lambda f: remove(f / UNET), "unet/config.json is missing: download"),
-    (lambda f: (f / UNET).write_text("{'a': 1}"), "unet/config.json is not JSON: download"),
-    (lambda f: edit(f / UNET, in_channels=9), "takes 9 channels, but its latents have 3: use"),
-    (lambda f: edit(f / UNET, cross_attention_dim=32), "text of width 32, but its text encoder gives 16"),
-    (lambda f: edit(f / UNET, addition_embed_type="text_time"), "needs more than text .*text_time.*: use"),
-    (lambda f: edit(f / UNET, sample_size=None), "no sample_size: set"),
-    (lambda f: edit(f / SCHEDULER, prediction_type="flow"), "predicts 'flow': use"),
-    (lambda f: (f / SCHEDULER).write_text('{"_class_name": "FlowMatchEulerDiscreteScheduler"}'),
-     "FlowMatchEulerDiscreteScheduler, has no beta_schedule: use"),
-    (lambda f: remove(f / SCHEDULER), "scheduler_config.json is missing: download"),
-    (lambda f: [remove(p) for p in (f / "tokenizer").glob("[vmt]*.*") if p.stem in ("vocab", "merges", "tokenizer")],
-     "tokenizer has no vocab.json: download"),
-    (lambda f: [p.write_text("{") for p in (f / "tokenizer").glob("*.json")], "tokenizer/.*json is not JSON"),
-    (lambda f: (f / WEIGHTS["unet"]).rename(f / "unet" / "weights.bin"), "only pickled weights.*convert them"),
-    (lambda f: (f / WEIGHTS["unet"]).rename(f / "unet" / "model.onnx"), "only ONNX weights.*get the model"),
-    (lambda f: (f / WEIGHTS["unet"]).rename(f / "unet" / "unet.safetensors"),
-     "has unet.safetensors, but .* diffusion_pytorch_model.safetensors: rename"),
-    (lambda f: remove(f / WEIGHTS["unet"]), "no safetensors weights: download"),
-    (lambda f: (f / WEIGHTS["vae"]).write_bytes(b"x" * 64), "damaged, or no safetensors file: download"),
-    (lambda f: (f / WEIGHTS["vae"]).write_bytes(b"\2" + bytes(7) + b"[]"), "damaged, or no safetensors file"),
-    (lambda f: cut(f / WEIGHTS["vae"], 0), "damaged, or no safetensors file"),
-    (lambda f: cut(f / WEIGHTS["vae"], 100), "cut short, within its header: download"),
-    (lambda f: cut(f / WEIGHTS["text_encoder"], -1), "cut short, with [0-9,]+ of [0-9,]+ bytes of weights: download"),
-    (lambda f: open(f / WEIGHTS["unet"], "ab").write(b"more"), "damaged, with 4 bytes too many: download"),
-    (pointer, "pointer of Git LFS.*git lfs pull"),
-    (dangle, "link that leads nowhere: download"),
-    (unshard, "vae has shards but no diffusion_pytorch_model.safetensors.index.json: download"),
-    (lose_a_shard, r"text_encoder lacks 1 of its \d+ shards \(model-00002-of-.*: download"),
-    (name_a_shard_outside, "index.json is damaged: download"),
-    (swap_a_shard, "lacks .*, which .*index.json says it has: download"),
-    (name_the_old_way, "old name: rename it to diffusion_pytorch_model.safetensors.index.fp16.json"),
-])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (remove, "There is no folder .*model_index.json"),
+        (lambda f: remove(f / INDEX), "no model_index.json.*from_single_file"),
+        (lambda f: (f / INDEX).write_text("{"), "model_index.json is not JSON: download"),
+        (lambda f: (f / INDEX).write_text("[]"), "model_index.json is not JSON: download"),
+        (lambda f: (f / INDEX).write_bytes(b"\xff\xfe{}"), "model_index.json is not JSON: download"),
+        (lambda f: edit(f / INDEX, _class_name="FluxPipeline"), "holds a FluxPipeline: use"),
+        (lambda f: edit(f / INDEX, _class_name="StableDiffusionXLImg2ImgPipeline"), "holds a StableDiffusionXLImg2Img"),
+        (lambda f: edit(f / INDEX, _class_name="StableDiffusionInpaintPipeline"), "holds a StableDiffusionInpaint"),
+        (
+            lambda f: edit(f / INDEX, text_encoder=["transformers", "BertModel"]),
+            "text_encoder of .* is a BertModel: use",
+        ),
+        (lambda f: edit(f / INDEX, vae=[None, None]), "vae of .* is a None: use"),
+        (lambda f: remove(f / "vae"), "no vae folder"),
+        (lambda f: remove(f / UNET), "unet/config.json is missing: download"),
+        (lambda f: (f / UNET).write_text("{'a': 1}"), "unet/config.json is not JSON: download"),
+        (lambda f: edit(f / UNET, in_channels=9), "takes 9 channels, but its latents have 3: use"),
+        (lambda f: edit(f / UNET, cross_attention_dim=32), "text of width 32, but its text encoder gives 16"),
+        (lambda f: edit(f / UNET, addition_embed_type="text_time"), "needs more than text .*text_time.*: use"),
+        (lambda f: edit(f / UNET, sample_size=None), "no sample_size: set"),
+        (lambda f: edit(f / SCHEDULER, prediction_type="flow"), "predicts 'flow': use"),
+        (
+            lambda f: (f / SCHEDULER).write_text('{"_class_name": "FlowMatchEulerDiscreteScheduler"}'),
+            "FlowMatchEulerDiscreteScheduler, has no beta_schedule: use",
+        ),
+        (lambda f: remove(f / SCHEDULER), "scheduler_config.json is missing: download"),
+        (
+            lambda f: [
+                remove(p) for p in (f / "tokenizer").glob("[vmt]*.*") if p.stem in ("vocab", "merges", "tokenizer")
+            ],
+            "tokenizer has no vocab.json: download",
+        ),
+        (lambda f: [p.write_text("{") for p in (f / "tokenizer").glob("*.json")], "tokenizer/.*json is not JSON"),
+        (lambda f: (f / WEIGHTS["unet"]).rename(f / "unet" / "weights.bin"), "only pickled weights.*convert them"),
+        (lambda f: (f / WEIGHTS["unet"]).rename(f / "unet" / "model.onnx"), "only ONNX weights.*get the model"),
+        (
+            lambda f: (f / WEIGHTS["unet"]).rename(f / "unet" / "unet.safetensors"),
+            "has unet.safetensors, but .* diffusion_pytorch_model.safetensors: rename",
+        ),
+        (lambda f: remove(f / WEIGHTS["unet"]), "no safetensors weights: download"),
+        (lambda f: (f / WEIGHTS["vae"]).write_bytes(b"x" * 64), "damaged, or no safetensors file: download"),
+        (lambda f: (f / WEIGHTS["vae"]).write_bytes(b"\2" + bytes(7) + b"[]"), "damaged, or no safetensors file"),
+        (lambda f: cut(f / WEIGHTS["vae"], 0), "damaged, or no safetensors file"),
+        (lambda f: cut(f / WEIGHTS["vae"], 100), "cut short, within its header: download"),
+        (
+            lambda f: cut(f / WEIGHTS["text_encoder"], -1),
+            "cut short, with [0-9,]+ of [0-9,]+ bytes of weights: download",
+        ),
+        (lambda f: open(f / WEIGHTS["unet"], "ab").write(b"more"), "damaged, with 4 bytes too many: download"),
+        (pointer, "pointer of Git LFS.*git lfs pull"),
+        (dangle, "link that leads nowhere: download"),
+        (unshard, "vae has shards but no diffusion_pytorch_model.safetensors.index.json: download"),
+        (lose_a_shard, r"text_encoder lacks 1 of its \d+ shards \(model-00002-of-.*: download"),
+        (name_a_shard_outside, "index.json is damaged: download"),
+        (swap_a_shard, "lacks .*, which .*index.json says it has: download"),
+        (name_the_old_way, "old name: rename it to diffusion_pytorch_model.safetensors.index.fp16.json"),
+    ],
+)
 def test_what_cannot_be_loaded_is_one_sentence_everywhere(folder, damage, words):
     damage(folder)
     with pytest.raises(PriorError, match=words) as caught:
@@ -143,11 +163,16 @@ def test_what_cannot_be_loaded_is_one_sentence_everywhere(folder, damage, words)
     assert model(folder).grade == BAD and model(folder).what == sentence
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("sd.safetensors", "single-file checkpoint: convert it once.*from_single_file.*save_pretrained"),
-    ("sd.CKPT", "pickled checkpoint.*never read"), ("sd.bin", "pickled checkpoint.*never read"),
-    ("sd.gguf", "a GGUF file, which is not read: name a diffusers folder"),
-    ("sd.txt", "a file, which is not read: name a diffusers folder")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sd.safetensors", "single-file checkpoint: convert it once.*from_single_file.*save_pretrained"),
+        ("sd.CKPT", "pickled checkpoint.*never read"),
+        ("sd.bin", "pickled checkpoint.*never read"),
+        ("sd.gguf", "a GGUF file, which is not read: name a diffusers folder"),
+        ("sd.txt", "a file, which is not read: name a diffusers folder"),
+    ],
+)
 def test_a_single_file(tmp_path, name, words):
     (tmp_path / name).touch()
     with pytest.raises(PriorError, match=words):
@@ -162,8 +187,10 @@ def test_shards_are_read_of_a_variant_too(folder, variant):
     prior = load(folder, "cpu")
     assert model(folder).grade == GOOD
     x, sigma = torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(0)), torch.ones(2)
-    for made, expected in ((prior.denoise(x, sigma, prior.condition(["a cat"])),
-                            whole.denoise(x, sigma, whole.condition(["a cat"]))), (prior.decode(x), whole.decode(x))):
+    for made, expected in (
+        (prior.denoise(x, sigma, prior.condition(["a cat"])), whole.denoise(x, sigma, whole.condition(["a cat"]))),
+        (prior.decode(x), whole.decode(x)),
+    ):
         assert torch.equal(made, expected)
 
 
@@ -195,8 +222,9 @@ def test_weights_of_another_shape_are_refused(folder, part):
 
 
 @pytest.mark.parametrize("part", KINDS)
-@pytest.mark.parametrize(("value", "dtype"), [
-    (float("nan"), torch.float32), (float("inf"), torch.float32), (1e5, torch.float16)])
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(float("nan"), torch.float32), (float("inf"), torch.float32), (1e5, torch.float16)]
+)
 def test_weights_that_are_no_numbers_stop_the_job(folder, part, value, dtype):
     change(folder / WEIGHTS[part], lambda tensors: tensors[sorted(tensors)[-1]].fill_(value))
     words = f"{part} .*NaN or infinite on the cpu in {str(dtype).removeprefix('torch.')}.*(float32|download)"

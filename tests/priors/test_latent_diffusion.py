@@ -147,7 +147,7 @@ def test_a_student_begins_as_the_prior_and_learns(prior):
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.5 * losses[0]             # 0.88 with attention's layers alone
+    assert losses[-1] < 0.5 * losses[0]  # 0.88 with attention's layers alone
     assert torch.equal(prior.denoise(x, sigma, guided.unguided()), before)
 
 

@@ -30,8 +30,12 @@ def both(clip, faces, size, colour=None):
         leaves = [each.detach().clone().requires_grad_() for each in (clip, colour)]
         picture = rule(leaves[1], rast, leaves[0], faces)
         gradients = torch.autograd.grad((picture * weight).sum(), leaves, allow_unused=True)
-        found.append([picture.detach(), *(torch.zeros_like(leaf) if each is None else each
-                                          for leaf, each in zip(leaves, gradients))])
+        found.append(
+            [
+                picture.detach(),
+                *(torch.zeros_like(leaf) if each is None else each for leaf, each in zip(leaves, gradients)),
+            ]
+        )
     return found
 
 
@@ -46,8 +50,13 @@ def assert_same(found, tolerance=1e-9):
 def test_random_triangles(seed, count, behind):
     """Crossing, folded and repeated ones, in several views, some corners behind the camera."""
     generator = torch.Generator().manual_seed(seed)
-    clip = torch.cat([4 * torch.rand(2, 12, 3, generator=generator, dtype=torch.float64) - 2,
-                      torch.rand(2, 12, 1, generator=generator, dtype=torch.float64) + (-0.2 if behind else 0.3)], 2)
+    clip = torch.cat(
+        [
+            4 * torch.rand(2, 12, 3, generator=generator, dtype=torch.float64) - 2,
+            torch.rand(2, 12, 1, generator=generator, dtype=torch.float64) + (-0.2 if behind else 0.3),
+        ],
+        2,
+    )
     faces = torch.randint(12, (count, 3), generator=generator, dtype=torch.int32)
     assert_same(both(clip, faces, (13, 17)))
 
@@ -59,8 +68,9 @@ SHAPES = {
     "torus": trimesh.creation.torus(0.6, 0.25),
     "box": trimesh.creation.box((0.9, 0.8, 0.7)),
     "open": trimesh.Trimesh(BALL.vertices, BALL.faces[BALL.triangles_center[:, 2] > 0]),
-    "two": trimesh.util.concatenate([trimesh.creation.box((0.5,) * 3),
-                                     trimesh.creation.icosphere(2, 0.4).apply_translation([0.3, 0.2, 0.1])]),
+    "two": trimesh.util.concatenate(
+        [trimesh.creation.box((0.5,) * 3), trimesh.creation.icosphere(2, 0.4).apply_translation([0.3, 0.2, 0.1])]
+    ),
 }
 
 
@@ -110,8 +120,14 @@ def test_a_spheres_silhouette_gradient_arrives(subdivisions, resolution):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.one_of(st.floats(-2, 2), st.sampled_from([0.0, 1e30, math.inf, -math.inf, math.nan, 1e-300])),
-                min_size=32, max_size=32), st.lists(st.integers(0, 7), min_size=18, max_size=18))
+@given(
+    st.lists(
+        st.one_of(st.floats(-2, 2), st.sampled_from([0.0, 1e30, math.inf, -math.inf, math.nan, 1e-300])),
+        min_size=32,
+        max_size=32,
+    ),
+    st.lists(st.integers(0, 7), min_size=18, max_size=18),
+)
 def test_whatever_the_corners_are_pictures_and_gradients_are_numbers(values, corners):
     clip = torch.tensor(values, dtype=torch.float64).view(1, 8, 4)
     found = both(clip, torch.tensor(corners, dtype=torch.int32).view(6, 3), (8, 8))

@@ -20,10 +20,12 @@ def long(request):
 
 @pytest.mark.parametrize("discontinuous", [False, True])
 def test_a_cube_and_its_colours_from_pictures_of_16_pixels(discontinuous, long):
-    runs = [fit_cube(cpu, 2000 if long else 800, discontinuous=discontinuous, seed=seed).errors
-            for seed in range(5 if long else 1)]
-    good = [run["corners"] < 0.002 and run["colours"] < 0.005 for run in runs]      # edges; of 1
-    assert np.mean(good) >= 0.8                                 # a start may be folded, and stay so
+    runs = [
+        fit_cube(cpu, 2000 if long else 800, discontinuous=discontinuous, seed=seed).errors
+        for seed in range(5 if long else 1)
+    ]
+    good = [run["corners"] < 0.002 and run["colours"] < 0.005 for run in runs]  # edges; of 1
+    assert np.mean(good) >= 0.8  # a start may be folded, and stay so
 
 
 def test_a_cube_of_4_pixels(long):
@@ -35,7 +37,7 @@ def test_a_cube_of_4_pixels(long):
 def test_the_pose_of_a_cube_with_coloured_sides(long):
     degrees = [fit_pose(cpu, 2000 if long else 600, seed=seed).errors["degrees"] for seed in range(10 if long else 4)]
     assert np.median(degrees) < 0.2
-    assert np.mean(np.array(degrees) < 1) >= (0.9 if long else 0.75)        # the search may end at another minimum
+    assert np.mean(np.array(degrees) < 1) >= (0.9 if long else 0.75)  # the search may end at another minimum
 
 
 def test_a_globes_texture_is_found_with_mipmaps_and_worse_without(long):

@@ -43,8 +43,10 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("coloured, size, rule", [
-    *((coloured, size, cpu.antialias) for coloured in (False, True) for size in (64, 128)), (True, 64, antialias)])
+@pytest.mark.parametrize(
+    "coloured, size, rule",
+    [*((coloured, size, cpu.antialias) for coloured in (False, True) for size in (64, 128)), (True, 64, antialias)],
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_through_silhouettes_gradients_equal_central_differences(shape, coloured, size, rule):
     """Pictures drawn anew on either side, so that triangles come and go; relative error at most 5e-2."""
@@ -61,8 +63,8 @@ def test_through_silhouettes_gradients_equal_central_differences(shape, coloured
         return (rule(cpu.interpolate(colours, rast, faces), rast, clip, faces) * weight).sum()
 
     axes = [axis.expand_as(positions) for axis in torch.eye(3, dtype=torch.float64)]
-    motions = [*axes, *(torch.linalg.cross(axis, positions) for axis in axes), positions]   # move, turn, scale
-    if shape == "box":                                          # and every corner by itself
+    motions = [*axes, *(torch.linalg.cross(axis, positions) for axis in axes), positions]  # move, turn, scale
+    if shape == "box":  # and every corner by itself
         motions += [one.view_as(positions) for one in torch.eye(positions.numel(), dtype=torch.float64)]
     leaf = positions.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(leaf), leaf)
@@ -76,11 +78,22 @@ def test_through_silhouettes_gradients_equal_central_differences(shape, coloured
 def slanted(seed):
     """(clip, faces) of two triangles in perspective that do not share a corner."""
     generator = torch.Generator().manual_seed(seed)
-    clip = torch.tensor([[-0.9, -0.8, 0.1], [0.9, -0.7, 0.2], [0.1, 0.8, 0.15],
-                         [-0.5, -0.9, 0.5], [0.95, 0.2, 0.6], [-0.7, 0.85, 0.55]], dtype=torch.float64)
+    clip = torch.tensor(
+        [
+            [-0.9, -0.8, 0.1],
+            [0.9, -0.7, 0.2],
+            [0.1, 0.8, 0.15],
+            [-0.5, -0.9, 0.5],
+            [0.95, 0.2, 0.6],
+            [-0.7, 0.85, 0.55],
+        ],
+        dtype=torch.float64,
+    )
     clip = F.pad(clip + 0.1 * torch.rand(6, 3, generator=generator, dtype=torch.float64), (0, 1), value=1.0)
-    return ((1 + torch.rand(1, 6, 1, generator=generator, dtype=torch.float64)) * clip,
-            torch.arange(6, dtype=torch.int32).view(2, 3))
+    return (
+        (1 + torch.rand(1, 6, 1, generator=generator, dtype=torch.float64)) * clip,
+        torch.arange(6, dtype=torch.int32).view(2, 3),
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -116,8 +129,12 @@ def test_away_from_edges_gradients_equal_central_differences(seed, mirrored, beh
     gradients = torch.autograd.grad(loss(*leaves), leaves)
     for k, gradient in enumerate(gradients):
         basis = [one.view_as(leaves[k]) for one in torch.eye(gradient.numel(), dtype=torch.float64)]
-        numeric = numeric_gradient(lambda x, k=k: loss(*(x if i == k else each for i, each in enumerate(leaves))),
-                                   leaves[k].detach(), basis, 1e-7)
+        numeric = numeric_gradient(
+            lambda x, k=k: loss(*(x if i == k else each for i, each in enumerate(leaves))),
+            leaves[k].detach(),
+            basis,
+            1e-7,
+        )
         assert error(gradient.flatten(), numeric) < 0.01
 
 
@@ -157,7 +174,7 @@ def test_of_two_triangles_in_one_place_the_first_is_seen_and_has_the_gradient():
 
 def test_a_pixel_on_a_shared_edge_is_drawn_once_and_none_is_missed():
     corners = torch.tensor([[-1, -1, 0, 1], [1, -1, 0, 1], [1, 1, 0, 1], [-1, 1, 0, 1]], dtype=torch.float64)[None]
-    faces = torch.tensor([[0, 1, 2], [0, 2, 3]], dtype=torch.int32)    # the diagonal goes through pixels' centres
+    faces = torch.tensor([[0, 1, 2], [0, 2, 3]], dtype=torch.int32)  # the diagonal goes through pixels' centres
     rast, _, _ = everything(corners, faces)
     assert (rast[..., 3] > 0).all() and (rast[0, range(8), range(8), 3] == 1).all()
 
@@ -189,8 +206,11 @@ ODD = st.sampled_from([0.0, -0.0, 1e-300, 1e30, -1e30, math.inf, -math.inf, math
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.one_of(st.floats(-2, 2), ODD), min_size=32, max_size=32),
-       st.lists(st.integers(0, 7), min_size=18, max_size=18), st.sampled_from([torch.float32, torch.float64]))
+@given(
+    st.lists(st.one_of(st.floats(-2, 2), ODD), min_size=32, max_size=32),
+    st.lists(st.integers(0, 7), min_size=18, max_size=18),
+    st.sampled_from([torch.float32, torch.float64]),
+)
 def test_whatever_the_corners_are_pictures_and_gradients_are_numbers(values, corners, dtype):
     """Slivers, folds, shared and repeated corners, w of both signs, infinities."""
     clip = torch.tensor(values, dtype=torch.float64).view(1, 8, 4).to(dtype)

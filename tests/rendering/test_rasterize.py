@@ -62,15 +62,18 @@ def test_the_nearer_triangle_wins_in_either_order():
 def test_pixels_equal_the_oracle_also_behind_the_camera(seed):
     generator = torch.Generator().manual_seed(seed)
     clip = 2 * torch.rand(1, 15, 4, generator=generator, dtype=torch.float64) - 1  # w of both signs
-    faces = torch.arange(15, dtype=torch.int32).view(5, 3)      # none shared: equal depths have no winner
+    faces = torch.arange(15, dtype=torch.int32).view(5, 3)  # none shared: equal depths have no winner
     torch.testing.assert_close(cpu.rasterize(clip, faces, (7, 9)), oracle(clip, faces, 7, 9))
 
 
-@pytest.mark.parametrize("corners", [
-    [[0, 0, 0], [0, 0, 0], [1, 1, 0]],      # no area
-    [[5, 5, 0], [6, 5, 0], [5, 6, 0]],      # off the screen
-    [[-1, -1, 2], [3, -1, 2], [-1, 3, 2]],  # beyond the far plane
-])
+@pytest.mark.parametrize(
+    "corners",
+    [
+        [[0, 0, 0], [0, 0, 0], [1, 1, 0]],  # no area
+        [[5, 5, 0], [6, 5, 0], [5, 6, 0]],  # off the screen
+        [[-1, -1, 2], [3, -1, 2], [-1, 3, 2]],  # beyond the far plane
+    ],
+)
 def test_what_cannot_be_seen_leaves_nothing(corners):
     assert not cpu.rasterize(flat(corners), TRIANGLE, (4, 4)).any()
 
@@ -94,8 +97,16 @@ def test_a_face_without_its_vertex_is_refused():
 def scene(seed=0):
     """Two triangles in perspective, one before the other, off the pixel grid."""
     generator = torch.Generator().manual_seed(seed)
-    clip = flat([[-0.83, -0.71, 0.1], [0.87, -0.62, 0.2], [0.05, 0.79, 0.15],
-                 [-0.41, -0.93, 0.5], [0.96, 0.11, 0.6], [-0.67, 0.83, 0.55]])
+    clip = flat(
+        [
+            [-0.83, -0.71, 0.1],
+            [0.87, -0.62, 0.2],
+            [0.05, 0.79, 0.15],
+            [-0.41, -0.93, 0.5],
+            [0.96, 0.11, 0.6],
+            [-0.67, 0.83, 0.55],
+        ]
+    )
     clip = clip * (1 + torch.rand(1, 6, 1, generator=generator, dtype=torch.float64))
     faces = torch.tensor([[0, 1, 2], [3, 4, 5]], dtype=torch.int32)
     return clip, faces, torch.rand(1, 6, 3, generator=generator, dtype=torch.float64)
@@ -121,10 +132,12 @@ def test_interpolation_gradients_equal_central_differences():
         for k in range(3):
             d = torch.randn(clip.shape, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
             assert float((to_clip * d).sum()) == pytest.approx(
-                difference(lambda x: loss(x, colours), clip, d), rel=1e-4)
+                difference(lambda x: loss(x, colours), clip, d), rel=1e-4
+            )
             d = torch.randn(colours.shape, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
             assert float((to_colours * d).sum()) == pytest.approx(
-                difference(lambda x: loss(clip, x), colours, d), rel=1e-6)
+                difference(lambda x: loss(clip, x), colours, d), rel=1e-6
+            )
 
 
 def test_antialias_gradients_equal_central_differences():
@@ -143,10 +156,12 @@ def test_antialias_gradients_equal_central_differences():
         for k in range(3):
             d = torch.randn(clip.shape, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
             assert float((to_clip * d).sum()) == pytest.approx(
-                difference(lambda x: loss(x, picture), clip, d), rel=1e-4)
+                difference(lambda x: loss(x, picture), clip, d), rel=1e-4
+            )
             d = torch.randn(picture.shape, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
             assert float((to_picture * d).sum()) == pytest.approx(
-                difference(lambda x: loss(clip, x), picture, d), rel=1e-6)
+                difference(lambda x: loss(clip, x), picture, d), rel=1e-6
+            )
 
 
 @pytest.mark.parametrize("subdivisions, resolution", [(3, 64), (3, 128), (4, 64), (4, 128), (5, 64), (5, 128)])

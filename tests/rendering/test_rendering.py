@@ -56,7 +56,7 @@ def test_srgb_round_trip_and_its_gradient_at_black():
 def test_backgrounds_are_colours():
     colours = backgrounds(1000, torch.Generator().manual_seed(0))
     assert colours.min() >= 0 and colours.max() <= 1
-    assert 0.6 < (colours.std(dim=1) < 1e-6).float().mean() < 0.8      # greys
+    assert 0.6 < (colours.std(dim=1) < 1e-6).float().mean() < 0.8  # greys
 
 
 def ball():
@@ -97,7 +97,7 @@ def test_turntable_shows_the_object_in_every_view():
     assert picture.shape == (32, 256, 3)
     centres = picture[16, 16::32].astype(int)
     assert (centres[:, 0] > centres[:, 1] + 100).all()
-    assert (picture[0, 0] == pytest.approx([191] * 3, abs=1))
+    assert picture[0, 0] == pytest.approx([191] * 3, abs=1)
 
 
 def test_lights_come_from_the_cameras_side():

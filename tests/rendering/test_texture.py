@@ -104,8 +104,10 @@ def test_what_is_no_coordinate_leaves_nothing_and_breaks_nothing():
 
 def perspective():
     """(clip, faces, corner UVs, their faces): two triangles at a slant, with UVs of their own."""
-    clip = torch.tensor([[[-0.9, -0.8, 0.1, 1.0], [1.6, -1.5, 0.3, 2.0], [0.2, 2.4, 0.4, 3.0], [-2.2, 1.4, 0.5, 2.5]]],
-                        dtype=torch.float64)
+    clip = torch.tensor(
+        [[[-0.9, -0.8, 0.1, 1.0], [1.6, -1.5, 0.3, 2.0], [0.2, 2.4, 0.4, 3.0], [-2.2, 1.4, 0.5, 2.5]]],
+        dtype=torch.float64,
+    )
     faces = torch.tensor([[0, 1, 2], [0, 2, 3]], dtype=torch.int32)
     return clip, faces, 2 * random(1, 6, 2), torch.arange(6, dtype=torch.int32).view(2, 3)
 
@@ -117,11 +119,13 @@ def test_footprints_equal_differences_between_pixels():
     assert not footprint[rast[..., 3] == 0].any()
     step = 1e-5
     for axis, edge in ((0, 20), (1, 12)):
+
         def moved(pixels, axis=axis, edge=edge):
             """The picture `pixels` to the right, or up: as the scene goes the other way."""
             shifted = clip.clone()
             shifted[..., axis] -= 2 * pixels / edge * clip[..., 3]
             return cpu.rasterize(shifted, faces, (12, 20))
+
         after, before = moved(step), moved(-step)
         inside = (after[..., 3] == rast[..., 3]) & (before[..., 3] == rast[..., 3]) & (rast[..., 3] > 0)
         slope = (cpu.interpolate(uv, after, uv_faces) - cpu.interpolate(uv, before, uv_faces)) / (2 * step)
@@ -134,7 +138,7 @@ def test_footprints_equal_differences_between_pixels():
 @pytest.mark.parametrize("batch", [1, 2])
 def test_gradients_equal_central_differences(boundary, mipmapped, batch):
     texture, uv = random(batch, 8, 16, 3), 1.6 * random(2, 6, 7, 2, seed=1) - 0.3
-    footprint = 0.2 * random(2, 6, 7, 4, seed=2) if mipmapped else None     # levels 0 to 2
+    footprint = 0.2 * random(2, 6, 7, 4, seed=2) if mipmapped else None  # levels 0 to 2
     weight = random(2, 6, 7, 3, seed=3)
 
     def loss(texture, uv):

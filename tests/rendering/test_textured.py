@@ -20,8 +20,10 @@ cpu = rasterize.create("cpu")
 
 def ball(subdivisions=3):
     sphere = trimesh.creation.icosphere(subdivisions=subdivisions, radius=0.8)
-    return (torch.tensor(np.asarray(sphere.vertices), dtype=torch.float32),
-            torch.tensor(np.asarray(sphere.faces), dtype=torch.int32))
+    return (
+        torch.tensor(np.asarray(sphere.vertices), dtype=torch.float32),
+        torch.tensor(np.asarray(sphere.faces), dtype=torch.int32),
+    )
 
 
 def box():
@@ -55,7 +57,7 @@ def test_a_texture_of_one_colour_looks_like_vertex_colours():
 def test_a_texture_is_the_right_way_up_on_the_side_that_it_was_unwrapped_for():
     positions, faces, uvs = box()
     corner = torch.zeros(32, 32, 3)
-    corner[:16, :16, 0], corner[16:, 16:, 2] = 1, 1             # red below on the left, blue above on the right
+    corner[:16, :16, 0], corner[16:, 16:, 2] = 1, 1  # red below on the left, blue above on the right
     views = cameras.orbit(4, elevation=0)
     seen = picture(positions, faces, Textured(Charts.of(faces, uvs), [Material(corner)]), views)
     for view in seen:
@@ -65,7 +67,7 @@ def test_a_texture_is_the_right_way_up_on_the_side_that_it_was_unwrapped_for():
 
 def test_each_face_shows_its_slots_texture_and_sends_its_gradient_there():
     positions, faces, uvs = box()
-    views = cameras.orbit(1, elevation=0)                       # sees the side at -Y alone
+    views = cameras.orbit(1, elevation=0)  # sees the side at -Y alone
     front = torch.tensor(np.asarray(trimesh.creation.box((1, 1, 1)).face_normals))[:, 1] < -0.5
     charts = Charts.of(faces, uvs, front.int())
     green, red = torch.zeros(8, 8, 3), torch.zeros(4, 16, 3)
@@ -74,13 +76,13 @@ def test_each_face_shows_its_slots_texture_and_sends_its_gradient_there():
     seen = picture(positions, faces, Textured(charts, [Material(green), Material(red)]), views)
     assert (seen[0, 24, 24, 0] > 0.5) and seen[0, 24, 24, 1] < 0.1
     to_green, to_red = torch.autograd.grad(seen.sum(), [green, red], allow_unused=True)
-    assert to_green is None and to_red.abs().sum() > 0          # of a slot that no pixel shows nothing is drawn
+    assert to_green is None and to_red.abs().sum() > 0  # of a slot that no pixel shows nothing is drawn
 
 
 def test_seams_split_chart_vertices_and_nothing_else():
     positions, faces, uvs = box()
     normals = torch.tensor(np.asarray(trimesh.creation.box((1, 1, 1)).face_normals), dtype=torch.float32)
-    uvs = uvs + 2 * (normals @ torch.tensor([1.0, 2, 3]))[:, None, None]     # each side in a place of its own
+    uvs = uvs + 2 * (normals @ torch.tensor([1.0, 2, 3]))[:, None, None]  # each side in a place of its own
     charts = Charts.of(faces, uvs)
     assert len(charts.uvs) == 24 and torch.equal(charts.uvs[charts.faces.long()], uvs)
     assert (charts.sides == 1).all()
@@ -96,9 +98,12 @@ def test_a_normal_map_tilts_along_the_uvs(mirror):
     clip = cameras.orbit(1, elevation=0).clip(positions).contiguous()
     rast = cpu.rasterize(clip, faces, (32, 32))
     inside = rast[..., 3] > 0
-    normals = torch.tensor([0.0, -1, 0]).expand(1, 32, 32, 3)   # the front: u grows along +X, v along +Z
-    for tilt, expected in (((0.6, 0, 0.8), (0.6 * mirror, -0.8, 0)), ((0, 0.6, 0.8), (0, -0.8, 0.6)),
-                           ((0, 0, 1), (0, -1, 0))):
+    normals = torch.tensor([0.0, -1, 0]).expand(1, 32, 32, 3)  # the front: u grows along +X, v along +Z
+    for tilt, expected in (
+        ((0.6, 0, 0.8), (0.6 * mirror, -0.8, 0)),
+        ((0, 0.6, 0.8), (0, -0.8, 0.6)),
+        ((0, 0, 1), (0, -1, 0)),
+    ):
         colours = ((torch.tensor(tilt).float() + 1) / 2).expand(1, 32, 32, 3)
         bent = look.bend(normals, colours, cpu, positions, rast, faces)[inside]
         torch.testing.assert_close(bent, torch.tensor(expected).float().expand_as(bent), atol=1e-5, rtol=0)
@@ -116,8 +121,11 @@ def test_uvs_without_area_leave_the_normals_and_the_gradients_whole():
 
 def material(base, roughness, metallic, lights, normals, toward):
     shape = (*normals.shape[:-1], 1)
-    return srgb_to_linear(lights.shade_physically(
-        torch.full_like(normals, base), normals, toward, torch.full(shape, roughness), torch.full(shape, metallic)))
+    return srgb_to_linear(
+        lights.shade_physically(
+            torch.full_like(normals, base), normals, toward, torch.full(shape, roughness), torch.full(shape, metallic)
+        )
+    )
 
 
 def facing():
@@ -138,7 +146,7 @@ def test_an_even_environment_is_neither_lost_nor_made(roughness):
 
 def test_the_lobe_is_where_the_mirror_image_is_and_tightens_with_smoothness():
     normals, toward = facing()
-    lamp = torch.tensor([[math.sin(1.0), 0, math.cos(1.0)]])    # mirrored toward the camera where the tilt is 0.5
+    lamp = torch.tensor([[math.sin(1.0), 0, math.cos(1.0)]])  # mirrored toward the camera where the tilt is 0.5
     lights = Lights(lamp, torch.zeros(1), torch.full((1,), 0.05))
     peaks = []
     for roughness in (0.2, 0.4):
@@ -154,9 +162,9 @@ def test_the_lobes_height_is_that_of_ggx(roughness):
     lamp = torch.tensor([[math.sin(1.0), 0, math.cos(1.0)]])
     normals, toward = torch.tensor([[[math.sin(0.5), 0, math.cos(0.5)]]]), torch.tensor([[[0.0, 0, 1]]])
     lights = Lights(lamp, torch.zeros(1), torch.full((1,), 1e-3))
-    alpha, cosine = roughness ** 2, math.cos(0.5)
-    single = cosine / alpha ** 2 / (4 * (cosine * (1 - alpha / 2) + alpha / 2) ** 2)
-    whole = single / (1 - 0.55 * roughness)                     # Karis's fit for what one bounce gives back of white
+    alpha, cosine = roughness**2, math.cos(0.5)
+    single = cosine / alpha**2 / (4 * (cosine * (1 - alpha / 2) + alpha / 2) ** 2)
+    whole = single / (1 - 0.55 * roughness)  # Karis's fit for what one bounce gives back of white
     seen = float(material(1.0, roughness, 1.0, lights, normals, toward)[0, 0, 0])
     assert seen == pytest.approx(1e-3 * whole, rel=1e-3)
 
@@ -174,8 +182,9 @@ def test_the_skys_light_is_its_mean_over_the_hemisphere():
 
 def test_a_rough_dielectric_is_nearly_lambert():
     normals, toward = facing()
-    lights = Lights(torch.tensor([[0.0, 0, 1]]), torch.full((1,), 0.4), torch.full((1,), 0.4),
-                    torch.tensor([[0.5, 0.0, 0.3]]))
+    lights = Lights(
+        torch.tensor([[0.0, 0, 1]]), torch.full((1,), 0.4), torch.full((1,), 0.4), torch.tensor([[0.5, 0.0, 0.3]])
+    )
     lambert = srgb_to_linear(lights.shade(torch.full_like(normals, 0.5), normals))
     assert (material(0.5, 1.0, 0.0, lights, normals, toward) - lambert).abs().max() < 0.04
 
@@ -227,7 +236,7 @@ def test_normals_seen_head_on_point_at_the_camera(flat):
     views = cameras.orbit(3)
     seen = render_normals(cpu, positions, faces, views, torch.zeros(3, 3), 49, flat)
     torch.testing.assert_close(seen[:, 24, 24], torch.tensor([0.5, 0.5, 1.0]).expand(3, 3), atol=0.05, rtol=0)
-    assert (seen[:, 24, 34, 0] > 0.65).all() and (seen[:, 34, 24, 1] > 0.65).all()    # x to the right, y up
+    assert (seen[:, 24, 34, 0] > 0.65).all() and (seen[:, 34, 24, 1] > 0.65).all()  # x to the right, y up
 
 
 def test_flat_faces_have_one_shade_each():
@@ -235,8 +244,13 @@ def test_flat_faces_have_one_shade_each():
     views = cameras.orbit(1)
     seen = picture(positions, faces, torch.full_like(positions, 0.5), views, size=96, flat=True)
     rast = cpu.rasterize(views.clip(positions).contiguous(), faces, (96, 96))[0, ..., 3]
-    same = F.pad((rast[1:-1, 1:-1] == rast[1:-1, :-2]) & (rast[1:-1, 1:-1] == rast[1:-1, 2:])
-                 & (rast[1:-1, 1:-1] == rast[:-2, 1:-1]) & (rast[1:-1, 1:-1] == rast[2:, 1:-1]), (1, 1, 1, 1))
+    same = F.pad(
+        (rast[1:-1, 1:-1] == rast[1:-1, :-2])
+        & (rast[1:-1, 1:-1] == rast[1:-1, 2:])
+        & (rast[1:-1, 1:-1] == rast[:-2, 1:-1])
+        & (rast[1:-1, 1:-1] == rast[2:, 1:-1]),
+        (1, 1, 1, 1),
+    )
     for f in rast.unique()[1:]:
         shades = seen[0][same & (rast == f)]
         assert not len(shades) or (shades - shades[0]).abs().max() < 1e-5

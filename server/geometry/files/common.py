@@ -18,8 +18,8 @@ from PIL import Image
 
 from ..mesh import Mesh, linear_to_srgb
 
-Say = Callable[[str], None]                 # takes a note about what a reader left out or guessed: one sentence
-ROUGHNESS = 0.8                             # of a material without a map; its metallic is 0
+Say = Callable[[str], None]  # takes a note about what a reader left out or guessed: one sentence
+ROUGHNESS = 0.8  # of a material without a map; its metallic is 0
 
 
 def y_up(vectors: np.ndarray) -> np.ndarray:
@@ -88,13 +88,13 @@ def split_corners(faces: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np
 class Part:
     """One object of a file, placed in its scene."""
 
-    positions: np.ndarray                   # (V, 3)
-    faces: np.ndarray                       # (F, 3)
-    uvs: np.ndarray | None                  # (F, 3, 2)
-    colours: np.ndarray | None              # (V, 3) linear, in [0, 1]
-    slots: np.ndarray                       # (F,)
-    normals: np.ndarray | None = None       # (F, 3, 3)
-    more_uvs: tuple[np.ndarray, ...] = ()   # each (F, 3, 2)
+    positions: np.ndarray  # (V, 3)
+    faces: np.ndarray  # (F, 3)
+    uvs: np.ndarray | None  # (F, 3, 2)
+    colours: np.ndarray | None  # (V, 3) linear, in [0, 1]
+    slots: np.ndarray  # (F,)
+    normals: np.ndarray | None = None  # (F, 3, 3)
+    more_uvs: tuple[np.ndarray, ...] = ()  # each (F, 3, 2)
 
 
 def join(parts: list[Part]) -> Mesh:
@@ -110,22 +110,33 @@ def join(parts: list[Part]) -> Mesh:
     def corners(values: list[np.ndarray | None], width: int) -> np.ndarray | None:
         if all(each is None for each in values):
             return None
-        return np.concatenate([np.full((len(part.faces), 3, width), np.nan) if each is None else each
-                               for part, each in zip(parts, values)]).astype(np.float32)
+        return np.concatenate(
+            [
+                np.full((len(part.faces), 3, width), np.nan) if each is None else each
+                for part, each in zip(parts, values)
+            ]
+        ).astype(np.float32)
 
-    more = [corners([part.more_uvs[i] if i < len(part.more_uvs) else None for part in parts], 2)
-            for i in range(max(len(part.more_uvs) for part in parts))]
+    more = [
+        corners([part.more_uvs[i] if i < len(part.more_uvs) else None for part in parts], 2)
+        for i in range(max(len(part.more_uvs) for part in parts))
+    ]
     colours = None
     if any(part.colours is not None for part in parts):
-        linear = np.concatenate([np.ones((len(part.positions), 3)) if part.colours is None else part.colours
-                                 for part in parts])
+        linear = np.concatenate(
+            [np.ones((len(part.positions), 3)) if part.colours is None else part.colours for part in parts]
+        )
         colours = np.round(255 * linear_to_srgb(linear.clip(0, 1))).astype(np.uint8)
     slots = np.concatenate([part.slots for part in parts]).astype(np.int32)
-    return Mesh(np.concatenate([part.positions for part in parts]).astype(np.float32),
-                np.concatenate([part.faces + start for part, start in zip(parts, starts)]).astype(np.int32),
-                colours, corners([part.uvs for part in parts], 2), slots if slots.any() else None,
-                normals=corners([part.normals for part in parts], 3),
-                more_uvs=tuple(each for each in more if each is not None))
+    return Mesh(
+        np.concatenate([part.positions for part in parts]).astype(np.float32),
+        np.concatenate([part.faces + start for part, start in zip(parts, starts)]).astype(np.int32),
+        colours,
+        corners([part.uvs for part in parts], 2),
+        slots if slots.any() else None,
+        normals=corners([part.normals for part in parts], 3),
+        more_uvs=tuple(each for each in more if each is not None),
+    )
 
 
 def weld(mesh: Mesh) -> Mesh:
@@ -138,8 +149,12 @@ def weld(mesh: Mesh) -> Mesh:
     number = np.empty_like(order)
     number[order] = np.arange(len(order))
     kept = first[order]
-    return replace(mesh, positions=mesh.positions[kept], faces=number[inverse.reshape(-1)][mesh.faces].astype(np.int32),
-                   colours=None if mesh.colours is None else mesh.colours[kept])
+    return replace(
+        mesh,
+        positions=mesh.positions[kept],
+        faces=number[inverse.reshape(-1)][mesh.faces].astype(np.int32),
+        colours=None if mesh.colours is None else mesh.colours[kept],
+    )
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -207,7 +222,7 @@ def _entry(folder: Path, name: str, top: Path) -> Path | None:
         entries = os.listdir(folder)
         same = [name] if name in entries else sorted(entry for entry in entries if _folded(entry) == _folded(name))
         found = (folder / same[0]).resolve() if same else top
-    except (OSError, RuntimeError):             # no folder, or links in a ring
+    except (OSError, RuntimeError):  # no folder, or links in a ring
         return None
     return found if top in found.parents else None
 
@@ -216,8 +231,13 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
-         codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}      # UTF-32's first, which begin as UTF-16's
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}  # UTF-32's first, which begin as UTF-16's
 
 
 def decoded(content: bytes) -> str:

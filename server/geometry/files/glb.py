@@ -22,7 +22,7 @@ from .glb_reader import JSON, KINDS, MAGIC, WIDTHS, alpha, load, maps
 __all__ = ["load", "save"]
 
 _BINARY = 0x004E4942
-_ARRAY, _ELEMENTS = 34962, 34963            # what a buffer view is for
+_ARRAY, _ELEMENTS = 34962, 34963  # what a buffer view is for
 _PNG = b"\x89PNG"
 _SAMPLER = {"magFilter": 9729, "minFilter": 9987}
 
@@ -37,7 +37,7 @@ class _Writer:
     images: list[dict[str, Any]] = field(default_factory=list)
     samplers: list[dict[str, Any]] = field(default_factory=list)
     textures: list[dict[str, int]] = field(default_factory=list)
-    carried: dict[bytes, int] = field(default_factory=dict)     # the images of files that came with materials
+    carried: dict[bytes, int] = field(default_factory=dict)  # the images of files that came with materials
 
     def view(self, content: bytes, **more: Any) -> int:
         self.data += bytes(-len(self.data) % 4)
@@ -50,8 +50,10 @@ class _Writer:
         width = 1 if values.ndim == 1 else values.shape[1]
         name = next(name for name, columns in WIDTHS.items() if columns == width)
         content = np.ascontiguousarray(values, KINDS[kind]).tobytes()
-        self.accessors.append({"bufferView": self.view(content, target=target), "componentType": kind,
-                               "count": len(values), "type": name} | more)
+        self.accessors.append(
+            {"bufferView": self.view(content, target=target), "componentType": kind, "count": len(values), "type": name}
+            | more
+        )
         return len(self.accessors) - 1
 
     def picture(self, values: np.ndarray, sampler: dict[str, Any]) -> dict[str, int]:
@@ -97,8 +99,9 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
             source, faces = np.unique(mesh.faces[own], return_inverse=True)
             faces, values = faces.reshape(-1, 3), {}
         places = y_up(mesh.positions[source])
-        attributes = {"POSITION": writer.array(places, 5126, min=places.min(axis=0).tolist(),
-                                               max=places.max(axis=0).tolist())}
+        attributes = {
+            "POSITION": writer.array(places, 5126, min=places.min(axis=0).tolist(), max=places.max(axis=0).tolist())
+        }
         normals = values.pop("NORMAL", None) if smooth is None else smooth[source]
         if normals is not None:
             attributes["NORMAL"] = writer.array(y_up(normals), 5126)
@@ -108,14 +111,25 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
             linear = np.ones((len(source), 4))
             linear[:, :3] = srgb_to_linear(mesh.colours[source] / 255)
             attributes["COLOR_0"] = writer.array(np.round(65535 * linear), 5123, normalized=True)
-        primitives.append({"attributes": attributes, "material": len(materials),
-                           "indices": writer.array(faces.reshape(-1), 5125, _ELEMENTS)})
+        primitives.append(
+            {
+                "attributes": attributes,
+                "material": len(materials),
+                "indices": writer.array(faces.reshape(-1), 5125, _ELEMENTS),
+            }
+        )
         materials.append(material)
     document: dict[str, Any] = {
-        "asset": {"version": "2.0", "generator": "msd_blender"}, "scene": 0, "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "name": path.stem}], "meshes": [{"name": path.stem, "primitives": primitives}],
-        "materials": materials, "accessors": writer.accessors, "bufferViews": writer.views,
-        "buffers": [{"byteLength": len(writer.data)}]}
+        "asset": {"version": "2.0", "generator": "msd_blender"},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0, "name": path.stem}],
+        "meshes": [{"name": path.stem, "primitives": primitives}],
+        "materials": materials,
+        "accessors": writer.accessors,
+        "bufferViews": writer.views,
+        "buffers": [{"byteLength": len(writer.data)}],
+    }
     if writer.images:
         document |= {"images": writer.images, "samplers": writer.samplers, "textures": writer.textures}
         if not writer.samplers:
@@ -130,9 +144,17 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
     binary = bytes(writer.data) + bytes(-len(writer.data) % 4)
-    path.write_bytes(b"".join((
-        struct.pack("<III", MAGIC, 2, 28 + len(text) + len(binary)),
-        struct.pack("<II", len(text), JSON), text, struct.pack("<II", len(binary), _BINARY), binary)))
+    path.write_bytes(
+        b"".join(
+            (
+                struct.pack("<III", MAGIC, 2, 28 + len(text) + len(binary)),
+                struct.pack("<II", len(text), JSON),
+                text,
+                struct.pack("<II", len(binary), _BINARY),
+                binary,
+            )
+        )
+    )
     return [path]
 
 
@@ -155,9 +177,15 @@ def _material(writer: _Writer, mesh: Mesh, slot: int) -> tuple[dict[str, Any], b
     """
     pictures = {kind: mesh.textures.get(f"{kind}.{slot}") for kind in TEXTURES}
     own = mesh.materials.get(slot)
-    material: dict[str, Any] = {
-        "name": f"slot {slot}", "pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": ROUGHNESS},
-        "doubleSided": True} if own is None else copy.deepcopy(own.gltf)
+    material: dict[str, Any] = (
+        {
+            "name": f"slot {slot}",
+            "pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": ROUGHNESS},
+            "doubleSided": True,
+        }
+        if own is None
+        else copy.deepcopy(own.gltf)
+    )
     surface: dict[str, Any] = material.setdefault("pbrMetallicRoughness", {})
     parents = {kind: material if kind == "normal" else surface for kind in TEXTURES}
     own = own or Material(copy.deepcopy(material))
@@ -178,8 +206,10 @@ def _material(writer: _Writer, mesh: Mesh, slot: int) -> tuple[dict[str, Any], b
     if "texture" in new and base is not None:
         put("texture", with_alpha(base, own))
     if {"roughness", "metallic"} & new:
-        channels = [own.constants()[kind] if (picture := pictures[kind]) is None else picture
-                    for kind in ("roughness", "metallic")]
+        channels = [
+            own.constants()[kind] if (picture := pictures[kind]) is None else picture
+            for kind in ("roughness", "metallic")
+        ]
         height, width = np.max([each.shape for each in channels], axis=0)
         packed = np.zeros((height, width, 3), np.uint8)
         packed[..., 1], packed[..., 2] = (sized(each, height, width) for each in channels)

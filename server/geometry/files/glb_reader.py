@@ -35,14 +35,22 @@ _TRANSFORM, _INSTANCES, _LIGHTS = "KHR_texture_transform", "EXT_mesh_gpu_instanc
 _PICTURES = ("EXT_texture_webp", "EXT_texture_avif")
 _READ = {_TRANSFORM, _INSTANCES, _LIGHTS, "KHR_mesh_quantization", *_PICTURES}
 # A mesh at rest can do without these, even if its file requires them; that is said.
-_SPARED = {"KHR_materials_variants", "KHR_animation_pointer", "KHR_xmp_json_ld", "EXT_lights_image_based",
-           "EXT_lights_ies"}
+_SPARED = {
+    "KHR_materials_variants",
+    "KHR_animation_pointer",
+    "KHR_xmp_json_ld",
+    "EXT_lights_image_based",
+    "EXT_lights_ies",
+}
 _DRACO, _MESHOPT, _BASISU = "KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_texture_basisu"
-_REFUSED = {_DRACO: "export it without compression", _MESHOPT: "export it without compression",
-            "KHR_meshopt_compression": "export it without compression",
-            _BASISU: "export it with PNG or JPEG pictures"}
-_COPIES = 1 << 16                           # of one object
-_MOST = 1 << 25                             # values of an accessor without bytes of its own
+_REFUSED = {
+    _DRACO: "export it without compression",
+    _MESHOPT: "export it without compression",
+    "KHR_meshopt_compression": "export it without compression",
+    _BASISU: "export it with PNG or JPEG pictures",
+}
+_COPIES = 1 << 16  # of one object
+_MOST = 1 << 25  # values of an accessor without bytes of its own
 
 
 class Refused(ValueError):
@@ -54,7 +62,7 @@ class _Map:
     """A UV map that a material uses: which of the vertices', and how it is transformed."""
 
     number: int
-    transform: tuple[float, ...] = (0, 0, 0, 1, 1)      # offset, rotation, scale
+    transform: tuple[float, ...] = (0, 0, 0, 1, 1)  # offset, rotation, scale
 
     def uvs(self, values: np.ndarray) -> np.ndarray:
         """(V, 2), origin bottom left, of the file's (V, 2), which has its origin at the top."""
@@ -71,8 +79,8 @@ class _Shape:
     """A mesh's place in the scene."""
 
     mesh: int
-    matrix: np.ndarray                      # (4, 4)
-    joints: np.ndarray | None = None        # (J, 4, 4)
+    matrix: np.ndarray  # (4, 4)
+    joints: np.ndarray | None = None  # (J, 4, 4)
     weights: list[float] = field(default_factory=list)
 
 
@@ -93,7 +101,7 @@ class _Reader:
             length, kind = struct.unpack_from("<II", content, 12)
             if kind != JSON:
                 raise Refused(f"{path.name} is damaged: export it again.")
-            text, self.binary = content[20:20 + length], content[28 + length:]
+            text, self.binary = content[20 : 20 + length], content[28 + length :]
         try:
             self.document = json.loads(text.decode("utf-8-sig"))
         except (ValueError, RecursionError):
@@ -102,8 +110,11 @@ class _Reader:
             raise Refused(f"{path.name} is damaged: export it again.")
         if not str(self.document.get("asset", {}).get("version", "2.0")).startswith("2."):
             raise Refused(f"{path.name} is of an old version of glTF: export it as glTF 2.0.")
-        needs = [each for each in map(str, self.document.get("extensionsRequired", []))
-                 if not _kept(each) and each not in _SPARED]
+        needs = [
+            each
+            for each in map(str, self.document.get("extensionsRequired", []))
+            if not _kept(each) and each not in _SPARED
+        ]
         for extension in sorted(needs, key=lambda each: each not in _REFUSED):
             self.refuse(extension)
 
@@ -140,7 +151,7 @@ class _Reader:
         """(its bytes, its stride or 0)."""
         view = self.get("bufferViews", index)
         start = view.get("byteOffset", 0)
-        content = self.buffer(view["buffer"])[start:start + view["byteLength"]]
+        content = self.buffer(view["buffer"])[start : start + view["byteLength"]]
         if start < 0 or len(content) != view["byteLength"]:
             raise Refused(f"{self.path.name} is shorter than it says: export it again.")
         return content, view.get("byteStride", 0)
@@ -206,8 +217,10 @@ class _Reader:
             self.say(f"{str(error).rstrip('.')}; its picture is left out.")
             return None
         except (ValueError, OSError, SyntaxError, Image.DecompressionBombError):
-            self.say(f"The picture {name or source} of {self.path.name} cannot be read and is left out: save it as PNG "
-                     "or JPEG.")
+            self.say(
+                f"The picture {name or source} of {self.path.name} cannot be read and is left out: save it as PNG "
+                "or JPEG."
+            )
             return None
         sampler = self.get("samplers", texture["sampler"]) if "sampler" in texture else {}
         return content, sampler
@@ -221,22 +234,26 @@ class _Reader:
         surface = values.get("pbrMetallicRoughness", {})
         places = list(textures(values))
         first = [(surface, "baseColorTexture"), (surface, "metallicRoughnessTexture"), (values, "normalTexture")]
-        places.sort(key=lambda place: next((i for i, (parent, key) in enumerate(first)
-                                            if parent is place[0] and key == place[1]), len(first)))
+        places.sort(
+            key=lambda place: next(
+                (i for i, (parent, key) in enumerate(first) if parent is place[0] and key == place[1]), len(first)
+            )
+        )
         pictures: list[tuple[bytes, dict[str, Any]]] = []
         maps: list[_Map] = []
         for parent, key in places:
             info = parent[key]
             used, opened = _map(info), self.opened(info["index"])
             if opened is not None and used.number not in sets:
-                self.say(f"The {key} of the material {name!r} is left out, because its faces have no UV map "
-                         f"{used.number}.")
+                self.say(
+                    f"The {key} of the material {name!r} is left out, because its faces have no UV map {used.number}."
+                )
                 opened = None
             if opened is None:
                 del parent[key]
                 continue
             if not maps and not any(parent is each[0] and key == each[1] for each in first) and 0 in sets:
-                maps.append(_Map(0))        # base colour is painted on it
+                maps.append(_Map(0))  # base colour is painted on it
             if used not in maps:
                 maps.append(used)
             if opened not in pictures:
@@ -252,11 +269,16 @@ class _Reader:
         if old is None:
             return
         surface = {"metallicFactor": 0, "roughnessFactor": 1 - old.get("glossinessFactor", 1)}
-        values["pbrMetallicRoughness"] = surface | {new: old[key] for key, new in (
-            ("diffuseTexture", "baseColorTexture"), ("diffuseFactor", "baseColorFactor")) if key in old}
+        values["pbrMetallicRoughness"] = surface | {
+            new: old[key]
+            for key, new in (("diffuseTexture", "baseColorTexture"), ("diffuseFactor", "baseColorFactor"))
+            if key in old
+        }
         if "specularGlossinessTexture" in old or "specularFactor" in old:
-            self.say(f"The material {name!r} is one of specular and glossiness, which glTF has given up: its specular "
-                     "colours and its picture of glossiness are left out.")
+            self.say(
+                f"The material {name!r} is one of specular and glossiness, which glTF has given up: its specular "
+                "colours and its picture of glossiness are left out."
+            )
 
     # The scene
 
@@ -271,7 +293,7 @@ class _Reader:
         todo = [(root, np.eye(4)) for root in roots]
         worlds: dict[int, np.ndarray] = {}
         shown: list[int] = []
-        for index, matrix in todo:          # which grows
+        for index, matrix in todo:  # which grows
             if index in worlds:
                 raise Refused(f"{self.path.name} has an object inside itself or twice: export it again.")
             node = self.get("nodes", index)
@@ -280,7 +302,7 @@ class _Reader:
                 shown.append(index)
             todo += [(child, worlds[index]) for child in node.get("children", [])]
 
-        def world(index: int) -> np.ndarray:        # of a joint, which may be outside of the scene
+        def world(index: int) -> np.ndarray:  # of a joint, which may be outside of the scene
             chain = [index]
             while chain[-1] not in worlds and chain[-1] in above and len(chain) <= len(nodes):
                 chain.append(above[chain[-1]])
@@ -308,8 +330,11 @@ class _Reader:
     def _instances(self, node: dict[str, Any]) -> list[np.ndarray]:
         """(4, 4) of each copy of a node's mesh, in the node's own axes."""
         given = node.get("extensions", {}).get(_INSTANCES, {}).get("attributes", {})
-        rows = {key.lower(): self.array(given[key]).astype(float) for key in ("TRANSLATION", "ROTATION", "SCALE")
-                if key in given}
+        rows = {
+            key.lower(): self.array(given[key]).astype(float)
+            for key in ("TRANSLATION", "ROTATION", "SCALE")
+            if key in given
+        }
         if not rows:
             return [np.eye(4)]
         count = max(map(len, rows.values()))
@@ -320,8 +345,9 @@ class _Reader:
     def parts(self) -> tuple[list[Part], dict[int, Material]]:
         """The scene's triangles, and the material of each slot that has one."""
         shapes = self.shapes()
-        primitives = [(shape, primitive) for shape in shapes
-                      for primitive in self.get("meshes", shape.mesh)["primitives"]]
+        primitives = [
+            (shape, primitive) for shape in shapes for primitive in self.get("meshes", shape.mesh)["primitives"]
+        ]
         sets: dict[int, set[int]] = {}
         for _, primitive in primitives:
             sets.setdefault(primitive.get("material", -1), set()).update(_uv_sets(primitive))
@@ -348,53 +374,71 @@ class _Reader:
             parts.append(part)
             if primitive.get("targets"):
                 shape_keys.add(shape.mesh)
-            others |= {name for name in primitive["attributes"].keys() - {"POSITION", "NORMAL", "COLOR_0"}
-                       if not name.startswith(("TEXCOORD_", "JOINTS_", "WEIGHTS_"))
-                       and (name != "TANGENT" or "normalTexture" in own.gltf)}      # nothing else looks at it
+            others |= {
+                name
+                for name in primitive["attributes"].keys() - {"POSITION", "NORMAL", "COLOR_0"}
+                if not name.startswith(("TEXCOORD_", "JOINTS_", "WEIGHTS_"))
+                and (name != "TANGENT" or "normalTexture" in own.gltf)
+            }  # nothing else looks at it
             self._say_wraps(part, own)
         if loose:
-            self.say(f"{self.path.name} has {loose:,} primitives of points or lines, which are left out: only faces "
-                     "have a surface.")
+            self.say(
+                f"{self.path.name} has {loose:,} primitives of points or lines, which are left out: only faces "
+                "have a surface."
+            )
         if others:
             self.say(f"{self.path.name} has values of vertices that are left out: {', '.join(sorted(others))}.")
         self._say_rest(shapes, shape_keys, set(found))
         return self._coloured(parts, materials), materials
 
-    def _part(self, shape: _Shape, primitive: dict[str, Any], maps: list[_Map], slot: int,
-              blended: bool) -> Part:
+    def _part(self, shape: _Shape, primitive: dict[str, Any], maps: list[_Map], slot: int, blended: bool) -> Part:
         attributes = primitive["attributes"]
         if _DRACO in primitive.get("extensions", {}) and "bufferView" not in self.get(
-                "accessors", attributes["POSITION"]):
+            "accessors", attributes["POSITION"]
+        ):
             self.refuse(_DRACO)
         places = self._morphed(shape, primitive, "POSITION")
-        corners = self.array(primitive["indices"])[:, 0].astype(np.int64) if "indices" in primitive \
+        corners = (
+            self.array(primitive["indices"])[:, 0].astype(np.int64)
+            if "indices" in primitive
             else np.arange(len(places))
+        )
         faces = _faces(corners, primitive.get("mode", _TRIANGLES))
         matrix = shape.matrix
         normals = self._morphed(shape, primitive, "NORMAL") if "NORMAL" in attributes else None
         if shape.joints is not None and "JOINTS_0" in attributes:
             matrix = self._skin(attributes, shape.joints)
-        places = _times(matrix, places) + matrix[..., :3, 3] if matrix.ndim == 3 \
+        places = (
+            _times(matrix, places) + matrix[..., :3, 3]
+            if matrix.ndim == 3
             else places @ matrix[:3, :3].T + matrix[:3, 3]
+        )
         if np.mean(np.linalg.det(matrix[..., :3, :3])) < 0:
-            faces = faces[:, ::-1]          # a mirrored object
+            faces = faces[:, ::-1]  # a mirrored object
         if normals is not None:
             normals = z_up(turned(normals, matrix))[faces]
         sets = sorted(_uv_sets(primitive))
         maps = maps or [_Map(number) for number in sets[:1]]
         maps = maps + [_Map(number) for number in sets if number not in {each.number for each in maps}]
-        uvs = [each.uvs(self.of_vertices(attributes, f"TEXCOORD_{each.number}"))[faces] if each.number in sets else None
-               for each in maps]
+        uvs = [
+            each.uvs(self.of_vertices(attributes, f"TEXCOORD_{each.number}"))[faces] if each.number in sets else None
+            for each in maps
+        ]
         colours = self.of_vertices(attributes, "COLOR_0") if "COLOR_0" in attributes else None
         if colours is not None and colours.dtype.kind == "u":
             colours = colours / np.iinfo(colours.dtype).max
         if blended and colours is not None and colours.shape[1] > 3 and (colours[:, 3] < 1).any():
             self.say(f"{self.path.name} has vertex colours with transparency, which is left out.")
         nowhere = np.full((len(faces), 3, 2), np.nan)
-        return Part(z_up(places), faces, uvs[0] if uvs else None, None if colours is None else colours[:, :3],
-                    np.full(len(faces), slot),
-                    np.full((len(faces), 3, 3), np.nan) if normals is None else normals,
-                    tuple(nowhere if each is None else each for each in uvs[1:]))
+        return Part(
+            z_up(places),
+            faces,
+            uvs[0] if uvs else None,
+            None if colours is None else colours[:, :3],
+            np.full(len(faces), slot),
+            np.full((len(faces), 3, 3), np.nan) if normals is None else normals,
+            tuple(nowhere if each is None else each for each in uvs[1:]),
+        )
 
     def _morphed(self, shape: _Shape, primitive: dict[str, Any], name: str) -> np.ndarray:
         values = self.of_vertices(primitive["attributes"], name).astype(np.float64)
@@ -423,8 +467,11 @@ class _Reader:
         a slot without a picture shows."""
         coloured = [part for part in parts if part.colours is not None]
         pictured = {slot for slot, material in materials.items() if "baseColorTexture" in material.surface}
-        if all((np.asarray(part.colours) == 1).all() and int(part.slots[0]) in pictured for part in coloured
-               if len(part.slots)):
+        if all(
+            (np.asarray(part.colours) == 1).all() and int(part.slots[0]) in pictured
+            for part in coloured
+            if len(part.slots)
+        ):
             return [replace(part, colours=None) for part in parts]
         made = []
         for part in parts:
@@ -447,18 +494,27 @@ class _Reader:
             return
         sampler = material.pictures[info["index"]][1]
         if any(sampler.get(key, _REPEAT) != _REPEAT for key in ("wrapS", "wrapT")) and beyond(part.uvs).any():
-            self.say(f"The picture of the material {material.name!r} is clamped or mirrored beyond its edge, where "
-                     "some of its UVs lie: they are painted as if it was repeated.")
+            self.say(
+                f"The picture of the material {material.name!r} is clamped or mirrored beyond its edge, where "
+                "some of its UVs lie: they are painted as if it was repeated."
+            )
 
     def _say_rest(self, shapes: list[_Shape], shape_keys: set[int], materials: set[int]) -> None:
         document = self.document
-        targets = sum(max(len(primitive.get("targets", [])) for primitive in self.get("meshes", mesh)["primitives"])
-                      for mesh in shape_keys)
+        targets = sum(
+            max(len(primitive.get("targets", [])) for primitive in self.get("meshes", mesh)["primitives"])
+            for mesh in shape_keys
+        )
         lights = document.get("extensions", {}).get(_LIGHTS, {}).get("lights", [])
-        counts = {"skin": len(document.get("skins", [])), "shape key": targets,
-                  "animation": len(document.get("animations", [])), "camera": len(document.get("cameras", [])),
-                  "light": len(lights), "other scene": max(len(document.get("scenes", [])) - 1, 0),
-                  "unused material": len(document.get("materials", [])) - len(materials)}
+        counts = {
+            "skin": len(document.get("skins", [])),
+            "shape key": targets,
+            "animation": len(document.get("animations", [])),
+            "camera": len(document.get("cameras", [])),
+            "light": len(lights),
+            "other scene": max(len(document.get("scenes", [])) - 1, 0),
+            "unused material": len(document.get("materials", [])) - len(materials),
+        }
         left = [f"{count:,} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if count > 0]
         if left:
             self.say(f"{self.path.name} is taken as it stands, and left out are {', '.join(left)}.")
@@ -484,8 +540,11 @@ def load(path: Path, say: Say) -> Mesh:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError, struct.error):
         raise reader.damaged() from None
-    return replace(mesh, materials=materials, textures={
-        f"{kind}.{slot}": values for slot, found in kinds.items() for kind, values in found.items()})
+    return replace(
+        mesh,
+        materials=materials,
+        textures={f"{kind}.{slot}": values for slot, found in kinds.items() for kind, values in found.items()},
+    )
 
 
 def maps(material: Material) -> dict[str, np.ndarray]:
@@ -552,13 +611,16 @@ def _map(info: dict[str, Any]) -> _Map:
 def _faces(corners: np.ndarray, mode: int) -> np.ndarray:
     """(F, 3) of the corners of triangles, of a strip or of a fan."""
     if mode == _TRIANGLES:
-        return corners[:len(corners) // 3 * 3].reshape(-1, 3)
+        return corners[: len(corners) // 3 * 3].reshape(-1, 3)
     step = np.arange(max(len(corners) - 2, 0))
-    order = np.stack([step, step + 1 + step % 2, step + 2 - step % 2], axis=1) if mode == _STRIP \
+    order = (
+        np.stack([step, step + 1 + step % 2, step + 2 - step % 2], axis=1)
+        if mode == _STRIP
         else np.stack([step + 1, step + 2, np.zeros_like(step)], axis=1)
+    )
     faces = corners[order]
     a, b, c = faces.T
-    return faces[(a != b) & (b != c) & (c != a)]        # which join strips
+    return faces[(a != b) & (b != c) & (c != a)]  # which join strips
 
 
 def _times(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -570,9 +632,13 @@ def _matrix(node: dict[str, Any]) -> np.ndarray:
     if "matrix" in node:
         return np.array(node["matrix"], float).reshape(4, 4).T
     x, y, z, w = node.get("rotation", (0, 0, 0, 1))
-    turn = np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-                     [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-                     [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]])
+    turn = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
     matrix = np.eye(4)
     matrix[:3, :3] = turn * np.array(node.get("scale", (1, 1, 1)), float)
     matrix[:3, 3] = node.get("translation", (0, 0, 0))

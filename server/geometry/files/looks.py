@@ -25,9 +25,9 @@ class Look:
     """What a material is where it has no picture; colours are linear."""
 
     name: str = ""
-    base: tuple[float, ...] | None = None       # None: nothing says it
+    base: tuple[float, ...] | None = None  # None: nothing says it
     alpha: float = 1.0
-    cutoff: float = 0.0                         # what has less alpha is cut off; 0: alpha is blended
+    cutoff: float = 0.0  # what has less alpha is cut off; 0: alpha is blended
     roughness: float = ROUGHNESS
     metallic: float = 0.0
     emission: tuple[float, ...] = (0, 0, 0)
@@ -85,11 +85,14 @@ def dressed(mesh: Mesh, looks: Mapping[int, Look], over: Collection[int], name: 
             continue
         look = looks[slot]
         if slot in pictured:
-            if look.base is not None and len(set(look.base)) > 1:       # exporters leave grays there
+            if look.base is not None and len(set(look.base)) > 1:  # exporters leave grays there
                 say(f"{name} tints the picture of the material {look.name!r}, which is not followed: bake it.")
             look = replace(look, base=None)
-        own = {kind: textures.pop(f"{kind}.{slot}") for kind in ("alpha", "emission", "occlusion")
-               if f"{kind}.{slot}" in textures and mesh.uvs is not None}
+        own = {
+            kind: textures.pop(f"{kind}.{slot}")
+            for kind in ("alpha", "emission", "occlusion")
+            if f"{kind}.{slot}" in textures and mesh.uvs is not None
+        }
         if "alpha" in own:
             colour = to_byte(np.array(look.base or (1, 1, 1), float))
             base = textures.get(f"texture.{slot}", colour[None, None])
@@ -100,8 +103,9 @@ def dressed(mesh: Mesh, looks: Mapping[int, Look], over: Collection[int], name: 
     return replace(mesh, textures=textures, materials=materials)
 
 
-def _coloured(mesh: Mesh, looks: Mapping[int, Look], pictured: set[int], over: set[int], name: str,
-              say: Say) -> tuple[Mesh, Mapping[int, Look]]:
+def _coloured(
+    mesh: Mesh, looks: Mapping[int, Look], pictured: set[int], over: set[int], name: str, say: Say
+) -> tuple[Mesh, Mapping[int, Look]]:
     """The colours and looks such that each vertex and slot shows the one that counts."""
     assert mesh.colours is not None
     colours = mesh.colours.copy()
@@ -116,7 +120,7 @@ def _coloured(mesh: Mesh, looks: Mapping[int, Look], pictured: set[int], over: s
         say(f"{name} has vertex colours, which count before the colours of its materials.")
     shown = {slot: look if slot in pictured else replace(look, base=None) for slot, look in looks.items()}
     bare = np.isin(mesh.face_slots, list((pictured | over) & looks.keys()))
-    if bare.all():                              # nothing shows them
+    if bare.all():  # nothing shows them
         return replace(mesh, colours=None), looks
     return replace(mesh, colours=colours), shown
 
@@ -130,9 +134,13 @@ def look(mesh: Mesh, slot: int) -> tuple[Look, dict[str, np.ndarray]]:
     gltf, surface = material.gltf, material.surface
     *base, opaque = material.base_factor.tolist()
     shown = "texture" not in pictures and mesh.colours is None
-    made = Look(material.name or f"slot_{slot}", tuple(base) if shown else None,
-                roughness=surface.get("roughnessFactor", 1), metallic=surface.get("metallicFactor", 1),
-                double_sided=bool(gltf.get("doubleSided", False)))
+    made = Look(
+        material.name or f"slot_{slot}",
+        tuple(base) if shown else None,
+        roughness=surface.get("roughnessFactor", 1),
+        metallic=surface.get("metallicFactor", 1),
+        double_sided=bool(gltf.get("doubleSided", False)),
+    )
     mode = gltf.get("alphaMode", "OPAQUE")
     made.cutoff = float(gltf.get("alphaCutoff", 0.5)) if mode == "MASK" else 0.0
     if mode == "BLEND" or made.cutoff > 0:
@@ -176,8 +184,10 @@ def _features(mesh: Mesh) -> dict[str, bool]:
     gltfs = [material.gltf for material in own.values()]
     samplers = [sampler for material in own.values() for _, sampler in material.pictures]
     tints = mesh.colours is not None and any(
-        (mesh.colours[mesh.faces[mesh.face_slots == slot]] < 255).any() for slot in used
-        if {"texture", "alpha"} & looks[slot][1].keys())
+        (mesh.colours[mesh.faces[mesh.face_slots == slot]] < 255).any()
+        for slot in used
+        if {"texture", "alpha"} & looks[slot][1].keys()
+    )
     sides = {found.double_sided for found, _ in looks.values()}
     return {
         "several materials": len(used) > 1,
@@ -187,7 +197,8 @@ def _features(mesh: Mesh) -> dict[str, bool]:
         "pictures": any(pictures for _, pictures in looks.values()),
         "pictures on further UV maps": any(_elsewhere(gltf) for gltf in gltfs),
         "the clamping or mirroring of pictures": any(
-            sampler.get(wrap, 10497) != 10497 for sampler in samplers for wrap in ("wrapS", "wrapT")),
+            sampler.get(wrap, 10497) != 10497 for sampler in samplers for wrap in ("wrapS", "wrapT")
+        ),
         "vertex colours over pictures": tints,
         "names of materials": any(names),
         "roughness and metallic": bool(own),

@@ -19,11 +19,25 @@ from .pictures import Picture, textured
 from .polygons import triangulate
 
 # Our kind of picture -> MTL's statement and how to read it.
-MAPS = {"texture": ("map_Kd", "RGB"), "roughness": ("map_Pr", "L"), "metallic": ("map_Pm", "L"),
-        "normal": ("map_Bump", "RGB"), "alpha": ("map_d", "A"), "emission": ("map_Ke", "RGB")}
-LOST = ("further UV maps", "pictures on further UV maps", "the clamping or mirroring of pictures",
-        "vertex colours over pictures", "where alpha is cut off", "occlusion",
-        "which sides are shown", "extensions of materials", "extras")
+MAPS = {
+    "texture": ("map_Kd", "RGB"),
+    "roughness": ("map_Pr", "L"),
+    "metallic": ("map_Pm", "L"),
+    "normal": ("map_Bump", "RGB"),
+    "alpha": ("map_d", "A"),
+    "emission": ("map_Ke", "RGB"),
+}
+LOST = (
+    "further UV maps",
+    "pictures on further UV maps",
+    "the clamping or mirroring of pictures",
+    "vertex colours over pictures",
+    "where alpha is cut off",
+    "occlusion",
+    "which sides are shown",
+    "extensions of materials",
+    "extras",
+)
 
 
 def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
@@ -35,13 +49,15 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
     if mesh.colours is None:
         lines += [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z in places.tolist()]
     else:
-        lines += [f"v {x:.9g} {y:.9g} {z:.9g} {r:.4f} {g:.4f} {b:.4f}" for (x, y, z), (r, g, b)
-                  in zip(places.tolist(), (mesh.colours / 255).tolist())]
-    index = np.zeros((len(mesh.faces), 3, 3), np.int64)         # vertex, UV, normal of each corner, from 1
+        lines += [
+            f"v {x:.9g} {y:.9g} {z:.9g} {r:.4f} {g:.4f} {b:.4f}"
+            for (x, y, z), (r, g, b) in zip(places.tolist(), (mesh.colours / 255).tolist())
+        ]
+    index = np.zeros((len(mesh.faces), 3, 3), np.int64)  # vertex, UV, normal of each corner, from 1
     index[..., 0] = mesh.faces + 1
     if mesh.uvs is not None:
         uvs, number = np.unique(mesh.uvs.reshape(-1, 2), axis=0, return_inverse=True)
-        lines += [f"vt {u:.9g} {v:.9g}" for u, v in uvs[np.isfinite(uvs).all(axis=1)].tolist()]     # others are last
+        lines += [f"vt {u:.9g} {v:.9g}" for u, v in uvs[np.isfinite(uvs).all(axis=1)].tolist()]  # others are last
         index[..., 1] = np.where(np.isfinite(mesh.uvs).all(axis=2), number.reshape(-1, 3) + 1, 0)
     if not flat:
         normals, index[..., 2] = _unique_normals(mesh)
@@ -61,8 +77,13 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
 
     written, materials = [path, library], []
     for slot, (found, pictures) in looks.items():
-        materials += [f"newmtl {names[slot]}", "Kd {:.9g} {:.9g} {:.9g}".format(*found.base or (1, 1, 1)),
-                      f"d {found.alpha:.9g}", f"Pr {found.roughness:.9g}", f"Pm {found.metallic:.9g}"]
+        materials += [
+            f"newmtl {names[slot]}",
+            "Kd {:.9g} {:.9g} {:.9g}".format(*found.base or (1, 1, 1)),
+            f"d {found.alpha:.9g}",
+            f"Pr {found.roughness:.9g}",
+            f"Pm {found.metallic:.9g}",
+        ]
         if any(found.emission):
             materials.append("Ke {:.9g} {:.9g} {:.9g}".format(*found.emission))
         for kind, values in pictures.items():
@@ -91,18 +112,24 @@ class _Shape:
     normals: list[list[float]] = field(default_factory=list)
     corners: list[tuple[int, int, int]] = field(default_factory=list)  # (vertex, UV, normal), -1 for none
     counts: list[int] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)                   # the line of each polygon
-    groups: list[int] = field(default_factory=list)                 # of smoothing: 0 flat, -1 not said
-    materials: list[int] = field(default_factory=list)              # of each polygon
-    smooth: dict[str, int] = field(default_factory=dict)            # the groups' names
-    names: dict[str, int] = field(default_factory=dict)             # of materials, by their first polygon
-    objects: set[tuple[str, str]] = field(default_factory=set)      # (object, group) of the polygons
+    rows: list[int] = field(default_factory=list)  # the line of each polygon
+    groups: list[int] = field(default_factory=list)  # of smoothing: 0 flat, -1 not said
+    materials: list[int] = field(default_factory=list)  # of each polygon
+    smooth: dict[str, int] = field(default_factory=dict)  # the groups' names
+    names: dict[str, int] = field(default_factory=dict)  # of materials, by their first polygon
+    objects: set[tuple[str, str]] = field(default_factory=set)  # (object, group) of the polygons
     libraries: list[str] = field(default_factory=list)
-    left: Counter[str] = field(default_factory=Counter)             # what has no place in a mesh
+    left: Counter[str] = field(default_factory=Counter)  # what has no place in a mesh
 
 
-LEFT = {"p": "points", "l": "lines", "curv": "curves", "curv2": "curves", "surf": "curved surfaces",
-        "call": "other files"}
+LEFT = {
+    "p": "points",
+    "l": "lines",
+    "curv": "curves",
+    "curv2": "curves",
+    "surf": "curved surfaces",
+    "call": "other files",
+}
 
 
 def load(path: Path, say: Say) -> Mesh:
@@ -115,8 +142,10 @@ def load(path: Path, say: Say) -> Mesh:
     index, counts = np.array(shape.corners, np.int64), np.array(shape.counts)
     if (missing := np.flatnonzero(index[:, 0] >= len(shape.places))).size:
         polygon = int(np.searchsorted(np.cumsum(counts), missing[0], "right"))
-        raise ValueError(f"{path.name} is damaged in line {shape.rows[polygon]}, whose face has a corner that is not "
-                         "there: export it again.")
+        raise ValueError(
+            f"{path.name} is damaged in line {shape.rows[polygon]}, whose face has a corner that is not "
+            "there: export it again."
+        )
     places = np.array([place[:3] for place in shape.places])
     triangles, polygons = triangulate(places[index[:, 0]], counts, path.name, say)
     materials = np.array(shape.materials, np.int32)[polygons]
@@ -125,8 +154,14 @@ def load(path: Path, say: Say) -> Mesh:
     uvs = _listed(shape.uvs, 2, index[:, 1], "UVs", path, say)
     uvs = None if uvs is None else uvs[triangles]
     slots, textures, looks = _materials(shape, materials, uvs, path, say)
-    mesh = Mesh(z_up(places.astype(np.float32)), index[:, 0][triangles].astype(np.int32), _colours(shape, path, say),
-                uvs, slots if slots.any() else None, textures=textures)
+    mesh = Mesh(
+        z_up(places.astype(np.float32)),
+        index[:, 0][triangles].astype(np.int32),
+        _colours(shape, path, say),
+        uvs,
+        slots if slots.any() else None,
+        textures=textures,
+    )
     mesh = replace(mesh, normals=_normals(shape, mesh, index, triangles, np.array(shape.groups)[polygons], path, say))
     bare = np.array([len(place) < 6 for place in shape.places])
     over = [slot for slot in looks if bare[mesh.faces[slots == slot]].all()]
@@ -149,8 +184,9 @@ def _read(path: Path) -> _Shape:
             elif kind == "s":
                 group = 0 if rest.strip() in ("off", "0") else shape.smooth.setdefault(rest, len(shape.smooth) + 1)
             elif kind in ("f", "fo"):
-                shape.corners += [_corner(text, len(shape.places), len(shape.uvs), len(shape.normals))
-                                  for text in values]
+                shape.corners += [
+                    _corner(text, len(shape.places), len(shape.uvs), len(shape.normals)) for text in values
+                ]
                 shape.groups.append(group)
                 shape.counts.append(len(values))
                 shape.rows.append(number)
@@ -174,7 +210,7 @@ def _statements(content: bytes) -> Iterator[tuple[int, str, str]]:
     begun, text = 0, ""
     for number, line in enumerate([*re.split(r"\r\n|\r|\n", decoded(content)), ""], 1):
         line = line.strip()
-        if not text and line.startswith("#"):       # with a path at its end, often
+        if not text and line.startswith("#"):  # with a path at its end, often
             continue
         begun = begun if text else number
         if line.endswith("\\"):
@@ -202,8 +238,9 @@ def _number_of(text: str, count: int) -> int:
     return max(number - 1 if number >= 0 else count + number, -1)
 
 
-def _listed(values: list[list[float]], width: int, index: np.ndarray, name: str, path: Path,
-            say: Say) -> np.ndarray | None:
+def _listed(
+    values: list[list[float]], width: int, index: np.ndarray, name: str, path: Path, say: Say
+) -> np.ndarray | None:
     """(C, width) float32 of each corner, not a number for those without; None if none has some."""
     there = (index >= 0) & (index < len(values))
     if lost := int(((index >= 0) & ~there).sum()):
@@ -213,8 +250,9 @@ def _listed(values: list[list[float]], width: int, index: np.ndarray, name: str,
     return np.array([*values, [np.nan] * width], np.float32)[np.where(there, index, -1)]
 
 
-def _normals(shape: _Shape, mesh: Mesh, index: np.ndarray, triangles: np.ndarray, groups: np.ndarray, path: Path,
-             say: Say) -> np.ndarray | None:
+def _normals(
+    shape: _Shape, mesh: Mesh, index: np.ndarray, triangles: np.ndarray, groups: np.ndarray, path: Path, say: Say
+) -> np.ndarray | None:
     """(F, 3, 3) float32 of the corners; where they name none, those that the smoothing groups make."""
     given = _listed(shape.normals, 3, index[:, 2], "normals", path, say)
     if given is None and (groups == groups[0]).all() and groups[0]:
@@ -236,23 +274,26 @@ def _colours(shape: _Shape, path: Path, say: Say) -> np.ndarray | None:
     if not coloured.all():
         say(f"{path.name} has vertices without a colour among others with one ({(~coloured).sum():,}): they are white.")
     values = np.array([place[3:6] if len(place) >= 6 else [1.0] * 3 for place in shape.places])
-    if values.max() >= 2:                       # a little over 1 is rounding
+    if values.max() >= 2:  # a little over 1 is rounding
         say(f"{path.name} has vertex colours up to {values.max():g}, which are taken as of 255.")
         values[coloured] /= 255
     return np.round(255 * np.nan_to_num(values).clip(0, 1)).astype(np.uint8)
 
 
-def _materials(shape: _Shape, materials: np.ndarray, uvs: np.ndarray | None, path: Path,
-               say: Say) -> tuple[np.ndarray, dict[str, np.ndarray], dict[int, Look]]:
+def _materials(
+    shape: _Shape, materials: np.ndarray, uvs: np.ndarray | None, path: Path, say: Say
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[int, Look]]:
     """((F,) slots, the textures, the looks of the slots) of the materials of the triangles."""
     library = _library(path, shape.libraries, say)
     names = list(shape.names)
     for i, name in enumerate(names):
-        if name not in library and " #" in name:        # a comment
+        if name not in library and " #" in name:  # a comment
             names[i] = name.partition(" #")[0].rstrip()
     if library and (unknown := sorted({name for name in names if name} - set(library))):
-        say(f"{path.name} has materials that are in none of its libraries, which are read without pictures: "
-            f"{', '.join(map(repr, unknown))}.")
+        say(
+            f"{path.name} has materials that are in none of its libraries, which are read without pictures: "
+            f"{', '.join(map(repr, unknown))}."
+        )
     # Slots go by the libraries' order, so that what `save` wrote comes back.
     order = [name for name in library if name in names]
     order += [name for name in dict.fromkeys(names) if name not in library]
@@ -272,7 +313,7 @@ class _Statements:
 
 # Statements with numbers -> how many, and their meaning. The later counts: Pr before Ns, which all exporters write.
 _NUMBERS: dict[str, tuple[int, Callable[[Look, list[float]], Look]]] = {
-    "ns": (1, lambda look, found: replace(look, roughness=1 - min(max(found[0], 0), 1000) ** 0.5 / 1000 ** 0.5)),
+    "ns": (1, lambda look, found: replace(look, roughness=1 - min(max(found[0], 0), 1000) ** 0.5 / 1000**0.5)),
     "tr": (1, lambda look, found: replace(look, alpha=1 - found[0])),
     "kd": (3, lambda look, found: replace(look, base=tuple(found))),
     "ke": (3, lambda look, found: replace(look, emission=tuple(found))),
@@ -296,8 +337,12 @@ def _library(path: Path, libraries: list[str], say: Say) -> dict[str, _Statement
                 found.setdefault(current, _Statements(Look(current)))
             elif current and kind in kinds:
                 found[current].pictures[kinds[kind][0]] = Picture(
-                    _file_name(rest, library, path, say), library, kinds[kind][1], (library.parent, path.parent),
-                    bump=kind.endswith("bump"))
+                    _file_name(rest, library, path, say),
+                    library,
+                    kinds[kind][1],
+                    (library.parent, path.parent),
+                    bump=kind.endswith("bump"),
+                )
             elif current and kind in _NUMBERS:
                 values = rest.partition("#")[0].split()
                 if values and all(map(_number, values)):
@@ -308,10 +353,12 @@ def _library(path: Path, libraries: list[str], say: Say) -> dict[str, _Statement
                 left.add(statement)
         for (current, kind), each in sorted(numbers.items(), key=lambda item: [*_NUMBERS].index(item[0][1])):
             count, change = _NUMBERS[kind]
-            found[current].look = change(found[current].look, (each * count)[:count])    # one number is a gray
+            found[current].look = change(found[current].look, (each * count)[:count])  # one number is a gray
         if left:
-            say(f"{library.name} has pictures of {', '.join(sorted(left))}, which are left out: base colour, "
-                "alpha, roughness, metallic, emission and normals are read.")
+            say(
+                f"{library.name} has pictures of {', '.join(sorted(left))}, which are left out: base colour, "
+                "alpha, roughness, metallic, emission and normals are read."
+            )
     return found
 
 
@@ -328,16 +375,31 @@ def _files(path: Path, libraries: list[str], say: Say) -> list[Path]:
         for name in names:
             file = find(name, path.parent)
             if file is None:
-                say(f"{path.name} names the library {name!r}, which is not there, and is read without its materials: "
-                    "put it beside the mesh.")
+                say(
+                    f"{path.name} names the library {name!r}, which is not there, and is read without its materials: "
+                    "put it beside the mesh."
+                )
             elif file not in found:
                 found.append(file)
     return found
 
 
 # How many values the options of a picture have.
-OPTIONS = {"-blendu": 1, "-blendv": 1, "-bm": 1, "-boost": 1, "-cc": 1, "-clamp": 1, "-imfchan": 1, "-texres": 1,
-           "-type": 1, "-mm": 2, "-o": 3, "-s": 3, "-t": 3}
+OPTIONS = {
+    "-blendu": 1,
+    "-blendv": 1,
+    "-bm": 1,
+    "-boost": 1,
+    "-cc": 1,
+    "-clamp": 1,
+    "-imfchan": 1,
+    "-texres": 1,
+    "-type": 1,
+    "-mm": 2,
+    "-o": 3,
+    "-s": 3,
+    "-t": 3,
+}
 
 
 def _file_name(rest: str, library: Path, path: Path, say: Say) -> str:
@@ -353,9 +415,11 @@ def _file_name(rest: str, library: Path, path: Path, say: Say) -> str:
             if option == "-imfchan" or option in ("-o", "-s", "-t") and float(value) != (option == "-s"):
                 ignored.add(option)
     if ignored:
-        say(f"{library.name} has options of the picture {rest!r} that are not followed ({', '.join(sorted(ignored))}): "
-            "change the picture or the UVs instead.")
-    if not find(rest, library.parent, path.parent):      # options or a comment behind it
+        say(
+            f"{library.name} has options of the picture {rest!r} that are not followed ({', '.join(sorted(ignored))}): "
+            "change the picture or the UVs instead."
+        )
+    if not find(rest, library.parent, path.parent):  # options or a comment behind it
         shorter = re.split(r"\s+(?:#|-[a-z]+\s)", rest)[0]
         rest = shorter if find(shorter, library.parent, path.parent) else rest
     return rest.strip()

@@ -19,9 +19,27 @@ from .pictures import Picture, textured
 from .polygons import triangulate
 
 # The names of the format's numbers, old and new.
-TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
-         "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
-         "double": "f8", "float64": "f8", "float16": "f2", "int64": "i8", "uint64": "u8"}
+TYPES = {
+    "char": "i1",
+    "int8": "i1",
+    "uchar": "u1",
+    "uint8": "u1",
+    "short": "i2",
+    "int16": "i2",
+    "ushort": "u2",
+    "uint16": "u2",
+    "int": "i4",
+    "int32": "i4",
+    "uint": "u4",
+    "uint32": "u4",
+    "float": "f4",
+    "float32": "f4",
+    "double": "f8",
+    "float64": "f8",
+    "float16": "f2",
+    "int64": "i8",
+    "uint64": "u8",
+}
 KNOWN = ("vertex", "face", "tristrips")
 CORNERS = ("vertex_indices", "vertex_index")
 COLOURS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
@@ -32,11 +50,15 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
     colours, whole = _with_alpha(mesh)
     say_lost(mesh, set(FEATURES) - ({"transparency"} if whole else set()), path, say)
     columns: list[Any] = [("position", "<f4", (3,)), *([] if flat else [("normal", "<f4", (3,))])]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(mesh.positions)}",
-              *(f"property float {name}" for name in ("x", "y", "z", *(() if flat else ("nx", "ny", "nz"))))]
+    header = [
+        "ply",
+        "format binary_little_endian 1.0",
+        f"element vertex {len(mesh.positions)}",
+        *(f"property float {name}" for name in ("x", "y", "z", *(() if flat else ("nx", "ny", "nz")))),
+    ]
     if colours is not None:
         columns.append(("colour", "u1", colours.shape[1:]))
-        header += [f"property uchar {name}" for name in ("red", "green", "blue", "alpha")[:colours.shape[1]]]
+        header += [f"property uchar {name}" for name in ("red", "green", "blue", "alpha")[: colours.shape[1]]]
     vertices = np.zeros(len(mesh.positions), columns)
     vertices["position"] = mesh.positions
     if not flat:
@@ -76,7 +98,7 @@ class _Element:
     properties: list[tuple[str, str, str]] = field(default_factory=list)
 
 
-_Column = Any                               # (N,) numbers, or of lists (lengths (N,), all their values)
+_Column = Any  # (N,) numbers, or of lists (lengths (N,), all their values)
 
 
 def load(path: Path, say: Say) -> Mesh:
@@ -105,11 +127,23 @@ def load(path: Path, say: Say) -> Mesh:
     triangles, polygons = triangulate(positions[corners], counts, path.name, say)
     uvs = _uvs(vertices, faces, counts, corners, path, say)
     uvs = None if uvs is None else uvs[triangles]
-    slots, textures, _ = textured(_slots(faces, len(counts), len(pictures))[polygons], uvs,
-                               [{"texture": Picture(name, path, "RGB")} for name in pictures] + [{}], path.name, say)
+    slots, textures, _ = textured(
+        _slots(faces, len(counts), len(pictures))[polygons],
+        uvs,
+        [{"texture": Picture(name, path, "RGB")} for name in pictures] + [{}],
+        path.name,
+        say,
+    )
     colours, alpha = _colours(vertices, faces, path, say)
-    mesh = Mesh(positions.astype(np.float32), corners[triangles].astype(np.int32), colours, uvs,
-                slots if slots.any() else None, textures=textures, normals=_normals(vertices, corners[triangles]))
+    mesh = Mesh(
+        positions.astype(np.float32),
+        corners[triangles].astype(np.int32),
+        colours,
+        uvs,
+        slots if slots.any() else None,
+        textures=textures,
+        normals=_normals(vertices, corners[triangles]),
+    )
     looks = {slot: Look(alpha=alpha) for slot in np.unique(slots).tolist()} if alpha < 1 else {}
     return dressed(mesh, looks, (), path.name, say)
 
@@ -124,8 +158,10 @@ def _normals(vertices: dict[str, _Column], corners: np.ndarray) -> np.ndarray | 
 
 def _list(table: dict[str, _Column], *names: str) -> tuple[np.ndarray, np.ndarray]:
     """(lengths, values) of the first of these lists; nothing where there is none."""
-    return next((table[name] for name in names if isinstance(table.get(name), tuple)),
-                (np.zeros(0, np.int64), np.zeros(0, np.int64)))
+    return next(
+        (table[name] for name in names if isinstance(table.get(name), tuple)),
+        (np.zeros(0, np.int64), np.zeros(0, np.int64)),
+    )
 
 
 def _unrolled(strip: np.ndarray) -> np.ndarray:
@@ -133,12 +169,18 @@ def _unrolled(strip: np.ndarray) -> np.ndarray:
     numbers = np.arange(len(strip))
     begun = np.maximum.accumulate(np.where(np.append(-1, strip[:-1]) == -1, numbers, 0)) if len(strip) else numbers
     triangles = np.stack([strip[:-2], strip[1:-1], strip[2:]], axis=1) if len(strip) > 2 else np.zeros((0, 3), int)
-    odd = ((numbers - begun)[:len(triangles)] % 2 == 1)[:, None]
+    odd = ((numbers - begun)[: len(triangles)] % 2 == 1)[:, None]
     return np.where(odd, triangles[:, [1, 0, 2]], triangles)[(triangles != -1).all(axis=1)]
 
 
-def _uvs(vertices: dict[str, _Column], faces: dict[str, _Column], counts: np.ndarray, corners: np.ndarray, path: Path,
-         say: Say) -> np.ndarray | None:
+def _uvs(
+    vertices: dict[str, _Column],
+    faces: dict[str, _Column],
+    counts: np.ndarray,
+    corners: np.ndarray,
+    path: Path,
+    say: Say,
+) -> np.ndarray | None:
     """(C, 2) float32 of each corner, not a number for those without; None if none has some."""
     lengths, values = _list(faces, "texcoord")
     if len(values):
@@ -159,12 +201,13 @@ def _slots(faces: dict[str, _Column], count: int, pictures: int) -> np.ndarray:
     """(P,) int32 of each polygon: the number of its picture, or the one behind the last for no picture."""
     slots = np.zeros(count, np.int32)
     if pictures and isinstance(numbers := faces.get("texnumber"), np.ndarray):
-        slots[:len(numbers)] = np.where((numbers >= 0) & (numbers < pictures), numbers, pictures)
+        slots[: len(numbers)] = np.where((numbers >= 0) & (numbers < pictures), numbers, pictures)
     return slots
 
 
-def _colours(vertices: dict[str, _Column], faces: dict[str, _Column], path: Path,
-             say: Say) -> tuple[np.ndarray | None, float]:
+def _colours(
+    vertices: dict[str, _Column], faces: dict[str, _Column], path: Path, say: Say
+) -> tuple[np.ndarray | None, float]:
     """((V, 3) uint8 sRGB, the alpha that all vertices have)."""
     if "red" in faces:
         say(f"{path.name} has colours of faces, which are left out: colours of vertices are read.")
@@ -198,7 +241,7 @@ def _header(content: bytes) -> tuple[str, list[_Element], list[str], int]:
     if not end:
         raise ValueError("ply")
     form, elements, pictures = "", list[_Element](), list[str]()
-    for line in re.split(r"[\r\n]+", decoded(content[:end.start()])):
+    for line in re.split(r"[\r\n]+", decoded(content[: end.start()])):
         match line.split():
             case ["format", form, *_]:
                 pass
@@ -277,7 +320,8 @@ def _binary(content: bytes, elements: list[_Element], order: str) -> dict[str, d
             lists = [name for name, _, length in element.properties if length]
             if all((rows[name + "#"] == rows[name].shape[1]).all() for name in lists):
                 tables[element.name] = {name: rows[name] for name, _, _ in element.properties} | {
-                    name: (rows[name + "#"].astype(np.int64), rows[name].reshape(-1)) for name in lists}
+                    name: (rows[name + "#"].astype(np.int64), rows[name].reshape(-1)) for name in lists
+                }
                 place += element.count * row.itemsize
                 continue
         found: dict[str, list[np.ndarray]] = {name: [] for name, _, _ in element.properties}
@@ -288,6 +332,9 @@ def _binary(content: bytes, elements: list[_Element], order: str) -> dict[str, d
                 found[name].append(one(kind, place, size))
                 place += found[name][-1].nbytes
         tables[element.name] = {
-            name: (np.array(list(map(len, found[name]))), np.concatenate(found[name])) if length
-            else np.concatenate(found[name]) for name, _, length in element.properties}
+            name: (np.array(list(map(len, found[name]))), np.concatenate(found[name]))
+            if length
+            else np.concatenate(found[name])
+            for name, _, length in element.properties
+        }
     return tables

@@ -7,8 +7,8 @@ import numpy as np
 
 from .common import Say
 
-FLAT = 1e-6                                 # the sine of a turn under which a corner is straight
-EMPTY = 1e-12                               # of its extent squared: the area under which a polygon has none
+FLAT = 1e-6  # the sine of a turn under which a corner is straight
+EMPTY = 1e-12  # of its extent squared: the area under which a polygon has none
 
 
 def triangulate(corners: np.ndarray, counts: np.ndarray, name: str, say: Say) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +20,7 @@ def triangulate(corners: np.ndarray, counts: np.ndarray, name: str, say: Say) ->
     `name`.
     """
     corners, counts = corners.astype(np.float64), np.asarray(counts, np.int64)
-    with np.errstate(all="ignore"):         # places that are not finite make fans
+    with np.errstate(all="ignore"):  # places that are not finite make fans
         normals, bent = _bends(corners, counts)
     first = np.cumsum(counts) - counts
     owner = np.repeat(np.arange(len(counts)), counts)
@@ -38,8 +38,10 @@ def triangulate(corners: np.ndarray, counts: np.ndarray, name: str, say: Say) ->
         elif np.linalg.norm(normals[polygon]) > EMPTY * np.square(np.ptp(corners[own], axis=0)).sum():
             crossing += 1
     if crossing:
-        say(f"{name} has polygons that cross themselves ({crossing:,}), which become fans of triangles: "
-            "triangulate them yourself if that looks wrong.")
+        say(
+            f"{name} has polygons that cross themselves ({crossing:,}), which become fans of triangles: "
+            "triangulate them yourself if that looks wrong."
+        )
     if few := int((counts < 3).sum()):
         say(f"{name} has faces with fewer than three corners ({few:,}), which are left out.")
     fanned = np.where(np.isin(np.arange(len(counts)), list(cut)), 0, np.maximum(counts - 2, 0))
@@ -79,7 +81,7 @@ def _delaunay(corners: np.ndarray, normal: np.ndarray) -> np.ndarray | None:
     if not np.isfinite(corners).all() or not np.isfinite(normal).all():
         return None
     axis = int(np.abs(normal).argmax())
-    plane = [(axis + 1) % 3, (axis + 2) % 3][::1 if normal[axis] > 0 else -1]
+    plane = [(axis + 1) % 3, (axis + 2) % 3][:: 1 if normal[axis] > 0 else -1]
     places, corner, index = np.unique(corners, axis=0, return_index=True, return_inverse=True)
     index = index.reshape(-1)
     # An edge that is passed twice, there and back, is a bridge to a hole, or a spike: no border.
@@ -91,8 +93,9 @@ def _delaunay(corners: np.ndarray, normal: np.ndarray) -> np.ndarray | None:
     if not 0 < extent < np.inf:
         return None
     try:
-        vertices, faces = gpytoolbox.triangulate_polygon((flat - flat[0]) / extent, edges.reshape(-1, 2), q=0.0,
-                                                         steiner=False)
+        vertices, faces = gpytoolbox.triangulate_polygon(
+            (flat - flat[0]) / extent, edges.reshape(-1, 2), q=0.0, steiner=False
+        )
     except ValueError:
         return None
     return corner[used][faces] if len(vertices) == len(used) and len(faces) else None

@@ -19,14 +19,30 @@ from .polygons import triangulate
 
 # Our kind of picture -> the surface's input, its type, the picture's output.
 INPUTS: dict[str, tuple[str, str, str]] = {
-    "texture": ("diffuseColor", "Color3f", "rgb"), "roughness": ("roughness", "Float", "r"),
-    "metallic": ("metallic", "Float", "r"), "normal": ("normal", "Normal3f", "rgb"), "alpha": ("opacity", "Float", "r"),
-    "emission": ("emissiveColor", "Color3f", "rgb"), "occlusion": ("occlusion", "Float", "r")}
+    "texture": ("diffuseColor", "Color3f", "rgb"),
+    "roughness": ("roughness", "Float", "r"),
+    "metallic": ("metallic", "Float", "r"),
+    "normal": ("normal", "Normal3f", "rgb"),
+    "alpha": ("opacity", "Float", "r"),
+    "emission": ("emissiveColor", "Color3f", "rgb"),
+    "occlusion": ("occlusion", "Float", "r"),
+}
 # Kinds with a number where they have no picture -> the number's name in a look.
-NUMBERS = {"texture": "base", "roughness": "roughness", "metallic": "metallic", "alpha": "alpha",
-           "emission": "emission"}
-LOST = ("pictures on further UV maps", "the clamping or mirroring of pictures", "vertex colours over pictures",
-        "different sides of different materials", "extensions of materials", "extras")
+NUMBERS = {
+    "texture": "base",
+    "roughness": "roughness",
+    "metallic": "metallic",
+    "alpha": "alpha",
+    "emission": "emission",
+}
+LOST = (
+    "pictures on further UV maps",
+    "the clamping or mirroring of pictures",
+    "vertex colours over pictures",
+    "different sides of different materials",
+    "extensions of materials",
+    "extras",
+)
 
 
 def _library() -> Any:
@@ -61,18 +77,25 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
     if len(mesh.positions):
         box = np.stack([mesh.positions.min(axis=0), mesh.positions.max(axis=0)])
         shape.CreateExtentAttr(Vt.Vec3fArray.FromNumpy(box))
-    kind, normals = ("uniform", face_normals(mesh)) if flat else ("vertex", vertex_normals(mesh)) \
-        if mesh.normals is None else ("faceVarying", corner_normals(mesh).reshape(-1, 3))
+    kind, normals = (
+        ("uniform", face_normals(mesh))
+        if flat
+        else ("vertex", vertex_normals(mesh))
+        if mesh.normals is None
+        else ("faceVarying", corner_normals(mesh).reshape(-1, 3))
+    )
     shape.CreateNormalsAttr(Vt.Vec3fArray.FromNumpy(normals))
     shape.SetNormalsInterpolation(kind)
     primvars = UsdGeom.PrimvarsAPI(shape)
     for i, uvs in enumerate([] if mesh.uvs is None else [mesh.uvs, *mesh.more_uvs]):
         values = np.nan_to_num(uvs.reshape(-1, 2).astype(np.float32))
         primvars.CreatePrimvar(f"st{i or ''}", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.faceVarying).Set(
-            Vt.Vec2fArray.FromNumpy(values))
+            Vt.Vec2fArray.FromNumpy(values)
+        )
     if mesh.colours is not None:
         primvars.CreatePrimvar("displayColor", Sdf.ValueTypeNames.Color3fArray, UsdGeom.Tokens.vertex).Set(
-            Vt.Vec3fArray.FromNumpy(srgb_to_linear(mesh.colours / 255).astype(np.float32)))
+            Vt.Vec3fArray.FromNumpy(srgb_to_linear(mesh.colours / 255).astype(np.float32))
+        )
     written = [path]
     slots = mesh.face_slots
     looks = {slot: look(mesh, slot) for slot in np.unique(slots).tolist()}
@@ -99,8 +122,9 @@ def _identifier(name: str) -> str:
     return name if re.match(r"[A-Za-z_]", name) else "_" + name
 
 
-def _material(pxr: Any, stage: Any, material: Any, found: Look, pictures: dict[str, np.ndarray], path: Path,
-              slot: int) -> list[Path]:
+def _material(
+    pxr: Any, stage: Any, material: Any, found: Look, pictures: dict[str, np.ndarray], path: Path, slot: int
+) -> list[Path]:
     """Fill a material; the pictures written beside the file."""
     Sdf, Types = pxr.Sdf, pxr.Sdf.ValueTypeNames
 
@@ -172,37 +196,54 @@ def _scene(pxr: Any, stage: Any, path: Path, say: Say) -> Mesh:
     cache = UsdGeom.XformCache()
     prims = list(stage.Traverse(pxr.Usd.TraverseInstanceProxies()))
     shapes = [UsdGeom.Mesh(prim) for prim in prims if prim.IsA(UsdGeom.Mesh)]
-    shown = [shape for shape in shapes if shape.ComputeVisibility() != UsdGeom.Tokens.invisible
-             and shape.ComputePurpose() not in (UsdGeom.Tokens.guide, UsdGeom.Tokens.proxy)]
+    shown = [
+        shape
+        for shape in shapes
+        if shape.ComputeVisibility() != UsdGeom.Tokens.invisible
+        and shape.ComputePurpose() not in (UsdGeom.Tokens.guide, UsdGeom.Tokens.proxy)
+    ]
     if hidden := len(shapes) - len(shown):
         say(f"{path.name} has hidden, guide or proxy meshes ({hidden:,}), which are left out.")
     if len(shown) > 1:
         say(f"{path.name}: its {len(shown):,} objects become one mesh.")
-    if others := {prim.GetTypeName() for prim in prims if not prim.IsA(UsdGeom.Mesh)
-                  and (prim.IsA(UsdGeom.Gprim) or prim.IsA(UsdGeom.PointInstancer))}:
+    if others := {
+        prim.GetTypeName()
+        for prim in prims
+        if not prim.IsA(UsdGeom.Mesh) and (prim.IsA(UsdGeom.Gprim) or prim.IsA(UsdGeom.PointInstancer))
+    }:
         say(f"{path.name} has {', '.join(sorted(others))} prims, which are left out: convert them to meshes.")
     bindings = [_bindings(pxr, shape) for shape in shown]
     # Slots go by the materials' order in the file, so that what `save` wrote comes back.
     used = {name for names in bindings for name in names}
     materials = [str(prim.GetPath()) for prim in prims if str(prim.GetPath()) in used] + [""]
-    surfaces = [_surface(pxr, stage.GetPrimAtPath(material), path, say) if material else (Look(), {}, "")
-                for material in materials]
+    surfaces = [
+        _surface(pxr, stage.GetPrimAtPath(material), path, say) if material else (Look(), {}, "")
+        for material in materials
+    ]
     for i, material in enumerate(materials):
         sides = [shape.GetDoubleSidedAttr() for shape, names in zip(shown, bindings) if material in names]
         surfaces[i][0].double_sided = any(not side.HasAuthoredValue() or side.Get() for side in sides)
     parts = []
     for shape, names in zip(shown, bindings):
         slots = np.array([materials.index(name) for name in names], int)
-        part = _part(pxr, shape, np.array(cache.GetLocalToWorldTransform(shape.GetPrim())), slots,
-                     [uv_map for _, _, uv_map in surfaces], path, say)
+        part = _part(
+            pxr,
+            shape,
+            np.array(cache.GetLocalToWorldTransform(shape.GetPrim())),
+            slots,
+            [uv_map for _, _, uv_map in surfaces],
+            path,
+            say,
+        )
         part.positions = part.positions * scale
         if upright:
             part.positions = z_up(part.positions)
             part.normals = None if part.normals is None else z_up(part.normals.reshape(-1, 3)).reshape(-1, 3, 3)
         parts.append(part)
     mesh = join(parts)
-    slots, textures, owners = textured(mesh.face_slots, mesh.uvs, [pictures for _, pictures, _ in surfaces],
-                                       path.name, say)
+    slots, textures, owners = textured(
+        mesh.face_slots, mesh.uvs, [pictures for _, pictures, _ in surfaces], path.name, say
+    )
     looks = {slot: surfaces[owner][0] for slot, owner in enumerate(owners) if materials[owner]}
     mesh = replace(mesh, slots=slots if slots.any() else None, textures=textures)
     return dressed(mesh, looks, [slot for slot in looks if looks[slot].base is not None], path.name, say)
@@ -212,7 +253,7 @@ def _metadata(stage: Any, name: str, fits: Callable[[Any], bool], path: Path) ->
     """A value of the stage as a whole. Raises ValueError where it is of another type or makes no sense."""
     try:
         value = stage.GetMetadata(name)
-    except TypeError:                           # of a type that Python does not get to see
+    except TypeError:  # of a type that Python does not get to see
         value = "nothing readable"
     if not fits(value):
         shown = " ".join(repr(value).split())
@@ -245,13 +286,19 @@ def _part(pxr: Any, shape: Any, matrix: np.ndarray, slots: np.ndarray, maps: lis
         return None if flat is None else placed(np.array(flat), found.GetInterpolation())
 
     def placed(values: np.ndarray, each: str) -> np.ndarray | None:
-        where = {"faceVarying": triangles, "vertex": index[triangles], "varying": index[triangles],
-                 "uniform": polygons[:, None].repeat(3, 1), "constant": np.zeros_like(triangles)}.get(each)
+        where = {
+            "faceVarying": triangles,
+            "vertex": index[triangles],
+            "varying": index[triangles],
+            "uniform": polygons[:, None].repeat(3, 1),
+            "constant": np.zeros_like(triangles),
+        }.get(each)
         length = {"faceVarying": len(index), "uniform": len(counts), "constant": 1}.get(each, len(points))
         return values[where] if where is not None and len(values) == length else None
 
-    flat = [found for found in primvars.GetPrimvarsWithValues()
-            if found.GetTypeName().type.typeName == "VtArray<GfVec2f>"]
+    flat = [
+        found for found in primvars.GetPrimvarsWithValues() if found.GetTypeName().type.typeName == "VtArray<GfVec2f>"
+    ]
     flat.sort(key=lambda found: _order(found.GetPrimvarName()))
     sets = {found.GetPrimvarName(): uvs for found in flat if (uvs := corners(found)) is not None}
     ordered = _in_order(sets, [maps[slot] for slot in slots[polygons]])
@@ -267,8 +314,15 @@ def _part(pxr: Any, shape: Any, matrix: np.ndarray, slots: np.ndarray, maps: lis
         colours[faces] = tinted
         if (colours[faces] != tinted).any():
             say(f"{path.name} has colours of faces or corners, of which each vertex keeps one.")
-    return Part(points @ matrix[:3, :3] + matrix[3, :3], faces, ordered[0] if ordered else None, colours,
-                slots[polygons], normals, tuple(ordered[1:]))
+    return Part(
+        points @ matrix[:3, :3] + matrix[3, :3],
+        faces,
+        ordered[0] if ordered else None,
+        colours,
+        slots[polygons],
+        normals,
+        tuple(ordered[1:]),
+    )
 
 
 def _in_order(sets: dict[str, np.ndarray], first: list[str]) -> list[np.ndarray]:
@@ -328,12 +382,16 @@ def _surface(pxr: Any, prim: Any, path: Path, say: Say) -> tuple[Look, dict[str,
             continue
         lies = shader.GetInput("st").GetConnectedSource() if shader.GetInput("st") else None
         if lies and pxr.UsdShade.Shader(lies[0].GetPrim()).GetIdAttr().Get() == "UsdTransform2d":
-            say(f"{path.name} moves or scales the picture {asset.path!r}, which is not followed: change the UVs "
-                "instead.")
+            say(
+                f"{path.name} moves or scales the picture {asset.path!r}, which is not followed: change the UVs "
+                "instead."
+            )
         maps[kind] = _uv_map(pxr.UsdShade.Shader(lies[0].GetPrim())) if lies else ""
         if maps[kind] != (first := next(iter(maps.values()))):
-            say(f"{path.name} has the picture {asset.path!r} on the UV map {maps[kind]!r} and others on {first!r}, so "
-                "that it is left out: bake it.")
+            say(
+                f"{path.name} has the picture {asset.path!r} on the UV map {maps[kind]!r} and others on {first!r}, so "
+                "that it is left out: bake it."
+            )
             continue
         gray = entry.GetTypeName() == pxr.Sdf.ValueTypeNames.Float
         channel = "rgba".find(connected[1]) if gray and len(connected[1]) == 1 else -1

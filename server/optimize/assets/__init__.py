@@ -7,5 +7,4 @@ from .explicit import Explicit, Manner, Place, remeshed
 from .surface import Surface, extract, joined
 from .volume import Volume
 
-__all__ = ["Asset", "Explicit", "Manner", "Place", "Surface", "Volume", "extract", "joined", "laid_anew",
-           "remeshed"]
+__all__ = ["Asset", "Explicit", "Manner", "Place", "Surface", "Volume", "extract", "joined", "laid_anew", "remeshed"]

@@ -17,9 +17,9 @@ from ...geometry.mesh import Mesh
 from ...geometry.uvs import within_tile
 from ...rendering.textured import Charts
 
-REACH = 1.5                                 # texels: what a bilinear read beside a chart can find
-EVEN = 1e-6                                 # texels: as near
-GUTTER = 64                                 # a given picture changes at most its edge / GUTTER beside a chart
+REACH = 1.5  # texels: what a bilinear read beside a chart can find
+EVEN = 1e-6  # texels: as near
+GUTTER = 64  # a given picture changes at most its edge / GUTTER beside a chart
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Atlas:
         assert mesh.uvs is not None
         slots = mesh.face_slots
         uvs = np.clip(np.nan_to_num(within_tile(mesh.uvs.astype(np.float32))), 0, 1)
-        self.uvs = torch.from_numpy(uvs.reshape(-1, 2)).to(device)          # (3 F, 2)
+        self.uvs = torch.from_numpy(uvs.reshape(-1, 2)).to(device)  # (3 F, 2)
         self.slots = torch.from_numpy(slots).to(device).long()
         tiles, nearest, own, written, triangle, weights = [], [], [], [], [], []
         last_triangle, last_weights = [], []
@@ -179,7 +179,7 @@ def _cover(uvs, faces, order, height, width):  # type: ignore[no-untyped-def]
     scale = np.array([width, height], np.float64)
     place = np.empty(3)
     for f in faces:
-        t = uvs[f] * scale - 0.5            # texels' centres are whole numbers
+        t = uvs[f] * scale - 0.5  # texels' centres are whole numbers
         area = (t[1, 0] - t[0, 0]) * (t[2, 1] - t[0, 1]) - (t[1, 1] - t[0, 1]) * (t[2, 0] - t[0, 0])
         low_x, high_x = t[:, 0].min() - REACH, t[:, 0].max() + REACH
         low_y, high_y = t[:, 1].min() - REACH, t[:, 1].max() + REACH
@@ -206,7 +206,8 @@ def _cover(uvs, faces, order, height, width):  # type: ignore[no-untyped-def]
                             place[i], place[j], place[k] = 1 - s, s, 0.0
                 held = found[y, x]
                 if near < distance[y, x] - EVEN or (
-                        held >= 0 and near <= distance[y, x] + EVEN and order[f] < order[held]):
+                    held >= 0 and near <= distance[y, x] + EVEN and order[f] < order[held]
+                ):
                     found[y, x], distance[y, x] = f, near
                     weights[y, x] = place
     return found, weights

@@ -28,8 +28,15 @@ class Asset(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> Any: ...
 
-    def render(self, cameras: Cameras, lights: Lights, backgrounds: Tensor, resolution: int,
-               progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def render(
+        self,
+        cameras: Cameras,
+        lights: Lights,
+        backgrounds: Tensor,
+        resolution: int,
+        progress: float,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
         """(images (B, resolution, resolution, 3) sRGB in [0, 1], bottom row first; penalty ()).
 
         Args:

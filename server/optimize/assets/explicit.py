@@ -26,7 +26,7 @@ from .paint import Paint
 from .skin import Colours, Texture, bumped
 from .stiffness import Stiffness
 
-PACE = 0.1                                  # a vertex's learning rate, metres, beside a colour's, logits
+PACE = 0.1  # a vertex's learning rate, metres, beside a colour's, logits
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Manner:
 class Place:
     """How a mesh is brought before the cameras: (x - centre) * scale. Nothing but pictures knows of it."""
 
-    centre: np.ndarray                      # (3,) float32, metres
+    centre: np.ndarray  # (3,) float32, metres
     scale: float
 
     @classmethod
@@ -78,8 +78,16 @@ class Explicit(nn.Module):
         fit: begin with the given colours otherwise, unless they stay as details.
     """
 
-    def __init__(self, mesh: Mesh, rasterizer: Rasterizer, manner: Manner, device: torch.device | str,
-                 place: Place | None = None, grid: Tensor | None = None, fit: bool = True):
+    def __init__(
+        self,
+        mesh: Mesh,
+        rasterizer: Rasterizer,
+        manner: Manner,
+        device: torch.device | str,
+        place: Place | None = None,
+        grid: Tensor | None = None,
+        fit: bool = True,
+    ):
         super().__init__()
         self.source, self.rasterizer, self.manner = mesh, rasterizer, manner
         self.name = "refine" if manner.moves else "texture"
@@ -114,9 +122,11 @@ class Explicit(nn.Module):
 
     def state_dict(self, *args: Any, **given: Any) -> Any:
         """The parameters, the mesh as it was given and its place."""
-        return super().state_dict(*args, **given) | {
-            f"source.{name}": torch.from_numpy(array) for name, array in self.source.arrays().items()} | {
-            "place": torch.tensor([*self.place.centre.tolist(), self.place.scale], dtype=torch.float64)}
+        return (
+            super().state_dict(*args, **given)
+            | {f"source.{name}": torch.from_numpy(array) for name, array in self.source.arrays().items()}
+            | {"place": torch.tensor([*self.place.centre.tolist(), self.place.scale], dtype=torch.float64)}
+        )
 
     def load_state_dict(self, state_dict: Any, *args: Any, **given: Any) -> Any:
         own = {name: value for name, value in state_dict.items() if name != "place" and not name.startswith("source.")}
@@ -125,13 +135,21 @@ class Explicit(nn.Module):
     @staticmethod
     def given(tensors: dict[str, Tensor]) -> tuple[Mesh, Place]:
         """The mesh and its place of a state, with which the same asset is made again."""
-        arrays = {name.removeprefix("source."): value.numpy() for name, value in tensors.items()
-                  if name.startswith("source.")}
+        arrays = {
+            name.removeprefix("source."): value.numpy() for name, value in tensors.items() if name.startswith("source.")
+        }
         *centre, scale = tensors["place"].tolist()
         return Mesh.of(arrays), Place(np.array(centre, np.float32), scale)
 
-    def render(self, cameras: Cameras, lights: Lights, backgrounds: Tensor, resolution: int,
-               progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def render(
+        self,
+        cameras: Cameras,
+        lights: Lights,
+        backgrounds: Tensor,
+        resolution: int,
+        progress: float,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
         """As `Asset.render`."""
         positions = self.rest + self.displacement() if self.manner.moves else self.rest
         clip = cameras.clip(positions)
@@ -141,8 +159,7 @@ class Explicit(nn.Module):
             face = rast[..., 3].flatten()[hit].long() - 1
             normals = _placed_at(hit, face_normals(positions, self.faces)[face], rast)
         else:
-            normals = self.rasterizer.interpolate(vertex_normals(positions, self.faces)[None], rast,
-                                                  self.faces)
+            normals = self.rasterizer.interpolate(vertex_normals(positions, self.faces)[None], rast, self.faces)
         normals = F.normalize(normals, dim=-1, eps=1e-6)
         seen, slope, smoothness = self.skin.at(self.paint, rast, hit, clip.detach(), self.faces, generator)
         if slope is not None:
@@ -151,9 +168,11 @@ class Explicit(nn.Module):
         if self.skin.physical:
             point = self.rasterizer.interpolate(positions[None], rast, self.faces)
             toward = F.normalize(cameras.position[:, None, None] - point, dim=-1)
-            maps = {"roughness": torch.full_like(values[..., :1], ROUGHNESS),
-                    "metallic": torch.full_like(values[..., :1], METALLIC)}
-            maps |= {kind: values[..., i:i + 1] for i, kind in enumerate(self.skin.maps, 3)}
+            maps = {
+                "roughness": torch.full_like(values[..., :1], ROUGHNESS),
+                "metallic": torch.full_like(values[..., :1], METALLIC),
+            }
+            maps |= {kind: values[..., i : i + 1] for i, kind in enumerate(self.skin.maps, 3)}
             shaded = lights.shade_physically(values[..., :3], normals, toward, maps["roughness"], maps["metallic"])
         else:
             shaded = lights.shade(values, normals)
@@ -185,8 +204,12 @@ class Explicit(nn.Module):
     @torch.no_grad()
     def mesh(self) -> Mesh:
         """The given mesh with what has changed: nothing but colours, or positions too."""
-        mesh = replace(self.source, textures={name: picture for name, picture in self.source.textures.items()
-                                              if not name.startswith("frozen.")})
+        mesh = replace(
+            self.source,
+            textures={
+                name: picture for name, picture in self.source.textures.items() if not name.startswith("frozen.")
+            },
+        )
         if self.manner.moves:
             move = (self.displacement() / self.place.scale)[self.weld].cpu().numpy()
             fixed = self.locked[self.weld].cpu().numpy()[:, None] | (move == 0)

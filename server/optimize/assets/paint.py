@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...geometry.field import sample
 
-FINE = 17                                   # levels above it are learned more slowly: what they see is mostly noise
+FINE = 17  # levels above it are learned more slowly: what they see is mostly noise
 
 
 class Paint(nn.Module):
@@ -27,8 +27,7 @@ class Paint(nn.Module):
     def __init__(self, levels: tuple[int, ...], channels: int, device: str | torch.device = "cpu"):
         super().__init__()
         self.levels, self.channels = levels, channels
-        self.grids = nn.ParameterList([nn.Parameter(torch.zeros(1, channels, n, n, n, device=device))
-                                       for n in levels])
+        self.grids = nn.ParameterList([nn.Parameter(torch.zeros(1, channels, n, n, n, device=device)) for n in levels])
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": [grid], "pace": min(1.0, FINE / n)} for n, grid in zip(self.levels, self.grids)]
@@ -44,13 +43,15 @@ class Paint(nn.Module):
     def start(self, grid: Tensor) -> None:
         """Begin with a dense (1, C, n, n, n) grid of logits for the first channels; the others begin at 0."""
         fine = F.interpolate(grid, size=(self.levels[-1],) * 3, mode="trilinear", align_corners=True)
-        self.grids[-1][:, :grid.shape[1]] = fine
+        self.grids[-1][:, : grid.shape[1]] = fine
 
-    def fit(self, points: Tensor, logits: Tensor, generator: torch.Generator, steps: int = 60,
-            batch: int = 8192) -> None:
+    def fit(
+        self, points: Tensor, logits: Tensor, generator: torch.Generator, steps: int = 60, batch: int = 8192
+    ) -> None:
         """Come near given values (N, C) at (N, 3) points."""
-        optimizer = torch.optim.Adam([{"params": group["params"], "lr": 0.2 * group["pace"]}
-                                      for group in self.groups()], betas=(0.9, 0.99))
+        optimizer = torch.optim.Adam(
+            [{"params": group["params"], "lr": 0.2 * group["pace"]} for group in self.groups()], betas=(0.9, 0.99)
+        )
         for _ in range(steps):
             pick = torch.randint(len(points), (batch,), generator=generator).to(points.device)
             (self(points[pick]) - logits[pick]).square().mean().backward()

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from .explicit import Manner
 
 GRAY = np.full(3, 204, np.uint8)
-STARTS = {"roughness": np.array(204, np.uint8), "metallic": np.array(8, np.uint8)}   # where a mesh brings no picture
-LEVEL = np.array([128, 128, 255], np.uint8) # a normal map's own normal
-HEIGHT = 0.02                               # metres that the surface seems raised by a logit of height
-CHUNK = 1 << 18                             # texels that are painted at once
-SAMPLES = 1 << 14                           # points of a picture at which its roughness is measured
+STARTS = {"roughness": np.array(204, np.uint8), "metallic": np.array(8, np.uint8)}  # where a mesh brings no picture
+LEVEL = np.array([128, 128, 255], np.uint8)  # a normal map's own normal
+HEIGHT = 0.02  # metres that the surface seems raised by a logit of height
+CHUNK = 1 << 18  # texels that are painted at once
+SAMPLES = 1 << 14  # points of a picture at which its roughness is measured
 
 
 def logit(values: Tensor) -> Tensor:
@@ -55,21 +55,24 @@ class Texture:
     blocked: the share of what is free to change that does not, because a locked face shows it too.
     """
 
-    def __init__(self, mesh: Mesh, corners: Tensor, manner: Manner, rasterizer: Rasterizer,
-                 device: torch.device | str):
+    def __init__(self, mesh: Mesh, corners: Tensor, manner: Manner, rasterizer: Rasterizer, device: torch.device | str):
         self.rasterizer, self.manner = rasterizer, manner
         self.corners, self.mesh_faces = corners, torch.from_numpy(mesh.faces).to(device)
         sizes = {slot: _size(mesh, slot, manner.texture_size) for slot in np.unique(mesh.face_slots).tolist()}
         self.atlas = atlas = Atlas(mesh, sizes, torch.device(device))
         self.split = torch.arange(3 * len(mesh.faces), device=device, dtype=torch.int32).view(-1, 3)
-        self.places = atlas.spread(corners, self.mesh_faces)                # (N, 3)
-        self.others = atlas.spread_second(corners, self.mesh_faces)         # (M, 3)
-        constants = {f"{kind}.{slot}": values for slot, material in mesh.materials.items()
-                     for kind, values in material.constants().items()}
+        self.places = atlas.spread(corners, self.mesh_faces)  # (N, 3)
+        self.others = atlas.spread_second(corners, self.mesh_faces)  # (M, 3)
+        constants = {
+            f"{kind}.{slot}": values
+            for slot, material in mesh.materials.items()
+            for kind, values in material.constants().items()
+        }
         filled = replace(mesh, textures=constants | mesh.textures)
         base = atlas.given(filled, "texture", GRAY)
-        pictured = torch.cat([torch.full((tile.height * tile.width,), f"texture.{tile.slot}" in mesh.textures)
-                              for tile in atlas.tiles]).to(device)
+        pictured = torch.cat(
+            [torch.full((tile.height * tile.width,), f"texture.{tile.slot}" in mesh.textures) for tile in atlas.tiles]
+        ).to(device)
         self.coloured = mesh.colours is not None or any(f"texture.{slot}" in filled.textures for slot in sizes)
         if mesh.colours is not None:
             colours = torch.from_numpy(mesh.colours).to(device).float()
@@ -77,8 +80,10 @@ class Texture:
             spread[shared] = (spread[shared] + atlas.spread_second(colours, self.mesh_faces)) / 2
             spread = spread.round().byte()[atlas.nearest.long()]
             base = torch.where(pictured[:, None], self._under(mesh, base, spread), spread)
-        self.given = {"texture": base, **{name: atlas.given(filled, name, STARTS[name])[:, None]
-                                          for name in manner.maps if name in STARTS}}
+        self.given = {
+            "texture": base,
+            **{name: atlas.given(filled, name, STARTS[name])[:, None] for name in manner.maps if name in STARTS},
+        }
         self.blocked = 0.0
         keep = atlas.given(mesh, "frozen", np.array(0, np.uint8)) > 0
         if mesh.locked is not None:
@@ -115,8 +120,9 @@ class Texture:
         logits = torch.cat([logits, logits[self.atlas.second >= 0]])
         return torch.cat([self.places, self.others]), F.pad(logits, (0, len(self.manner.maps)))
 
-    def at(self, paint: Paint, rast: Tensor, hit: Tensor, clip: Tensor, faces: Tensor,
-           generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
+    def at(
+        self, paint: Paint, rast: Tensor, hit: Tensor, clip: Tensor, faces: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         """At the pixels that show the surface: values (P, C) in [0, 1], colour first and then `maps`; the slope (P, 3)
         of the height that a normal map shows; how rough the paint is there ().
 
@@ -132,10 +138,10 @@ class Texture:
         slope = self._slope(paint, points) if self.bumps else None
         given = torch.cat([picture[texel] for picture in self.given.values()], dim=1)
         details = self._details(given)
-        if self.manner.details:             # finer than a pixel, perhaps
+        if self.manner.details:  # finer than a pixel, perhaps
             footprint = self.rasterizer.footprint(uvs, rast, self.split, clip, faces)
             details[:, :3] = logit(self._seen(uv, footprint, hit, texel))
-        values = (logits[:, :3 + len(self.maps)] + details).sigmoid()
+        values = (logits[:, : 3 + len(self.maps)] + details).sigmoid()
         if self.keep is not None:
             values = torch.where(self.keep[texel][:, None], given.float() / 255, values)
             slope = None if slope is None else slope.masked_fill(self.keep[texel][:, None], 0)
@@ -168,7 +174,7 @@ class Texture:
 
     def _slope(self, paint: Paint, points: Tensor) -> Tensor:
         """(P, 3) of the height, a number, at points."""
-        step = 1 / (paint.levels[-1] - 1)   # half a finest cell
+        step = 1 / (paint.levels[-1] - 1)  # half a finest cell
         heights = paint(points)[:, -1]
         ahead = [paint(points + step * axis)[:, -1] for axis in torch.eye(3, device=points.device)]
         return (torch.stack(ahead, dim=1) - heights[:, None]) * (HEIGHT / step)
@@ -203,16 +209,20 @@ class Texture:
         """The mesh with its textures baked."""
         atlas = self.atlas
         every = torch.arange(len(self.places), device=self.places.device)
-        logits = torch.cat([self._logits(paint, part) for part in every.split(CHUNK)])[:, :3 + len(self.maps)]
+        logits = torch.cat([self._logits(paint, part) for part in every.split(CHUNK)])[:, : 3 + len(self.maps)]
         pictures = torch.cat(list(self.given.values()), dim=1)
-        values = torch.cat([byte(logits[near.long()] + self._details(given))
-                            for near, given in zip(atlas.nearest.split(CHUNK), pictures.split(CHUNK))])
+        values = torch.cat(
+            [
+                byte(logits[near.long()] + self._details(given))
+                for near, given in zip(atlas.nearest.split(CHUNK), pictures.split(CHUNK))
+            ]
+        )
         write = atlas.written if self.keep is None else atlas.written & ~self.keep
         textures = dict(mesh.textures)
         channel = 0
         for kind, given in self.given.items():
             width = given.shape[1]
-            pictures = torch.where(write[:, None], values[:, channel:channel + width], given)
+            pictures = torch.where(write[:, None], values[:, channel : channel + width], given)
             channel += width
             for tile in atlas.tiles:
                 picture = tile.image(pictures)
@@ -229,8 +239,7 @@ class Colours:
 
     blocked = 0.0
 
-    def __init__(self, mesh: Mesh, corners: Tensor, manner: Manner, rasterizer: Rasterizer,
-                 device: torch.device | str):
+    def __init__(self, mesh: Mesh, corners: Tensor, manner: Manner, rasterizer: Rasterizer, device: torch.device | str):
         self.rasterizer, self.manner, self.corners = rasterizer, manner, corners
         self.faces = torch.from_numpy(mesh.faces).to(device)
         self.coloured = mesh.colours is not None or any(each.colour is not None for each in mesh.materials.values())
@@ -243,8 +252,9 @@ class Colours:
         logits = logit(self.given).clamp(-4, 4)
         return self.corners, F.pad(logits, (0, len(self.manner.maps)))
 
-    def at(self, paint: Paint, rast: Tensor, hit: Tensor, clip: Tensor, faces: Tensor,
-           generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
+    def at(
+        self, paint: Paint, rast: Tensor, hit: Tensor, clip: Tensor, faces: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         """As `Texture.at`."""
         logits = paint(self.corners)
         roughness = paint.roughness(self.corners, logits, generator)

@@ -43,6 +43,7 @@ class Stiffness:
 
     def _cosines(self, positions: Tensor) -> Tensor:
         corners = positions[self.faces]
-        normals = F.normalize(torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]),
-                              dim=1, eps=1e-12)
+        normals = F.normalize(
+            torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), dim=1, eps=1e-12
+        )
         return (normals[self.pairs[:, 0]] * normals[self.pairs[:, 1]]).sum(dim=1)

@@ -37,16 +37,23 @@ class Surface(nn.Module):
     def grid(self) -> Tensor:
         return mirrored(self.field.grid(), self.symmetry)
 
-    def render(self, cameras: Cameras, lights: Lights, backgrounds: Tensor, resolution: int,
-               progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def render(
+        self,
+        cameras: Cameras,
+        lights: Lights,
+        backgrounds: Tensor,
+        resolution: int,
+        progress: float,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
         """As `Asset.render`."""
         grid = self.grid()
         positions, faces = marching_tetrahedra(grid[0, 0])
         colours = sample(grid[:, 1:], positions.detach()).sigmoid()
-        images = render(self.rasterizer, positions, faces, colours, cameras, lights, backgrounds, resolution,
-                        self.flat)
-        penalty = 0.2 * normal_consistency(positions, faces) + 2 * bending(grid[:, :1]) \
-            + 0.01 * total_variation(grid[:, 1:])
+        images = render(self.rasterizer, positions, faces, colours, cameras, lights, backgrounds, resolution, self.flat)
+        penalty = (
+            0.2 * normal_consistency(positions, faces) + 2 * bending(grid[:, :1]) + 0.01 * total_variation(grid[:, 1:])
+        )
         return images, penalty
 
     def settle(self) -> None:
@@ -80,5 +87,8 @@ def extract(grid: Tensor) -> Mesh:
         occupancy = occupancy - interior.float().quantile(0.999).clamp(max=interior.max() - 1e-3)
     positions, faces = marching_tetrahedra(occupancy)
     colours = sample(grid[:, 1:], positions).sigmoid()
-    return Mesh(positions.cpu().numpy().astype(np.float32), faces.cpu().numpy().astype(np.int32),
-                (255 * colours).round().byte().cpu().numpy()).on_ground()
+    return Mesh(
+        positions.cpu().numpy().astype(np.float32),
+        faces.cpu().numpy().astype(np.int32),
+        (255 * colours).round().byte().cpu().numpy(),
+    ).on_ground()

@@ -36,13 +36,23 @@ class Volume(nn.Module):
     def grid(self) -> Tensor:
         return mirrored(self.field.grid(), self.symmetry)
 
-    def render(self, cameras: Cameras, lights: Lights, backgrounds: Tensor, resolution: int,
-               progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def render(
+        self,
+        cameras: Cameras,
+        lights: Lights,
+        backgrounds: Tensor,
+        resolution: int,
+        progress: float,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
         """As `Asset.render`. Fog is thin at first and hardens with progress."""
         grid = self.grid()
         rgb, alpha = march(grid, cameras, lights, resolution, self.samples, 10 + 40 * progress, generator)
-        penalty = (0.02 + 0.2 * progress) * binary_entropy(alpha) + 0.02 * total_variation(grid[:, :1]) \
+        penalty = (
+            (0.02 + 0.2 * progress) * binary_entropy(alpha)
+            + 0.02 * total_variation(grid[:, :1])
             + 0.05 * total_variation(grid[:, 1:])
+        )
         return rgb + (1 - alpha) * backgrounds[:, None, None], penalty
 
     def settle(self) -> None:

@@ -79,7 +79,7 @@ def _pairs(rast: Tensor) -> _Pairs:
     seen, depth = rast[..., 3], rast[..., 2].reshape(-1)
     differ = torch.cat([(seen[:, :, :-1] != seen[:, :, 1:]).flatten(), (seen[:, :-1] != seen[:, 1:]).flatten()])
     number = differ.nonzero()[:, 0]
-    beside = seen[:, :, :-1].numel()                    # pairs along x, which come first
+    beside = seen[:, :, :-1].numel()  # pairs along x, which come first
     along = (number >= beside).long()
     number = number - along * beside
     rows, columns = height - along, width - 1 + along
@@ -92,8 +92,16 @@ def _pairs(rast: Tensor) -> _Pairs:
     x = (2 * (near % width) + 1).double() / width - 1
     y = (2 * (near // width % height) + 1).double() / height - 1
     step = (4 * here_is_near.double() - 2) / _extent(along, height, width)
-    return _Pairs(view, near, far, seen[near].long() - 1, along, torch.where(along == 0, x, y),
-                  torch.where(along == 0, y, x), step)
+    return _Pairs(
+        view,
+        near,
+        far,
+        seen[near].long() - 1,
+        along,
+        torch.where(along == 0, x, y),
+        torch.where(along == 0, y, x),
+        step,
+    )
 
 
 def _extent(along: Tensor, height: int, width: int) -> Tensor:
@@ -161,8 +169,8 @@ def adjacency(faces: Tensor, vertices: int) -> Tensor:
     """
     ends = torch.stack([faces, faces.roll(-1, 1)], dim=2).view(-1, 2)
     key, order = (ends.amin(dim=1) * vertices + ends.amax(dim=1)).sort(stable=True)
-    again = F.pad(key[1:] == key[:-1], (0, 1))          # the next edge is the same one
-    first = again & ~again.roll(1) & ~again.roll(-1)    # of two that are the same, and no more
+    again = F.pad(key[1:] == key[:-1], (0, 1))  # the next edge is the same one
+    first = again & ~again.roll(1) & ~again.roll(-1)  # of two that are the same, and no more
     partner = torch.where(first, order.roll(-1), torch.where(first.roll(1), order.roll(1), torch.full_like(order, -1)))
     across = torch.empty_like(order).index_copy(0, order, partner.div(3, rounding_mode="floor"))
     return across.view(-1, 3)

@@ -34,8 +34,9 @@ class Rasterizer(Protocol):
         """(B, H, W, C) of per-vertex attributes (B or 1, V, C), 0 where nothing is."""
         ...
 
-    def footprint(self, attributes: Tensor, rast: Tensor, attribute_faces: Tensor, clip: Tensor,
-                  faces: Tensor) -> Tensor:
+    def footprint(
+        self, attributes: Tensor, rast: Tensor, attribute_faces: Tensor, clip: Tensor, faces: Tensor
+    ) -> Tensor:
         """(B, H, W, 2C): how much each attribute changes to the next pixel, (dA/dX, dA/dY) for every A in turn.
 
         Args:
@@ -46,8 +47,7 @@ class Rasterizer(Protocol):
         """
         ...
 
-    def texture(self, texture: Tensor, uv: Tensor, footprint: Tensor | None = None,
-                boundary: str = "wrap") -> Tensor:
+    def texture(self, texture: Tensor, uv: Tensor, footprint: Tensor | None = None, boundary: str = "wrap") -> Tensor:
         """(B, H, W, C) of a texture (B or 1, h, w, C) at uv (B, H, W, 2); gradients flow to texels and to uv.
 
         The origin is the texture's bottom left, texel i's centre lies at (i + 0.5) / edge. Bilinear; with the

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import kernels, texture as texels
+from . import kernels
+from . import texture as texels
 from .base import BOUNDARIES
 
 
@@ -45,8 +46,9 @@ class _Interpolate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         attributes, rast, faces = ctx.saved_tensors
         to_attributes, to_rast = torch.zeros_like(attributes), torch.zeros_like(rast)
-        kernels.interpolate_backward(_array(attributes), _array(rast), _array(faces), _array(grad),
-                                     to_attributes.numpy(), to_rast.numpy())
+        kernels.interpolate_backward(
+            _array(attributes), _array(rast), _array(faces), _array(grad), to_attributes.numpy(), to_rast.numpy()
+        )
         return to_attributes, to_rast, None
 
 
@@ -73,11 +75,19 @@ class _Texture(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         levels, uv, footprint = ctx.saved_tensors
         to_levels, to_uv = torch.zeros_like(levels), torch.zeros_like(uv)
-        texels.sample_backward(_array(levels), ctx.sizes, _array(uv), _array(footprint), ctx.wrap, _array(grad),
-                               to_levels.numpy(), to_uv.numpy())
+        texels.sample_backward(
+            _array(levels),
+            ctx.sizes,
+            _array(uv),
+            _array(footprint),
+            ctx.wrap,
+            _array(grad),
+            to_levels.numpy(),
+            to_uv.numpy(),
+        )
         texels.reduce_backward(to_levels.numpy(), ctx.sizes)
         height, width = ctx.shape[1:3]
-        return to_levels[:, :height * width].reshape(ctx.shape), to_uv, None, None
+        return to_levels[:, : height * width].reshape(ctx.shape), to_uv, None, None
 
 
 class _Antialias(torch.autograd.Function):
@@ -94,8 +104,16 @@ class _Antialias(torch.autograd.Function):
         colour, rast, clip, faces, across = ctx.saved_tensors
         to_colour = grad.clone(memory_format=torch.contiguous_format)
         total = torch.zeros(clip.shape, dtype=torch.float64)
-        kernels.antialias_backward(_array(colour), _array(rast), _array(clip), _array(faces), across.numpy(),
-                                   _array(grad), to_colour.numpy(), total.numpy())
+        kernels.antialias_backward(
+            _array(colour),
+            _array(rast),
+            _array(clip),
+            _array(faces),
+            across.numpy(),
+            _array(grad),
+            to_colour.numpy(),
+            total.numpy(),
+        )
         return to_colour, None, total.to(clip.dtype), None
 
 
@@ -116,16 +134,22 @@ class CpuRasterizer:
         return _back(_Interpolate.apply(attributes.cpu(), rast.cpu(), faces.cpu()), rast)
 
     @torch.no_grad()
-    def footprint(self, attributes: Tensor, rast: Tensor, attribute_faces: Tensor, clip: Tensor,
-                  faces: Tensor) -> Tensor:
+    def footprint(
+        self, attributes: Tensor, rast: Tensor, attribute_faces: Tensor, clip: Tensor, faces: Tensor
+    ) -> Tensor:
         attributes = attributes.cpu()
         out = attributes.new_zeros(*rast.shape[:3], 2 * attributes.shape[2])
-        texels.footprint(_array(attributes), _array(rast.cpu()), _array(attribute_faces.cpu()), _array(clip.cpu()),
-                         _array(faces.cpu()), out.numpy())
+        texels.footprint(
+            _array(attributes),
+            _array(rast.cpu()),
+            _array(attribute_faces.cpu()),
+            _array(clip.cpu()),
+            _array(faces.cpu()),
+            out.numpy(),
+        )
         return _back(out, rast)
 
-    def texture(self, texture: Tensor, uv: Tensor, footprint: Tensor | None = None,
-                boundary: str = "wrap") -> Tensor:
+    def texture(self, texture: Tensor, uv: Tensor, footprint: Tensor | None = None, boundary: str = "wrap") -> Tensor:
         if boundary not in BOUNDARIES:
             raise ValueError(f"There is no boundary {boundary!r}: choose wrap or clamp.")
         level = None if footprint is None else footprint.cpu()

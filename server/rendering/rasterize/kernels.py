@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numba import njit
 
-WALK = 32                                   # most triangles to cross on the way to a silhouette
+WALK = 32  # most triangles to cross on the way to a silhouette
 
 
 @njit(cache=True, nogil=True)
@@ -77,7 +77,7 @@ def rasterize(clip, faces, rast):
                 low = min(p0[1] / p0[2], p1[1] / p1[2], p2[1] / p2[2])
                 high = max(p0[1] / p0[2], p1[1] / p1[2], p2[1] / p2[2])
                 if not (right >= -1 and left <= 1 and high >= -1 and low <= 1):
-                    continue                # a corner may be no number
+                    continue  # a corner may be no number
                 # Clamped before they become integers, which hold nothing beyond 2**63.
                 x0 = max(0, int(math.floor((max(left, -1.0) + 1) * 0.5 * width - 0.5)))
                 x1 = min(width, int(math.ceil((min(right, 1.0) + 1) * 0.5 * width + 0.5)))
@@ -98,7 +98,7 @@ def rasterize(clip, faces, rast):
                     if b1 < 0:
                         continue
                     b2 = (e2[0] * qx + e2[1] * qy + e2[2]) * inverse
-                    total = b0 + b1 + b2      # 1 / w at the pixel
+                    total = b0 + b1 + b2  # 1 / w at the pixel
                     if b2 < 0 or not total > 0:
                         continue
                     z = z0 * b0 + z1 * b1 + z2 * b2
@@ -154,8 +154,9 @@ def interpolate(attributes, rast, faces, out):
                     u, v = rast[b, y, x, 0], rast[b, y, x, 1]
                     i, j, k = faces[f]
                     for c in range(attributes.shape[2]):
-                        out[b, y, x, c] = (u * attributes[s, i, c] + v * attributes[s, j, c]
-                                           + (1 - u - v) * attributes[s, k, c])
+                        out[b, y, x, c] = (
+                            u * attributes[s, i, c] + v * attributes[s, j, c] + (1 - u - v) * attributes[s, k, c]
+                        )
 
 
 @njit(cache=True, nogil=True)

@@ -21,8 +21,9 @@ class NvdiffrastRasterizer:
         try:
             import nvdiffrast.torch as dr
         except ImportError:
-            raise ValueError("nvdiffrast is not installed: install it as the README says, "
-                             "or choose the rasterizer cpu.") from None
+            raise ValueError(
+                "nvdiffrast is not installed: install it as the README says, or choose the rasterizer cpu."
+            ) from None
         self._dr = dr
         self._context = dr.RasterizeCudaContext(device=device)
 
@@ -37,22 +38,30 @@ class NvdiffrastRasterizer:
         return self._dr.interpolate(attributes.contiguous(), rast.contiguous(), faces.contiguous())[0]
 
     @torch.no_grad()
-    def footprint(self, attributes: Tensor, rast: Tensor, attribute_faces: Tensor, clip: Tensor,
-                  faces: Tensor) -> Tensor:
+    def footprint(
+        self, attributes: Tensor, rast: Tensor, attribute_faces: Tensor, clip: Tensor, faces: Tensor
+    ) -> Tensor:
         if not len(faces):
             return attributes.new_zeros(*rast.shape[:3], 2 * attributes.shape[2])
-        slopes = self._dr.rasterize(self._context, clip.contiguous(), faces.contiguous(), tuple(rast.shape[1:3]),
-                                    grad_db=False)[1]
-        return self._dr.interpolate(attributes.contiguous(), rast.contiguous(), attribute_faces.contiguous(),
-                                    rast_db=slopes, diff_attrs="all")[1]
+        slopes = self._dr.rasterize(
+            self._context, clip.contiguous(), faces.contiguous(), tuple(rast.shape[1:3]), grad_db=False
+        )[1]
+        return self._dr.interpolate(
+            attributes.contiguous(), rast.contiguous(), attribute_faces.contiguous(), rast_db=slopes, diff_attrs="all"
+        )[1]
 
-    def texture(self, texture: Tensor, uv: Tensor, footprint: Tensor | None = None,
-                boundary: str = "wrap") -> Tensor:
+    def texture(self, texture: Tensor, uv: Tensor, footprint: Tensor | None = None, boundary: str = "wrap") -> Tensor:
         texture, uv = texture.contiguous(), uv.contiguous()
         if footprint is None:
             return self._dr.texture(texture, uv, filter_mode="linear", boundary_mode=boundary)
-        return self._dr.texture(texture, uv, footprint.contiguous(), filter_mode="linear-mipmap-linear",
-                                boundary_mode=boundary, max_mip_level=len(mip_sizes(*texture.shape[1:3])) - 1)
+        return self._dr.texture(
+            texture,
+            uv,
+            footprint.contiguous(),
+            filter_mode="linear-mipmap-linear",
+            boundary_mode=boundary,
+            max_mip_level=len(mip_sizes(*texture.shape[1:3])) - 1,
+        )
 
     def antialias(self, colour: Tensor, rast: Tensor, clip: Tensor, faces: Tensor) -> Tensor:
         return antialias(colour, rast, clip, faces)

@@ -77,8 +77,9 @@ def reduce(levels, sizes):
                     i, j, k, n = _four(fine, sizes, m, y, x)
                     to = coarse + y * sizes[m, 1] + x
                     for c in range(levels.shape[2]):
-                        levels[b, to, c] = 0.25 * ((levels[b, i, c] + levels[b, j, c])
-                                                   + (levels[b, k, c] + levels[b, n, c]))
+                        levels[b, to, c] = 0.25 * (
+                            (levels[b, i, c] + levels[b, j, c]) + (levels[b, k, c] + levels[b, n, c])
+                        )
         fine = coarse
 
 
