@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .priors import BUNDLED_MODEL, PriorError
-from .priors.files import check
+from .priors import BUNDLED_MODEL, PriorError, check
 
 GOOD, NOTE, BAD = "ok", "note", "MISSING"
 ROOM = 2 << 30  # bytes that jobs should find on the disk

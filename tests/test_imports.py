@@ -81,6 +81,6 @@ def test_the_server_process_starts_without_torch():
     code = (
         "import sys; sys.modules['torch'] = sys.modules['diffusers'] = None\n"
         "import server.__main__, server.api.app, server.jobs.queue, server.jobs.worker, server.doctor\n"
-        "from server.priors import BUNDLED_MODEL, files; files.check(BUNDLED_MODEL)"
+        "from server.priors import BUNDLED_MODEL, check; check(BUNDLED_MODEL)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -57,7 +57,7 @@ def ascend(
     while (spent < calls) if calls else (made < iterations):
         step = guidance.step(prior, x, condition, spent / calls if calls else made / iterations, generator)
         x = x - rate * step.gradient
-        spent, made = spent + step.denoiser_calls, made + 1
+        spent, made = spent + step.nfe, made + 1
     return x, spent
 
 

@@ -23,10 +23,10 @@ class Labels:
     guidance_scale: float = 1.0
 
     @property
-    def denoiser_calls(self) -> int:
+    def nfe(self) -> int:
         return 1 if self.guidance_scale == 1 else 2
 
-    def unguided(self) -> Labels:
+    def without_cfg(self) -> Labels:
         """The same classes without classifier-free guidance."""
         return Labels(self.classes)
 

@@ -67,10 +67,10 @@ def of_pictures(output: Path, quick: bool, model: str) -> list[dict[str, Any]]:
     prior = priors.load(model or None, "cpu")
     pairs = [pair for pair in captions.pairs(kinds) for _ in range(seeds)]
     texts = [f"a {colour} {noun}, front view" for colour, noun in pairs]
-    condition = prior.condition(texts, "", SCALE)
+    condition = prior.text_condition(texts, "", SCALE)
     generator = torch.Generator().manual_seed(4)
     start = torch.randn(len(pairs), *prior.latent_shape, generator=generator)
-    ends = {"samples": sample(prior, start.shape, condition, 4 if quick else 25, generator)}
+    ends = {"samples": sample(prior, start.shape, condition, 4 if quick else 25, generator, prior.sigma_range)}
     for name, (end, settings) in IMAGE_SETTINGS.items():
         for width in IMAGE_STARTS[::4] if quick else IMAGE_STARTS:
             msd = ("msd", {"bandwidth": Geometric(width, min(width, end)), **settings})

@@ -48,8 +48,8 @@ def measure(
         "mean": float(squared_bias.sqrt()),
         "error": float(error.sqrt()),
         "nmse": nmse,
-        "calls": step.denoiser_calls,
-        "efficiency": 1 / (nmse * step.denoiser_calls) if nmse > 1e-9 else float("inf"),
+        "calls": step.nfe,
+        "efficiency": 1 / (nmse * step.nfe) if nmse > 1e-9 else float("inf"),
         "sigma": float(step.sigma[0]),
     }
 

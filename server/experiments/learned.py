@@ -22,7 +22,7 @@ class Learned:
 
     @torch.no_grad()
     def denoise(self, x: Tensor, sigma: Tensor, condition: Labels | None = None) -> Tensor:
-        return guided(lambda classes: self.network.denoise(x.float(), sigma.float(), classes), condition).to(x)
+        return guided(lambda classes: self.network(x.float(), sigma.float(), classes), condition).to(x)
 
 
 def learn(density: Mixture, path: Path, steps: int = 6000, batch: int = 1024, seed: int = 0) -> Learned:
@@ -45,7 +45,7 @@ def learn(density: Mixture, path: Path, steps: int = 6000, batch: int = 1024, se
         sigma = (1.4 * torch.randn(batch, generator=generator) - 1.6).exp()
         noisy = clean + sigma[:, None] * torch.randn(clean.shape, generator=generator)
         weight = (1 + sigma**-2)[:, None]
-        loss = (weight * (network.denoise(noisy, sigma, classes) - clean).square()).mean()
+        loss = (weight * (network(noisy, sigma, classes) - clean).square()).mean()
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1, (steps - step) / (0.7 * steps))
         optimizer.zero_grad()

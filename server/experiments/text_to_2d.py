@@ -116,7 +116,7 @@ def optimize(prior: Any, choice: Choice, prompts: list[str], calls: int, seed: i
     generator = torch.Generator().manual_seed(seed)
     pictures = Pictures(len(prompts), generator).to(prior.device)
     optimizer = torch.optim.Adam(pictures.parameters(), lr=choice.learning_rate)
-    condition = prior.condition(prompts, "", SCALE)
+    condition = prior.text_condition(prompts, "", SCALE)
     curve, spent, start = Curve(), 0, time.perf_counter()
     while spent < calls:
         latents = prior.encode(pictures(prior.resolution))
@@ -124,7 +124,7 @@ def optimize(prior: Any, choice: Choice, prompts: list[str], calls: int, seed: i
         latents.backward(step.gradient)
         optimizer.step()
         optimizer.zero_grad()
-        spent += step.denoiser_calls
+        spent += step.nfe
         if spent >= calls * (len(curve.calls) + 1) / stops:
             with torch.no_grad():
                 curve.calls.append(spent)
@@ -206,9 +206,10 @@ def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed
                     sample(
                         prior,
                         (len(part), *prior.latent_shape),
-                        prior.condition(part, "", SCALE),
+                        prior.text_condition(part, "", SCALE),
                         4 if quick else 25,
                         torch.Generator().manual_seed(seed + i),
+                        prior.sigma_range,
                     )
                 )
                 for i, part in enumerate(batches)

@@ -89,7 +89,7 @@ class Clock:
             self._seconds[name] += start.elapsed_time(end) / 1000
         return self._seconds
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Wait until the device has done all that was asked."""
         if self._pending:
             self._pending[-1][2].synchronize()

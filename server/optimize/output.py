@@ -1,28 +1,31 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures of a mesh for people to look at."""
+"""The files of a finished asset, and its pictures."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from ..assets.mesh_asset import Placement
+from ..geometry import files
 from ..geometry.mesh import Mesh
 from ..rendering import render
 from ..rendering.cameras import FIELD_OF_VIEW, Cameras
 from ..rendering.rasterize import Rasterizer
 from ..rendering.shading import Lights
 from ..rendering.textured import Charts, Material, Textured
-from .assets.explicit import Place
 
 PREVIEW = 128  # pixels
 
 
-def look(mesh: Mesh, device: torch.device | str) -> Tensor | Textured:
-    """What `render.render` takes as colours: the mesh's textures, or its vertex colours in [0, 1]."""
+def appearance(mesh: Mesh, device: torch.device | str) -> Tensor | Textured:
+    """The mesh's textures, or its vertex colours in [0, 1], as `render.render` takes them."""
     if mesh.uvs is None or not any(name.startswith("texture.") for name in mesh.textures):
         return torch.from_numpy(mesh.shown_colours).to(device) / 255
 
@@ -56,7 +59,7 @@ def preview(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat
         rasterizer,
         place,
         torch.from_numpy(mesh.faces).to(device),
-        look(mesh, device),
+        appearance(mesh, device),
         camera,
         Lights.headlight(camera),
         torch.full((1, 3), render.GROUND, device=device),
@@ -72,7 +75,7 @@ def turntable(
     """As `render.turntable`. scaled: brought to the size that fills the picture, whatever size it has."""
     if scaled:
         mesh = replace(mesh, positions=_placed(mesh))
-    colours = look(mesh, device)
+    colours = appearance(mesh, device)
     return render.turntable(
         rasterizer,
         mesh.positions,
@@ -83,6 +86,16 @@ def turntable(
     )
 
 
+def write_files(
+    mesh: Mesh, folder: Path, rasterizer: Rasterizer, device: torch.device, flat: bool, scaled: bool
+) -> None:
+    """Write mesh.glb, its pictures and turntable.png into an existing folder.
+
+    flat: faces have their own normals. scaled: see `turntable`.
+    """
+    files.save_result(mesh, folder, flat)
+    Image.fromarray(turntable(rasterizer, mesh, device, flat, scaled)).save(folder / "turntable.png")
+
+
 def _placed(mesh: Mesh) -> np.ndarray:
-    place = Place.of(mesh)
-    return ((mesh.positions - place.centre) * np.float32(place.scale)).astype(np.float32)
+    return Placement.of(mesh).apply(mesh.positions)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -61,22 +63,56 @@ def render(
         normals = _normals(rasterizer, positions, rast, faces, flat)
         if bumps is not None:
             normals = colours.bend(normals, bumps, rasterizer, positions, rast, faces)
-        if colours.physical:
-            place = rasterizer.interpolate(positions[None], rast, faces)
-            toward = F.normalize(cameras.position[:, None, None] - place, dim=-1)
-            roughness = torch.full_like(base[..., :1], ROUGHNESS) if roughness is None else roughness
-            metallic = torch.full_like(base[..., :1], METALLIC) if metallic is None else metallic
-            shaded = lights.shade_physically(base, normals, toward, roughness, metallic)
-        else:
-            shaded = lights.shade(base, normals)
+        buffer = GBuffer(base, normals, roughness, metallic, colours.physical)
     elif flat:
         pixels = rasterizer.interpolate(colours[None], rast, faces)
-        shaded = lights.shade(pixels, _normals(rasterizer, positions, rast, faces, flat))
+        buffer = GBuffer(pixels, _normals(rasterizer, positions, rast, faces, flat))
     else:
         attributes = torch.cat([colours, vertex_normals(positions, faces)], dim=1)[None]
         pixels = rasterizer.interpolate(attributes, rast, faces)
-        shaded = lights.shade(pixels[..., :3], F.normalize(pixels[..., 3:], dim=-1, eps=1e-6))
-    return _finish(rasterizer, shaded, rast, clip, faces, backgrounds)
+        buffer = GBuffer(pixels[..., :3], F.normalize(pixels[..., 3:], dim=-1, eps=1e-6))
+    return shade(rasterizer, buffer, positions, rast, clip, faces, cameras, lights, backgrounds)
+
+
+@dataclass(frozen=True)
+class GBuffer:
+    """The visible surface, pixel by pixel; anything where nothing is visible.
+
+    physical: shaded with roughness and metallic, whose defaults stand where they are None.
+    """
+
+    base: Tensor  # (B, H, W, 3) base colour, sRGB in [0, 1]
+    normals: Tensor  # (B, H, W, 3) unit
+    roughness: Tensor | None = None  # (B, H, W, 1) in [0, 1]
+    metallic: Tensor | None = None  # (B, H, W, 1) in [0, 1]
+    physical: bool = False
+
+
+def shade(
+    rasterizer: Rasterizer,
+    buffer: GBuffer,
+    positions: Tensor,
+    rast: Tensor,
+    clip: Tensor,
+    faces: Tensor,
+    cameras: Cameras,
+    lights: Lights,
+    backgrounds: Tensor,
+) -> Tensor:
+    """(B, H, W, 3) pictures of a rasterized surface: lit, before its backgrounds (B, 3), with smooth edges.
+
+    positions, faces: (V, 3) and (F, 3), those that `rast` and `clip` are of.
+    """
+    if buffer.physical:
+        point = rasterizer.interpolate(positions[None], rast, faces)
+        toward = F.normalize(cameras.position[:, None, None] - point, dim=-1)
+        default = torch.full_like(buffer.base[..., :1], ROUGHNESS), torch.full_like(buffer.base[..., :1], METALLIC)
+        roughness = default[0] if buffer.roughness is None else buffer.roughness
+        metallic = default[1] if buffer.metallic is None else buffer.metallic
+        lit = lights.shade_physically(buffer.base, buffer.normals, toward, roughness, metallic)
+    else:
+        lit = lights.shade(buffer.base, buffer.normals)
+    return _finish(rasterizer, lit, rast, clip, faces, backgrounds)
 
 
 def render_normals(

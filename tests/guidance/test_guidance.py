@@ -3,7 +3,6 @@
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,12 +96,20 @@ def test_a_users_own_prior(name):
     assert distance[1] < 0.5 * distance[0], distance
 
 
+class Guided:
+    """A condition under classifier-free guidance that has no form without."""
+
+    nfe = 2
+
+    def without_cfg(self):
+        return self
+
+
 @every_guidance
 def test_counts_what_the_condition_costs(name, mixture):
-    guided = SimpleNamespace(denoiser_calls=2)  # as under classifier-free guidance
-    step = create(name).step(mixture, torch.zeros(1, 2), guided, generator=torch.Generator().manual_seed(0))
+    step = create(name).step(mixture, torch.zeros(1, 2), Guided(), generator=torch.Generator().manual_seed(0))
     student = 2 if name == "vsd" else 0  # its own network: one evaluation, one to fit it
-    assert step.denoiser_calls == 2 * len(mixture.levels) + student
+    assert step.nfe == 2 * len(mixture.levels) + student
 
 
 def test_unknown_names_and_settings():

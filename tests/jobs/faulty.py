@@ -21,7 +21,7 @@ def main(pipe, device):
 
     generate, faults = optimize.generate, Path(os.environ["MSD_FAULTS"])
 
-    loop = sys.modules["server.optimize.generate"].Generation
+    loop = sys.modules["server.optimize.loop"].Optimization
     iterate = loop._iterate
 
     def slow(self, *given):

@@ -15,7 +15,7 @@ from server.jobs.queue import Queue
 from server.jobs.store import Store
 from server.jobs.worker import Worker, devices
 from server.optimize import is_device_fault, is_out_of_memory, release
-from server.optimize.generate import load_prior
+from server.priors import load_cached
 from tests.jobs import faulty
 
 
@@ -165,7 +165,7 @@ def test_an_idle_workers_memory_is_given_back_and_the_next_job_loads_anew(start_
 
 
 def test_release_leaves_no_prior(folders):
-    model = weakref.ref(load_prior(str(folders["epsilon"]), "cpu").unet)
+    model = weakref.ref(load_cached(str(folders["epsilon"]), torch.device("cpu")).unet)
     assert model() is not None
     release()
     gc.collect()

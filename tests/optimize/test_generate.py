@@ -13,10 +13,10 @@ from scipy.spatial import cKDTree
 
 from msd_blender.protocol import FILES, JobRequest, Log, Progress, Snapshot
 from server.geometry.field import Field
+from server.geometry.isosurface import extract_mesh
 from server.geometry.mesh import edge_counts
 from server.guidance.bandwidth import Geometric
 from server.optimize import generate
-from server.optimize.assets import extract
 from server.optimize.settings import Settings
 from server.priors import PriorError
 
@@ -108,10 +108,10 @@ def test_a_field_that_vanished_still_has_a_mesh():
     field = Field((9,))
     with torch.no_grad():
         field.grids[0][:, 0] = -5 - torch.rand(9, 9, 9, generator=torch.Generator().manual_seed(0))
-    assert len(extract(field.grid()).faces)
+    assert len(extract_mesh(field.grid()).faces)
     with torch.no_grad():
         field.grids[0][:, 0] = -5
-    assert len(extract(field.grid()).faces)
+    assert len(extract_mesh(field.grid()).faces)
 
 
 def test_iterations_are_shared_out_as_the_defaults_are():

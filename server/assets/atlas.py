@@ -13,9 +13,9 @@ from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ...geometry.mesh import Mesh
-from ...geometry.uvs import within_tile
-from ...rendering.textured import Charts
+from ..geometry.mesh import Mesh
+from ..geometry.uvs import within_tile
+from ..rendering.textured import Charts
 
 REACH = 1.5  # texels: what a bilinear read beside a chart can find
 EVEN = 1e-6  # texels: as near

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from server import priors
 from server.guidance import create
 from server.priors import PriorError, load
-from server.priors.latent_diffusion import KEPT_TEXTS
+from server.priors.stable_diffusion import MAX_EMBEDDINGS
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 
@@ -29,7 +29,7 @@ def test_denoise_is_the_schedulers_pred_original_sample(folders, kind, timestep)
     scheduler.set_timesteps(1000)
     clean, noise = latents(prior), latents(prior, seed=1)
     noisy = scheduler.add_noise(clean, noise, torch.tensor([timestep] * 2))  # variance preserving
-    condition = prior.condition(["a cat", "a red dog"], guidance_scale=1)
+    condition = prior.text_condition(["a cat", "a red dog"], guidance_scale=1)
     with torch.no_grad():
         output = prior.unet(noisy, timestep, encoder_hidden_states=condition.embeddings).sample
     expected = scheduler.step(output, timestep, noisy).pred_original_sample
@@ -43,7 +43,7 @@ def test_denoise_is_the_schedulers_pred_original_sample(folders, kind, timestep)
 
 
 def test_timesteps_between_and_beyond(prior):
-    low, high = prior.sigmas
+    low, high = prior.sigma_range
     assert low == pytest.approx(0.0292, abs=1e-4) and high == pytest.approx(14.61, abs=0.01)
     table = prior._log_sigmas
     between = ((table[10] + table[11]) / 2).exp()
@@ -63,7 +63,7 @@ def test_extreme_noise_levels(folders, kind, dtype):
     if kind != "sample":
         torch.testing.assert_close(clean[:3], x[:3], atol=1e-4, rtol=1e-4)
     far = prior.denoise(x[:1] * 1e4, torch.tensor([1e4]))
-    near = prior.denoise(x[:1] * prior.sigmas[1], torch.tensor([prior.sigmas[1]]))
+    near = prior.denoise(x[:1] * prior.sigma_range[1], torch.tensor([prior.sigma_range[1]]))
     torch.testing.assert_close(far, near, atol=2e-2, rtol=2e-2)
 
 
@@ -78,14 +78,14 @@ def test_latents_keep_their_dtype(prior, dtype):
 def test_guidance_formula(prior):
     """One batched call equals D_negative + w (D_prompt - D_negative)."""
     x, sigma, prompts = latents(prior), torch.tensor([0.3, 4.0]), ["a red cat", "a blue dog"]
-    positive = prior.denoise(x, sigma, prior.condition(prompts, guidance_scale=1))
-    negative = prior.denoise(x, sigma, prior.condition(["ugly"], guidance_scale=1))
-    condition = prior.condition(prompts, negative="ugly", guidance_scale=7.5)
+    positive = prior.denoise(x, sigma, prior.text_condition(prompts, guidance_scale=1))
+    negative = prior.denoise(x, sigma, prior.text_condition(["ugly"], guidance_scale=1))
+    condition = prior.text_condition(prompts, negative="ugly", guidance_scale=7.5)
     expected = negative + 7.5 * (positive - negative)
     torch.testing.assert_close(prior.denoise(x, sigma, condition), expected, atol=1e-4, rtol=1e-4)
     assert (positive - negative).abs().max() > 1e-3
-    assert condition.denoiser_calls == 2 and prior.condition(prompts, guidance_scale=1).denoiser_calls == 1
-    unconditional = prior.denoise(x, sigma, prior.condition([""], guidance_scale=1))
+    assert condition.nfe == 2 and prior.text_condition(prompts, guidance_scale=1).nfe == 1
+    unconditional = prior.denoise(x, sigma, prior.text_condition([""], guidance_scale=1))
     assert torch.equal(prior.denoise(x, sigma), unconditional)
 
 
@@ -93,10 +93,10 @@ def test_prompts_are_encoded_as_the_pipeline_does(folders, prior):
     pipeline = StableDiffusionPipeline.from_pretrained(folders["v_prediction"], safety_checker=None)
     prompts = ["a cat", "the quick brown fox jumps over it " * 4]  # the second is cut to 77 tokens
     expected, negative = pipeline.encode_prompt(prompts, "cpu", 1, True, negative_prompt=["bad"] * 2)
-    condition = prior.condition(prompts, negative="bad")
+    condition = prior.text_condition(prompts, negative="bad")
     torch.testing.assert_close(condition.embeddings, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(condition.negative, negative, atol=1e-5, rtol=1e-5)
-    alone = prior.condition([prompts[0]])
+    alone = prior.text_condition([prompts[0]])
     assert torch.equal(alone.embeddings[0], condition.embeddings[0])
 
 
@@ -125,9 +125,9 @@ def test_encode_and_decode_as_the_vae_does(prior):
 def test_guidance_runs_on_it(prior, name):
     def target():
         step = create(name).step(
-            prior, latents(prior), prior.condition(["a cat"]), 0.5, torch.Generator().manual_seed(4)
+            prior, latents(prior), prior.text_condition(["a cat"]), 0.5, torch.Generator().manual_seed(4)
         )
-        assert step.denoiser_calls % 2 == 0
+        assert step.nfe % 2 == 0
         return step.target
 
     assert target().isfinite().all()
@@ -137,8 +137,8 @@ def test_guidance_runs_on_it(prior, name):
 def test_a_student_begins_as_the_prior_and_learns(prior):
     """Low-rank updates: nothing at first, then a lower loss, and the prior itself stays what it was."""
     x, sigma = latents(prior), torch.tensor([0.5, 2.0])
-    guided = prior.condition(["a cat", "a red dog"], guidance_scale=7)
-    student, before = prior.student(), prior.denoise(x, sigma, guided.unguided())
+    guided = prior.text_condition(["a cat", "a red dog"], guidance_scale=7)
+    student, before = prior.student(), prior.denoise(x, sigma, guided.without_cfg())
     assert torch.equal(student.denoise(x, sigma, guided), before)
     optimizer, losses = torch.optim.Adam(student.parameters(), lr=1e-2), []
     for _ in range(20):
@@ -148,12 +148,12 @@ def test_a_student_begins_as_the_prior_and_learns(prior):
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]  # 0.88 with attention's layers alone
-    assert torch.equal(prior.denoise(x, sigma, guided.unguided()), before)
+    assert torch.equal(prior.denoise(x, sigma, guided.without_cfg()), before)
 
 
 def test_zero_terminal_snr_stays_finite(save_pipeline, tmp_path):
     prior = load(save_pipeline(tmp_path / "model", "v_prediction", rescale_betas_zero_snr=True))
-    assert prior.sigmas[1] <= 1000.1
+    assert prior.sigma_range[1] <= 1000.1
     assert prior.denoise(latents(prior, 1), torch.tensor([math.inf])).isfinite().all()
 
 
@@ -169,10 +169,10 @@ def test_half_precision_variant_files_are_found(folders, tmp_path):
 def test_errors_in_use(prior):
     x, sigma = latents(prior), torch.ones(2)
     for call, words in [
-        (lambda: prior.condition([]), "at least one prompt"),
-        (lambda: prior.condition("a cat"), "list"),
-        (lambda: prior.condition(["a", "b"], negative=["c", "d", "e"]), "one for each of the 2"),
-        (lambda: prior.denoise(x, sigma, prior.condition(["a"] * 3)), "3 prompts for 2 latents"),
+        (lambda: prior.text_condition([]), "at least one prompt"),
+        (lambda: prior.text_condition("a cat"), "list"),
+        (lambda: prior.text_condition(["a", "b"], negative=["c", "d", "e"]), "one for each of the 2"),
+        (lambda: prior.denoise(x, sigma, prior.text_condition(["a"] * 3)), "3 prompts for 2 latents"),
         (lambda: prior.denoise(x, torch.tensor(1.0)), "one sigma for each"),
         (lambda: prior.denoise(x[0], sigma), "latents"),
         (lambda: prior.encode(torch.zeros(1, 16, 16, 3)), r"images \(B, 3, H, W\)"),
@@ -183,7 +183,7 @@ def test_errors_in_use(prior):
 
 
 def test_no_bundled_model(monkeypatch, tmp_path):
-    monkeypatch.setattr(priors, "BUNDLED_MODEL", tmp_path / "model")
+    monkeypatch.setattr(priors.loading, "BUNDLED_MODEL", tmp_path / "model")
     with pytest.raises(PriorError, match="bundled model is not in"):
         load()
 
@@ -195,7 +195,7 @@ def test_the_bundled_model():
     prior = load(device="cpu")
     images = torch.rand(1, 3, prior.resolution, prior.resolution)
     assert prior.encode(images).shape == (1, *prior.latent_shape)
-    clean = prior.denoise(latents(prior, 1), torch.ones(1), prior.condition(["a red mushroom"]))
+    clean = prior.denoise(latents(prior, 1), torch.ones(1), prior.text_condition(["a red mushroom"]))
     assert clean.isfinite().all()
 
 
@@ -206,8 +206,12 @@ def test_guidance_needs_no_diffusers():
 
 def test_encoded_texts_are_forgotten_and_encoded_again_to_the_same_bits(folders):
     prior = load(folders["epsilon"], "cpu")
-    first = prior.condition(["a chair"], "blurry").embeddings
-    for i in range(3 * KEPT_TEXTS):
-        prior.condition([f"a chair number {i}", "a lamp"])
-    assert len(prior._embeddings) == KEPT_TEXTS and "a lamp" in prior._embeddings and "a chair" not in prior._embeddings
-    assert torch.equal(prior.condition(["a chair"], "blurry").embeddings, first)
+    first = prior.text_condition(["a chair"], "blurry").embeddings
+    for i in range(3 * MAX_EMBEDDINGS):
+        prior.text_condition([f"a chair number {i}", "a lamp"])
+    assert (
+        len(prior._embeddings) == MAX_EMBEDDINGS
+        and "a lamp" in prior._embeddings
+        and "a chair" not in prior._embeddings
+    )
+    assert torch.equal(prior.text_condition(["a chair"], "blurry").embeddings, first)

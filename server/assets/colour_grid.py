@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Colour as a smooth function of the place in space, so that a texture's seams cannot show."""
+"""Colour as a smooth function of the position in space, so that a texture's seams cannot show."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...geometry.field import sample
+from ..geometry.field import sample
+from .base import ParamGroup
 
-FINE = 17  # levels above it are learned more slowly: what they see is mostly noise
+FULL_RATE = 17  # points: grids above it are learned more slowly, since they see mostly noise
 
 
-class Paint(nn.Module):
+class ColourGrid(nn.Module):
     """A sum of trilinear grids over the cube [-1, 1]^3, coarse to fine, read at points of the surface only.
 
-    Either side of a seam is the same place, and so has the same value.
+    Both sides of a seam are the same point, and so have the same value.
 
     Args:
         levels: points along an edge of each grid, ascending.
@@ -29,8 +28,8 @@ class Paint(nn.Module):
         self.levels, self.channels = levels, channels
         self.grids = nn.ParameterList([nn.Parameter(torch.zeros(1, channels, n, n, n, device=device)) for n in levels])
 
-    def groups(self) -> list[dict[str, Any]]:
-        return [{"params": [grid], "pace": min(1.0, FINE / n)} for n, grid in zip(self.levels, self.grids)]
+    def param_groups(self) -> list[ParamGroup]:
+        return [{"params": [grid], "lr_scale": min(1.0, FULL_RATE / n)} for n, grid in zip(self.levels, self.grids)]
 
     def forward(self, points: Tensor) -> Tensor:
         """(N, C) logits at (N, 3) points."""
@@ -40,7 +39,7 @@ class Paint(nn.Module):
         return total
 
     @torch.no_grad()
-    def start(self, grid: Tensor) -> None:
+    def start_from(self, grid: Tensor) -> None:
         """Begin with a dense (1, C, n, n, n) grid of logits for the first channels; the others begin at 0."""
         fine = F.interpolate(grid, size=(self.levels[-1],) * 3, mode="trilinear", align_corners=True)
         self.grids[-1][:, : grid.shape[1]] = fine
@@ -50,7 +49,8 @@ class Paint(nn.Module):
     ) -> None:
         """Come near given values (N, C) at (N, 3) points."""
         optimizer = torch.optim.Adam(
-            [{"params": group["params"], "lr": 0.2 * group["pace"]} for group in self.groups()], betas=(0.9, 0.99)
+            [{"params": group["params"], "lr": 0.2 * group["lr_scale"]} for group in self.param_groups()],
+            betas=(0.9, 0.99),
         )
         for _ in range(steps):
             pick = torch.randint(len(points), (batch,), generator=generator).to(points.device)
@@ -58,8 +58,9 @@ class Paint(nn.Module):
             optimizer.step()
             optimizer.zero_grad()
 
-    def roughness(self, points: Tensor, values: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared change of the `values` that the points have to some a finest cell away."""
+    def variation(self, points: Tensor, values: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared difference between `values`, at the points, and the values about a finest cell away."""
         drawn = torch.randn(points.shape, generator=generator).to(points, non_blocking=True)
         offset = drawn * (2 / (self.levels[-1] - 1))
-        return (self(points + offset) - values).square().mean()
+        result: Tensor = (self(points + offset) - values).square().mean()
+        return result
