@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..geometry.material import tinted
@@ -208,13 +209,13 @@ class TextureAppearance:
         return total
 
     def _details(self, given: Tensor) -> Tensor:
-        """(P, C) logits under the paint, of the given pictures' (P, C) uint8: a map always begins with them."""
+        """(P, C) logits to add to the grid's, of the given pictures' (P, C) uint8: a map always begins with them."""
         details = logit(given)
         return details if self.keep_details else F.pad(details[:, 3:], (3, 0))
 
     def _logits(self, grid: ColourGrid, covered: Tensor) -> Tensor:
         """(P, C) of the grid at some covered texels."""
-        logits = grid(self.places[covered])
+        logits: Tensor = grid(self.places[covered])
         second = self.atlas.second[covered]
         if len(self.others) and len(shared := (second >= 0).nonzero()[:, 0]):
             both = (logits[shared] + grid(self.others[second[shared]])) / 2
@@ -222,11 +223,12 @@ class TextureAppearance:
         return logits
 
     def _height_gradient(self, grid: ColourGrid, points: Tensor) -> Tensor:
-        """(P, 3) of the height, a number, at points."""
+        """(P, 3) gradient at points of the height that the grid's last channel is."""
         step = 1 / (grid.levels[-1] - 1)  # half a finest cell
-        heights = grid(points)[:, -1]
+        heights: Tensor = grid(points)[:, -1]
         ahead = [grid(points + step * axis)[:, -1] for axis in torch.eye(3, device=points.device)]
-        return (torch.stack(ahead, dim=1) - heights[:, None]) * (BUMP_HEIGHT / step)
+        gradient: Tensor = (torch.stack(ahead, dim=1) - heights[:, None]) * (BUMP_HEIGHT / step)
+        return gradient
 
     def _tangent_frames(self, mesh: Mesh, corners: Tensor) -> tuple[Tensor, Tensor]:
         """Normals (N, 3) and tangents with their side (N, 4) at the covered texels."""
@@ -329,7 +331,7 @@ class VertexAppearance:
         return replace(mesh, colours=_baked_vertices(mesh, grid, self.corners, self.detail))
 
 
-def _baked_vertices(mesh: Mesh, grid: ColourGrid, corners: Tensor, detail: Tensor | None = None) -> np.ndarray:
+def _baked_vertices(mesh: Mesh, grid: ColourGrid, corners: Tensor, detail: Tensor | None = None) -> NDArray[np.generic]:
     """(V, 3) uint8 of the grid's colours at the vertices; locked ones keep their own."""
     logits = grid(corners)[:, :3]
     colours = byte(logits if detail is None else logits + detail).cpu().numpy()

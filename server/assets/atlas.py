@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numba import njit
+from numpy.typing import NDArray
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
@@ -35,7 +36,7 @@ class Tile:
     def texels(self) -> slice:
         return slice(self.first, self.first + self.height * self.width)
 
-    def image(self, values: Tensor) -> np.ndarray:
+    def image(self, values: Tensor) -> NDArray[np.generic]:
         """(H, W, …) of the atlas's (T, …)."""
         return values[self.texels].view(self.height, self.width, *values.shape[1:]).cpu().numpy()
 
@@ -119,7 +120,7 @@ class Atlas:
         """(M, C) at the other places."""
         return _spread(values, faces, self.second_triangle, self.second_weights)
 
-    def given(self, mesh: Mesh, kind: str, default: np.ndarray) -> Tensor:
+    def given(self, mesh: Mesh, kind: str, default: NDArray[np.generic]) -> Tensor:
         """(T, …) uint8: a mesh's pictures of one kind, `default` where a slot has none."""
         pictures = []
         for tile in self.tiles:
@@ -134,7 +135,7 @@ class Atlas:
         return torch.from_numpy(np.concatenate(pictures)).to(self.nearest.device)
 
 
-def laid_anew(mesh: Mesh, uvs: np.ndarray, size: int) -> Mesh:
+def laid_anew(mesh: Mesh, uvs: NDArray[np.generic], size: int) -> Mesh:
     """The mesh with other UVs (F, 3, 2), on which base colour, roughness and metallic show as before, each in a square
     picture of that size. Normal maps, whose axes are those of the UVs, are left out, and so are masks."""
     made = replace(mesh, uvs=uvs, textures={})
@@ -157,13 +158,15 @@ def _spread(values: Tensor, faces: Tensor, triangle: Tensor, weights: Tensor) ->
     return (values[faces[triangle].long()] * weights[..., None]).sum(dim=1)
 
 
-def _charts(faces: np.ndarray, uvs: np.ndarray, slots: np.ndarray) -> np.ndarray:
+def _charts(faces: NDArray[np.generic], uvs: NDArray[np.generic], slots: NDArray[np.generic]) -> NDArray[np.generic]:
     """(F,) int64 from 1 up: the chart of each face; what is folded over is another one."""
     charts = Charts.of(*(torch.from_numpy(np.ascontiguousarray(each)) for each in (faces, uvs, slots)))
     corners = charts.faces.numpy()
     start, end = corners[:, [0, 1]].ravel(), corners[:, [1, 2]].ravel()
     graph = sparse.coo_matrix((np.ones(len(start), bool), (start, end)), (len(charts.uvs),) * 2)
-    return connected_components(graph, directed=False)[1][corners[:, 0]].astype(np.int64) + 1
+    charts_of_uvs: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    charts_of_faces: NDArray[np.int64] = charts_of_uvs[corners[:, 0]] + 1
+    return charts_of_faces
 
 
 @njit(cache=True, nogil=True)

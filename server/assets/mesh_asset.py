@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ POSITION_LR = 0.1  # a vertex's learning rate, metres, beside a colour's, logits
 class Placement:
     """How a mesh is brought before the cameras: (x - centre) * scale. Only pictures use it."""
 
-    centre: np.ndarray  # (3,) float32, metres
+    centre: NDArray[np.float32]  # (3,) float32, metres
     scale: float
 
     @classmethod
@@ -45,9 +46,10 @@ class Placement:
         radius = float(np.linalg.norm(used - centre, axis=1).max())
         return cls(centre, BALL / radius if radius > 0 else 1.0)
 
-    def apply(self, positions: np.ndarray) -> np.ndarray:
+    def apply(self, positions: NDArray[np.float32]) -> NDArray[np.float32]:
         """(V, 3) float32 before the cameras, of (V, 3) metres."""
-        return ((positions - self.centre) * np.float32(self.scale)).astype(np.float32)
+        placed: NDArray[np.float32] = ((positions - self.centre) * np.float32(self.scale)).astype(np.float32)
+        return placed
 
 
 class MeshAsset(nn.Module):
@@ -276,7 +278,7 @@ def _scatter(pixels: Tensor, values: Tensor, rast: Tensor) -> Tensor:
     return picture.index_copy(0, pixels, values).view(*rast.shape[:3], -1)
 
 
-def _mirror_index(positions: np.ndarray, axis: str, device: torch.device) -> Tensor:
+def _mirror_index(positions: NDArray[np.float32], axis: str, device: torch.device) -> Tensor:
     """(W,) each vertex's mirror image in the plane through the origin; itself where it has none."""
     every = np.arange(len(positions))
     if axis and len(positions):

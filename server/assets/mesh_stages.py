@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..geometry.clean import clean
@@ -102,7 +103,7 @@ def _without_pictures(mesh: Mesh) -> dict[int, Material]:
     return {slot: material.without_pictures() for slot, material in mesh.materials.items()}
 
 
-def _base_colours(mesh: Mesh) -> np.ndarray | None:
+def _base_colours(mesh: Mesh) -> NDArray[np.generic] | None:
     """(V, 3) uint8: the base colour at the vertices; None where the mesh has no colour at all."""
     slots = [] if mesh.uvs is None else np.unique(mesh.face_slots).tolist()
     pictures = {slot: mesh.textures[f"texture.{slot}"] for slot in slots if f"texture.{slot}" in mesh.textures}

@@ -38,7 +38,7 @@ class Geometric:
 
     def __call__(self, progress: float) -> float:
         t = _unit(progress)
-        return self.start ** (1 - t) * self.end**t
+        return float(self.start ** (1 - t) * self.end**t)
 
 
 @dataclass(frozen=True)

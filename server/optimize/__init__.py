@@ -5,6 +5,7 @@ import gc
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .. import priors
 from ..geometry.check import check
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-def checked(arrays: dict[str, np.ndarray]) -> Mesh:
+def checked(arrays: dict[str, NDArray[np.generic]]) -> Mesh:
     """The mesh of an upload's arrays. Raises ValueError with one sentence where it cannot be worked on."""
     return check(Mesh.of(arrays))
 

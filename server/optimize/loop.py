@@ -257,7 +257,7 @@ class Optimization:
             )
             step = guide.step(self.prior, latents, condition, progress, self.generator)
         with self.clock("encode"):
-            latents.backward(step.gradient)  # type: ignore[no-untyped-call]
+            latents.backward(step.gradient)
         with self.clock("render backward"):
             assert seen.grad is not None
             ((pictures * seen.grad).sum() + phase.penalty * penalty).backward()

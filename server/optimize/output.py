@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -50,7 +51,7 @@ def appearance(mesh: Mesh, device: torch.device | str) -> Tensor | Textured:
 
 
 @torch.no_grad()
-def preview(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat: bool = False) -> np.ndarray:
+def preview(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat: bool = False) -> NDArray[np.generic]:
     """(PREVIEW, PREVIEW, 3) uint8 from ahead, to the right and above, bottom row first."""
     full = torch.ones(1, device=device)
     camera = Cameras(math.radians(35) * full, math.radians(20) * full, 3.0 * full, math.radians(FIELD_OF_VIEW) * full)
@@ -71,7 +72,7 @@ def preview(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat
 
 def turntable(
     rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat: bool = False, scaled: bool = False
-) -> np.ndarray:
+) -> NDArray[np.generic]:
     """As `render.turntable`. scaled: brought to the size that fills the picture, whatever size it has."""
     if scaled:
         mesh = replace(mesh, positions=_placed(mesh))
@@ -97,5 +98,5 @@ def write_files(
     Image.fromarray(turntable(rasterizer, mesh, device, flat, scaled)).save(folder / "turntable.png")
 
 
-def _placed(mesh: Mesh) -> np.ndarray:
+def _placed(mesh: Mesh) -> NDArray[np.generic]:
     return Placement.of(mesh).apply(mesh.positions)

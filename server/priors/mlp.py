@@ -52,7 +52,7 @@ class MLPDenoiser(nn.Module):
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         """E[clean | x] of the whole density, whatever the condition; as `Denoiser.denoise`, with gradients."""
-        return self(x, sigma)
+        return self.forward(x, sigma)
 
     def forward(self, x: Tensor, sigma: Tensor, classes: Tensor | None = None) -> Tensor:
         """E[clean | x] of a class each, (B,) long with -1 for none; x and sigma as `Denoiser.denoise`."""
@@ -68,4 +68,5 @@ class MLPDenoiser(nn.Module):
         for layer in self.middle:
             hidden = hidden + layer(nn.functional.silu(hidden))
         change = self.last(nn.functional.silu(hidden)).unflatten(1, self.shape)
-        return (self.sigma_data / total) ** 2 * x + level * (self.sigma_data / total) * change
+        result: Tensor = (self.sigma_data / total) ** 2 * x + level * (self.sigma_data / total) * change
+        return result

@@ -163,7 +163,8 @@ class StableDiffusion:
         log_sigma = sigma.log().clamp(table[0], table[-1])
         upper = torch.searchsorted(table, log_sigma).clamp(1, len(table) - 1)
         lower = upper - 1
-        return lower + (log_sigma - table[lower]) / (table[upper] - table[lower])
+        fractional: Tensor = lower + (log_sigma - table[lower]) / (table[upper] - table[lower])
+        return fractional
 
     def student(self) -> LoRADenoiser:
         """As `HasStudent.student`."""
@@ -227,7 +228,8 @@ class StableDiffusion:
             )
         pixels = (2 * images - 1).to(self.dtype, memory_format=torch.channels_last)
         mean: Tensor = self.vae.encode(pixels).latent_dist.mode().float()
-        return (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+        latents: Tensor = (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+        return latents
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> images (B, 3, H, W) float32 in [0, 1]."""
