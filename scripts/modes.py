@@ -25,8 +25,8 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msd_blender.protocol import JobRequest, Progress, Snapshot
-from server.bundled.captions import article, pairs
-from server.bundled.compare import compare
+from server.bundled_prior.captions import article, pairs
+from server.evaluation.compare import compare
 from server.geometry.hygiene import report
 from server.geometry.mesh import Mesh
 from server.optimize import generate, warm_up

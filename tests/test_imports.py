@@ -55,9 +55,9 @@ def test_the_server_knows_of_the_extension_only_the_protocol(path):
 LAYERS = {
     "api": {"jobs"},
     "jobs": {"optimize", "geometry", "checkpoint", "logs"},
-    "optimize": {"guidance", "rendering", "geometry", "priors", "bundled", "checkpoint"},
+    "optimize": {"guidance", "rendering", "geometry", "priors", "bundled_prior", "checkpoint"},
     "guidance": {"priors", "checkpoint"},
-    "experiments": {"guidance", "priors", "bundled", "paths"},
+    "experiments": {"evaluation", "guidance", "priors", "bundled_prior", "paths"},
     "priors": set(),
     "rendering": set(),
     "geometry": set(),

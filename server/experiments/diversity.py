@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from .. import priors
-from ..bundled import captions, judge
+from ..bundled_prior import captions
+from ..evaluation import classifier as judge
 from ..guidance import Geometric
 from ..guidance.msd import RENDERS
 from ..priors.sampling import sample

@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import priors
-from ..bundled import captions, judge
+from ..bundled_prior import captions
+from ..evaluation import classifier as judge
 from ..guidance import Geometric, create
 from ..guidance.msd import RENDERS
 from ..priors.base import PriorError

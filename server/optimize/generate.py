@@ -21,8 +21,8 @@ from msd_blender import __version__
 from msd_blender.protocol import WRITING, JobRequest, Log, Progress, Snapshot
 
 from .. import guidance, priors
-from ..bundled.captions import unknown_words
-from ..bundled.shapes import NOUNS
+from ..bundled_prior.captions import unknown_words
+from ..bundled_prior.shapes import NOUNS
 from ..checkpoint import Checkpoints, load_optimizer, optimizer_tensors
 from ..geometry import files
 from ..geometry.clean import clean

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BUNDLED_MODEL", "Prior", "PriorError", "load"]
 
-BUNDLED_MODEL = Path(__file__).parents[1] / "bundled" / "model"
+BUNDLED_MODEL = Path(__file__).parents[1] / "bundled_prior" / "model"
 
 
 def load(
@@ -34,7 +34,7 @@ def load(
         if not (BUNDLED_MODEL / "model_index.json").is_file():
             raise PriorError(
                 f"The bundled model is not in {BUNDLED_MODEL}: "
-                "train it with python -m server.bundled.train, or name a diffusers Stable Diffusion folder."
+                "train it with python -m server.bundled_prior.train, or name a diffusers Stable Diffusion folder."
             )
         folder = BUNDLED_MODEL
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

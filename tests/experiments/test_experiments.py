@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from server.bundled import captions
+from server.bundled_prior import captions
 from server.experiments import convergence, estimators, landscapes, text_to_2d
 from server.experiments.densities import fractal, pinwheel
 from server.guidance import create

@@ -9,8 +9,8 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.bundled import shapes
-from server.bundled.compare import compare, truth
+from server.bundled_prior import shapes
+from server.evaluation.compare import compare, truth
 from server.geometry.clean import FACES, clean, components, largest_components
 from server.geometry.hygiene import crossing
 from server.geometry.marching import marching_tetrahedra

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from server.bundled.compare import truth
+from server.evaluation.compare import truth
 from server.geometry.clean import clean, components
 from server.geometry.mesh import Mesh
 from server.geometry.uvs import missing_uvs, overlapping, stretch, unwrap

@@ -10,7 +10,7 @@ import torch
 import trimesh
 
 from msd_blender.protocol import JobRequest
-from server.bundled.evaluate import measure
+from server.evaluation.text_to_3d import measure
 from server.optimize import generate, is_out_of_memory, release
 from server.rendering import cameras, rasterize
 from tests.optimize.jobs import JOBS, request_of, stop_and_go_on

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from ...bundled.shapes import BALL
+from ...bundled_prior.shapes import BALL
 from ...geometry.clean import clean
 from ...geometry.material import tinted
 from ...geometry.mesh import Mesh, srgb_to_linear

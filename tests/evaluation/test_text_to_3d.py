@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from server.bundled import captions, evaluate, judge, shapes
+from server.bundled_prior import captions, shapes
+from server.evaluation import classifier as judge
+from server.evaluation import text_to_3d as evaluate
 
 
 def run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "server.bundled.evaluate", *map(str, arguments)],
+        [sys.executable, "-m", "server.evaluation.text_to_3d", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,

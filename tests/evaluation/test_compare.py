@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from server.bundled import compare, objects
+from server.bundled_prior import objects
+from server.evaluation import compare
 
 
 def moved(mesh, yaw=1.1, scale=0.7, offset=(0.1, 0.2, -0.1)):

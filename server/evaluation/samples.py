@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the bundled prior draws, counted: ``python -m server.bundled.samples --output DIR``.
+"""What the bundled prior draws, counted: ``python -m server.evaluation.samples --output DIR``.
 
 Draws every noun in every colour in four views by DDIM, and in every finish in two; the judge reads them. Writes
 table.md, table.json, sheet.png, nouns by colours, and finishes.png, nouns by finishes.
@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from ..bundled_prior import shapes
+from ..bundled_prior.captions import COARSE, article
+from ..bundled_prior.pipeline import MODEL, draw, load_pipeline
 from ..paths import expanded
-from . import judge, shapes
-from .captions import COARSE, article
-from .pipeline import MODEL, draw, load_pipeline
+from . import classifier as judge
 
 VIEW_WORDS = ("front", "side", "back", "overhead")
 
@@ -133,7 +134,7 @@ def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m server.bundled.samples",
+        prog="python -m server.evaluation.samples",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

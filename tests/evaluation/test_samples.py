@@ -4,7 +4,9 @@ import json
 import numpy as np
 from PIL import Image
 
-from server.bundled import judge, objects, samples
+from server.bundled_prior import objects
+from server.evaluation import classifier as judge
+from server.evaluation import samples
 
 
 def test_a_short_run_writes_its_table_and_sheets(tmp_path):

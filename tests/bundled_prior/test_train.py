@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from server.bundled import captions, pipeline, tokenizer, train
+from server.bundled_prior import captions, pipeline, tokenizer, train
 
 TINY = train.Recipe(
     images=48,
@@ -154,7 +154,7 @@ def test_shipped_model_loads_and_is_small():
     from diffusers import StableDiffusionPipeline
 
     if not (pipeline.MODEL / "model_index.json").exists():
-        pytest.skip("server/bundled/model has not been trained yet; run python -m server.bundled.train")
+        pytest.skip("server/bundled_prior/model has not been trained yet; run python -m server.bundled_prior.train")
     assert sum(f.stat().st_size for f in pipeline.MODEL.rglob("*") if f.is_file()) <= 16e6
     pipe = StableDiffusionPipeline.from_pretrained(pipeline.MODEL, local_files_only=True, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.bundled import captions, shapes
+from server.bundled_prior import captions, shapes
 from server.priors.prompts import VIEWS
 
 

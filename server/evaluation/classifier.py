@@ -2,8 +2,8 @@
 """The judge: a small network that reads noun, colour, view and finish from a picture.
 
 Trained on the procedural corpus, so that what the bundled prior and text-to-3D make can be counted, not admired:
-``python -m server.bundled.judge`` trains it anew and prints how it does on renders with other proportions, colours,
-cameras and backgrounds, which it has not seen.
+``python -m server.evaluation.classifier`` trains it anew and prints how it does on renders with other
+proportions, colours, cameras and backgrounds, which it has not seen.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..bundled_prior import objects, shapes
+from ..bundled_prior.train import Recipe, corpus
 from ..paths import expanded
 from ..priors.prompts import DIRECTIONS, VIEWS
-from . import objects, shapes
-from .train import Recipe, corpus
 
-WEIGHTS = Path(__file__).parent / "judge.safetensors"
+WEIGHTS = Path(__file__).parent / "classifier.safetensors"
 LABELS: dict[str, list[str]] = {
     "noun": list(shapes.NOUNS),
     "colour": list(shapes.COLOURS),
@@ -72,7 +72,9 @@ class Judge(nn.Module):
 def load(path: Path = WEIGHTS) -> Judge:
     """The trained judge, on the CPU. Raises ValueError where there is none."""
     if not path.is_file():
-        raise ValueError(f"The judge's weights are not in {path}: train it with python -m server.bundled.judge.")
+        raise ValueError(
+            f"The judge's weights are not in {path}: train them by python -m server.evaluation.classifier."
+        )
     judge = Judge()
     judge.load_state_dict(
         {name: value.float() if value.is_floating_point() else value for name, value in load_file(path).items()}
@@ -171,7 +173,9 @@ def _pixels(pictures: np.ndarray) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m server.bundled.judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m server.evaluation.classifier",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--work", type=expanded, default=Recipe.work, help="where the corpus is, or is rendered")
     parser.add_argument("--images", type=int, default=60_000)

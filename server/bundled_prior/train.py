@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Train the bundled text-to-image prior: `python -m server.bundled.train` (the same command resumes).
+"""Train the bundled text-to-image prior: `python -m server.bundled_prior.train` (the same command resumes).
 
 Renders the corpus of `objects`, fits a small `AutoencoderKL`, encodes the corpus, then fits text encoder and U-Net
 together, and exports a standard diffusers `StableDiffusionPipeline` folder now and then. Wall-clock minutes, not

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Text-to-3D, counted: ``python -m server.bundled.evaluate --output DIR [--prompts FILE] [--guidance msd sds …]``.
+"""Text-to-3D, counted: ``python -m server.evaluation.text_to_3d --output DIR [--prompts FILE] [--guidance msd sds …]``.
 
 Generates every prompt with every guidance, at equal wall time, and measures what came out against the procedural
 object: what the judge reads from eight views around it, how near the shape is and how near the colour. The table that
@@ -25,11 +25,12 @@ from torch import Tensor
 
 from msd_blender.protocol import GUIDANCES, JobRequest
 
+from ..bundled_prior import captions, objects, shapes
 from ..optimize import generate, warm_up
 from ..optimize.settings import Settings
 from ..paths import expanded
 from ..rendering.render import GROUND
-from . import captions, judge, objects, shapes
+from . import classifier as judge
 from .compare import compare, load
 
 VIEWS = 8
@@ -236,7 +237,7 @@ class Table:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m server.bundled.evaluate",
+        prog="python -m server.evaluation.text_to_3d",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

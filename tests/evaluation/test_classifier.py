@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from server.bundled import judge, objects
-from server.bundled.train import Recipe
+from server.bundled_prior import objects
+from server.bundled_prior.train import Recipe
+from server.evaluation import classifier as judge
 
 
 def test_it_reads_renders_that_it_has_not_seen(tmp_path):
@@ -23,7 +24,7 @@ def test_it_reads_larger_pictures():
 
 
 def test_missing_weights_say_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match="server.bundled.judge"):
+    with pytest.raises(ValueError, match="server.evaluation.classifier"):
         judge.load(tmp_path / "none.safetensors")
 
 

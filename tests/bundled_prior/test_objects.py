@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.bundled import objects, shapes
+from server.bundled_prior import objects, shapes
 from server.priors.prompts import VIEWS
 
 ALL = sorted(shapes.NOUNS)

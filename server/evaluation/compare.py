@@ -11,8 +11,8 @@ import torch
 import trimesh
 from scipy.spatial import cKDTree
 
+from ..bundled_prior import objects, shapes
 from ..geometry.marching import marching_tetrahedra
-from . import objects, shapes
 
 POINTS, EDGE = 4000, 48
 ANGLES = 24  # yaws that the fit starts from
