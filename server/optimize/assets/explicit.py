@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from ...bundled_prior.shapes import BALL
 from ...geometry.clean import clean
 from ...geometry.material import tinted
 from ...geometry.mesh import Mesh, srgb_to_linear
 from ...geometry.precondition import Preconditioner
-from ...rendering.cameras import Cameras
+from ...rendering.cameras import OBJECT_RADIUS, Cameras
 from ...rendering.rasterize import Rasterizer
 from ...rendering.render import face_normals, vertex_normals
 from ...rendering.shading import Lights
@@ -64,7 +63,7 @@ class Place:
         used = mesh.positions[np.unique(mesh.faces)]
         centre = (used.min(axis=0) + used.max(axis=0)) / 2
         radius = float(np.linalg.norm(used - centre, axis=1).max())
-        return cls(centre, BALL / radius if radius > 0 else 1.0)
+        return cls(centre, OBJECT_RADIUS / radius if radius > 0 else 1.0)
 
 
 class Explicit(nn.Module):
