@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The text-to-image prior that comes with the server: its corpus, its training and its weights.
 
-`primitives`, `shapes`: the things, as signed-distance objects. `objects`: their distances and pictures. `captions`: their
-words. `tokenizer`, `corpus`, `vae`, `denoiser`, `fitting`, `workers`, `export`, `train`: the training, with its settings
-in `config`. `pipeline`: the exported model as a diffusers pipeline. `model/`: the weights, with their model card.
+- things and pictures: `primitives`, `shapes`, `objects`; their words: `captions`, `tokenizer`
+- training: `config` (its settings), `corpus`, `vae`, `denoiser`, `fitting` (the loop), `workers`, `export`, `train`
+- use: `pipeline` (the exported folder in diffusers), `model/` (the weights and their model card)
 """
