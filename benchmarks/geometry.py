@@ -15,8 +15,8 @@ import trimesh
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from server.bundled import shapes
-from server.bundled.compare import truth
+from server.bundled_prior import shapes
+from server.evaluation.compare import ground_truth
 from server.geometry.clean import clean
 from server.geometry.hygiene import report
 from server.geometry.mesh import Mesh
@@ -25,7 +25,7 @@ from server.geometry.uvs import unwrap
 
 EDGE = 49  # points along an edge of the grid, as in generate
 POINTS = 8000
-NEAR = 0.01  # of the diameter: five times as strict as `server.bundled.compare`
+NEAR = 0.01  # of the diameter: five times as strict as `server.evaluation.compare`
 
 
 def distances(source: trimesh.Trimesh, target: trimesh.Trimesh) -> np.ndarray:
@@ -59,7 +59,7 @@ def quality() -> None:
     print("| | triangles | F | farthest | thin | crossing | UV overlap | UV angle stretch |")
     print("|---" * 8 + "|")
     for noun in shapes.NOUNS:
-        real, shape = truth(noun), truth(noun, EDGE)
+        real, shape = ground_truth(noun), ground_truth(noun, EDGE)
         mesh = Mesh(np.asarray(shape.vertices, np.float32), np.asarray(shape.faces, np.int32))
         made = clean(mesh)
         _, split, uvs = unwrap(made.positions, made.faces)

@@ -25,8 +25,8 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msd_blender.protocol import JobRequest, Progress, Snapshot
-from server.bundled.captions import article, pairs
-from server.bundled.compare import compare
+from server.bundled_prior import captions
+from server.evaluation.compare import compare_shapes
 from server.geometry.hygiene import report
 from server.geometry.mesh import Mesh
 from server.optimize import generate, warm_up
@@ -62,7 +62,7 @@ def run(folder: Path, request: JobRequest, mesh: Mesh | None = None) -> tuple[Me
 
 def measured(mesh: Mesh, noun: str) -> dict[str, Any]:
     shape = trimesh.Trimesh(mesh.positions, mesh.faces, process=False)
-    return {**report(mesh), "f_score": compare(shape, noun).f_score}
+    return {**report(mesh), "f_score": compare_shapes(shape, noun).f_score}
 
 
 def line(prompt: str, before: dict[str, Any], after: dict[str, Any], seconds: float) -> str:
@@ -109,8 +109,8 @@ def main() -> None:
             _, after = run(given.work / name.replace(", ", "-").replace(" ", "-"), request, mesh)
             rows.append((f"{name}:\n{prompt}", after, True))
             write(given.output, rows, lines, given.seed)
-    for i, (colour, noun) in enumerate(pairs(given.prompts)):
-        prompt = f"{article(colour)} {colour} {noun}"
+    for i, (colour, noun) in enumerate(captions.balanced_prompts(given.prompts)):
+        prompt = captions.prompt(colour, noun)
         folder = given.work / prompt.replace(" ", "-")
         before, after = run(folder, JobRequest(prompt, **wish))
         seconds = json.loads((folder / "job.json").read_text())["seconds_total"]

@@ -307,7 +307,7 @@ def bundled() -> Finding:
     found = model(BUNDLED_MODEL)
     if found.grade == GOOD:
         return Finding(GOOD, "bundled model")
-    return Finding(BAD, f"bundled model: {found.what}", "git checkout server/bundled/model")
+    return Finding(BAD, f"bundled model: {found.what}", "git checkout server/bundled_prior/model")
 
 
 def model(folder: Path) -> Finding:

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from ..bundled.shapes import BALL
 from ..geometry.mesh import Mesh
 from ..geometry.precondition import Preconditioner
-from ..rendering.cameras import Cameras
+from ..rendering.cameras import OBJECT_RADIUS, Cameras
 from ..rendering.rasterize import Rasterizer
 from ..rendering.render import GBuffer, face_normals, shade, vertex_normals
 from ..rendering.shading import Lights
@@ -44,7 +43,7 @@ class Placement:
         used = mesh.positions[np.unique(mesh.faces)]
         centre = (used.min(axis=0) + used.max(axis=0)) / 2
         radius = float(np.linalg.norm(used - centre, axis=1).max())
-        return cls(centre, BALL / radius if radius > 0 else 1.0)
+        return cls(centre, OBJECT_RADIUS / radius if radius > 0 else 1.0)
 
     def apply(self, positions: NDArray[np.float32]) -> NDArray[np.float32]:
         """(V, 3) float32 before the cameras, of (V, 3) metres."""

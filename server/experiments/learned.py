@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The learned denoiser of a density: what a guidance meets in practice, where only samples were seen."""
+"""The learned denoiser of a density: as in practice, it was trained on samples and does not know the density."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Learned:
 
 
 def learn(density: Mixture, path: Path, steps: int = 6000, batch: int = 1024, seed: int = 0) -> Learned:
-    """Train on samples of the density, or read what an earlier run left in `path` (safetensors).
+    """Train on samples of the density, or load the weights that an earlier run left in `path` (safetensors).
 
-    EDM's loss and noise distribution (Karras 2022, table 1), labels dropped one time in ten.
+    EDM's loss and noise distribution (Karras 2022, table 1), a tenth of the labels dropped.
     """
     network: Any = MLPDenoiser(
         (density.dimensions,), width=128, layers=4, classes=int(density.classes.max()) + 1, detail=(1.0, 4.0, 16.0)

@@ -15,7 +15,7 @@ from .base import PriorError, TextToImagePrior
 if TYPE_CHECKING:
     import torch
 
-BUNDLED_MODEL = Path(__file__).parents[1] / "bundled" / "model"
+BUNDLED_MODEL = Path(__file__).parents[1] / "bundled_prior" / "model"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def load(
         if not (BUNDLED_MODEL / "model_index.json").is_file():
             raise PriorError(
                 f"The bundled model is not in {BUNDLED_MODEL}: "
-                "train it with python -m server.bundled.train, or name a diffusers Stable Diffusion folder."
+                "train it with python -m server.bundled_prior.train, or name a diffusers Stable Diffusion folder."
             )
         folder = BUNDLED_MODEL
     folder = Path(folder).expanduser()

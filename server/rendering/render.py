@@ -17,6 +17,7 @@ from .shading import Lights
 from .textured import METALLIC, ROUGHNESS, Textured
 
 GROUND = 0.75  # sRGB grey behind a turntable and a preview
+TURNTABLE_VIEWS = 8
 
 
 def vertex_normals(positions: Tensor, faces: Tensor) -> Tensor:
@@ -157,7 +158,7 @@ def turntable(
     faces: np.ndarray,
     colours: np.ndarray | Textured,
     device: str | torch.device = "cpu",
-    views: int = 8,
+    views: int = TURNTABLE_VIEWS,
     size: int = 160,
     flat: bool = False,
 ) -> np.ndarray:

@@ -27,6 +27,11 @@ def linear_to_srgb(colour: Tensor) -> Tensor:
 
 
 SHADES = {"white": 1.0, "gray": 0.5, "black": 0.0}
+# Of random lamps and backgrounds. The bundled prior's corpus has the same (`bundled_prior.objects`).
+LAMP_TILT = 50.0  # degrees off the camera, at most
+AMBIENT, DIFFUSE = (0.35, 0.55), (0.5, 0.65)  # shares of linear light
+GREYS = (0.1, 0.95)  # sRGB of the grey backgrounds
+COLOURED_SHARE = 0.3  # of the backgrounds
 MIN_ROUGHNESS = 0.1  # a lamp at infinity has no size: its glint must keep one
 
 
@@ -45,17 +50,17 @@ class Lights:
 
     @classmethod
     def sample(cls, cameras: Cameras, generator: torch.Generator) -> Lights:
-        """Lamps up to 50 degrees off the camera, more often above it than below."""
+        """Lamps up to `LAMP_TILT` degrees off the camera, more often above it than below."""
         batch, device = len(cameras), cameras.azimuth.device
 
         def uniform(low: float, high: float) -> Tensor:
             return (low + (high - low) * torch.rand(batch, generator=generator)).to(device, non_blocking=True)
 
-        tilt, side = uniform(0, math.radians(50)), uniform(-math.radians(70), math.radians(70))
+        tilt, side = uniform(0, math.radians(LAMP_TILT)), uniform(-math.radians(70), math.radians(70))
         right, up, backward = cameras.axes()
         off = side.sin()[:, None] * right + side.cos()[:, None] * up
         direction = tilt.cos()[:, None] * backward + tilt.sin()[:, None] * off
-        return cls(direction, uniform(0.35, 0.55), uniform(0.5, 0.65))
+        return cls(direction, uniform(*AMBIENT), uniform(*DIFFUSE))
 
     def under_sky(self, generator: torch.Generator) -> Lights:
         """The same lamps in an environment that is brighter on one random side, more often above than below.
@@ -150,11 +155,11 @@ def backgrounds(
         return torch.full((batch, 3), SHADES[kind], device=device)
     if kind != "random":
         raise ValueError(f"There is no background {kind!r}: choose random, {', '.join(SHADES)}.")
-    grey = (0.1 + 0.85 * torch.rand(batch, 1, generator=generator)).expand(-1, 3)
+    grey = (GREYS[0] + (GREYS[1] - GREYS[0]) * torch.rand(batch, 1, generator=generator)).expand(-1, 3)
     hue = torch.rand(batch, 1, generator=generator) + torch.tensor([0.0, 1 / 3, 2 / 3])
     pure = (3 * (2 * (hue % 1 - 0.5).abs()) - 1).clamp(0, 1)
     strength = 0.2 + 0.4 * torch.rand(batch, 1, generator=generator)
     value = 0.4 + 0.5 * torch.rand(batch, 1, generator=generator)
     coloured = value * (1 - strength + strength * pure)
-    pick = torch.rand(batch, 1, generator=generator) < 0.3
+    pick = torch.rand(batch, 1, generator=generator) < COLOURED_SHARE
     return torch.where(pick, coloured, grey).to(device, non_blocking=True)

@@ -9,8 +9,8 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.bundled import shapes
-from server.bundled.compare import compare, truth
+from server.bundled_prior import shapes
+from server.evaluation.compare import compare_shapes, ground_truth
 from server.geometry.clean import FACES, clean, components, largest_components
 from server.geometry.hygiene import crossing
 from server.geometry.marching import marching_tetrahedra
@@ -19,7 +19,7 @@ from server.geometry.mesh import Mesh, edge_counts
 
 def raw(noun, edge=33):
     """As *generate* has it, with slivers and colours, of `edge` points along an edge; there it is 49."""
-    shape = truth(noun, edge)
+    shape = ground_truth(noun, edge)
     positions = np.asarray(shape.vertices, np.float32)
     return Mesh(positions, np.asarray(shape.faces, np.int32), (127.5 * (positions + 1)).round().astype(np.uint8))
 
@@ -74,7 +74,7 @@ def test_cleaning_costs_no_likeness(noun, request):
     if noun != "chair" and not request.config.getoption("--long"):
         pytest.skip("only with --long")
     mesh = raw(noun, 49)
-    assert compare(as_trimesh(clean(mesh)), noun).f_score > compare(as_trimesh(mesh), noun).f_score - 0.02
+    assert compare_shapes(as_trimesh(clean(mesh)), noun).f_score > compare_shapes(as_trimesh(mesh), noun).f_score - 0.02
 
 
 @settings(max_examples=4, deadline=None)

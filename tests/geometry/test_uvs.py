@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from server.bundled.compare import truth
+from server.evaluation.compare import ground_truth
 from server.geometry.clean import clean, components
 from server.geometry.mesh import Mesh
 from server.geometry.uvs import missing_uvs, overlapping, stretch, unwrap
@@ -27,7 +27,7 @@ def drawn(split, uvs, size):
 
 @pytest.fixture(scope="module")
 def rocket():
-    shape = truth("rocket", 49)
+    shape = ground_truth("rocket", 49)
     return clean(Mesh(np.asarray(shape.vertices, np.float32), np.asarray(shape.faces, np.int32)), 3000)
 
 

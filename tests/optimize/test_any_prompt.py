@@ -7,7 +7,7 @@ import numpy as np
 import trimesh
 
 from msd_blender.protocol import JobRequest
-from server.bundled import shapes
+from server.bundled_prior import shapes
 from server.optimize import generate
 
 WORDS = (

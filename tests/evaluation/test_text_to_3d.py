@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from server.bundled import captions, evaluate, judge, shapes
+from server.bundled_prior import captions, shapes
+from server.evaluation import text_to_3d
+from server.evaluation.classifier import load_classifier
 
 
 def run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "server.bundled.evaluate", *map(str, arguments)],
+        [sys.executable, "-m", "server.evaluation.text_to_3d", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -50,37 +52,37 @@ def test_a_table_and_sheets_from_a_short_run_that_goes_on(tmp_path):
     assert (output / "msd.png").read_bytes() == kept["msd.png"]
 
 
-def test_all_prompts_are_even():
-    pairs = captions.pairs()
-    assert len(set(pairs)) == 48 and {noun for _, noun in pairs} == set(shapes.NOUNS)
-    assert {colour for colour, _ in pairs} == set(shapes.COLOURS)
-    for part in zip(*pairs):
+def test_nouns_and_colours_are_balanced():
+    prompts = captions.balanced_prompts()
+    assert len(set(prompts)) == 48 and {noun for _, noun in prompts} == set(shapes.NOUNS)
+    assert {colour for colour, _ in prompts} == set(shapes.COLOURS)
+    for part in zip(*prompts):
         counts = [part.count(word) for word in set(part)]
         assert max(counts) - min(counts) <= 2
 
 
-def test_the_judge_reads_the_true_turntables_and_none_is_clipped():
+def test_the_classifier_knows_the_true_turntables_and_none_is_clipped():
     right = []
-    for colour, noun in captions.pairs(24):
-        pictures = torch.from_numpy(evaluate.real_views(colour, noun)).movedim(-1, 1) / 255
-        right += [each["noun"] == noun and each["colour"] == colour for each in judge.load().read(pictures)]
-        assert evaluate.tone(pictures)[1] == 0
+    for colour, noun in captions.balanced_prompts(24):
+        pictures = torch.from_numpy(text_to_3d.true_views(colour, noun)).movedim(-1, 1) / 255
+        right += [each["noun"] == noun and each["colour"] == colour for each in load_classifier().predict(pictures)]
+        assert text_to_3d.object_colours(pictures)[1] == 0
     assert sum(right) > 0.97 * len(right)
 
 
-def test_tones_are_of_the_object_alone():
-    real = torch.from_numpy(evaluate.real_views("red", "mushroom")).movedim(-1, 1) / 255
-    median, clipped = evaluate.tone(real)
+def test_the_background_does_not_count_as_colour():
+    real = torch.from_numpy(text_to_3d.true_views("red", "mushroom")).movedim(-1, 1) / 255
+    median, clipped = text_to_3d.object_colours(real)
     assert clipped == 0 and median[0] > median[1:].max() + 0.2
     for much in (2.0, 0.01):  # burnt out, black
-        ground = (real - evaluate.GROUND).abs().amax(dim=1, keepdim=True) <= 0.01
-        _, clipped = evaluate.tone(torch.where(ground, real, (much * real).clamp(0, 1)))
+        ground = (real - text_to_3d.GROUND).abs().amax(dim=1, keepdim=True) <= 0.01
+        _, clipped = text_to_3d.object_colours(torch.where(ground, real, (much * real).clamp(0, 1)))
         assert clipped > 0.5
 
 
 def test_prompts_that_have_no_truth_are_refused(tmp_path):
     with pytest.raises(ValueError, match="one colour"):
-        evaluate.parse("a mushroom")
+        text_to_3d.parse_prompt("a mushroom")
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a purple dragon\n")
     done = run("--prompts", prompts, "--output", tmp_path / "out")

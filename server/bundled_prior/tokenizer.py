@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The bundled prior's tokenizer: the captions' words as one token each, and letters for everything else."""
+"""The bundled prior's tokenizer: each word of the captions is one token, other words are split into letters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ TOKENS = 16  # per caption
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges (Sennrich et al. 2016) that make each word one token; ties go by the alphabet."""
+    """Byte-pair merges (Sennrich et al. 2016) that make each word one token; of equally frequent pairs the first in
+    the alphabet comes first."""
     split = [[*word[:-1], word[-1] + "</w>"] for word in words]
     merges: list[tuple[str, str]] = []
     while counts := Counter(pair for pieces in split for pair in itertools.pairwise(pieces)):
@@ -28,7 +29,7 @@ def _merges(words: list[str]) -> list[tuple[str, str]]:
 
 
 def build_tokenizer(folder: Path) -> Any:
-    """CLIPTokenizer whose every caption word is one token; other words fall apart into known pieces and letters."""
+    """Save and return a CLIPTokenizer in which each word of the captions is one token."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 

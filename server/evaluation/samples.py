@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the bundled prior draws, counted: ``python -m server.bundled.samples --output DIR``.
+"""Samples of the bundled prior, classified: ``python -m server.evaluation.samples --output DIR``.
 
-Draws every noun in every colour in four views by DDIM, and in every finish in two; the judge reads them. Writes
-table.md, table.json, sheet.png, nouns by colours, and finishes.png, nouns by finishes.
+Draws every noun by DDIM, in every colour in four views and in every finish in two, and counts how often the classifier
+sees what the prompt says. Writes table.md, table.json, sheet.png (nouns by colours) and finishes.png (nouns by
+finishes).
 """
 
 from __future__ import annotations
@@ -17,36 +18,33 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from ..bundled_prior import shapes
+from ..bundled_prior.captions import BROADER_VIEWS, prompt
+from ..bundled_prior.pipeline import MODEL, draw, load_pipeline
 from ..paths import expanded
-from . import judge, shapes
-from .captions import COARSE, article
-from .pipeline import MODEL, draw, load_pipeline
+from .classifier import NOUNS_WITH_FRONT, load_classifier
 
 VIEW_WORDS = ("front", "side", "back", "overhead")
 
 
-def prompt(colour: str, noun: str, view: str, finish: str = "plain") -> str:
-    look = colour if finish == "plain" else f"{finish} {colour}"
-    return f"{article(look)} {look} {noun}, {view} view"
+def classify(labels: Sequence[dict[str, str]], pictures: np.ndarray) -> list[dict[str, Any]]:
+    """The labels of each picture (N, H, W, 3), with an entry `right`: whether the classifier predicts each of them.
 
-
-def count(wanted: Sequence[dict[str, str]], pictures: np.ndarray) -> list[dict[str, Any]]:
-    """For each picture what was wanted and, under `right`, which of it the judge reads.
-
-    A view word is right where a caption of the view that the judge reads could have it: "side" for either side and
-    for the directions beside them. That is told of `judge.FRONTED` nouns and of pictures from overhead.
+    A view word is right where captions of the predicted view may use it: "side" for either side and for the
+    directions beside them. It is checked for `NOUNS_WITH_FRONT` and for pictures from overhead only.
     """
-    read = judge.load().read(torch.from_numpy(pictures).movedim(-1, 1).float())
+    predictions = load_classifier().predict(torch.from_numpy(pictures).movedim(-1, 1).float())
     rows = []
-    for asked, said in zip(wanted, read, strict=True):
-        right = {name: said[name] == word for name, word in asked.items() if name != "view"}
-        if asked["noun"] in judge.FRONTED or asked["view"] == "overhead":
-            right["view"] = asked["view"] in COARSE.get(said["view"], (said["view"],))
-        rows.append({**asked, "right": right})
+    for label, predicted in zip(labels, predictions, strict=True):
+        right = {name: predicted[name] == word for name, word in label.items() if name != "view"}
+        if label["noun"] in NOUNS_WITH_FRONT or label["view"] == "overhead":
+            right["view"] = label["view"] in BROADER_VIEWS.get(predicted["view"], (predicted["view"],))
+        rows.append({**label, "right": right})
     return rows
 
 
 def share(rows: Sequence[dict[str, Any]], name: str) -> str:
+    """The share of rows in which the label of this name is right, of those that have it."""
     known = [row["right"][name] for row in rows if name in row["right"]]
     return f"{np.mean(known):.1%}" if known else "–"
 
@@ -54,7 +52,7 @@ def share(rows: Sequence[dict[str, Any]], name: str) -> str:
 def sheet(
     pictures: np.ndarray, lines: Sequence[str], columns: Sequence[str], path: Path, left: int = 72, top: int = 18
 ) -> None:
-    """Pictures (len(lines) * len(columns), H, H, 3) with the words of each line and column."""
+    """Save a contact sheet of pictures (len(lines) * len(columns), H, H, 3), each line and column named."""
     edge = pictures.shape[1]
     page = Image.new("RGB", (left + len(columns) * edge, top + len(lines) * edge), "white")
     pen = ImageDraw.Draw(page)
@@ -76,32 +74,32 @@ def run(
     steps: int = 25,
     scale: float = 4.0,
 ) -> str:
-    """The table of `model`, as text; it and the pictures are written to `output`."""
+    """Draw and classify the samples of a diffusers folder; returns table.md, which `output` gets with the others."""
     pipe, finishes = load_pipeline(model), shapes.FINISHES[1:]
     rows: list[dict[str, Any]] = []
     finished: list[dict[str, Any]] = []
     shown: list[np.ndarray] = []
     covered: list[np.ndarray] = []
     for k, noun in enumerate(nouns):
-        wanted = [{"noun": noun, "colour": colour, "view": view} for colour in colours for view in VIEW_WORDS]
-        also = [
+        labels = [{"noun": noun, "colour": colour, "view": view} for colour in colours for view in VIEW_WORDS]
+        patterned = [
             {"noun": noun, "colour": colours[(k + i) % len(colours)], "view": view, "finish": finish}
             for i, finish in enumerate(finishes)
             for view in ("front", "back")
         ]
-        pictures = draw(pipe, [prompt(**each) for each in wanted + also], steps, scale)
-        own = count(wanted, pictures[: len(wanted)])
-        rows, finished = rows + own, finished + count(also, pictures[len(wanted) :])
+        pictures = draw(pipe, [prompt(**each) for each in labels + patterned], steps, scale)
+        own = classify(labels, pictures[: len(labels)])
+        rows, finished = rows + own, finished + classify(patterned, pictures[len(labels) :])
         shown += [pictures[len(VIEW_WORDS) * i + i % len(VIEW_WORDS)] for i in range(len(colours))]
-        covered += list(pictures[len(wanted) :: 2])
+        covered += list(pictures[len(labels) :: 2])
         print(noun, *(f"{name} {share(own, name)}" for name in ("noun", "colour", "view")), sep=", ", flush=True)
     output.mkdir(parents=True, exist_ok=True)
     sheet(np.stack(shown), nouns, colours, output / "sheet.png")
     sheet(np.stack(covered), nouns, finishes, output / "finishes.png")
     lines = [
-        "# What the bundled prior draws",
+        "# Samples of the bundled prior",
         "",
-        f"{len(rows)} pictures by DDIM, {steps} steps, guidance {scale:g}. Read right by the judge:",
+        f"{len(rows)} pictures by DDIM, {steps} steps, guidance {scale:g}. Classified right:",
         "",
         "| | noun | colour | view |",
         "|---" * 4 + "|",
@@ -133,7 +131,7 @@ def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m server.bundled.samples",
+        prog="python -m server.evaluation.samples",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

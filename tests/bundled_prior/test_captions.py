@@ -5,8 +5,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.bundled import captions, shapes
-from server.priors.prompts import VIEWS
+from server.bundled_prior import captions, shapes
+from server.priors.prompts import VIEWS, unknown_words
 
 
 @settings(max_examples=200, deadline=None)
@@ -35,7 +35,7 @@ def test_a_finish_is_named_beside_the_colour():
 
 
 def test_unknown_words_are_found_whatever_their_case_and_marks():
-    assert captions.unknown_words("A Red mushroom, seen from the front!") == []
-    assert captions.unknown_words("a stripy teddy bear") == []
-    assert captions.unknown_words("a red chair <lora:shiny:0.8>") == []
-    assert captions.unknown_words("a dragon, a red dragon with 2 Wings") == ["dragon", "with", "2", "wings"]
+    assert unknown_words("A Red mushroom, seen from the front!", captions.vocabulary()) == []
+    assert unknown_words("a stripy teddy bear", captions.vocabulary()) == []
+    assert unknown_words("a red chair <lora:shiny:0.8>", captions.vocabulary()) == []
+    assert unknown_words("a dragon, a red dragon with 2 Wings", captions.vocabulary()) == ["dragon", "with", "2", "wings"]

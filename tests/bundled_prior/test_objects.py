@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.bundled import objects, shapes
+from server.bundled_prior import objects, shapes
 from server.priors.prompts import VIEWS
+from server.rendering.cameras import OBJECT_RADIUS
 
 ALL = sorted(shapes.NOUNS)
 
@@ -25,13 +26,13 @@ def test_distance_is_nearly_lipschitz_and_fits_the_ball(noun):
         gaps = np.linalg.norm(a[outside][:400, None] - inside[None], axis=-1).min(1)
         assert (near[outside][:400] <= gaps + 1e-9).mean() > 0.995
         shell = rng.normal(size=(4000, 3))
-        shell *= shapes.BALL / np.linalg.norm(shell, axis=1, keepdims=True)
+        shell *= OBJECT_RADIUS / np.linalg.norm(shell, axis=1, keepdims=True)
         assert objects.signed_distance(noun, shell, seed).min() > 0
 
 
 @pytest.mark.parametrize("noun", ALL)
 def test_objects_fill_the_ball(noun):
-    axis = np.linspace(-0.85, 0.85, 60)
+    axis = np.linspace(-OBJECT_RADIUS, OBJECT_RADIUS, 60)
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     inside = grid[objects.signed_distance(noun, grid) < 0]
     extent = inside.max(0) - inside.min(0)
@@ -42,8 +43,8 @@ def test_objects_fill_the_ball(noun):
 
 def test_known_distances():
     origin = np.zeros((1, 3))
-    assert objects.signed_distance("sphere", origin)[0] == pytest.approx(-0.83, abs=1e-6)
-    assert objects.signed_distance("sphere", origin + (1, 0, 0))[0] == pytest.approx(0.17, abs=1e-6)
+    assert objects.signed_distance("sphere", origin)[0] == pytest.approx(-shapes.RADIUS, abs=1e-6)
+    assert objects.signed_distance("sphere", origin + (1, 0, 0))[0] == pytest.approx(1 - shapes.RADIUS, abs=1e-6)
     assert objects.signed_distance("donut", origin)[0] > 0.1  # the hole
     chair = objects.signed_distance("chair", np.array([(0, 0.2, -0.5), (0, 0.0, 0.6)]))
     assert (chair > 0.1).all()  # between the legs; above the seat

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The bundled prior as a diffusers folder: where it is, how it is loaded, and pictures by it."""
+"""The bundled prior as a diffusers pipeline: its folder, loading, and drawing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from . import shapes
-from .captions import article
+from .captions import prompt
 
 MODEL = Path(__file__).parent / "model"
 
 
 def load_pipeline(folder: Path) -> Any:
-    """An exported folder as diffusers' pipeline, on the CPU."""
+    """The diffusers pipeline of an exported folder, on the CPU in float32."""
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
@@ -27,7 +27,7 @@ def load_pipeline(folder: Path) -> Any:
 
 
 def draw(pipe: Any, prompts: Sequence[str], steps: int, scale: float = 4.0, batch: int = 16) -> np.ndarray:
-    """A picture for each prompt, float (N, 64, 64, 3) in [0, 1]: DDIM with classifier-free guidance."""
+    """A picture for each prompt, float (N, 64, 64, 3) in [0, 1], by DDIM with a guidance scale."""
     return np.concatenate(
         [
             pipe(
@@ -43,11 +43,11 @@ def draw(pipe: Any, prompts: Sequence[str], steps: int, scale: float = 4.0, batc
 
 
 def contact_sheet(folder: Path, path: Path, colours: tuple[str, ...], steps: int = 15) -> None:
-    """Picture of every noun in four views, drawn from an exported folder."""
+    """Draw every noun in four views with an exported folder, and save one picture of them."""
     from PIL import Image
 
     prompts = [
-        f"{article(c)} {c} {noun}, {view} view"
+        prompt(c, noun, view)
         for i, noun in enumerate(shapes.NOUNS)
         for c in [colours[i % len(colours)]]
         for view in ("front", "right side", "back", "overhead")

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The judge: a small network that reads noun, colour, view and finish from a picture.
+"""A classifier of pictures: noun, colour, view and finish.
 
-Trained on the procedural corpus, so that what the bundled prior and text-to-3D make can be counted, not admired:
-``python -m server.bundled.judge`` trains it anew and prints how it does on renders with other proportions, colours,
-cameras and backgrounds, which it has not seen.
+``python -m server.evaluation.classifier`` trains it anew on the bundled prior's corpus and prints its accuracy on
+renders that it has not seen, with other proportions, colours, cameras and backgrounds.
 """
 
 from __future__ import annotations
@@ -21,25 +20,26 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..bundled_prior import objects, shapes
+from ..bundled_prior.config import TrainConfig
+from ..bundled_prior.corpus import load_corpus
 from ..paths import expanded
 from ..priors.prompts import DIRECTIONS, VIEWS
-from . import objects, shapes
-from .train import Recipe, corpus
 
-WEIGHTS = Path(__file__).parent / "judge.safetensors"
+WEIGHTS = Path(__file__).parent / "classifier.safetensors"
 LABELS: dict[str, list[str]] = {
     "noun": list(shapes.NOUNS),
     "colour": list(shapes.COLOURS),
     "view": list(VIEWS),
     "finish": list(shapes.FINISHES),
 }
-# Nouns whose view can be read; the others look alike from several sides.
-FRONTED = ("chair", "car", "house", "robot", "bear", "duck", "airplane", "sofa")
+# Nouns whose pictures show the view; the others look alike from several sides.
+NOUNS_WITH_FRONT = ("chair", "car", "house", "robot", "bear", "duck", "airplane", "sofa")
 FEATURES = 32
 
 
-class Judge(nn.Module):
-    """A convolutional classifier with a head for each of `LABELS` on one feature vector."""
+class Classifier(nn.Module):
+    """A convolutional network with one feature vector and a linear head on it for each of `LABELS`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,47 +50,52 @@ class Judge(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(words)) for name, words in LABELS.items()})
 
     def features(self, pictures: Tensor) -> Tensor:
-        """(B, 32) of pictures (B, 3, H, W), sRGB in [0, 1]; they are averaged down to 64 pixels."""
+        """(B, 32) of pictures (B, 3, H, W), sRGB in [0, 1], which are averaged down to 64 pixels."""
         size = (objects.RESOLUTION,) * 2
         if pictures.shape[2:] != size:
             pictures = F.interpolate(pictures, size=size, mode="area")
         return self.trunk(4 * pictures - 2)
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """Logits over each list of `LABELS`, (B, n)."""
+        """Logits (B, n) over the words of each of `LABELS`."""
         features = self.features(pictures)
         return {name: head(features.relu()) for name, head in self.heads.items()}
 
     @torch.no_grad()
-    def read(self, pictures: Tensor) -> list[dict[str, str]]:
-        """The likeliest word of each of `LABELS`, for each picture."""
+    def predict(self, pictures: Tensor) -> list[dict[str, str]]:
+        """For each picture the most likely word of each of `LABELS`."""
         best = {name: logits.argmax(dim=1).tolist() for name, logits in self(pictures).items()}
         return [{name: LABELS[name][best[name][i]] for name in LABELS} for i in range(len(pictures))]
 
 
 @cache
-def load(path: Path = WEIGHTS) -> Judge:
-    """The trained judge, on the CPU. Raises ValueError where there is none."""
+def load_classifier(path: Path = WEIGHTS) -> Classifier:
+    """The trained classifier, on the CPU, in evaluation mode. Raises ValueError where `path` is no file."""
     if not path.is_file():
-        raise ValueError(f"The judge's weights are not in {path}: train it with python -m server.bundled.judge.")
-    judge = Judge()
-    judge.load_state_dict(
+        raise ValueError(
+            f"The classifier's weights are not in {path}: train it with python -m server.evaluation.classifier."
+        )
+    classifier = Classifier()
+    classifier.load_state_dict(
         {name: value.float() if value.is_floating_point() else value for name, value in load_file(path).items()}
     )
-    return judge.eval().requires_grad_(False)
+    return classifier.eval().requires_grad_(False)
 
 
-def frechet_distance(ours: Tensor, theirs: Tensor) -> float:
+def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Squared Fréchet distance of two feature sets (N, d), (M, d), as Gaussians (Heusel et al. 2017, equation 6)."""
-    a, b = ours.double(), theirs.double()
+    a, b = first.double(), second.double()
     covariances = torch.cov(a.T).numpy(), torch.cov(b.T).numpy()
     root = scipy.linalg.sqrtm(covariances[0] @ covariances[1])
     apart = float((a.mean(dim=0) - b.mean(dim=0)).square().sum())
     return apart + float(np.trace(covariances[0] + covariances[1] - 2 * np.real(root)))
 
 
-def distort(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """What a picture that an optimization made may differ in: place, scale, sharpness, contrast, noise."""
+def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures (B, 3, H, W) with random shift, scale, sharpness, contrast, brightness and noise.
+
+    Optimized objects differ from the corpus in these.
+    """
     batch = len(pictures)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -111,13 +116,13 @@ def distort(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return (moved + uniform(0, 0.06) * noise).clamp(0, 1)
 
 
-def train(recipe: Recipe, epochs: int = 8, batch: int = 64, rate: float = 3e-3) -> Judge:
-    """Train on the corpus of a recipe, AdamW on a cosine, distorted pictures, bfloat16 where the CPU has it."""
-    pictures, labels = corpus(recipe)
-    torch.manual_seed(recipe.seed)
-    judge, generator = Judge(), torch.Generator().manual_seed(recipe.seed)
-    judge.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=rate, weight_decay=0.02)
+def train(config: TrainConfig, epochs: int = 8, batch: int = 64, rate: float = 3e-3) -> Classifier:
+    """Train on augmented pictures of a configuration's corpus, by AdamW, a cosine decay and summed cross-entropies."""
+    pictures, labels = load_corpus(config)
+    torch.manual_seed(config.seed)
+    classifier, generator = Classifier(), torch.Generator().manual_seed(config.seed)
+    classifier.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=rate, weight_decay=0.02)
     total = epochs * (len(pictures) // batch)
     for step in range(total):
         if step % (len(pictures) // batch) == 0:
@@ -126,71 +131,77 @@ def train(recipe: Recipe, epochs: int = 8, batch: int = 64, rate: float = 3e-3) 
         order = order[batch:]
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / 200) * (1 + math.cos(math.pi * step / total)) / 2
-        shown = distort(_pixels(pictures[picked]), generator).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.half):
-            said = judge(shown)
+        shown = augment(_pixels(pictures[picked]), generator).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            logits = classifier(shown)
         truth = torch.from_numpy(labels[picked].astype(np.int64))
-        loss = sum(F.cross_entropy(said[name].float(), truth[:, i]) for i, name in enumerate(LABELS))
+        loss = sum(F.cross_entropy(logits[name].float(), truth[:, i]) for i, name in enumerate(LABELS))
         assert isinstance(loss, Tensor)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if step % 100 == 99 or step + 1 == total:
-            print(f"judge {step + 1}/{total}, loss {loss.item():.3f}", flush=True)
-    return judge.eval()
+            print(f"classifier {step + 1}/{total}, loss {loss.item():.3f}", flush=True)
+    return classifier.eval()
 
 
 @torch.no_grad()
-def measure(judge: Judge, recipe: Recipe) -> dict[str, float]:
-    """Share read right of a corpus: the view on `FRONTED` nouns only, and `near`, the view or one beside it."""
-    pictures, labels = corpus(recipe)
-    said = [judge(_pixels(pictures[i : i + 200])) for i in range(0, len(pictures), 200)]
-    read = {name: torch.cat([each[name] for each in said]).argmax(dim=1).numpy() for name in LABELS}
-    right = {name: read[name] == labels[:, i] for i, name in enumerate(LABELS)}
-    views, fronted = LABELS["view"], np.isin(labels[:, 0], [LABELS["noun"].index(noun) for noun in FRONTED])
-    beside = np.array([near(views[a], views[b]) for a, b in zip(read["view"], labels[:, 2])])
+def accuracies(classifier: Classifier, config: TrainConfig) -> dict[str, float]:
+    """The share of a configuration's corpus that is classified right, for each of `LABELS`.
+
+    The view counts for `NOUNS_WITH_FRONT` only, once by itself and once with its neighbours (`are_adjacent`).
+    """
+    pictures, labels = load_corpus(config)
+    logits = [classifier(_pixels(pictures[i : i + 200])) for i in range(0, len(pictures), 200)]
+    predicted = {name: torch.cat([each[name] for each in logits]).argmax(dim=1).numpy() for name in LABELS}
+    right = {name: predicted[name] == labels[:, i] for i, name in enumerate(LABELS)}
+    views, with_front = LABELS["view"], np.isin(labels[:, 0], [LABELS["noun"].index(n) for n in NOUNS_WITH_FRONT])
+    adjacent = np.array([are_adjacent(views[a], views[b]) for a, b in zip(predicted["view"], labels[:, 2])])
     return {
         "noun": right["noun"].mean(),
         "colour": right["colour"].mean(),
-        "view": right["view"][fronted].mean(),
-        "near": beside[fronted].mean(),
+        "view": right["view"][with_front].mean(),
+        "view or one beside it": adjacent[with_front].mean(),
         "finish": right["finish"].mean(),
     }
 
 
-def near(one: str, other: str) -> bool:
-    """Whether two of `VIEWS` are the same or directions an eighth of a turn apart."""
+def are_adjacent(one: str, other: str) -> bool:
+    """Whether two of `VIEWS` are the same, or directions an eighth of a turn apart."""
     if one == other or "overhead" in (one, other):
         return one == other
     return (DIRECTIONS.index(one) - DIRECTIONS.index(other)) % 8 in (1, 7)
 
 
 def _pixels(pictures: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [0, 1]."""
     return torch.from_numpy(pictures.copy()).movedim(-1, 1).float() / 255
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m server.bundled.judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m server.evaluation.classifier",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--work", type=expanded, default=Recipe.work, help="where the corpus is, or is rendered")
+    parser.add_argument("--work", type=expanded, default=TrainConfig.work, help="where the corpus is, or is rendered")
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--epochs", type=int, default=8)
     given = parser.parse_args()
-    seen = Recipe(work=given.work, images=given.images)
+    seen = TrainConfig(work=given.work, images=given.images)
     held_out = replace(seen, work=given.work / "held-out", images=6_000, seed=2)
-    for recipe in (seen, held_out):
-        recipe.work.mkdir(parents=True, exist_ok=True)
-    judge = train(seen, given.epochs)
+    for config in (seen, held_out):
+        config.work.mkdir(parents=True, exist_ok=True)
+    classifier = train(seen, given.epochs)
     save_file(
         {
             name: (value.half() if value.is_floating_point() else value).contiguous()
-            for name, value in judge.state_dict().items()
+            for name, value in classifier.state_dict().items()
         },
         WEIGHTS,
     )
-    for name, share in measure(load(), held_out).items():
-        print(f"{name}: {share:.1%} of the held-out renders read right")
+    for name, share in accuracies(load_classifier(), held_out).items():
+        print(f"{name}: {share:.1%} of the held-out renders")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Procedural pictures: the corpus that the bundled prior learns from (`shapes` has the objects, `captions` the words).
+"""Pictures of procedural objects, which the bundled prior learns from (`shapes` has the objects, `captions` the words).
 
 Objects are sphere-traced by numba (J. C. Hart, "Sphere tracing", 1996; the distances are I. Quilez's published closed
 forms) under a random camera, light and flat background.
@@ -15,26 +15,17 @@ import numpy as np
 from numba import njit, prange
 
 from ..priors.prompts import view_word
-from .shapes import (
-    BALL,
-    BOX,
-    COLOURS,
-    CONE,
-    CYLINDER,
-    DOME,
-    FINISHES,
-    FREQUENCY,
-    NOUNS,
-    PRISM,
-    SPHERE,
-    TORUS,
-    WIDTH,
-    Shape,
-)
+from ..rendering import shading
+from ..rendering.cameras import DISTANCE, DISTANCE_JITTER, ELEVATION, FIELD_OF_VIEW, OBJECT_RADIUS, OVERHEAD
+from .primitives import BOX, CONE, CYLINDER, DOME, PRISM, SPHERE, TORUS, WIDTH
+from .shapes import COLOURS, FINISHES, FREQUENCY, NOUNS, Shape
 
-FIELD_OF_VIEW = 40.0
-DISTANCE = 3.0
 RESOLUTION = 64
+# The corpus's own, because the weights in `model/` were trained with them; jobs draw other shares and ranges
+# (`rendering.cameras.OVERHEAD_SHARE`, `rendering.shading`).
+OVERHEAD_SHARE = 0.18
+LAMP_DIRECTION = (90.0, 60.0)  # degrees round the view axis, 90 is up: mean and standard deviation
+SATURATION, VALUE = (0.3, 0.75), (0.3, 0.95)  # of coloured backgrounds
 
 
 @njit(cache=True, fastmath=True)
@@ -113,7 +104,7 @@ def signed_distance(noun: str, points: np.ndarray, seed: int | None = None) -> n
 
 @njit(cache=True)
 def _on_pattern(finish, x, y, z):
-    """Whether a point of the object, in metres, has its finish's second colour; by the order of `FINISHES`."""
+    """Whether a point of the object, in metres, has the second colour of a finish, an index of `FINISHES`."""
     if finish == 1:  # tilted, so that a table's top has stripes too
         across = (0.36 * x + 0.36 * y + 0.86 * z) / 0.27
         return across - math.floor(across) < 0.4
@@ -154,7 +145,7 @@ def _render(rows, eyes, lights, ambient, diffuse, backgrounds, tangent, size, sa
                     length = math.sqrt(dx * dx + dy * dy + dz * dz)
                     dx, dy, dz = dx / length, dy / length, dz / length
                     middle = -(eye[0] * dx + eye[1] * dy + eye[2] * dz)
-                    chord = middle * middle - reach * reach + BALL * BALL
+                    chord = middle * middle - reach * reach + OBJECT_RADIUS * OBJECT_RADIUS
                     hit = -1
                     if chord > 0:
                         t, end = middle - math.sqrt(chord), middle + math.sqrt(chord)
@@ -188,34 +179,38 @@ def _render(rows, eyes, lights, ambient, diffuse, backgrounds, tangent, size, sa
 
 
 def camera_position(azimuth: float, elevation: float, distance: float = DISTANCE) -> np.ndarray:
-    """Camera (3,) that looks at the origin; degrees; azimuth 0 is the front (-Y), 90 is +X."""
+    """Where a camera that looks at the origin stands, (3,) metres; degrees, azimuth 0 is the front (-Y), 90 is +X."""
     a, e = math.radians(azimuth), math.radians(elevation)
     return distance * np.array([math.sin(a) * math.cos(e), -math.cos(a) * math.cos(e), math.sin(e)])
 
 
 def _background(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
     while True:
-        if rng.random() < 0.7:
-            flat = np.full(3, rng.uniform(0.1, 0.95))
+        if rng.random() < 1 - shading.COLOURED_SHARE:
+            flat = np.full(3, rng.uniform(*shading.GREYS))
         else:
-            flat = np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.3, 0.75), rng.uniform(0.3, 0.95)))
+            flat = np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*SATURATION), rng.uniform(*VALUE)))
         if np.abs(flat - colour).max() > 0.25:
             return flat
 
 
 def _light(rng: np.random.Generator, eye: np.ndarray) -> np.ndarray:
-    """Unit vector to a head-light tilted by up to 50 degrees, mostly upwards."""
+    """Unit vector (3,) to a lamp at infinity, up to `LAMP_TILT` off the camera, mostly above it."""
     forward = eye / np.linalg.norm(eye)
     right = np.cross((0, 0, 1), forward)
     right /= np.linalg.norm(right)
-    tilt, way = math.radians(rng.uniform(0, 50)), math.radians(rng.normal(90, 60))
+    tilt, way = math.radians(rng.uniform(0, shading.LAMP_TILT)), math.radians(rng.normal(*LAMP_DIRECTION))
     aside = math.cos(way) * right + math.sin(way) * np.cross(forward, right)
     return math.cos(tilt) * forward + math.sin(tilt) * aside
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows: the painted parts (P, 24), camera, light and flat background, and the view's word."""
+    """One picture's content.
+
+    parts: (P, `primitives.WIDTH`), painted. eye, light: (3,), the camera's place and the unit vector to the lamp.
+    ambient, diffuse: as `rendering.shading.Lights`. background: (3,) sRGB. view: one of `priors.prompts.VIEWS`.
+    """
 
     parts: np.ndarray
     eye: np.ndarray
@@ -234,21 +229,21 @@ def scene(
     vary: bool = True,
     finish: str = "plain",
 ) -> Scene:
-    """A random scene of a noun; `angles` are azimuth and elevation in degrees, random when not given.
+    """A random scene of a noun.
 
-    `vary=False` keeps the middle proportions. Higher up than overhead goes a mushroom is a disc.
+    angles: azimuth and elevation in degrees, random by default. vary: draw the proportions too, otherwise the middle.
     """
     paint = np.clip(np.array(COLOURS[colour]) + rng.normal(0, 0.02, 3), 0.02, 0.98)
     parts = Shape.build(noun, rng if vary else None).painted(paint, finish)
-    high = rng.uniform(58, 72) if rng.random() < 0.18 else rng.uniform(-10, 45)
+    high = rng.uniform(*OVERHEAD) if rng.random() < OVERHEAD_SHARE else rng.uniform(*ELEVATION)
     azimuth, elevation = (rng.uniform(0, 360), high) if angles is None else angles
-    eye = camera_position(azimuth, elevation, DISTANCE + rng.uniform(-0.15, 0.15))
+    eye = camera_position(azimuth, elevation, DISTANCE + rng.uniform(-DISTANCE_JITTER, DISTANCE_JITTER))
     return Scene(
         parts,
         eye,
         _light(rng, eye),
-        rng.uniform(0.35, 0.55),
-        rng.uniform(0.5, 0.65),
+        rng.uniform(*shading.AMBIENT),
+        rng.uniform(*shading.DIFFUSE),
         _background(rng, paint),
         view_word(azimuth, elevation),
     )

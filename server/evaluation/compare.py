@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How near a mesh is to a procedural object's true shape."""
+"""Compare a mesh with the true shape of a procedural object."""
 
 from __future__ import annotations
 
@@ -11,26 +11,34 @@ import torch
 import trimesh
 from scipy.spatial import cKDTree
 
+from ..bundled_prior import objects
 from ..geometry.marching import marching_tetrahedra
-from . import objects, shapes
+from ..rendering.cameras import OBJECT_RADIUS
 
-POINTS, EDGE = 4000, 48
-ANGLES = 24  # yaws that the fit starts from
+POINTS, EDGE = 4000, 48  # samples on either surface; edge of the grid for the volumes
+ANGLES = 24  # yaws that the alignment starts from
 THRESHOLD = 0.05  # of the true shape's diameter, for the F-score
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """iou: of the volumes, in [0, 1]. f_score: harmonic mean of the shares of either surface within `THRESHOLD`
-    diameters of the other (Tatarchenko et al. 2019). chamfer: mean of both surfaces' mean distances, in diameters."""
+class ShapeScores:
+    """Similarity of a mesh and a true shape.
+
+    iou: intersection over union of the volumes, in [0, 1].
+    f_score: harmonic mean of the shares of either surface within `THRESHOLD` of the other (Tatarchenko et al. 2019).
+    chamfer: mean of the two surfaces' mean distances to each other, in diameters of the true shape.
+    """
 
     iou: float
     f_score: float
     chamfer: float
 
 
-def truth(noun: str, edge: int = 96) -> trimesh.Trimesh:
-    """The surface of a noun with middle proportions, metres, Z up, front towards -Y."""
+def ground_truth(noun: str, edge: int = 96) -> trimesh.Trimesh:
+    """The surface of a noun with middle proportions, metres, Z up, front towards -Y.
+
+    edge: points along an edge of the grid that it is extracted from.
+    """
     axis = np.linspace(-1, 1, edge)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)[..., ::-1].reshape(-1, 3)  # z slowest
     values = -objects.signed_distance(noun, points).reshape(edge, edge, edge)
@@ -38,16 +46,17 @@ def truth(noun: str, edge: int = 96) -> trimesh.Trimesh:
     return trimesh.Trimesh(positions.numpy(), faces.numpy())
 
 
-def load(path: Path) -> trimesh.Trimesh:
-    """A GLB's triangles, Y up there, in our axes."""
+def load_glb(path: Path) -> trimesh.Trimesh:
+    """The triangles of a GLB file, turned from its Y up to Z up."""
     mesh = trimesh.load_mesh(path, process=False)
     return trimesh.Trimesh(mesh.vertices @ np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], float), mesh.faces)
 
 
-def fit(source: np.ndarray, target: np.ndarray, rounds: int = 12) -> np.ndarray:
-    """(4, 4) similarity that takes the points source (N, 3) onto target (M, 3): a yaw, one scale and an offset.
+def align(source: np.ndarray, target: np.ndarray, rounds: int = 12) -> np.ndarray:
+    """The (4, 4) similarity that takes points (N, 3) onto others (M, 3): yaw, uniform scale and offset.
 
-    Iterated closest points with the closed-form best similarity of each round (Umeyama 1991), from `ANGLES` yaws.
+    Iterative closest points, each round with the least-squares similarity in closed form (Umeyama 1991), started from
+    `ANGLES` yaws, of which the best result counts.
     """
     tree = cKDTree(target)
     best, least = np.eye(4), np.inf
@@ -75,7 +84,7 @@ def _middle(points: np.ndarray) -> np.ndarray:
 
 
 def _similarity(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
-    """Yaw (3, 3), scale and offset that take a (N, 3) to b with the least squared error."""
+    """Yaw (3, 3), scale and offset that take points a (N, 3) to b (N, 3) with the least squared error."""
     centre, goal = a.mean(0), b.mean(0)
     p, q = a - centre, b - goal
     angle = np.arctan2((p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum(), (p[:, :2] * q[:, :2]).sum())
@@ -85,26 +94,26 @@ def _similarity(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float, np.nda
     return turn, scale, goal - scale * turn @ centre
 
 
-def compare(mesh: trimesh.Trimesh, noun: str, seed: int = 0) -> Likeness:
-    """The likeness of a mesh and a noun's middle proportions after the best yaw, scale and offset.
+def compare_shapes(mesh: trimesh.Trimesh, noun: str, seed: int = 0) -> ShapeScores:
+    """Scores of a mesh against a noun with middle proportions, after `align`; seed: of the surface samples.
 
     Raises ValueError for a mesh without faces.
     """
     if not len(mesh.faces):
         raise ValueError("The mesh has no faces: there is nothing to compare.")
-    real = truth(noun)
+    real = ground_truth(noun)
     diameter = 2 * np.linalg.norm(real.vertices - _middle(real.vertices), axis=1).max()
     ours, faces = trimesh.sample.sample_surface(mesh, POINTS, seed=seed)
     theirs, _ = trimesh.sample.sample_surface(real, POINTS, seed=seed)
-    place = fit(ours[::4], theirs[::4])
+    place = align(ours[::4], theirs[::4])
     moved = ours @ place[:3, :3].T + place[:3, 3]
     there, back = cKDTree(theirs).query(moved)[0] / diameter, cKDTree(moved).query(theirs)[0] / diameter
     precision, recall = (there < THRESHOLD).mean(), (back < THRESHOLD).mean()
-    axis = np.linspace(-1.1, 1.1, EDGE) * shapes.BALL
+    axis = np.linspace(-1.1, 1.1, EDGE) * OBJECT_RADIUS
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     inside = objects.signed_distance(noun, grid) < 0
     filled = _inside(mesh.copy().apply_transform(place), grid)
-    return Likeness(
+    return ShapeScores(
         iou=float((inside & filled).sum() / max(1, (inside | filled).sum())),
         f_score=float(2 * precision * recall / max(precision + recall, 1e-9)),
         chamfer=float((there.mean() + back.mean()) / 2),
@@ -112,7 +121,7 @@ def compare(mesh: trimesh.Trimesh, noun: str, seed: int = 0) -> Likeness:
 
 
 def _inside(mesh: trimesh.Trimesh, points: np.ndarray) -> np.ndarray:
-    """Which points lie behind the nearest of many places on the surface, by its normal."""
+    """Which points lie inside: behind the nearest of many surface samples, by its normal."""
     places, faces = trimesh.sample.sample_surface(mesh, 10 * POINTS, seed=0)
     nearest = cKDTree(places).query(points)[1]
     return ((points - places[nearest]) * mesh.face_normals[faces[nearest]]).sum(axis=1) < 0

@@ -4,7 +4,9 @@ import json
 import numpy as np
 from PIL import Image
 
-from server.bundled import judge, objects, samples
+from server.bundled_prior import objects
+from server.evaluation import samples
+from server.evaluation.classifier import NOUNS_WITH_FRONT
 
 
 def test_a_short_run_writes_its_table_and_sheets(tmp_path):
@@ -22,14 +24,14 @@ def test_a_short_run_writes_its_table_and_sheets(tmp_path):
 
 
 def test_true_renders_are_counted_as_right():
-    wanted, scenes = [], []
-    for noun in judge.FRONTED:
+    labels, scenes = [], []
+    for noun in NOUNS_WITH_FRONT:
         for view, angles in (("front", (0, 15)), ("side", (90, 15)), ("back", (180, 15)), ("overhead", (0, 70))):
-            wanted.append({"noun": noun, "colour": "red", "view": view})
+            labels.append({"noun": noun, "colour": "red", "view": view})
             scenes.append(objects.scene("red", noun, np.random.default_rng(1), np.array(angles), vary=False))
-    rows = samples.count(wanted, objects.render(scenes) / 255)
+    rows = samples.classify(labels, objects.render(scenes) / 255)
     for name in ("noun", "colour", "view"):
         assert np.mean([row["right"][name] for row in rows]) > 0.9, name
-    turned = [{**each, "view": {"front": "back", "back": "front"}.get(each["view"], each["view"])} for each in wanted]
-    swapped = samples.count(turned, objects.render(scenes) / 255)
+    turned = [{**each, "view": {"front": "back", "back": "front"}.get(each["view"], each["view"])} for each in labels]
+    swapped = samples.classify(turned, objects.render(scenes) / 255)
     assert np.mean([row["right"]["view"] for row in swapped]) < 0.6
