@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
 
-def serialize(tensors: dict[str, Tensor], state: dict[str, Any]) -> bytes:
+def serialize(tensors: dict[str, Tensor], state: dict[str, object]) -> bytes:
     """The bytes of a checkpoint: a safetensors file whose metadata has `state` as JSON."""
     from safetensors.torch import save as to_bytes
 
@@ -25,7 +25,7 @@ def serialize(tensors: dict[str, Tensor], state: dict[str, Any]) -> bytes:
     )
 
 
-def deserialize(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def deserialize(data: bytes) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The (tensors, state) of `serialize`. Raises ValueError for bytes that are damaged or something else."""
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
@@ -60,12 +60,12 @@ def write(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+def save(path: Path, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
     """Write a checkpoint as `write` does. Raises OSError."""
     write(path, serialize(tensors, state))
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The (tensors, state) of `save`. Raises ValueError for a file that is damaged or something else."""
     from safetensors import SafetensorError, safe_open
 
@@ -118,7 +118,7 @@ class Checkpoints:
     def __init__(self, folder: Path, count: int = 2, size: int = 1 << 30):
         self.folder, self.count, self.size = folder, count, size
 
-    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
         """Add the checkpoint of a step, then drop the oldest. Raises OSError; the older ones then stay."""
         self.write(step, serialize(tensors, state))
 
@@ -132,7 +132,7 @@ class Checkpoints:
             if i and (i >= self.count or kept > self.size):
                 path.unlink()
 
-    def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def newest(self) -> tuple[dict[str, Tensor], dict[str, object]] | None:
         """The (tensors, state) of the newest checkpoint that can be read; None where there is none."""
         for path in self._newest_first():
             try:

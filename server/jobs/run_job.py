@@ -7,7 +7,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import logs, optimize
 from ..checkpoint import deserialize, serialize
@@ -34,18 +34,17 @@ log = logging.getLogger(__name__)
 
 
 class SentCheckpoints:
-    """The checkpoints of a run whose files are kept elsewhere, for `optimize.generate`: the newest came with the job,
-    and new ones are reported."""
+    """A `CheckpointStore` for a run whose files are kept elsewhere: the newest came with the job, new ones are sent."""
 
     def __init__(self, given: Checkpoint | None, report: Callable[[Checkpoint], None]):
         self.step = given.step if given else -1  # of the newest
         self._given, self._report = given, report
 
-    def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def newest(self) -> tuple[dict[str, Tensor], dict[str, object]] | None:
         """The (tensors, state) that the run starts from, None for a fresh start. Raises ValueError if damaged."""
         return deserialize(self._given.data) if self._given else None
 
-    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
         """Send the checkpoint of a step."""
         self._given = None  # its bytes are of no more use
         self._report(Checkpoint(step, serialize(tensors, state)))
@@ -76,18 +75,7 @@ def run_job(
         del job  # hundreds of megabytes that nobody needs any more
         with tempfile.TemporaryDirectory(prefix="msd-job-", dir=workspace) as name:
             folder = Path(name)
-            # Any object with save, newest and step will do as checkpoints.
-            optimize.generate(
-                request,
-                folder,
-                report,
-                cancelled,
-                settings,
-                checkpoints,  # type: ignore[arg-type]
-                paused,
-                mesh,
-                edit,
-            )
+            optimize.generate(request, folder, report, cancelled, settings, checkpoints, paused, mesh, edit)
             return Finished({path.name: path.read_bytes() for path in sorted(folder.iterdir())})
     except optimize.Paused:
         return Paused()

@@ -10,13 +10,12 @@ import re
 import threading
 import uuid
 from collections.abc import AsyncIterator, Collection
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msd_blender.protocol import MAX_UPLOAD, ProtocolError, Upload, check_mesh, read_snapshot
+from msd_blender.protocol import MAX_UPLOAD, ProtocolError, Upload, check_mesh, decode_snapshot, read_snapshot
 
 MAX_UPLOADS_BYTES = 4 << 30  # of all files together
 
@@ -92,7 +91,4 @@ class Uploads:
 
 def decode_upload(frame: bytes) -> dict[str, NDArray[np.generic]]:
     """The arrays of an upload's frame. Raises `ProtocolError` for a damaged one."""
-    snapshot = read_snapshot(BytesIO(frame).read)
-    if snapshot is None:
-        raise ProtocolError("A mesh arrived empty: upload it again.")
-    return snapshot.arrays
+    return decode_snapshot(frame[8:]).arrays  # behind its length

@@ -6,6 +6,7 @@ The executors are scripted, so that nothing here waits for numerical work or for
 
 import asyncio
 import errno
+import shutil
 import sqlite3
 import threading
 
@@ -24,7 +25,7 @@ from msd_blender.protocol import (
     Progress,
     encode_snapshot,
 )
-from server.jobs.messages import Checkpoint, DeviceFailed, DeviceStatus, Failed, Finished, OutOfMemory, Paused
+from server.jobs.messages import Checkpoint, DeviceFailed, DeviceStatus, Failed, Finished, OutOfMemory, Paused, Ready
 from server.jobs.queue import QueueError
 from tests.jobs.scripted import FILES, Bench, checkpoint, crash, finish, hang, heed, progress, say, snapshot, until
 
@@ -394,6 +395,16 @@ def test_an_executor_that_cannot_start_fails_the_jobs_that_wait(bench):
     assert run.queue.state == "starting" and run.runs == []
 
 
+def test_an_executor_that_crashes_while_it_starts_is_started_again(bench):
+    run = bench(ready=False)
+    until(lambda: run.executors)
+    run.executors[0].say(crash())
+    job = run.submit()
+    until(lambda: len(run.executors) == 2)
+    run.executors[1].say(Ready(DeviceStatus()))
+    assert run.ended(job).state == FINISHED
+
+
 def test_an_executor_that_crashes_without_a_job_loses_none(bench):
     run = bench()
     until(lambda: run.queue.state == "idle")
@@ -479,6 +490,17 @@ def test_a_state_that_cannot_be_written_is_tried_again(bench, monkeypatch):
 
     monkeypatch.setattr(run.store, "set_state", fails_once)
     assert run.ended(run.submit()).state == FINISHED and not (run.store.data / "spare").exists()
+
+
+def test_a_folder_that_is_gone_fails_the_job_and_no_other(bench):
+    def lose(executor, job):
+        shutil.rmtree(run.store.data / "jobs" / f"{job.id}.part")
+        executor.say(Finished(FILES))
+
+    run = bench(lose, finish)
+    assert run.ended(job := run.submit()).state == FAILED and run.job(job).files == []
+    assert "cannot be written" in run.job(job).error
+    assert run.ended(run.submit()).state == FINISHED and not list(run.store.data.glob("jobs/*.part"))
 
 
 # From one server to the next
