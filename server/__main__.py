@@ -40,6 +40,7 @@ from msd_blender.protocol import (
 )
 
 from . import logs
+from .jobs import EXECUTORS
 from .paths import PathError, Results, expanded, expanded_text, is_full, opened, writable
 
 OK, FAILURE, INTERRUPTED = 0, 1, 130
@@ -74,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         help="open models only below this folder; may be given again. Without it: any on this "
         "machine's own address, none but the bundled one beyond it",
     )
+    serve.add_argument("--executor", default="local", choices=EXECUTORS, help="where jobs run")
     serve.add_argument("--parent", type=int, metavar="PID", help="end when this process has ended")
 
     doctor = commands.add_parser("doctor", help="say what this machine has and what is missing")
@@ -136,7 +138,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(host: str, port: int, data: Path, parent: int | None, models: list[Path] | None) -> int:
+def serve(host: str, port: int, data: Path, parent: int | None, models: list[Path] | None, executor: str) -> int:
     """Answer until a signal says stop."""
     import uvicorn
 
@@ -147,7 +149,7 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
 
     from .api.app import create_app
     from .api.auth import is_loopback
-    from .api.patience import PatientProtocol
+    from .api.header_timeout import HeaderTimeoutProtocol
     from .jobs.queue import Queue
     from .jobs.store import Store
 
@@ -162,11 +164,11 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
     shown = f"[{host}]" if ":" in host else host
     token = secrets.token_urlsafe(32)
 
-    queue = Queue(Store(data))
+    queue = Queue(Store(data), EXECUTORS[executor]())
     if models is None and not is_loopback(host):
         models = []
     app = create_app(queue, host, "" if is_loopback(host) else token, __version__, models)
-    server = Server(uvicorn.Config(app, http=PatientProtocol, log_level="warning", timeout_graceful_shutdown=1))
+    server = Server(uvicorn.Config(app, http=HeaderTimeoutProtocol, log_level="warning", timeout_graceful_shutdown=1))
 
     def stop(*_: Any) -> None:
         server.should_exit = True
@@ -219,10 +221,10 @@ def within_memory(run: Callable[[int], None], report: Callable[[Log], None]) -> 
 
     Raises UsageError where one view is too much, and where the device fails.
     """
-    from .jobs.executor import HALVED, HALVINGS, TOO_LITTLE_MEMORY
+    from .jobs.messages import HALVED, MAX_HALVINGS, TOO_LITTLE_MEMORY
     from .optimize import is_device_fault, is_out_of_memory, release
 
-    for halvings in range(HALVINGS + 1):
+    for halvings in range(MAX_HALVINGS + 1):
         try:
             return run(halvings)
         except Exception as error:  # what it holds of the device goes with it, before the next try
@@ -234,7 +236,7 @@ def within_memory(run: Callable[[int], None], report: Callable[[Log], None]) -> 
             if not is_out_of_memory(error):
                 raise
         release()
-        if halvings < HALVINGS:
+        if halvings < MAX_HALVINGS:
             report(Log(HALVED, "warning"))
     raise UsageError(TOO_LITTLE_MEMORY)
 
