@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msd_blender.protocol import (
     ARRAYS,
     MAX_PROMPT,
+    OPTIONS,
     SLOT_ARRAYS,
     Edit,
     Job,
@@ -192,9 +193,28 @@ def test_whole_numbers_are_whole_however_json_writes_them():
         ({"symmetry": "w"}, "symmetry must be"),
     ],
 )
-def test_a_wish_out_of_range_is_refused_in_a_sentence(changes, says):
+def test_options_out_of_range_are_refused_in_a_sentence(changes, says):
     with pytest.raises(ProtocolError, match=says):
         JobRequest("a chair", **changes).validate()
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.name)
+def test_a_number_may_have_the_ends_of_its_range_and_nothing_beyond(option):
+    if option.type not in (int, float):
+        return
+    for end, beyond in ((option.low, -1), (option.high, 1)):
+        wrap = (lambda value: [value, value]) if option.many else (lambda value: value)
+        option.check(wrap(end))
+        with pytest.raises(ProtocolError, match=f"{option.name} must be a .*number from"):
+            option.check(wrap(end + beyond))
+        with pytest.raises(ProtocolError):
+            option.check(wrap(True))
+
+
+def test_a_mesh_is_asked_for_only_where_one_was_uploaded():
+    assert JobRequest("a chair", mode="texture").validate(uploaded=False).mesh == ""
+    with pytest.raises(ProtocolError, match="mode must be"):
+        JobRequest("a chair", mode="carve").validate(uploaded=False)
 
 
 @pytest.mark.parametrize(

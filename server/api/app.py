@@ -13,37 +13,16 @@ from fastapi import Body, FastAPI, Header, HTTPException, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
-from msd_blender.protocol import (
-    AXES,
-    BACKGROUNDS,
-    COUNTS,
-    DEVICES,
-    FILES,
-    GUIDANCES,
-    MAPS,
-    MAX_PRIORITY,
-    MAX_PROMPT,
-    MAX_SEED,
-    MODES,
-    NUMBERS,
-    QUEUED,
-    RASTERIZERS,
-    Edit,
-    Health,
-    Job,
-    JobRequest,
-    ProtocolError,
-    Upload,
-    from_dict,
-)
+from msd_blender.protocol import FILES, QUEUED, Edit, Health, Job, JobRequest, ProtocolError, Upload, from_dict
 
 from ..jobs.meshes import NoMesh
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import ROOM
 from . import metrics
 from .auth import Guard, RateLimit, allowed_model
+from .schema import edit_schema, request_schema
 
 LAST_EVENT = 2**63 - 1  # what SQLite can count to
 MAX_QUEUED = 1000  # jobs that wait
@@ -54,10 +33,6 @@ NO_ROOM = f"The disk of the data folder {{}} has less than {ROOM >> 20} MB left:
 SUBMISSIONS = 600  # a minute and address
 PAGE = Path(__file__).parent / "page"
 KINDS = {".glb": "model/gltf-binary", ".png": "image/png", ".json": "application/json"}  # of FILES
-TEXT = r"^[^\x00]*$"
-# Something to see: what Python, JavaScript and Rust hold to be white differs by these few.
-WORDS = r"^[^\x00]*[^\s\x00\x1c-\x1f\x85\ufeff][^\x00]*$"
-MESH = "^[0-9a-f]{64}$"
 EVENT = {
     "type": "object",
     "description": "each event; its data is JSON",
@@ -95,61 +70,6 @@ CONFLICT: dict[int | str, dict[str, Any]] = {
 }
 BUSY: dict[int | str, dict[str, Any]] = {429: {"model": Refusal, "description": "too much at once"}}
 JobId = Annotated[str, PathParameter(max_length=64)]
-
-
-def request_schema() -> dict[str, Any]:
-    """`JobRequest` with its ranges: what the route itself is documented with, since the protocol checks it."""
-    schema = TypeAdapter(JobRequest).json_schema()
-    properties = schema["properties"]
-    for name, more in {
-        "prompt": {"minLength": 1, "maxLength": MAX_PROMPT, "pattern": WORDS},
-        "negative_prompt": {"maxLength": MAX_PROMPT, "pattern": TEXT},
-        "model": {"pattern": TEXT},
-        "client_key": {"pattern": TEXT},
-        "seed": {"minimum": 0, "maximum": MAX_SEED},
-        "guidance": {"enum": list(GUIDANCES)},
-        "rasterizer": {"enum": list(RASTERIZERS)},
-        "device": {"enum": list(DEVICES)},
-        "mode": {"enum": list(MODES)},
-        "symmetry": {"enum": list(AXES)},
-        "background": {"enum": list(BACKGROUNDS)},
-        "priority": {"minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY},
-    }.items():
-        properties[name] |= more
-    properties["maps"]["items"] |= {"enum": list(MAPS)}
-    properties["elevation"]["anyOf"][0] |= {
-        "minItems": 2,
-        "maxItems": 2,
-        "items": {"type": "number", "minimum": -90, "maximum": 90},
-    }
-    for name, (low, high) in {**COUNTS, **NUMBERS}.items():
-        properties[name]["anyOf"][0] |= {"minimum": low, "maximum": high}
-    return schema | {
-        "oneOf": [
-            {"properties": {"mode": {"const": MODES[0]}, "mesh": {"const": ""}}},
-            {
-                "properties": {"mode": {"enum": list(MODES[1:])}, "mesh": {"pattern": MESH}},
-                "required": ["mode", "mesh"],
-            },
-        ]
-    }
-
-
-def edit_schema() -> dict[str, Any]:
-    """`Edit` with its ranges, as `request_schema`."""
-    schema = TypeAdapter(Edit).json_schema()
-    wish, properties = request_schema()["properties"], schema["properties"]
-    for name in ("prompt", "negative_prompt"):
-        properties[name]["anyOf"][0] |= {
-            key: wish[name][key] for key in ("minLength", "maxLength", "pattern") if key in wish[name]
-        }
-    properties["mesh"] |= {"pattern": f"^$|{MESH}"}
-    return schema | {
-        "anyOf": [
-            *({"properties": {name: {"type": "string"}}, "required": [name]} for name in ("prompt", "negative_prompt")),
-            {"properties": {"mesh": {"pattern": MESH}}, "required": ["mesh"]},
-        ]
-    }
 
 
 def create_app(
@@ -259,8 +179,8 @@ def create_app(
     )
     def submit(request: Request, body: Annotated[dict[str, Any], Body()]) -> Job:
         """Queue a job; a known `client_key` gives the job that it made before."""
-        wish = from_dict(JobRequest, body).validate()
-        if not allowed_model(wish.model, models):
+        job_request = from_dict(JobRequest, body).validate()
+        if not allowed_model(job_request.model, models):
             raise HTTPException(
                 403,
                 "This server opens models only below the folders that it was started with "
@@ -272,9 +192,9 @@ def create_app(
             raise HTTPException(429, f"{MAX_QUEUED} jobs wait already: cancel some, or try again later.")
         if not queue.store.has_room():
             raise HTTPException(507, NO_ROOM.format(queue.store.data))
-        if wish.mesh:
-            queue.store.meshes.find(wish.mesh)
-        return queue.submit(wish)
+        if job_request.mesh:
+            queue.store.meshes.find(job_request.mesh)
+        return queue.submit(job_request)
 
     @app.get("/v1/jobs")
     def jobs() -> list[Job]:
