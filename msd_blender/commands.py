@@ -39,10 +39,10 @@ def parser(program: str = "python -m msd_blender") -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str], program: str = "python -m msd_blender") -> int:
-    """Run a command line; the exit code. One sentence on stderr for whatever goes wrong."""
+    """Run a command line and return its exit code. Every failure is one sentence on stderr."""
     try:
         given = vars(parser(program).parse_args(arguments))
-    except SystemExit as stop:  # argparse has spoken; Blender's commands return a number
+    except SystemExit as stop:  # argparse has printed why; Blender's commands return a number
         return int(stop.code or 0)
     # Blender takes Ctrl-C away from Python; SIGTERM keeps the last state as well.
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -72,7 +72,8 @@ def _run(command: str, input: str = "", object: str = "", **given: Any) -> int:
         else:
             mesh = api.open_mesh(input, object)
             line.say(f"Working on {mesh.name!r} …")
-            getattr(api, command)(mesh, **given, progress=line.show, log=line.say)
+            work = api.texture if command == "texture" else api.refine
+            work(mesh, **given, progress=line.show, log=line.say)
     except KeyboardInterrupt:
         line.say("Stopped.")
         return INTERRUPTED

@@ -26,11 +26,12 @@ ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "faces": ("int32", (3,)),  # (F, 3) counter-clockwise outward
     "colours": ("uint8", (3,)),  # (V, 3) base colour, sRGB
     "uvs": ("float32", (3, 2)),  # (F, 3, 2) per corner, origin bottom left
-    "slots": ("int32", ()),  # (F,) the texture that each face has; without it all have the first
-    "locked": ("uint8", ()),  # (V,) 1: this vertex and the texels of faces between such must not change
+    "slots": ("int32", ()),  # (F,) index of each face's texture; without it all have the first
+    "locked": ("uint8", ()),  # (V,) 1: this vertex must not change, nor the texels of faces between locked vertices
     "preview": ("uint8", (0, 3)),  # (H, W, 3) a picture of the asset, sRGB, bottom row first
 }
-# Arrays of each slot, a material's UV tile, named such as "texture.0"; bottom row first, 0 = any.
+# Arrays of each slot (a material's UV tile), with names such as "texture.0"; bottom row first. A 0 in a shape is any
+# length.
 SLOT_ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "texture": ("uint8", (0, 3)),  # (H, W, 3) base colour, sRGB
     "roughness": ("uint8", (0,)),  # (H, W) 0..255 is 0..1, as the next
@@ -58,11 +59,16 @@ def array_kind(name: str) -> str:
 
 @dataclass
 class Snapshot:
-    """The asset at one iteration. A stream opens with all arrays, then sends only those that changed; after an edit,
-    which may have taken some away, all again.
+    """The asset at one iteration.
 
-    Arrays: see `ARRAYS`. `version` grows with each snapshot of a job. `edits`: how many of the job's edited meshes
-    it comes after; one with fewer than `Job.edits` shows what the artist has changed since.
+    A stream opens with all arrays, then sends only those that changed. After an edit, which may have removed some, it
+    sends all again.
+
+    Args:
+        version: grows with each snapshot of a job.
+        arrays: see `ARRAYS` and `SLOT_ARRAYS`.
+        edits: number of edited meshes that the job had taken in. A snapshot with fewer than `Job.edits` is older than
+            the artist's last change.
     """
 
     version: int
@@ -82,7 +88,7 @@ class Snapshot:
         return Snapshot(self.version, self.iteration, changed, self.edits)
 
     def over(self, previous: Snapshot | None) -> Snapshot:
-        """The whole snapshot, where this one has only what changed since `previous`."""
+        """The whole snapshot, where this one has only the arrays that changed since `previous`."""
         if previous is None or previous.edits != self.edits and {"positions", "faces"} <= self.arrays.keys():
             return self
         return Snapshot(self.version, self.iteration, {**previous.arrays, **self.arrays}, self.edits)
@@ -117,7 +123,7 @@ def decode_snapshot(data: bytes) -> Snapshot:
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """One array of a ``.npz``. `np.load` would first make room for whatever a few bytes claim to be."""
+    """One array of a ``.npz``. (`np.load` would allocate the size that a damaged header claims.)"""
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError("it is compressed")
     file = io.BytesIO(archive.read(info))
@@ -142,7 +148,7 @@ def check_array(name: str, array: np.ndarray) -> None:
 
 
 def check_mesh(arrays: dict[str, np.ndarray]) -> None:
-    """Raise `ProtocolError` unless arrays of the right kinds make a mesh together: whoever reads trusts indices."""
+    """Raise `ProtocolError` unless the arrays make a mesh: its readers trust indices and lengths."""
     if not {"positions", "faces"} <= arrays.keys():
         raise ProtocolError("A mesh needs positions and faces.")
     if stray := sorted(name for name in arrays if array_kind(name) not in UPLOADED):
@@ -176,7 +182,7 @@ def check_mesh(arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_snapshot(read: Callable[[int], bytes]) -> Snapshot | None:
-    """The next snapshot from `read(n) -> at most n bytes`; None at the end of the stream."""
+    """The next snapshot of a stream, None at its end. `read(n)` returns at most n bytes."""
     head = _read_exactly(read, _LENGTH.size)
     if not head:
         return None

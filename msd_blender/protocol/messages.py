@@ -140,7 +140,7 @@ def _fields(kind: type) -> tuple[frozenset[str], frozenset[str], list[str]]:
 
 
 def from_dict(kind: type, values: object) -> Any:
-    """The message of this `kind`; fields of a newer server are ignored. Raises `ProtocolError`."""
+    """The message of a dataclass; fields that it lacks, as of a newer server, are ignored. Raises `ProtocolError`."""
     if not isinstance(values, dict):
         raise ProtocolError(f"A {kind.__name__} must be a JSON object.")
     known, integers, required = _fields(kind)
@@ -156,13 +156,16 @@ def from_dict(kind: type, values: object) -> Any:
 
 
 def encode_event(number: int, message: Message) -> bytes:
-    """One server-sent event; `number` grows by one and is what `Last-Event-ID` names."""
+    """One server-sent event; `number` grows by one, and `Last-Event-ID` names it."""
     kind = next(name for name, cls in _KINDS.items() if isinstance(message, cls))
     return f"id: {number}\nevent: {kind}\ndata: {json.dumps(to_dict(message))}\n\n".encode()
 
 
 def decode_event(lines: list[str]) -> tuple[int, Message] | None:
-    """The (number, message) of one event's lines; None for a comment (keep-alive) or an unknown kind."""
+    """The (number, message) of one event's lines, None for a comment (keep-alive) or an unknown kind.
+
+    Raises `ProtocolError` where the data cannot be read.
+    """
     values = {}
     for line in lines:
         name, _, value = line.partition(":")
