@@ -82,8 +82,7 @@ def _run(
     log: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> Any:
-    request = JobRequest(prompt, **{"client_key": uuid.uuid4().hex, **settings}).validate()
-    request.mode = mode  # its mesh is uploaded later
+    request = JobRequest(prompt, mode=mode, **{"client_key": uuid.uuid4().hex, **settings}).validate(uploaded=False)
     if object is not None and object.type != "MESH":
         raise BadInput(f"{object.name!r} is no mesh: convert it with Object > Convert > Mesh.")
     if request.model:

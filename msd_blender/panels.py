@@ -13,7 +13,7 @@ from .connection import preferences, watch
 from .generation import Generation
 from .live import CONNECTING, describe, fraction
 from .presets import MSD_PT_presets
-from .protocol import FINISHED, PAUSED, QUEUED, RUNNING
+from .protocol import FINISHED, OPTIONS, PAUSED, QUEUED, RUNNING
 
 _STATES = {CONNECTING: "Connecting…", QUEUED: "Waiting its turn…", RUNNING: "Starting…", PAUSED: "Paused"}
 _ICONS = {FINISHED: "CHECKMARK", PAUSED: "PAUSE", "failed": "ERROR", "cancelled": "X"}
@@ -39,10 +39,12 @@ class _Settings(_Panel):
 
 
 def _props(layout: Any, settings: Any, *names: str) -> None:
+    """A row for each property, but for options that have no effect in the chosen mode."""
     layout.use_property_split = True
     layout.use_property_decorate = False
     for name in names:
-        layout.prop(settings, name)
+        if name not in OPTIONS or settings.mode in OPTIONS[name].modes:
+            layout.prop(settings, name)
 
 
 class MSD_PT_generate(_Panel, bpy.types.Panel):
@@ -81,8 +83,7 @@ class MSD_PT_result(_Settings, bpy.types.Panel):
         settings = context.scene.msd
         _props(self.layout, settings, "iterations", "target_faces", "texture_size")
         self.layout.column().prop(settings, "maps")
-        if settings.mode == "refine":
-            _props(self.layout, settings, "max_displacement", "remesh")
+        _props(self.layout, settings, "max_displacement", "remesh")
 
 
 class MSD_PT_mean_shift(_Settings, bpy.types.Panel):
@@ -106,7 +107,7 @@ class MSD_PT_shape(_Settings, bpy.types.Panel):
 
 class MSD_PT_model(_Settings, bpy.types.Panel):
     bl_label = "Model and Device"
-    names = ("model", "device")
+    names = ("model", "device", "rasterizer", "priority")
 
 
 class MSD_PT_jobs(_Panel, bpy.types.Panel):

@@ -13,37 +13,16 @@ from fastapi import Body, FastAPI, Header, HTTPException, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
-from msd_blender.protocol import (
-    AXES,
-    BACKGROUNDS,
-    COUNTS,
-    DEVICES,
-    FILES,
-    GUIDANCES,
-    MAPS,
-    MAX_PRIORITY,
-    MAX_PROMPT,
-    MAX_SEED,
-    MODES,
-    NUMBERS,
-    QUEUED,
-    RASTERIZERS,
-    Edit,
-    Health,
-    Job,
-    JobRequest,
-    ProtocolError,
-    Upload,
-    from_dict,
-)
+from msd_blender.protocol import FILES, QUEUED, Edit, Health, Job, JobRequest, ProtocolError, Upload, from_dict
 
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import MIN_FREE_BYTES
 from ..jobs.uploads import UploadNotFound
 from . import metrics
 from .auth import Guard, RateLimit, allowed_model
+from .schema import edit_schema, request_schema
 
 LAST_EVENT = 2**63 - 1  # the largest integer of SQLite
 MAX_QUEUED = 1000  # jobs that wait
@@ -56,10 +35,6 @@ DISK_FULL = (
 SUBMISSIONS = 600  # a minute and address
 PAGE = Path(__file__).parent / "page"
 KINDS = {".glb": "model/gltf-binary", ".png": "image/png", ".json": "application/json"}  # of FILES
-TEXT = r"^[^\x00]*$"
-# At least one visible character: Python, JavaScript and Rust differ in these few about which are white space.
-WORDS = r"^[^\x00]*[^\s\x00\x1c-\x1f\x85\ufeff][^\x00]*$"
-MESH = "^[0-9a-f]{64}$"
 EVENT = {
     "type": "object",
     "description": "each event; its data is JSON",
@@ -97,61 +72,6 @@ CONFLICT: dict[int | str, dict[str, Any]] = {
 }
 BUSY: dict[int | str, dict[str, Any]] = {429: {"model": Refusal, "description": "too much at once"}}
 JobId = Annotated[str, PathParameter(max_length=64)]
-
-
-def request_schema() -> dict[str, Any]:
-    """The JSON schema of `JobRequest` with its ranges, which the protocol checks and FastAPI cannot know."""
-    schema = TypeAdapter(JobRequest).json_schema()
-    properties = schema["properties"]
-    for name, more in {
-        "prompt": {"minLength": 1, "maxLength": MAX_PROMPT, "pattern": WORDS},
-        "negative_prompt": {"maxLength": MAX_PROMPT, "pattern": TEXT},
-        "model": {"pattern": TEXT},
-        "client_key": {"pattern": TEXT},
-        "seed": {"minimum": 0, "maximum": MAX_SEED},
-        "guidance": {"enum": list(GUIDANCES)},
-        "rasterizer": {"enum": list(RASTERIZERS)},
-        "device": {"enum": list(DEVICES)},
-        "mode": {"enum": list(MODES)},
-        "symmetry": {"enum": list(AXES)},
-        "background": {"enum": list(BACKGROUNDS)},
-        "priority": {"minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY},
-    }.items():
-        properties[name] |= more
-    properties["maps"]["items"] |= {"enum": list(MAPS)}
-    properties["elevation"]["anyOf"][0] |= {
-        "minItems": 2,
-        "maxItems": 2,
-        "items": {"type": "number", "minimum": -90, "maximum": 90},
-    }
-    for name, (low, high) in {**COUNTS, **NUMBERS}.items():
-        properties[name]["anyOf"][0] |= {"minimum": low, "maximum": high}
-    return schema | {
-        "oneOf": [
-            {"properties": {"mode": {"const": MODES[0]}, "mesh": {"const": ""}}},
-            {
-                "properties": {"mode": {"enum": list(MODES[1:])}, "mesh": {"pattern": MESH}},
-                "required": ["mode", "mesh"],
-            },
-        ]
-    }
-
-
-def edit_schema() -> dict[str, Any]:
-    """The JSON schema of `Edit` with its ranges, as `request_schema`."""
-    schema = TypeAdapter(Edit).json_schema()
-    request, properties = request_schema()["properties"], schema["properties"]
-    for name in ("prompt", "negative_prompt"):
-        properties[name]["anyOf"][0] |= {
-            key: request[name][key] for key in ("minLength", "maxLength", "pattern") if key in request[name]
-        }
-    properties["mesh"] |= {"pattern": f"^$|{MESH}"}
-    return schema | {
-        "anyOf": [
-            *({"properties": {name: {"type": "string"}}, "required": [name]} for name in ("prompt", "negative_prompt")),
-            {"properties": {"mesh": {"pattern": MESH}}, "required": ["mesh"]},
-        ]
-    }
 
 
 def create_app(

@@ -118,7 +118,7 @@ class Optimization:
         mesh: Mesh | None = None,
         edit: tuple[str, Mesh] | None = None,
     ):
-        self.request = request.validate()
+        self.request = request.validate(uploaded=False)
         self.settings = settings or Settings.of(request)
         if (mesh is None) != (request.mode == "generate"):
             raise ValueError(

@@ -81,7 +81,9 @@ def test_the_extension_is_built_installed_used_and_removed(server: LocalServer, 
     subprocess.run([sys.executable, ROOT / "scripts" / "extension.py", tmp_path], check=True, capture_output=True)
     (made,) = tmp_path.glob("*.zip")
     names = set(zipfile.ZipFile(made).namelist())
-    assert names == {path.name for path in (ROOT / "msd_blender").glob("*.py")} | {"blender_manifest.toml", "LICENSE"}
+    package = ROOT / "msd_blender"
+    modules = {str(path.relative_to(package)) for path in package.rglob("*.py")}
+    assert {name for name in names if not name.endswith("/")} == modules | {"blender_manifest.toml", "LICENSE"}
     # Not from the repository's folder, where the package could be found without the extension.
     done = subprocess.run(
         [sys.executable, "-c", USE, made, server.url],
