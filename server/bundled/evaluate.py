@@ -28,7 +28,7 @@ from msd_blender.protocol import GUIDANCES, JobRequest
 from ..optimize import generate, warm_up
 from ..optimize.settings import Settings
 from ..paths import expanded
-from ..rendering.render import GROUND
+from ..rendering.render import TURNTABLE_BACKGROUND
 from . import captions, judge, objects, shapes
 from .compare import compare, load
 
@@ -63,7 +63,9 @@ def real_views(colour: str, noun: str) -> np.ndarray:
         each = objects.scene(colour, noun, np.random.default_rng(0), np.array([360 * i / VIEWS, 20.0]), vary=False)
         eye = objects.camera_position(360 * i / VIEWS, 20)
         scenes.append(
-            objects.Scene(each.parts, eye, eye / np.linalg.norm(eye), 0.45, 0.55, np.full(3, GROUND), each.view)
+            objects.Scene(
+                each.parts, eye, eye / np.linalg.norm(eye), 0.45, 0.55, np.full(3, TURNTABLE_BACKGROUND), each.view
+            )
         )
     return objects.render(scenes)
 
@@ -72,7 +74,7 @@ def tone(views: Tensor) -> tuple[Tensor, float]:
     """Of the object in views (V, 3, H, W) in [0, 1]: its median colour, (3,) in [0, 1], and the share of its pixels
     that are clipped, a channel burnt out or all of them black."""
     pixels = views.movedim(1, -1).reshape(-1, 3)
-    pixels = pixels[(pixels - GROUND).abs().amax(dim=1) > 0.01]
+    pixels = pixels[(pixels - TURNTABLE_BACKGROUND).abs().amax(dim=1) > 0.01]
     clipped = (pixels.amax(dim=1) > BRIGHT) | (pixels.amax(dim=1) < DARK)
     return pixels.median(dim=0).values, clipped.float().mean().item()
 

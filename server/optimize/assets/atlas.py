@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...geometry.mesh import Mesh
 from ...geometry.uvs import within_tile
-from ...rendering.textured import Charts
+from ...rendering.textures import UVCharts
 
 REACH = 1.5  # texels: what a bilinear read beside a chart can find
 EVEN = 1e-6  # texels: as near
@@ -159,7 +159,7 @@ def _spread(values: Tensor, faces: Tensor, triangle: Tensor, weights: Tensor) ->
 
 def _charts(faces: np.ndarray, uvs: np.ndarray, slots: np.ndarray) -> np.ndarray:
     """(F,) int64 from 1 up: the chart of each face; what is folded over is another one."""
-    charts = Charts.of(*(torch.from_numpy(np.ascontiguousarray(each)) for each in (faces, uvs, slots)))
+    charts = UVCharts.from_faces(*(torch.from_numpy(np.ascontiguousarray(each)) for each in (faces, uvs, slots)))
     corners = charts.faces.numpy()
     start, end = corners[:, [0, 1]].ravel(), corners[:, [1, 2]].ravel()
     graph = sparse.coo_matrix((np.ones(len(start), bool), (start, end)), (len(charts.uvs),) * 2)

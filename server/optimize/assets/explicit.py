@@ -12,16 +12,17 @@ import torch.nn.functional as F
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
+from msd_blender.protocol import METALLIC, ROUGHNESS
+
 from ...bundled.shapes import BALL
 from ...geometry.clean import clean
 from ...geometry.material import tinted
 from ...geometry.mesh import Mesh, srgb_to_linear
 from ...geometry.precondition import Preconditioner
 from ...rendering.cameras import Cameras
+from ...rendering.normals import face_normals, vertex_normals
 from ...rendering.rasterize import Rasterizer
-from ...rendering.render import face_normals, vertex_normals
 from ...rendering.shading import Lights
-from ...rendering.textured import METALLIC, ROUGHNESS
 from .paint import Paint
 from .skin import Colours, Texture, bumped
 from .stiffness import Stiffness

@@ -11,19 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msd_blender.protocol import BASE_COLOUR, ROUGHNESS
+
 from ...geometry.material import tinted
 from ...geometry.mesh import Mesh, srgb_to_linear
+from ...rendering.normals import face_normals, vertex_normals
 from ...rendering.rasterize import Rasterizer
-from ...rendering.render import face_normals, vertex_normals
-from ...rendering.textured import Charts
+from ...rendering.textures import UVCharts
 from .atlas import Atlas
 from .paint import Paint
 
 if TYPE_CHECKING:
     from .explicit import Manner
 
-GRAY = np.full(3, 204, np.uint8)
-STARTS = {"roughness": np.array(204, np.uint8), "metallic": np.array(8, np.uint8)}  # where a mesh brings no picture
+GRAY = np.full(3, round(255 * BASE_COLOUR), np.uint8)
+# Where a mesh brings no picture. A metallic of 0 would have no finite logit.
+STARTS = {"roughness": np.array(round(255 * ROUGHNESS), np.uint8), "metallic": np.array(8, np.uint8)}
 LEVEL = np.array([128, 128, 255], np.uint8)  # a normal map's own normal
 HEIGHT = 0.02  # metres that the surface seems raised by a logit of height
 CHUNK = 1 << 18  # texels that are painted at once
@@ -181,7 +184,7 @@ class Texture:
 
     def _frames(self, mesh: Mesh, corners: Tensor) -> tuple[Tensor, Tensor]:
         """Normals (N, 3) and tangents with their side (N, 4) at the covered texels."""
-        charts = Charts.of(self.mesh_faces, self.atlas.uvs.view(-1, 3, 2))
+        charts = UVCharts.from_faces(self.mesh_faces, self.atlas.uvs.view(-1, 3, 2))
         if self.manner.flat:
             normals = face_normals(corners, self.mesh_faces)[self.atlas.triangle]
         else:
