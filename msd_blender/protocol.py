@@ -380,7 +380,7 @@ SLOT_ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "frozen": ("uint8", (0,)),  # (H, W) 1: this texel must not change
 }
 # A slot without these arrays: base colour as an sRGB gray, roughness, metallic.
-BASE_COLOUR, ROUGHNESS, METALLIC = 0.8, 0.8, 0.0
+BASE_COLOUR, ROUGHNESS, METALLIC = 0.8, 0.8, 0
 UPLOADED = ("positions", "faces", "colours", "uvs", "slots", "locked", *SLOT_ARRAYS)
 
 

@@ -189,7 +189,7 @@ class Store:
         if shown is None:
             return
         try:
-            files.save_result(Mesh.of(shown.arrays), self.open_folder(job.id), job.request.flat)
+            files.save_result(Mesh.from_arrays(shown.arrays), self.open_folder(job.id), job.request.flat)
             self.keep_snapshot(job.id, shown)
             self.keep_folder(job.id)
         except Exception:  # the job must end all the same

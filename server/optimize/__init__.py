@@ -6,8 +6,8 @@ import gc
 import numpy as np
 import torch
 
-from ..geometry.check import check
 from ..geometry.mesh import Mesh
+from ..geometry.validation import validate
 from .device import device_in_use, is_device_fault, is_out_of_memory
 from .generate import Paused, forget_priors, generate, load_prior
 from .settings import Settings
@@ -27,7 +27,7 @@ __all__ = [
 
 def checked(arrays: dict[str, np.ndarray]) -> Mesh:
     """The mesh of an upload's arrays. Raises ValueError with one sentence where it cannot be worked on."""
-    return check(Mesh.of(arrays))
+    return validate(Mesh.from_arrays(arrays))
 
 
 def release() -> None:

@@ -25,12 +25,12 @@ from ..bundled.captions import unknown_words
 from ..bundled.shapes import NOUNS
 from ..checkpoint import Checkpoints, load_optimizer, optimizer_tensors
 from ..geometry import files
-from ..geometry.clean import clean
 from ..geometry.field import Field
-from ..geometry.hygiene import report
 from ..geometry.material import Material
 from ..geometry.mesh import Mesh
-from ..geometry.uvs import beyond, missing_uvs, unwrap, within_tile
+from ..geometry.mesh_quality import quality_report
+from ..geometry.remeshing import remesh
+from ..geometry.uvs import missing_uvs, move_to_unit_tile, outside_unit_tile, unwrap
 from ..guidance.bandwidth import Linear
 from ..priors.prompts import negative_prompts, view_prompts
 from ..rendering import cameras, rasterize
@@ -175,8 +175,8 @@ class Generation:
             self._stage("clean-up")
             with torch.no_grad():
                 grid = before.grid()
-            mesh = clean(extract(joined(grid)), self.request.target_faces).on_ground()
-        return self._explicit(mesh, place=Place(-mesh.lift, 1.0), grid=grid[:, 1:])
+            mesh = remesh(extract(joined(grid)), self.request.target_faces).on_ground()
+        return self._explicit(mesh, place=Place(-mesh.ground_offset, 1.0), grid=grid[:, 1:])
 
     def _explicit(
         self,
@@ -214,7 +214,7 @@ class Generation:
             f"{kind} of {material.name!r}"
             for material in mesh.materials.values()
             for kind in manner.maps
-            if material.lies_elsewhere(kind)
+            if material.uses_other_uv_map(kind)
         ]
         if replaced:
             self.report(
@@ -225,7 +225,7 @@ class Generation:
                 )
             )
         made = Explicit(mesh, self.rasterizer, manner, self.device, place, grid)
-        if mesh.uvs is not None and (over := int(beyond(within_tile(mesh.uvs)).sum())):
+        if mesh.uvs is not None and (over := int(outside_unit_tile(move_to_unit_tile(mesh.uvs)).sum())):
             self.report(
                 Log(
                     f"{over:,} of {len(mesh.faces):,} faces have UVs that reach over their picture's edge, "
@@ -460,12 +460,12 @@ class Generation:
             "denoiser_calls": self.denoiser_calls,
             "seconds": {name: round(value, 3) for name, value in self.clock.seconds.items()},
             "seconds_total": round(self.clock.elapsed, 3),
-            "mesh": report(mesh, self.given),
+            "mesh": quality_report(mesh, self.given),
         }
 
 
 def _without_pictures(mesh: Mesh) -> dict[int, Material]:
-    return {slot: material.without_pictures() for slot, material in mesh.materials.items()}
+    return {slot: material.without_textures() for slot, material in mesh.materials.items()}
 
 
 def _learned(guide: Any) -> dict[str, Tensor]:

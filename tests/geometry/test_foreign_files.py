@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from server.geometry.files import load, save
-from server.geometry.files.common import corner_normals, face_normals, vertex_normals
-from server.geometry.files.glb_reader import alpha
+from server.geometry.files.common import corner_normals
+from server.geometry.files.gltf.materials import alpha_map
 from server.geometry.files.polygons import triangulate
 from server.geometry.material import Material
 from server.geometry.mesh import Mesh
+from server.geometry.normals import face_normals, vertex_normals
 
 SQUARE = """mtllib my lib.mtl
 v 0 0 0
@@ -937,7 +938,7 @@ def test_numbers_of_obj_materials(tmp_path, lines, expected):
     material = mesh.materials[0]
     assert not said and material.name == "Wood" and material.gltf["doubleSided"]
     for key, value in expected.items():
-        assert material.surface[key] == pytest.approx(value)
+        assert material.metallic_roughness[key] == pytest.approx(value)
     assert ("alphaMode" in material.gltf) == (material.base_factor[3] < 1)
 
 
@@ -954,7 +955,7 @@ def test_numbers_that_do_not_count_are_said(tmp_path, square, lines, says):
     (tmp_path / "my lib.mtl").write_text(f"newmtl Wood\n{lines}\n")
     mesh, said = read(tmp_path / "square.obj")
     assert len(said) == 1 and says in said[0] if says else not said
-    assert "baseColorFactor" not in mesh.materials[0].surface
+    assert "baseColorFactor" not in mesh.materials[0].metallic_roughness
 
 
 def test_a_picture_of_alpha_joins_that_of_base_colour(tmp_path, square):
@@ -963,7 +964,7 @@ def test_a_picture_of_alpha_joins_that_of_base_colour(tmp_path, square):
     mesh, said = read(tmp_path / "square.obj")
     material = mesh.materials[0]
     assert not said and material.gltf["alphaMode"] == "BLEND" and material.gltf["emissiveFactor"] == [1, 0.5, 0]
-    assert alpha(material).tolist() == [[100, 200], [0, 255]]
+    assert alpha_map(material).tolist() == [[100, 200], [0, 255]]
     assert mesh.textures["texture.0"][0, 0].tolist() == list(BLUE)
 
 
@@ -1045,7 +1046,10 @@ def test_usd_materials_keep_names_and_numbers(tmp_path, pxr):
     mesh, said = read(path)
     material = mesh.materials[0]
     assert material.name == "Möbel aus Holz" and not said
-    assert material.surface["baseColorFactor"] == [1, 0, 0, 0.5] and material.surface["metallicFactor"] == 1
+    assert (
+        material.metallic_roughness["baseColorFactor"] == [1, 0, 0, 0.5]
+        and material.metallic_roughness["metallicFactor"] == 1
+    )
     assert material.gltf["alphaMode"] == "MASK" and material.gltf["alphaCutoff"] == 0.25
 
 
@@ -1057,7 +1061,10 @@ def test_flat_meshes_come_back_flat(tmp_path, suffix, flat):
     mesh = Mesh(places, np.int32([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]))
     save(mesh, tmp_path / f"a.{suffix}", flat)
     back = load(tmp_path / f"a.{suffix}")
-    expected = face_normals(mesh)[:, None].repeat(3, axis=1) if flat else vertex_normals(mesh)[mesh.faces]
+    positions, faces = mesh.positions, mesh.faces
+    expected = (
+        face_normals(positions, faces)[:, None].repeat(3, axis=1) if flat else vertex_normals(positions, faces)[faces]
+    )
     np.testing.assert_allclose(corner_normals(back), expected, atol=1e-6)
 
 
@@ -1081,7 +1088,7 @@ def test_one_sentence_says_what_a_format_has_no_place_for(tmp_path):
     said = {}
     for suffix in ("glb", "obj", "ply"):
         said[suffix] = []
-        save(mesh, tmp_path / f"a.{suffix}", say=said[suffix].append)
+        save(mesh, tmp_path / f"a.{suffix}", warn=said[suffix].append)
     assert said == {
         "glb": [],
         "obj": [

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.geometry.check import check
 from server.geometry.files import load, save
+from server.geometry.validation import validate
 from tests.geometry.gltf import (
     BLUE,
     GREEN,
@@ -35,7 +35,7 @@ from tests.geometry.gltf import (
 def opened(file, tmp_path, name="mesh.glb"):
     """(the mesh, what was said)."""
     said = []
-    return check(load(file.save(tmp_path / name), said.append)), said
+    return validate(load(file.save(tmp_path / name), said.append)), said
 
 
 def seen(mesh, name="texture.0"):
@@ -635,7 +635,7 @@ def test_a_document_with_anything_wrong_gives_a_mesh_or_a_sentence(tmp_path, dat
     file.document = document
     path = file.save(tmp_path / "mesh.glb")
     try:
-        mesh = check(load(path, lambda note: None))
+        mesh = validate(load(path, lambda note: None))
     except ValueError as error:
         assert str(error).endswith(".") and "\n" not in str(error) and "Error" not in str(error), error
         return

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .common import Say
+from .common import Warn
 
 FLAT = 1e-6  # the sine of a turn under which a corner is straight
 EMPTY = 1e-12  # of its extent squared: the area under which a polygon has none
 
 
-def triangulate(corners: np.ndarray, counts: np.ndarray, name: str, say: Say) -> tuple[np.ndarray, np.ndarray]:
+def triangulate(corners: np.ndarray, counts: np.ndarray, name: str, warn: Warn) -> tuple[np.ndarray, np.ndarray]:
     """(the corners of each triangle (T, 3), numbered through; the polygon of each triangle (T,)), in their order.
 
     corners: (C, 3) place of each corner, polygon after polygon; counts: (P,) corners of each polygon. Concave
@@ -38,12 +38,12 @@ def triangulate(corners: np.ndarray, counts: np.ndarray, name: str, say: Say) ->
         elif np.linalg.norm(normals[polygon]) > EMPTY * np.square(np.ptp(corners[own], axis=0)).sum():
             crossing += 1
     if crossing:
-        say(
+        warn(
             f"{name} has polygons that cross themselves ({crossing:,}), which become fans of triangles: "
             "triangulate them yourself if that looks wrong."
         )
     if few := int((counts < 3).sum()):
-        say(f"{name} has faces with fewer than three corners ({few:,}), which are left out.")
+        warn(f"{name} has faces with fewer than three corners ({few:,}), which are left out.")
     fanned = np.where(np.isin(np.arange(len(counts)), list(cut)), 0, np.maximum(counts - 2, 0))
     polygons = np.repeat(np.arange(len(counts)), fanned)
     step = np.arange(len(polygons)) - np.repeat(np.cumsum(fanned) - fanned, fanned)

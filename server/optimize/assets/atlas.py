@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ...geometry.mesh import Mesh
-from ...geometry.uvs import within_tile
+from ...geometry.uvs import move_to_unit_tile
 from ...rendering.textures import UVCharts
 
 REACH = 1.5  # texels: what a bilinear read beside a chart can find
@@ -60,7 +60,7 @@ class Atlas:
     def __init__(self, mesh: Mesh, sizes: dict[int, tuple[int, int]], device: torch.device):
         assert mesh.uvs is not None
         slots = mesh.face_slots
-        uvs = np.clip(np.nan_to_num(within_tile(mesh.uvs.astype(np.float32))), 0, 1)
+        uvs = np.clip(np.nan_to_num(move_to_unit_tile(mesh.uvs.astype(np.float32))), 0, 1)
         self.uvs = torch.from_numpy(uvs.reshape(-1, 2)).to(device)  # (3 F, 2)
         self.slots = torch.from_numpy(slots).to(device).long()
         tiles, nearest, own, written, triangle, weights = [], [], [], [], [], []

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from msd_blender.protocol import METALLIC, ROUGHNESS
 
 from ...bundled.shapes import BALL
-from ...geometry.clean import clean
-from ...geometry.material import tinted
-from ...geometry.mesh import Mesh, srgb_to_linear
+from ...geometry.colour import srgb_to_linear, tint
+from ...geometry.mesh import Mesh
 from ...geometry.precondition import Preconditioner
+from ...geometry.remeshing import remesh
 from ...rendering.cameras import Cameras
 from ...rendering.normals import face_normals, vertex_normals
 from ...rendering.rasterize import Rasterizer
@@ -140,7 +140,7 @@ class Explicit(nn.Module):
             name.removeprefix("source."): value.numpy() for name, value in tensors.items() if name.startswith("source.")
         }
         *centre, scale = tensors["place"].tolist()
-        return Mesh.of(arrays), Place(np.array(centre, np.float32), scale)
+        return Mesh.from_arrays(arrays), Place(np.array(centre, np.float32), scale)
 
     def render(
         self,
@@ -214,7 +214,7 @@ class Explicit(nn.Module):
         if self.manner.moves:
             move = (self.displacement() / self.place.scale)[self.weld].cpu().numpy()
             fixed = self.locked[self.weld].cpu().numpy()[:, None] | (move == 0)
-            mesh = mesh.moved(np.where(fixed, mesh.positions, mesh.positions + move))
+            mesh = mesh.with_positions(np.where(fixed, mesh.positions, mesh.positions + move))
         return self.skin.painted(mesh, self.paint)
 
     def _placed(self, positions: np.ndarray) -> np.ndarray:
@@ -241,7 +241,7 @@ def _twins(positions: np.ndarray, axis: str, device: torch.device | str) -> Tens
 
 def remeshed(mesh: Mesh, target_faces: int | None) -> Mesh:
     """The mesh with new triangles, about as many as it had if no count is given; a texture becomes vertex colours."""
-    return clean(replace(mesh, colours=_base_colours(mesh)), target_faces or max(100, len(mesh.faces)))
+    return remesh(replace(mesh, colours=_base_colours(mesh)), target_faces or max(100, len(mesh.faces)))
 
 
 def _base_colours(mesh: Mesh) -> np.ndarray | None:
@@ -258,6 +258,6 @@ def _base_colours(mesh: Mesh) -> np.ndarray | None:
         column, row = np.clip((mesh.uvs[faces] * size).astype(int), 0, size - 1).reshape(-1, 2).T
         corner, seen = mesh.faces[faces].reshape(-1), picture[row, column]
         if slot in mesh.materials and mesh.colours is not None:
-            seen = tinted(seen, srgb_to_linear(mesh.colours[corner] / 255))
+            seen = tint(seen, srgb_to_linear(mesh.colours[corner] / 255))
         colours[corner] = seen
     return colours

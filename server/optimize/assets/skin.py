@@ -13,8 +13,8 @@ from torch import Tensor
 
 from msd_blender.protocol import BASE_COLOUR, ROUGHNESS
 
-from ...geometry.material import tinted
-from ...geometry.mesh import Mesh, srgb_to_linear
+from ...geometry.colour import srgb_to_linear, tint
+from ...geometry.mesh import Mesh
 from ...rendering.normals import face_normals, vertex_normals
 from ...rendering.rasterize import Rasterizer
 from ...rendering.textures import UVCharts
@@ -112,7 +112,7 @@ class Texture:
         for tile in self.atlas.tiles:
             own = colours[tile.texels]
             if tile.slot in mesh.materials and bool((own < 255).any()):
-                made = tinted(base[tile.texels].cpu().numpy(), srgb_to_linear(own.cpu().numpy() / 255))
+                made = tint(base[tile.texels].cpu().numpy(), srgb_to_linear(own.cpu().numpy() / 255))
                 base = base.clone()
                 base[tile.texels] = torch.from_numpy(made).to(base.device)
         return base

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ...geometry.field import Field, sample
 from ...geometry.marching import marching_tetrahedra
-from ...geometry.mesh import Mesh, bridged
+from ...geometry.mesh import Mesh
+from ...geometry.occupancy import bridge_gaps
 from ...geometry.regularize import bending, normal_consistency, total_variation
 from ...rendering.cameras import Cameras
 from ...rendering.rasterize import Rasterizer
@@ -73,7 +74,7 @@ def joined(grid: Tensor) -> Tensor:
     """A (1, 4, n, n, n) grid of logits whose parts hang together where they nearly touch: a gap that no camera sees,
     as between a stem and its cap, is not the prior's to close."""
     inside = grid[0, 0] > 0
-    bridge = torch.from_numpy(bridged(inside.cpu().numpy())).to(grid.device) & ~inside
+    bridge = torch.from_numpy(bridge_gaps(inside.cpu().numpy())).to(grid.device) & ~inside
     return torch.cat([torch.where(bridge, 1.0, grid[:, :1]), grid[:, 1:]], dim=1)
 
 

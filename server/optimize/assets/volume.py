@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...geometry.field import Field
-from ...geometry.mesh import Mesh, largest_parts
+from ...geometry.mesh import Mesh
+from ...geometry.occupancy import remove_floaters
 from ...geometry.regularize import binary_entropy, total_variation
 from ...rendering.cameras import Cameras
 from ...rendering.shading import Lights
@@ -62,7 +63,7 @@ class Volume(nn.Module):
     def refined(self, levels: tuple[int, ...]) -> Field:
         """The same field made ready for meshing: floaters gone, occupancy bounded."""
         logit = self.grid()[:, :1]
-        solid = torch.from_numpy(largest_parts((logit[0, 0] > 0).cpu().numpy())).to(logit.device)
+        solid = torch.from_numpy(remove_floaters((logit[0, 0] > 0).cpu().numpy())).to(logit.device)
         logit = torch.where(solid | (logit <= 0), logit, -logit).clamp(-4, 4)
         fine = F.interpolate(logit, size=(levels[-1],) * 3, mode="trilinear", align_corners=True)
         return self.field.refined(levels, fine)
