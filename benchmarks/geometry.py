@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What cleaning and unwrapping do to objects of known shape, and what they and a preconditioned step cost."""
+"""Remeshing and unwrapping of objects of known shape, and the cost of both and of a preconditioned step."""
 
 from __future__ import annotations
 
