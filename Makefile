@@ -35,7 +35,7 @@ test: lint
 long: setup
 	$(PY) -m pytest -q --long tests/optimize/test_any_prompt.py tests/jobs/test_kills.py tests/jobs/test_soak.py \
 	    tests/blender/test_jobs.py tests/blender/test_generated.py tests/rendering/test_fitting.py \
-	    tests/geometry/test_clean.py tests/geometry/test_round_trip.py tests/api/test_uploads.py \
+	    tests/geometry/test_remeshing.py tests/geometry/test_round_trip.py tests/api/test_uploads.py \
 	    tests/api/test_fuzz.py tests/api/test_load.py \
 	    tests/test_protocol.py::test_damaged_frames_are_refused_and_nothing_else
 

@@ -190,13 +190,13 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
     print("Loading …", file=sys.stderr, flush=True)
     from .checkpoint import Checkpoints
     from .geometry import files
-    from .geometry.check import check
+    from .geometry.validation import validate
     from .optimize import Settings
     from .optimize import generate as run
 
-    suffixes = [files.known(suffix) for suffix in format]
+    suffixes = [files.normalize_suffix(suffix) for suffix in format]
     with opened() as read:
-        mesh = check(files.load(input, lambda note: report(Log(note, "warning")))) if input else None
+        mesh = validate(files.load(input, lambda note: report(Log(note, "warning")))) if input else None
     results = Results(output, mode, overwrite, [*read, *([input] if input else [])])
     results.expect(suffixes)
     for number in (signal.SIGINT, signal.SIGTERM):

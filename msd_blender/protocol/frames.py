@@ -39,6 +39,8 @@ SLOT_ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "normal": ("uint8", (0, 3)),  # (H, W, 3) tangent space, OpenGL's green up
     "frozen": ("uint8", (0,)),  # (H, W) 1: this texel must not change
 }
+# A slot without these arrays: base colour as an sRGB gray, roughness, metallic.
+BASE_COLOUR, ROUGHNESS, METALLIC = 0.8, 0.8, 0
 UPLOADED = ("positions", "faces", "colours", "uvs", "slots", "locked", *SLOT_ARRAYS)
 
 

@@ -12,17 +12,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..geometry.material import tinted
-from ..geometry.mesh import Mesh, srgb_to_linear
+from msd_blender.protocol import BASE_COLOUR, ROUGHNESS
+
+from ..geometry.colour import srgb_to_linear, tint
+from ..geometry.mesh import Mesh
+from ..rendering.normals import face_normals, vertex_normals
 from ..rendering.rasterize import Rasterizer
-from ..rendering.render import face_normals, vertex_normals
-from ..rendering.textured import Charts
+from ..rendering.textures import UVCharts
 from .atlas import Atlas
 from .base import MeshOptions
 from .colour_grid import ColourGrid
 
-GRAY = np.full(3, 204, np.uint8)
-INITIAL = {"roughness": np.array(204, np.uint8), "metallic": np.array(8, np.uint8)}  # where a mesh brings no picture
+GRAY = np.full(3, round(255 * BASE_COLOUR), np.uint8)
+# Where a mesh brings no picture. A metallic of 0 would have no finite logit.
+INITIAL = {"roughness": np.array(round(255 * ROUGHNESS), np.uint8), "metallic": np.array(8, np.uint8)}
 FLAT_NORMAL = np.array([128, 128, 255], np.uint8)  # of a normal map without bumps
 BUMP_HEIGHT = 0.02  # metres that a logit of height seems to raise the surface
 CHUNK = 1 << 18  # texels that are baked at once
@@ -164,7 +167,7 @@ class TextureAppearance:
         for tile in self.atlas.tiles:
             own = colours[tile.texels]
             if tile.slot in mesh.materials and bool((own < 255).any()):
-                made = tinted(base[tile.texels].cpu().numpy(), srgb_to_linear(own.cpu().numpy() / 255))
+                made = tint(base[tile.texels].cpu().numpy(), srgb_to_linear(own.cpu().numpy() / 255))
                 base = base.clone()
                 base[tile.texels] = torch.from_numpy(made).to(base.device)
         return base
@@ -232,7 +235,7 @@ class TextureAppearance:
 
     def _tangent_frames(self, mesh: Mesh, corners: Tensor) -> tuple[Tensor, Tensor]:
         """Normals (N, 3) and tangents with their side (N, 4) at the covered texels."""
-        charts = Charts.of(self.mesh_faces, self.atlas.uvs.view(-1, 3, 2))
+        charts = UVCharts.from_faces(self.mesh_faces, self.atlas.uvs.view(-1, 3, 2))
         if self.options.flat:
             normals = face_normals(corners, self.mesh_faces)[self.atlas.triangle]
         else:

@@ -15,8 +15,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ..geometry.mesh import Mesh
-from ..geometry.uvs import within_tile
-from ..rendering.textured import Charts
+from ..geometry.uvs import move_to_unit_tile
+from ..rendering.textures import UVCharts
 
 REACH = 1.5  # texels: what a bilinear read beside a chart can find
 EVEN = 1e-6  # texels: as near
@@ -61,7 +61,7 @@ class Atlas:
     def __init__(self, mesh: Mesh, sizes: dict[int, tuple[int, int]], device: torch.device):
         assert mesh.uvs is not None
         slots = mesh.face_slots
-        uvs = np.clip(np.nan_to_num(within_tile(mesh.uvs.astype(np.float32))), 0, 1)
+        uvs = np.clip(np.nan_to_num(move_to_unit_tile(mesh.uvs.astype(np.float32))), 0, 1)
         self.uvs = torch.from_numpy(uvs.reshape(-1, 2)).to(device)  # (3 F, 2)
         self.slots = torch.from_numpy(slots).to(device).long()
         tiles, nearest, own, written, triangle, weights = [], [], [], [], [], []
@@ -160,7 +160,7 @@ def _spread(values: Tensor, faces: Tensor, triangle: Tensor, weights: Tensor) ->
 
 def _charts(faces: NDArray[np.generic], uvs: NDArray[np.generic], slots: NDArray[np.generic]) -> NDArray[np.generic]:
     """(F,) int64 from 1 up: the chart of each face; what is folded over is another one."""
-    charts = Charts.of(*(torch.from_numpy(np.ascontiguousarray(each)) for each in (faces, uvs, slots)))
+    charts = UVCharts.from_faces(*(torch.from_numpy(np.ascontiguousarray(each)) for each in (faces, uvs, slots)))
     corners = charts.faces.numpy()
     start, end = corners[:, [0, 1]].ravel(), corners[:, [1, 2]].ravel()
     graph = sparse.coo_matrix((np.ones(len(start), bool), (start, end)), (len(charts.uvs),) * 2)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ..geometry.mesh import Mesh
 from ..geometry.precondition import Preconditioner
 from ..rendering.cameras import OBJECT_RADIUS, Cameras
+from ..rendering.normals import face_normals, vertex_normals
 from ..rendering.rasterize import Rasterizer
-from ..rendering.render import GBuffer, face_normals, shade, vertex_normals
+from ..rendering.render import GBuffer, shade
 from ..rendering.shading import Lights
 from . import mesh_stages
 from .appearance import Appearance, TextureAppearance, VertexAppearance, perturb_normals
@@ -217,7 +218,7 @@ class MeshAsset(nn.Module):
         if self.moves:
             move = (self.displacement() / self.placement.scale)[self.weld].cpu().numpy()
             fixed = self.locked[self.weld].cpu().numpy()[:, None] | (move == 0)
-            mesh = mesh.moved(np.where(fixed, mesh.positions, mesh.positions + move))
+            mesh = mesh.with_positions(np.where(fixed, mesh.positions, mesh.positions + move))
         return self.appearance.bake(mesh, self.paint)
 
 
@@ -239,7 +240,7 @@ class TextureAsset(MeshAsset):
         with torch.no_grad():
             grid = previous.grid()
         mesh = mesh_stages.clean_up(grid, context)
-        return cls.prepared(mesh, context, placement=Placement(-mesh.lift, 1.0), grid=grid[:, 1:])
+        return cls.prepared(mesh, context, placement=Placement(-mesh.ground_offset, 1.0), grid=grid[:, 1:])
 
 
 class RefineAsset(MeshAsset):
@@ -268,7 +269,7 @@ def _source(state: AssetState) -> tuple[Mesh, Placement]:
         name.removeprefix(SOURCE): value.numpy() for name, value in state.tensors.items() if name.startswith(SOURCE)
     }
     *centre, scale = state.tensors[PLACEMENT].tolist()
-    return Mesh.of(arrays), Placement(np.array(centre, np.float32), scale)
+    return Mesh.from_arrays(arrays), Placement(np.array(centre, np.float32), scale)
 
 
 def _scatter(pixels: Tensor, values: Tensor, rast: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..geometry.clean import clean
-from ..geometry.isosurface import bridge_gaps, extract_mesh
-from ..geometry.material import Material, tinted
-from ..geometry.mesh import Mesh, srgb_to_linear
-from ..geometry.uvs import beyond, missing_uvs, unwrap, within_tile
+from ..geometry import remeshing
+from ..geometry.colour import srgb_to_linear, tint
+from ..geometry.isosurface import extract_mesh, join_parts
+from ..geometry.material import Material
+from ..geometry.mesh import Mesh
+from ..geometry.uvs import missing_uvs, move_to_unit_tile, outside_unit_tile, unwrap
 from .atlas import laid_anew
 from .base import BuildContext
 
@@ -23,7 +24,7 @@ MAX_BLOCKED = 0.02  # of the free surface: more is worth a warning
 def clean_up(grid: Tensor, context: BuildContext) -> Mesh:
     """The surface of a (1, 4, n, n, n) grid of logits, with a topology that is good to work on."""
     with context.stage("clean-up"):
-        return clean(extract_mesh(bridge_gaps(grid)), context.target_faces).on_ground()
+        return remeshing.remesh(extract_mesh(join_parts(grid)), context.target_faces).on_ground()
 
 
 def remesh(mesh: Mesh, context: BuildContext) -> Mesh:
@@ -33,7 +34,7 @@ def remesh(mesh: Mesh, context: BuildContext) -> Mesh:
     if mesh.materials or mesh.normals is not None:
         context.warn("Remesh makes new faces: the materials and the hard edges of the old ones are left out.")
     target = context.target_faces or max(100, len(mesh.faces))
-    return clean(replace(mesh, colours=_base_colours(mesh)), target)
+    return remeshing.remesh(replace(mesh, colours=_base_colours(mesh)), target)
 
 
 def prepare(mesh: Mesh, context: BuildContext, needs_uvs: bool) -> Mesh:
@@ -44,7 +45,7 @@ def prepare(mesh: Mesh, context: BuildContext, needs_uvs: bool) -> Mesh:
         f"{kind} of {material.name!r}"
         for material in mesh.materials.values()
         for kind in context.options.maps
-        if material.lies_elsewhere(kind)
+        if material.uses_other_uv_map(kind)
     ]
     if replaced:
         context.warn(
@@ -78,7 +79,7 @@ def warn_of_texels(mesh: Mesh, blocked: float, context: BuildContext) -> None:
 
     blocked: see `Appearance.blocked`.
     """
-    if mesh.uvs is not None and (over := int(beyond(within_tile(mesh.uvs)).sum())):
+    if mesh.uvs is not None and (over := int(outside_unit_tile(move_to_unit_tile(mesh.uvs)).sum())):
         context.warn(
             f"{over:,} of {len(mesh.faces):,} faces have UVs that reach over their picture's edge, "
             "where it repeats: give them UVs inside of it to paint them well."
@@ -100,7 +101,7 @@ def with_file_attributes(mesh: Mesh, given: Mesh | None) -> Mesh:
 
 
 def _without_pictures(mesh: Mesh) -> dict[int, Material]:
-    return {slot: material.without_pictures() for slot, material in mesh.materials.items()}
+    return {slot: material.without_textures() for slot, material in mesh.materials.items()}
 
 
 def _base_colours(mesh: Mesh) -> NDArray[np.generic] | None:
@@ -117,6 +118,6 @@ def _base_colours(mesh: Mesh) -> NDArray[np.generic] | None:
         column, row = np.clip((mesh.uvs[faces] * size).astype(int), 0, size - 1).reshape(-1, 2).T
         corner, seen = mesh.faces[faces].reshape(-1), picture[row, column]
         if slot in mesh.materials and mesh.colours is not None:
-            seen = tinted(seen, srgb_to_linear(mesh.colours[corner] / 255))
+            seen = tint(seen, srgb_to_linear(mesh.colours[corner] / 255))
         colours[corner] = seen
     return colours

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..geometry.field import Field
-from ..geometry.mesh import largest_parts
+from ..geometry.occupancy import remove_floaters
 from ..geometry.regularize import binary_entropy, total_variation
 from ..rendering.cameras import Cameras
 from ..rendering.shading import Lights
@@ -62,7 +62,7 @@ class Volume(FieldAsset):
     def solid_field(self, levels: tuple[int, ...]) -> Field:
         """The same field made ready for meshing: without floaters, its occupancy bounded."""
         logit = self.grid()[:, :1]
-        solid = torch.from_numpy(largest_parts((logit[0, 0] > 0).cpu().numpy())).to(logit.device)
+        solid = torch.from_numpy(remove_floaters((logit[0, 0] > 0).cpu().numpy())).to(logit.device)
         logit = torch.where(solid | (logit <= 0), logit, -logit).clamp(-4, 4)
         fine = F.interpolate(logit, size=(levels[-1],) * 3, mode="trilinear", align_corners=True)
         return self.field.refined(levels, fine)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..geometry.mesh import srgb_to_linear
+from ..geometry.colour import srgb_to_linear
 from . import primitives as sdf
 
 COLOURS: dict[str, tuple[float, float, float]] = {

@@ -31,7 +31,7 @@ from ..optimize import generate, warm_up
 from ..optimize.settings import Settings
 from ..paths import expanded
 from ..rendering.cameras import ORBIT_ELEVATION
-from ..rendering.render import GROUND, TURNTABLE_VIEWS
+from ..rendering.render import TURNTABLE_BACKGROUND, TURNTABLE_VIEWS
 from .classifier import load_classifier
 from .compare import compare_shapes, load_glb
 
@@ -81,7 +81,7 @@ def true_views(colour: str, noun: str) -> np.ndarray:
                 light=eye / np.linalg.norm(eye),
                 ambient=AMBIENT,
                 diffuse=DIFFUSE,
-                background=np.full(3, GROUND),
+                background=np.full(3, TURNTABLE_BACKGROUND),
             )
         )
     return objects.render(scenes)
@@ -93,7 +93,7 @@ def object_colours(views: Tensor) -> tuple[Tensor, float]:
     All values are in [0, 1]. A pixel is clipped where a channel is burnt out or all of them are black.
     """
     pixels = views.movedim(1, -1).reshape(-1, 3)
-    pixels = pixels[(pixels - GROUND).abs().amax(dim=1) > 0.01]
+    pixels = pixels[(pixels - TURNTABLE_BACKGROUND).abs().amax(dim=1) > 0.01]
     clipped = (pixels.amax(dim=1) > BRIGHT) | (pixels.amax(dim=1) < DARK)
     return pixels.median(dim=0).values, clipped.float().mean().item()
 

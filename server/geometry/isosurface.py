@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .field import sample
 from .marching import marching_tetrahedra
-from .mesh import Mesh, bridged
+from .mesh import Mesh
+from .occupancy import bridge_gaps
 
 
 def mirrored(grid: Tensor, axis: str) -> Tensor:
@@ -18,13 +19,13 @@ def mirrored(grid: Tensor, axis: str) -> Tensor:
 
 
 @torch.no_grad()
-def bridge_gaps(grid: Tensor) -> Tensor:
+def join_parts(grid: Tensor) -> Tensor:
     """A (1, 4, n, n, n) grid of logits whose parts are joined where they nearly touch.
 
     No camera sees a gap such as between a stem and its cap, so no prior closes it.
     """
     inside = grid[0, 0] > 0
-    bridge = torch.from_numpy(bridged(inside.cpu().numpy())).to(grid.device) & ~inside
+    bridge = torch.from_numpy(bridge_gaps(inside.cpu().numpy())).to(grid.device) & ~inside
     return torch.cat([torch.where(bridge, 1.0, grid[:, :1]), grid[:, 1:]], dim=1)
 
 

@@ -217,7 +217,7 @@ class Store:
             return
         try:
             self.open_folder(job.id)
-            files.save_result(Mesh.of(shown.arrays), self._part(job.id), job.request.flat)
+            files.save_result(Mesh.from_arrays(shown.arrays), self._part(job.id), job.request.flat)
             self._close_folder(job.id, shown)
         except Exception:  # the job must end all the same
             log.exception("The last snapshot of job %s could not be made its result", job.id)

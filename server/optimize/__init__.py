@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from .. import priors
-from ..geometry.check import check
 from ..geometry.mesh import Mesh
+from ..geometry.validation import validate
 from ..rendering.rasterize import cpu
 from .device import device_in_use, is_device_fault, is_out_of_memory
 from .loop import Optimization, Paused, generate
@@ -31,7 +31,7 @@ __all__ = [
 
 def checked(arrays: dict[str, NDArray[np.generic]]) -> Mesh:
     """The mesh of an upload's arrays. Raises ValueError with one sentence where it cannot be worked on."""
-    return check(Mesh.of(arrays))
+    return validate(Mesh.from_arrays(arrays))
 
 
 def release() -> None:

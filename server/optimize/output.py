@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from msd_blender.protocol import BASE_COLOUR
+
 from ..assets.mesh_asset import Placement
 from ..geometry import files
 from ..geometry.mesh import Mesh
@@ -20,12 +22,12 @@ from ..rendering import render
 from ..rendering.cameras import FIELD_OF_VIEW, Cameras
 from ..rendering.rasterize import Rasterizer
 from ..rendering.shading import Lights
-from ..rendering.textured import Charts, Material, Textured
+from ..rendering.textures import MaterialMaps, UVCharts, UVTextures
 
 PREVIEW = 128  # pixels
 
 
-def appearance(mesh: Mesh, device: torch.device | str) -> Tensor | Textured:
+def appearance(mesh: Mesh, device: torch.device | str) -> Tensor | UVTextures:
     """The mesh's textures, or its vertex colours in [0, 1], as `render.render` takes them."""
     if mesh.uvs is None or not any(name.startswith("texture.") for name in mesh.textures):
         return torch.from_numpy(mesh.shown_colours).to(device) / 255
@@ -38,16 +40,16 @@ def appearance(mesh: Mesh, device: torch.device | str) -> Tensor | Textured:
         return values if values.ndim == 3 else values[..., None]
 
     slots = 1 if mesh.slots is None else int(mesh.slots.max()) + 1
-    gray = torch.full((1, 1, 3), 0.8, device=device)
+    gray = torch.full((1, 1, 3), BASE_COLOUR, device=device)
     materials = []
     for slot in range(slots):
         base, roughness, metallic, normal = (
             picture(kind, slot) for kind in ("texture", "roughness", "metallic", "normal")
         )
-        materials.append(Material(gray if base is None else base, roughness, metallic, normal))
+        materials.append(MaterialMaps(gray if base is None else base, roughness, metallic, normal))
     faces, uvs = torch.from_numpy(mesh.faces).to(device), torch.from_numpy(mesh.uvs).to(device)
     chart = None if mesh.slots is None else torch.from_numpy(mesh.slots).to(device)
-    return Textured(Charts.of(faces, uvs, chart), materials)
+    return UVTextures(UVCharts.from_faces(faces, uvs, chart), materials)
 
 
 @torch.no_grad()
@@ -63,7 +65,7 @@ def preview(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat
         appearance(mesh, device),
         camera,
         Lights.headlight(camera),
-        torch.full((1, 3), render.GROUND, device=device),
+        torch.full((1, 3), render.TURNTABLE_BACKGROUND, device=device),
         PREVIEW,
         flat,
     )
@@ -81,7 +83,7 @@ def turntable(
         rasterizer,
         mesh.positions,
         mesh.faces,
-        colours if isinstance(colours, Textured) else mesh.shown_colours,
+        colours if isinstance(colours, UVTextures) else mesh.shown_colours,
         device,
         flat=flat,
     )

@@ -14,8 +14,8 @@ import torch
 from msd_blender import __version__
 from msd_blender.protocol import JobRequest
 
-from ..geometry.hygiene import report
 from ..geometry.mesh import Mesh
+from ..geometry.mesh_quality import quality_report
 from ..rendering.rasterize import Rasterizer
 from .clock import Clock
 from .settings import Settings
@@ -54,7 +54,7 @@ def write_record(run: Run, mesh: Mesh, whole: bool, folder: Path) -> None:
         "denoiser_calls": run.denoiser_calls,
         "seconds": {name: round(value, 3) for name, value in run.clock.seconds.items()},
         "seconds_total": round(run.clock.elapsed, 3),
-        "mesh": report(mesh, run.uploaded),
+        "mesh": quality_report(mesh, run.uploaded),
     }
     text = json.dumps(record, indent=2, default=lambda asset: asset.name)  # a phase names its asset by its class
     (folder / "job.json").write_text(text + "\n")

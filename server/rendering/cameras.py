@@ -2,7 +2,7 @@
 """Batches of perspective cameras that look at the origin.
 
 Right-handed, Z up. Azimuth 0 is the front: the camera stands at -Y and looks along +Y; azimuth grows
-counter-clockwise seen from above, so 90 degrees is at +X. Row 0 of every picture is the bottom.
+counter-clockwise seen from above, so 90 degrees is at +X. Row 0 of every image is the bottom.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Cameras:
 
     @property
     def position(self) -> Tensor:
-        """(B, 3)."""
+        """(B, 3) metres, in the world."""
         c = self.elevation.cos()
         direction = torch.stack([self.azimuth.sin() * c, -self.azimuth.cos() * c, self.elevation.sin()], dim=1)
         return self.distance[:, None] * direction
@@ -64,7 +64,7 @@ class Cameras:
         return matrix
 
     def projection(self) -> Tensor:
-        """(B, 4, 4): camera to OpenGL clip space, square pictures."""
+        """(B, 4, 4): camera to OpenGL clip space, for square images."""
         near = 0.1
         far = (self.distance.double().amax() + 5).clamp(min=10) if len(self) else 10.0
         focal = 1 / (self.fov / 2).tan()
@@ -76,7 +76,7 @@ class Cameras:
         return matrix
 
     def clip(self, positions: Tensor) -> Tensor:
-        """(B, V, 4) clip-space positions of (V, 3) world positions."""
+        """(B, V, 4) clip-space positions of (V, 3) world positions in metres."""
         homogeneous = F.pad(positions, (0, 1), value=1.0)
         return homogeneous @ (self.projection() @ self.view()).transpose(1, 2).to(positions.dtype)
 

@@ -75,7 +75,7 @@ def test_the_background_does_not_count_as_colour():
     median, clipped = text_to_3d.object_colours(real)
     assert clipped == 0 and median[0] > median[1:].max() + 0.2
     for much in (2.0, 0.01):  # burnt out, black
-        ground = (real - text_to_3d.GROUND).abs().amax(dim=1, keepdim=True) <= 0.01
+        ground = (real - text_to_3d.TURNTABLE_BACKGROUND).abs().amax(dim=1, keepdim=True) <= 0.01
         _, clipped = text_to_3d.object_colours(torch.where(ground, real, (much * real).clamp(0, 1)))
         assert clipped > 0.5
 

@@ -9,8 +9,8 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.geometry.hygiene import crossing, flipped, report
-from server.geometry.mesh import Mesh, degenerate
+from server.geometry.mesh import Mesh, degenerate_faces
+from server.geometry.mesh_quality import flipped_faces, quality_report, self_intersecting_faces
 
 
 def mesh_of(*shapes):
@@ -25,7 +25,7 @@ def ball(x=0.0, subdivisions=2):
 
 
 def test_a_clean_mesh_has_nothing_to_report():
-    found = report(mesh_of(ball()))
+    found = quality_report(mesh_of(ball()))
     assert found == {
         "vertices": 162,
         "faces": 320,
@@ -39,14 +39,14 @@ def test_a_clean_mesh_has_nothing_to_report():
 
 
 def test_two_balls_cross_where_they_meet_and_not_where_they_are_apart():
-    assert not crossing(*arrays(mesh_of(ball(), ball(2.1)))).any()
+    assert not self_intersecting_faces(*arrays(mesh_of(ball(), ball(2.1)))).any()
     turned = ball().apply_transform(trimesh.transformations.rotation_matrix(0.3, [1, 2, 3], [0, 0, 0]))
     turned.apply_translation([1, 0, 0])
     both = mesh_of(ball(), turned)
-    hit = crossing(*arrays(both))
+    hit = self_intersecting_faces(*arrays(both))
     x = both.positions[both.faces].mean(axis=1)[:, 0]
     assert 0.03 < hit.mean() < 0.3 and np.abs(x[hit] - 0.5).max() < 0.2
-    assert not crossing(*arrays(mesh_of(ball(), ball().apply_scale(0.5)))).any()  # one inside the other
+    assert not self_intersecting_faces(*arrays(mesh_of(ball(), ball().apply_scale(0.5)))).any()  # one inside the other
 
 
 def arrays(mesh):
@@ -57,40 +57,44 @@ def test_dirt_is_counted():
     shape = mesh_of(ball())
     seam = np.concatenate([shape.positions, shape.positions[:2], [[9, 9, 9]]]).astype(np.float32)
     faces = np.concatenate([shape.faces[1:], [[0, 0, 1], [0, 1, 2]]]).astype(np.int32)
-    found = report(Mesh(seam, faces))
+    found = quality_report(Mesh(seam, faces))
     assert found["duplicate_vertices"] == 2 and found["degenerate_faces"] == 1 and found["components"] == 1
     assert found["non_manifold_edges"] > 0
 
     inward = shape.positions.copy()
     inward[7] *= -0.5  # a vertex pushed through the opposite wall's inside
-    start = report(replace(shape, positions=inward), shape)
-    assert start["flipped_faces"] >= 5 and report(shape, shape)["flipped_faces"] == 0
+    start = quality_report(replace(shape, positions=inward), shape)
+    assert start["flipped_faces"] >= 5 and quality_report(shape, shape)["flipped_faces"] == 0
 
 
 def test_uvs_are_in_the_report_and_slots_do_not_overlap_each_other():
     shape = mesh_of(ball(subdivisions=1))
     uvs = shape.positions[shape.faces][..., :2] / 2 + 0.5  # seen from above: the halves lie on each other
-    found = report(replace(shape, uvs=uvs))
+    found = quality_report(replace(shape, uvs=uvs))
     assert found["uv_overlap_share"] > 0.85 and found["uv_angle_stretch"] > 1.2
     above = (shape.positions[shape.faces].mean(axis=1)[:, 2] > 0).astype(np.int32)
-    assert report(replace(shape, uvs=uvs, slots=above))["uv_overlap_share"] < 0.4
+    assert quality_report(replace(shape, uvs=uvs, slots=above))["uv_overlap_share"] < 0.4
 
 
 def test_thin_faces_are_degenerate_at_any_size():
     sliver = np.array([[0, 0, 0], [1, 0, 0], [0.5, 1e-8, 0], [0.5, 1e-3, 0]])
     for size in (1e-6, 1, 1e6):
-        assert degenerate(sliver * size, np.array([[0, 1, 2], [0, 1, 3], [0, 1, 1]])).tolist() == [True, False, True]
+        assert degenerate_faces(sliver * size, np.array([[0, 1, 2], [0, 1, 3], [0, 1, 1]])).tolist() == [
+            True,
+            False,
+            True,
+        ]
 
 
 def test_a_turn_is_no_flip_until_a_right_angle():
     box = mesh_of(trimesh.creation.box())
     for degrees, share in ((80, 0), (100, 2 / 3)):
         turn = trimesh.transformations.rotation_matrix(np.radians(degrees), [0, 0, 1])[:3, :3]
-        assert flipped(box.positions, box.positions @ turn.T, box.faces).mean() == share
+        assert flipped_faces(box.positions, box.positions @ turn.T, box.faces).mean() == share
 
 
 def test_nothing_is_clean():
-    found = report(Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)))
+    found = quality_report(Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)))
     assert found["faces"] == found["components"] == found["self_intersecting_share"] == 0
 
 
@@ -123,4 +127,4 @@ def test_crossing_is_found_exactly(places, data):
     corner = st.integers(0, len(places) - 1)
     faces = data.draw(st.lists(st.tuples(corner, corner, corner), min_size=2, max_size=5))
     expected = [any(exact(places, s, t) for j, t in enumerate(faces) if i != j) for i, s in enumerate(faces)]
-    assert crossing(np.array(places, np.float32), np.array(faces)).tolist() == expected
+    assert self_intersecting_faces(np.array(places, np.float32), np.array(faces)).tolist() == expected

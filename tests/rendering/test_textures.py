@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Textured and physically shaded meshes, normals, cameras' ranges and backgrounds."""
+"""Meshes with textures and physical shading, normals, cameras' ranges and backgrounds."""
 
 import math
 
@@ -11,9 +11,11 @@ import trimesh
 
 from msd_blender.protocol import BACKGROUNDS
 from server.rendering import cameras, rasterize
-from server.rendering.render import render, render_normals, turntable
-from server.rendering.shading import Lights, backgrounds, srgb_to_linear
-from server.rendering.textured import Charts, Material, Textured
+from server.rendering.colour import srgb_to_linear
+from server.rendering.normals import face_normals, vertex_normals
+from server.rendering.render import render, turntable
+from server.rendering.shading import Lights, backgrounds
+from server.rendering.textures import MaterialMaps, UVCharts, UVTextures
 
 cpu = rasterize.create("cpu")
 
@@ -39,17 +41,17 @@ def box():
     return positions, faces, uvs
 
 
-def picture(positions, faces, look, views, lights=None, size=48, **settings):
+def picture(positions, faces, colours, views, lights=None, size=48, **settings):
     grey = torch.full((len(views), 3), 0.5)
-    return render(cpu, positions, faces, look, views, lights or Lights.headlight(views), grey, size, **settings)
+    return render(cpu, positions, faces, colours, views, lights or Lights.headlight(views), grey, size, **settings)
 
 
 def test_a_texture_of_one_colour_looks_like_vertex_colours():
     positions, faces = ball()
     views, colour = cameras.orbit(2), torch.tensor([0.8, 0.3, 0.1])
-    charts = Charts.of(faces, torch.rand(len(faces), 3, 2, generator=torch.Generator().manual_seed(0)))
+    charts = UVCharts.from_faces(faces, torch.rand(len(faces), 3, 2, generator=torch.Generator().manual_seed(0)))
     for flat in (False, True):
-        ours = picture(positions, faces, Textured(charts, [Material(colour.expand(8, 8, 3))]), views, flat=flat)
+        ours = picture(positions, faces, UVTextures(charts, [MaterialMaps(colour.expand(8, 8, 3))]), views, flat=flat)
         theirs = picture(positions, faces, colour.expand(len(positions), 3), views, flat=flat)
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
@@ -59,7 +61,7 @@ def test_a_texture_is_the_right_way_up_on_the_side_that_it_was_unwrapped_for():
     corner = torch.zeros(32, 32, 3)
     corner[:16, :16, 0], corner[16:, 16:, 2] = 1, 1  # red below on the left, blue above on the right
     views = cameras.orbit(4, elevation=0)
-    seen = picture(positions, faces, Textured(Charts.of(faces, uvs), [Material(corner)]), views)
+    seen = picture(positions, faces, UVTextures(UVCharts.from_faces(faces, uvs), [MaterialMaps(corner)]), views)
     for view in seen:
         assert view[19, 19].argmax() == 0 and view[28, 28].argmax() == 2
         assert view[19, 28].max() < 0.05 and view[28, 19].max() < 0.05
@@ -69,11 +71,11 @@ def test_each_face_shows_its_slots_texture_and_sends_its_gradient_there():
     positions, faces, uvs = box()
     views = cameras.orbit(1, elevation=0)  # sees the side at -Y alone
     front = torch.tensor(np.asarray(trimesh.creation.box((1, 1, 1)).face_normals))[:, 1] < -0.5
-    charts = Charts.of(faces, uvs, front.int())
+    charts = UVCharts.from_faces(faces, uvs, front.int())
     green, red = torch.zeros(8, 8, 3), torch.zeros(4, 16, 3)
     green[..., 1] = red[..., 0] = 0.9
     green.requires_grad_(), red.requires_grad_()
-    seen = picture(positions, faces, Textured(charts, [Material(green), Material(red)]), views)
+    seen = picture(positions, faces, UVTextures(charts, [MaterialMaps(green), MaterialMaps(red)]), views)
     assert (seen[0, 24, 24, 0] > 0.5) and seen[0, 24, 24, 1] < 0.1
     to_green, to_red = torch.autograd.grad(seen.sum(), [green, red], allow_unused=True)
     assert to_green is None and to_red.abs().sum() > 0  # of a slot that no pixel shows nothing is drawn
@@ -83,18 +85,18 @@ def test_seams_split_chart_vertices_and_nothing_else():
     positions, faces, uvs = box()
     normals = torch.tensor(np.asarray(trimesh.creation.box((1, 1, 1)).face_normals), dtype=torch.float32)
     uvs = uvs + 2 * (normals @ torch.tensor([1.0, 2, 3]))[:, None, None]  # each side in a place of its own
-    charts = Charts.of(faces, uvs)
+    charts = UVCharts.from_faces(faces, uvs)
     assert len(charts.uvs) == 24 and torch.equal(charts.uvs[charts.faces.long()], uvs)
-    assert (charts.sides == 1).all()
-    mirrored = Charts.of(faces, uvs * torch.tensor([-1.0, 1.0]))
-    assert (mirrored.sides == -1).all()
+    assert (charts.handedness == 1).all()
+    mirrored = UVCharts.from_faces(faces, uvs * torch.tensor([-1.0, 1.0]))
+    assert (mirrored.handedness == -1).all()
 
 
 @pytest.mark.parametrize("mirror", [1.0, -1.0])
 def test_a_normal_map_tilts_along_the_uvs(mirror):
     positions, faces, uvs = box()
-    charts = Charts.of(faces, uvs * torch.tensor([mirror, 1.0]))
-    look = Textured(charts, [Material(torch.zeros(1, 1, 3))])
+    charts = UVCharts.from_faces(faces, uvs * torch.tensor([mirror, 1.0]))
+    textures = UVTextures(charts, [MaterialMaps(torch.zeros(1, 1, 3))])
     clip = cameras.orbit(1, elevation=0).clip(positions).contiguous()
     rast = cpu.rasterize(clip, faces, (32, 32))
     inside = rast[..., 3] > 0
@@ -105,7 +107,7 @@ def test_a_normal_map_tilts_along_the_uvs(mirror):
         ((0, 0, 1), (0, -1, 0)),
     ):
         colours = ((torch.tensor(tilt).float() + 1) / 2).expand(1, 32, 32, 3)
-        bent = look.bend(normals, colours, cpu, positions, rast, faces)[inside]
+        bent = textures.apply_normal_map(normals, colours, cpu, positions, rast, faces)[inside]
         torch.testing.assert_close(bent, torch.tensor(expected).float().expand_as(bent), atol=1e-5, rtol=0)
 
 
@@ -113,9 +115,11 @@ def test_uvs_without_area_leave_the_normals_and_the_gradients_whole():
     positions, faces = ball()
     flat_uvs = torch.full((len(faces), 3, 2), 0.5)
     normal = torch.tensor([0.7, 0.4, 0.9]).repeat(4, 4, 1).requires_grad_()
-    look = Textured(Charts.of(faces, flat_uvs), [Material(torch.full((4, 4, 3), 0.5), normal=normal)])
+    textures = UVTextures(
+        UVCharts.from_faces(faces, flat_uvs), [MaterialMaps(torch.full((4, 4, 3), 0.5), normal=normal)]
+    )
     positions.requires_grad_()
-    picture(positions, faces, look, cameras.orbit(1)).sum().backward()
+    picture(positions, faces, textures, cameras.orbit(1)).sum().backward()
     assert positions.grad.isfinite().all() and normal.grad.isfinite().all()
 
 
@@ -208,21 +212,21 @@ def test_physical_gradients_equal_central_differences():
 def test_the_same_albedo_under_two_lights_is_found_again():
     """Roughness, metalness and colour from pictures under known random lights."""
     positions, faces = ball()
-    charts = Charts.of(faces, torch.zeros(len(faces), 3, 2))
+    charts = UVCharts.from_faces(faces, torch.zeros(len(faces), 3, 2))
     truth = torch.tensor([0.7, 0.4, 0.2]), torch.tensor([0.35]), torch.tensor([0.6])
     logits = [torch.zeros_like(each).requires_grad_() for each in truth]
     optimizer = torch.optim.Adam(logits, lr=0.1)
     generator = torch.Generator().manual_seed(0)
 
-    def look(values):
+    def textures(values):
         maps = [each.expand(1, 1, -1) for each in values]
-        return Textured(charts, [Material(*maps)])
+        return UVTextures(charts, [MaterialMaps(*maps)])
 
     for _ in range(120):
         views = cameras.sample(2, generator)
         lights = Lights.sample(views, generator).under_sky(generator)
-        ours = picture(positions, faces, look([each.sigmoid() for each in logits]), views, lights, size=24)
-        loss = (ours - picture(positions, faces, look(truth), views, lights, size=24)).square().mean()
+        ours = picture(positions, faces, textures([each.sigmoid() for each in logits]), views, lights, size=24)
+        loss = (ours - picture(positions, faces, textures(truth), views, lights, size=24)).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -230,13 +234,12 @@ def test_the_same_albedo_under_two_lights_is_found_again():
         torch.testing.assert_close(found.sigmoid().detach(), right, atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("flat", [False, True])
-def test_normals_seen_head_on_point_at_the_camera(flat):
+def test_normals_of_a_ball_point_outward_with_length_one():
     positions, faces = ball(4)
-    views = cameras.orbit(3)
-    seen = render_normals(cpu, positions, faces, views, torch.zeros(3, 3), 49, flat)
-    torch.testing.assert_close(seen[:, 24, 24], torch.tensor([0.5, 0.5, 1.0]).expand(3, 3), atol=0.05, rtol=0)
-    assert (seen[:, 24, 34, 0] > 0.65).all() and (seen[:, 34, 24, 1] > 0.65).all()  # x to the right, y up
+    torch.testing.assert_close(vertex_normals(positions, faces), F.normalize(positions, dim=1), atol=1e-2, rtol=0)
+    centres = F.normalize(positions[faces.long()].mean(dim=1), dim=1)
+    torch.testing.assert_close(face_normals(positions, faces), centres, atol=1e-2, rtol=0)
+    assert not face_normals(positions, torch.tensor([[0, 1, 1]])).any()  # no area
 
 
 def test_flat_faces_have_one_shade_each():
@@ -259,7 +262,9 @@ def test_flat_faces_have_one_shade_each():
 def test_a_textured_turntable():
     positions, faces, uvs = box()
     red = torch.tensor([0.9, 0.1, 0.1]).expand(4, 4, 3)
-    strip = turntable(cpu, positions.numpy(), faces.numpy(), Textured(Charts.of(faces, uvs), [Material(red)]), size=32)
+    strip = turntable(
+        cpu, positions.numpy(), faces.numpy(), UVTextures(UVCharts.from_faces(faces, uvs), [MaterialMaps(red)]), size=32
+    )
     assert strip.shape == (32, 256, 3) and (strip[16, 16::32, 0] > strip[16, 16::32, 1] + 100).all()
 
 

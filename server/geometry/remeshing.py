@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A mesh that someone can go on modelling: floaters dropped, triangles near equilateral, as many as wanted."""
+"""Isotropic remeshing to a number of faces, without floaters."""
 
 from __future__ import annotations
 
@@ -8,53 +8,54 @@ from dataclasses import replace
 import igl
 import numpy as np
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import csgraph
 
-from .mesh import Mesh, degenerate
+from .mesh import InvalidMeshError, Mesh, degenerate_faces
+from .normals import area_normals
 
-FACES = 6000  # what the bundled prior's objects need
-FLOATER = 0.02  # of the largest part's volume
-ROUNDS = 5  # of split, collapse, flip and smooth
-TOLERANCE = 0.05  # of the target face count: when to stop looking for the edge length
+TARGET_FACES = 6000  # enough for the bundled prior's objects
+FLOATER_VOLUME = 0.02  # of the largest component's
+ITERATIONS = 5  # of split, collapse, flip and smooth
+COUNT_TOLERANCE = 0.05  # of the target face count
 
 
-def clean(mesh: Mesh, target_faces: int | None = None) -> Mesh:
-    """The mesh remeshed to `target_faces` triangles, `FACES` where none are given: within a tenth, if so few can
-    have its holes and handles.
+def remesh(mesh: Mesh, target_faces: int | None = None) -> Mesh:
+    """The mesh without floaters, remeshed to `target_faces` near-equilateral triangles, None for `TARGET_FACES`.
 
-    Closed parts of less than `FLOATER` of the largest one's volume go, and so do hollows, which no one sees.
-    The rest is remeshed isotropically (Botsch and Kobbelt, "A Remeshing Approach to Multiresolution Modeling",
-    2004), each vertex projected back to the surface. A closed manifold stays one, open borders stay as they are,
-    locked vertices and the faces between them keep their bits. Vertex colours are carried over; UVs, slots, normals,
-    materials and textures are not, because their faces are gone. The same mesh gives the same bytes.
+    The count is met within a tenth, unless the mesh has more holes and handles than that many faces can have.
+    Components are dropped as in `remove_small_components`. The rest is remeshed isotropically (Botsch and Kobbelt,
+    "A Remeshing Approach to Multiresolution Modeling", 2004), each vertex projected back to the surface. A watertight
+    manifold stays one, open borders stay as they are, locked vertices and the faces between them keep their bits.
+    Vertex colours are interpolated; UVs, slots, normals, materials and textures are dropped, because their faces no
+    longer exist. The same mesh gives the same bytes.
 
-    Raises ValueError for a mesh that is not manifold.
+    Raises `InvalidMeshError` for a mesh that is not manifold.
     """
     import gpytoolbox  # a second to import
 
-    mesh = largest_components(mesh)
+    mesh = remove_small_components(mesh)
     positions, faces = mesh.positions.astype(np.float64), mesh.faces.astype(np.int32)
     if not len(faces):
         return mesh
     if not igl.is_edge_manifold(faces)[0] or not igl.is_vertex_manifold(faces)[0]:
-        raise ValueError(
+        raise InvalidMeshError(
             "The mesh has edges or vertices where more than one surface meets: mend them (in Blender, "
             "Select Non Manifold finds them) or keep its topology."
         )
     locked = np.flatnonzero(mesh.locked) if mesh.locked is not None else np.zeros(0, np.int64)
-    target = target_faces or FACES
+    target = target_faces or TARGET_FACES
     length = np.sqrt(_area(positions, faces) / target * 4 / np.sqrt(3))  # of equilateral triangles
     made, best = None, (np.inf, np.inf)
     for _ in range(6):
-        points, triangles = gpytoolbox.remesh_botsch(positions, faces, ROUNDS, length, True, feature=locked)
+        points, triangles = gpytoolbox.remesh_botsch(positions, faces, ITERATIONS, length, True, feature=locked)
         fresh = points.astype(np.float32)
-        dirty = int(degenerate(fresh, triangles).sum()) + len(fresh) - len(np.unique(fresh, axis=0))
+        dirty = int(degenerate_faces(fresh, triangles).sum()) + len(fresh) - len(np.unique(fresh, axis=0))
         found = dirty, abs(len(triangles) / target - 1)
         if found < best:
             made, best = (points, fresh, triangles.astype(np.int32)), found
-        if found[0] == 0 and found[1] < TOLERANCE:
+        if found[0] == 0 and found[1] < COUNT_TOLERANCE:
             break
-        # Edges longer than what they go round make doubled vertices.
+        # Edges longer than a handle is thick make duplicate vertices.
         length *= 0.7 if dirty else np.sqrt(len(triangles) / target)
     assert made is not None
     points, fresh, triangles = made
@@ -67,7 +68,7 @@ def clean(mesh: Mesh, target_faces: int | None = None) -> Mesh:
         mesh,
         positions=fresh,
         faces=triangles,
-        colours=_carry(mesh, points),
+        colours=_colours_at(mesh, points),
         uvs=None,
         slots=None,
         locked=marks,
@@ -78,16 +79,16 @@ def clean(mesh: Mesh, target_faces: int | None = None) -> Mesh:
     )
 
 
-def largest_components(mesh: Mesh, share: float = FLOATER) -> Mesh:
-    """The mesh without its floaters: closed components of less than `share` of the largest one's volume, hollows
-    too, whose volume is negative. Open components and locked ones stay, and so does a mesh with one component.
+def remove_small_components(mesh: Mesh, share: float = FLOATER_VOLUME) -> Mesh:
+    """The mesh without floaters: watertight components with less than `share` of the largest one's volume.
 
-    Vertices that no face uses go as well; UVs and slots stay with their faces.
+    Cavities, whose volume is negative, are among them. Open components and those with a locked vertex stay. Unused
+    vertices are dropped, too; UVs, slots and normals stay with their faces. Returns the mesh itself where nothing goes.
     """
     faces = mesh.faces
     if not len(faces):
         return mesh
-    count, of_vertex = components(faces, len(mesh.positions))
+    count, of_vertex = connected_components(faces, len(mesh.positions))
     owner = of_vertex[faces[:, 0]]
     a, b, c = (mesh.positions[faces[:, i]].astype(np.float64) for i in range(3))
     volume = np.bincount(owner, (a * np.cross(b, c)).sum(axis=1) / 6, count)
@@ -120,20 +121,22 @@ def _rows(array: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
     return None if array is None else array[rows]
 
 
-def components(faces: np.ndarray, vertices: int) -> tuple[int, np.ndarray]:
-    """(how many parts hang together by vertices, the part of each vertex (V,)); a vertex alone is a part too."""
+def connected_components(faces: np.ndarray, vertices: int) -> tuple[int, np.ndarray]:
+    """(the number of components that share vertices, the component of each vertex (V,)).
+
+    faces: (F, 3) with corners below `vertices`. A vertex without a face is a component of its own.
+    """
     a, b = faces[:, [0, 1]].ravel(), faces[:, [1, 2]].ravel()
     graph = sparse.coo_matrix((np.ones(len(a), bool), (a, b)), (vertices, vertices))
-    return connected_components(graph, directed=False)  # type: ignore[no-any-return]
+    return csgraph.connected_components(graph, directed=False)  # type: ignore[no-any-return]
 
 
 def _area(positions: np.ndarray, faces: np.ndarray) -> float:
-    a, b, c = (positions[faces[:, i]] for i in range(3))
-    return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+    return float(np.linalg.norm(area_normals(positions, faces), axis=1).sum() / 2)
 
 
-def _carry(mesh: Mesh, points: np.ndarray) -> np.ndarray | None:
-    """(N, 3) uint8: the mesh's vertex colours at the nearest places of its surface."""
+def _colours_at(mesh: Mesh, points: np.ndarray) -> np.ndarray | None:
+    """(N, 3) uint8: the vertex colours, interpolated at the nearest points of the surface."""
     if mesh.colours is None:
         return None
     positions, faces = mesh.positions.astype(np.float64), mesh.faces.astype(np.int64)

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd_blender.protocol import MAX_FACES
-from server.geometry.check import check
 from server.geometry.mesh import Mesh
+from server.geometry.validation import validate
 
 
 def ball(subdivisions=1):
@@ -104,13 +104,13 @@ REFUSED = {
 def test_what_can_be_worked_on_comes_through_byte_by_byte(make):
     mesh = make()
     before = digest(mesh)
-    assert digest(check(mesh)) == before == digest(mesh)
+    assert digest(validate(mesh)) == before == digest(mesh)
 
 
 @pytest.mark.parametrize(("make", "part"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_is_refused_in_one_sentence(make, part):
     with pytest.raises(ValueError, match=re.escape(part)) as error:
-        check(make())
+        validate(make())
     text = str(error.value)
     assert text.endswith(".") and "\n" not in text and ". " not in text and len(text) < 200
 
@@ -119,7 +119,7 @@ def test_two_million_faces_are_taken():
     points = np.random.default_rng(0).random((1000, 3)).astype(np.float32)
     faces = np.random.default_rng(1).integers(0, 1000, (MAX_FACES, 3)).astype(np.int32)
     mesh = Mesh(points, faces)
-    assert check(mesh) is mesh
+    assert validate(mesh) is mesh
 
 
 @settings(max_examples=100, deadline=None)
@@ -131,6 +131,6 @@ def test_any_bytes_are_taken_or_refused(seed, vertices, faces):
     uvs = np.frombuffer(rng.bytes(24 * faces), np.float32).reshape(-1, 3, 2)
     mesh = Mesh(positions, corners, uvs=uvs)
     try:
-        assert check(mesh) is mesh
+        assert validate(mesh) is mesh
     except ValueError as error:
         assert str(error).endswith(".")

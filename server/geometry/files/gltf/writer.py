@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writing glTF 2.0 of the Khronos Group, in one file: GLB, or .gltf with all data in it."""
+"""Writing glTF 2.0 in one file: GLB, or .gltf with all data in it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..material import TEXTURES, Material, textures
-from ..mesh import Mesh, srgb_to_linear
-from .common import ROUGHNESS, Say, corner_normals, png, split_corners, vertex_normals, y_up
-from .glb_reader import JSON, KINDS, MAGIC, WIDTHS, alpha, load, maps
+from msd_blender.protocol import METALLIC, ROUGHNESS
 
-__all__ = ["load", "save"]
+from ...colour import srgb_to_linear
+from ...material import GLTF_TEXTURES, JsonObject, Material, texture_references
+from ...mesh import Mesh
+from ...normals import vertex_normals
+from ..common import Warn, corner_normals, split_vertices, to_y_up
+from ..images import encode_png, resize_nearest
+from .document import BINARY, JSON, KINDS, MAGIC, WIDTHS
+from .materials import texture_maps, with_alpha
 
-_BINARY = 0x004E4942
-_ARRAY, _ELEMENTS = 34962, 34963  # what a buffer view is for
+_ARRAY, _ELEMENTS = 34962, 34963  # targets of buffer views
 _PNG = b"\x89PNG"
 _SAMPLER = {"magFilter": 9729, "minFilter": 9987}
 
@@ -32,20 +34,20 @@ class _Writer:
     """The lists of a glTF document, and its buffer."""
 
     data: bytearray = field(default_factory=bytearray)
-    views: list[dict[str, Any]] = field(default_factory=list)
-    accessors: list[dict[str, Any]] = field(default_factory=list)
-    images: list[dict[str, Any]] = field(default_factory=list)
-    samplers: list[dict[str, Any]] = field(default_factory=list)
+    views: list[JsonObject] = field(default_factory=list)
+    accessors: list[JsonObject] = field(default_factory=list)
+    images: list[JsonObject] = field(default_factory=list)
+    samplers: list[JsonObject] = field(default_factory=list)
     textures: list[dict[str, int]] = field(default_factory=list)
-    carried: dict[bytes, int] = field(default_factory=dict)  # the images of files that came with materials
+    files: dict[bytes, int] = field(default_factory=dict)  # the image of each file that came with a material
 
-    def view(self, content: bytes, **more: Any) -> int:
+    def view(self, content: bytes, **more: object) -> int:
         self.data += bytes(-len(self.data) % 4)
         self.views.append({"buffer": 0, "byteOffset": len(self.data), "byteLength": len(content)} | more)
         self.data += content
         return len(self.views) - 1
 
-    def array(self, values: np.ndarray, kind: int, target: int = _ARRAY, **more: Any) -> int:
+    def array(self, values: np.ndarray, kind: int, target: int = _ARRAY, **more: object) -> int:
         """An accessor of (N,) or (N, C) values."""
         width = 1 if values.ndim == 1 else values.shape[1]
         name = next(name for name, columns in WIDTHS.items() if columns == width)
@@ -56,21 +58,21 @@ class _Writer:
         )
         return len(self.accessors) - 1
 
-    def picture(self, values: np.ndarray, sampler: dict[str, Any]) -> dict[str, int]:
-        """A texture of (H, W), (H, W, 3) or (H, W, 4) uint8, bottom row first."""
-        return self._texture(self._image(png(values), "image/png"), sampler)
+    def texture(self, image: np.ndarray, sampler: JsonObject) -> dict[str, int]:
+        """A textureInfo of an image (H, W), (H, W, 3) or (H, W, 4) uint8, bottom row first."""
+        return self._texture(self._image(encode_png(image), "image/png"), sampler)
 
-    def file(self, content: bytes, sampler: dict[str, Any]) -> dict[str, int]:
-        """A texture of a PNG or JPEG file as it is."""
-        if content not in self.carried:
-            self.carried[content] = self._image(content, f"image/{'png' if content[:4] == _PNG else 'jpeg'}")
-        return self._texture(self.carried[content], sampler)
+    def texture_file(self, content: bytes, sampler: JsonObject) -> dict[str, int]:
+        """A textureInfo of a PNG or JPEG file as it is."""
+        if content not in self.files:
+            self.files[content] = self._image(content, f"image/{'png' if content[:4] == _PNG else 'jpeg'}")
+        return self._texture(self.files[content], sampler)
 
     def _image(self, content: bytes, kind: str) -> int:
         self.images.append({"bufferView": self.view(content), "mimeType": kind})
         return len(self.images) - 1
 
-    def _texture(self, image: int, sampler: dict[str, Any]) -> dict[str, int]:
+    def _texture(self, image: int, sampler: JsonObject) -> dict[str, int]:
         texture = {"source": image}
         if sampler:
             if sampler not in self.samplers:
@@ -81,30 +83,30 @@ class _Writer:
         return {"index": self.textures.index(texture)}
 
 
-def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
-    """One mesh with a primitive for each slot. Flat is to have no normals, as glTF defines it."""
+def save(mesh: Mesh, path: Path, flat: bool, warn: Warn) -> list[Path]:
+    """One mesh with a primitive for each slot. A flat one has no normals, which glTF defines to be flat."""
     writer = _Writer()
     slots = mesh.face_slots
-    smooth = None if flat or mesh.normals is not None else vertex_normals(mesh)
-    primitives, materials = list[dict[str, Any]](), list[dict[str, Any]]()
+    smooth = None if flat or mesh.normals is not None else vertex_normals(mesh.positions, mesh.faces)
+    primitives, materials = list[JsonObject](), list[JsonObject]()
     for slot in np.unique(slots).tolist():
         own = slots == slot
         material, coloured = _material(writer, mesh, slot)
         corners = _corners(mesh, slot, flat)
         if corners:
-            source, table, faces = split_corners(mesh.faces[own], np.concatenate(list(corners.values()), axis=2))
+            source, table, faces = split_vertices(mesh.faces[own], np.concatenate(list(corners.values()), axis=2))
             widths = np.cumsum([each.shape[2] for each in corners.values()])[:-1]
             values = dict(zip(corners, np.split(table, widths, axis=1)))
         else:
             source, faces = np.unique(mesh.faces[own], return_inverse=True)
             faces, values = faces.reshape(-1, 3), {}
-        places = y_up(mesh.positions[source])
+        places = to_y_up(mesh.positions[source])
         attributes = {
             "POSITION": writer.array(places, 5126, min=places.min(axis=0).tolist(), max=places.max(axis=0).tolist())
         }
         normals = values.pop("NORMAL", None) if smooth is None else smooth[source]
         if normals is not None:
-            attributes["NORMAL"] = writer.array(y_up(normals), 5126)
+            attributes["NORMAL"] = writer.array(to_y_up(normals), 5126)
         for name, uvs in values.items():
             attributes[name] = writer.array(np.stack([uvs[:, 0], 1 - uvs[:, 1]], axis=1), 5126)
         if mesh.colours is not None and coloured:
@@ -119,7 +121,7 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
             }
         )
         materials.append(material)
-    document: dict[str, Any] = {
+    document: JsonObject = {
         "asset": {"version": "2.0", "generator": "msd_blender"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
@@ -150,7 +152,7 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
                 struct.pack("<III", MAGIC, 2, 28 + len(text) + len(binary)),
                 struct.pack("<II", len(text), JSON),
                 text,
-                struct.pack("<II", len(binary), _BINARY),
+                struct.pack("<II", len(binary), BINARY),
                 binary,
             )
         )
@@ -159,7 +161,7 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
 
 
 def _corners(mesh: Mesh, slot: int, flat: bool) -> dict[str, np.ndarray]:
-    """What differs from corner to corner of a slot's faces, by its name in glTF: (F, 3, 2 or 3) of numbers."""
+    """The attributes by corner of a slot's faces, by their names in glTF: (F, 3, 2 or 3) each."""
     own = mesh.face_slots == slot
     found = {}
     if mesh.normals is not None and not flat and np.isfinite(mesh.normals[own]).any():
@@ -170,49 +172,48 @@ def _corners(mesh: Mesh, slot: int, flat: bool) -> dict[str, np.ndarray]:
     return found | {f"TEXCOORD_{i}": np.nan_to_num(uvs[own], nan=0.0) for i, uvs in enumerate(maps)}
 
 
-def _material(writer: _Writer, mesh: Mesh, slot: int) -> tuple[dict[str, Any], bool]:
-    """A slot's material, and whether its vertices show their colours: they would tint a painted picture.
+def _material(writer: _Writer, mesh: Mesh, slot: int) -> tuple[JsonObject, bool]:
+    """(a slot's material, whether its vertices have colours, which would tint a painted texture).
 
-    What was not painted stays as it was given, byte for byte.
+    Textures that were not painted stay as they were read, byte for byte.
     """
-    pictures = {kind: mesh.textures.get(f"{kind}.{slot}") for kind in TEXTURES}
+    maps = {kind: mesh.textures.get(f"{kind}.{slot}") for kind in GLTF_TEXTURES}
     own = mesh.materials.get(slot)
-    material: dict[str, Any] = (
+    material: JsonObject = (
         {
             "name": f"slot {slot}",
-            "pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": ROUGHNESS},
+            "pbrMetallicRoughness": {"metallicFactor": METALLIC, "roughnessFactor": ROUGHNESS},
             "doubleSided": True,
         }
         if own is None
         else copy.deepcopy(own.gltf)
     )
-    surface: dict[str, Any] = material.setdefault("pbrMetallicRoughness", {})
-    parents = {kind: material if kind == "normal" else surface for kind in TEXTURES}
+    surface: JsonObject = material.setdefault("pbrMetallicRoughness", {})
+    parents = {kind: material if kind == "normal" else surface for kind in GLTF_TEXTURES}
     own = own or Material(copy.deepcopy(material))
-    given, samplers = maps(own), dict[str, dict[str, Any]]()
-    new = {kind for kind in TEXTURES if not _same(pictures[kind], given.get(kind))}
+    given, samplers = texture_maps(own), dict[str, JsonObject]()
+    new = {kind for kind in GLTF_TEXTURES if not _same(maps[kind], given.get(kind))}
     for kind in new:
-        if TEXTURES[kind] in parents[kind]:
-            samplers[TEXTURES[kind]] = own.pictures[parents[kind].pop(TEXTURES[kind])["index"]][1]
-    for parent, key in textures(material):
-        parent[key] |= writer.file(*own.pictures[parent[key]["index"]])
+        if GLTF_TEXTURES[kind] in parents[kind]:
+            samplers[GLTF_TEXTURES[kind]] = own.textures[parents[kind].pop(GLTF_TEXTURES[kind])["index"]][1]
+    for parent, key in texture_references(material):
+        parent[key] |= writer.texture_file(*own.textures[parent[key]["index"]])
 
-    def put(kind: str, picture: np.ndarray) -> None:
-        parents[kind][TEXTURES[kind]] = writer.picture(picture, samplers.get(TEXTURES[kind], _SAMPLER))
+    def put(kind: str, image: np.ndarray) -> None:
+        parents[kind][GLTF_TEXTURES[kind]] = writer.texture(image, samplers.get(GLTF_TEXTURES[kind], _SAMPLER))
 
-    base, normal = pictures["texture"], pictures["normal"]
+    base, normal = maps["texture"], maps["normal"]
     if "texture" in new or (mesh.colours is not None and "baseColorTexture" not in surface):
         _whiten(surface)
     if "texture" in new and base is not None:
         put("texture", with_alpha(base, own))
     if {"roughness", "metallic"} & new:
         channels = [
-            own.constants()[kind] if (picture := pictures[kind]) is None else picture
-            for kind in ("roughness", "metallic")
+            own.constants()[kind] if (image := maps[kind]) is None else image for kind in ("roughness", "metallic")
         ]
         height, width = np.max([each.shape for each in channels], axis=0)
         packed = np.zeros((height, width, 3), np.uint8)
-        packed[..., 1], packed[..., 2] = (sized(each, height, width) for each in channels)
+        packed[..., 1], packed[..., 2] = (resize_nearest(each, height, width) for each in channels)
         surface |= {"metallicFactor": 1, "roughnessFactor": 1}
         put("roughness", packed)
     if "normal" in new and normal is not None:
@@ -224,27 +225,15 @@ def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
-def _whiten(surface: dict[str, Any]) -> None:
-    """Take the colour out of the factor of base colour, and leave its alpha."""
+def _whiten(surface: JsonObject) -> None:
+    """Make the base colour factor white, and leave its alpha."""
     factor = surface.pop("baseColorFactor", (1, 1, 1, 1))
     if factor[3] != 1:
         surface["baseColorFactor"] = [1, 1, 1, factor[3]]
 
 
-def with_alpha(base: np.ndarray, material: Material) -> np.ndarray:
-    """A (H, W, 3) picture of base colour, (H, W, 4) with the alpha that the material's own picture has."""
-    own = alpha(material)
-    return base if own is None else np.dstack([base, sized(own, *base.shape[:2])])
-
-
-def sized(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The picture at another size, its pixels repeated."""
-    rows, columns = values.shape[:2]
-    return values[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
-
-
-def _extensions(value: Any) -> Iterator[str]:
-    """The extensions that some materials use."""
+def _extensions(value: object) -> Iterator[str]:
+    """The extensions that materials use, repeated ones too."""
     if isinstance(value, dict):
         yield from value.get("extensions", {})
         value = [each for key, each in value.items() if key != "extras"]

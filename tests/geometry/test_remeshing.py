@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from server.bundled_prior import shapes
 from server.evaluation.compare import compare_shapes, ground_truth
-from server.geometry.clean import FACES, clean, components, largest_components
-from server.geometry.hygiene import crossing
 from server.geometry.marching import marching_tetrahedra
 from server.geometry.mesh import Mesh, edge_counts
+from server.geometry.mesh_quality import self_intersecting_faces
+from server.geometry.remeshing import TARGET_FACES, connected_components, remesh, remove_small_components
 
 
 def raw(noun, edge=33):
@@ -47,14 +47,14 @@ def distance(points, mesh):
 @pytest.mark.parametrize("noun", ["mushroom", "rocket"])
 def test_a_cleaned_object_is_whole_well_shaped_and_near(noun, target):
     mesh = raw(noun)
-    made = clean(mesh, target)
-    assert abs(len(made.faces) / (target or FACES) - 1) < 0.1
+    made = remesh(mesh, target)
+    assert abs(len(made.faces) / (target or TARGET_FACES) - 1) < 0.1
     assert edge_counts(made.faces)[1] == 0 and as_trimesh(made).is_winding_consistent
     assert as_trimesh(made).euler_number == as_trimesh(mesh).euler_number
     assert as_trimesh(made).volume == pytest.approx(as_trimesh(mesh).volume, rel=0.03)
     assert len(np.unique(made.positions, axis=0)) == len(made.positions)
     assert len(np.unique(made.faces)) == len(made.positions)
-    assert not crossing(made.positions, made.faces).any()
+    assert not self_intersecting_faces(made.positions, made.faces).any()
     assert quality(made).min() > 0.3 and np.median(quality(made)) > 0.9 and np.median(quality(mesh)) < 0.85
     edge = np.linalg.norm(made.positions[made.faces[:, 0]] - made.positions[made.faces[:, 1]], axis=1).mean()
     assert distance(made.positions, mesh) < 1e-4  # each vertex lies on the surface
@@ -65,7 +65,7 @@ def test_a_cleaned_object_is_whole_well_shaped_and_near(noun, target):
 
 def test_the_same_mesh_gives_the_same_bytes():
     mesh = raw("donut")
-    a, b = clean(mesh, 1500).arrays(), clean(mesh, 1500).arrays()
+    a, b = remesh(mesh, 1500).arrays(), remesh(mesh, 1500).arrays()
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
@@ -74,7 +74,9 @@ def test_cleaning_costs_no_likeness(noun, request):
     if noun != "chair" and not request.config.getoption("--long"):
         pytest.skip("only with --long")
     mesh = raw(noun, 49)
-    assert compare_shapes(as_trimesh(clean(mesh)), noun).f_score > compare_shapes(as_trimesh(mesh), noun).f_score - 0.02
+    assert (
+        compare_shapes(as_trimesh(remesh(mesh)), noun).f_score > compare_shapes(as_trimesh(mesh), noun).f_score - 0.02
+    )
 
 
 @settings(max_examples=4, deadline=None)
@@ -84,7 +86,7 @@ def test_any_field_cleans_to_a_closed_manifold(seed):
     noise = torch.randn(1, 1, 9, 9, 9, generator=torch.Generator().manual_seed(seed))
     field = torch.nn.functional.interpolate(noise, size=(15,) * 3, mode="trilinear", align_corners=True)[0, 0]
     positions, faces = marching_tetrahedra(field)
-    made = clean(Mesh(positions.numpy(), faces.numpy()), 2000)
+    made = remesh(Mesh(positions.numpy(), faces.numpy()), 2000)
     assert edge_counts(made.faces)[1] == 0 and quality(made).min() > 0
     assert igl.is_vertex_manifold(made.faces.astype(np.int64))[0]
     assert len(np.unique(made.positions, axis=0)) == len(made.positions)
@@ -105,21 +107,21 @@ def balls(*balls_):
 
 def test_floaters_and_hollows_go_and_large_parts_stay():
     mesh = balls((0, 0.5, 1), (2, 0.3, 1), (4, 0.1, 1), (0, 0.3, -1))
-    kept = largest_components(mesh)
-    assert components(kept.faces, len(kept.positions))[0] == 2 and kept.positions[:, 0].max() < 3
+    kept = remove_small_components(mesh)
+    assert connected_components(kept.faces, len(kept.positions))[0] == 2 and kept.positions[:, 0].max() < 3
     assert as_trimesh(kept).volume == pytest.approx(as_trimesh(balls((0, 0.5, 1), (2, 0.3, 1))).volume)
-    assert largest_components(kept) is kept
+    assert remove_small_components(kept) is kept
     locked = np.zeros(len(mesh.positions), np.uint8)
     locked[np.flatnonzero(mesh.positions[:, 0] > 3.5)[0]] = 1
-    kept = largest_components(Mesh(mesh.positions, mesh.faces, locked=locked))
-    assert components(kept.faces, len(kept.positions))[0] == 3 and kept.locked.sum() == 1
+    kept = remove_small_components(Mesh(mesh.positions, mesh.faces, locked=locked))
+    assert connected_components(kept.faces, len(kept.positions))[0] == 3 and kept.locked.sum() == 1
 
 
 def test_what_is_locked_keeps_its_bits():
     ball = balls((0, 0.7, 1))
     locked = (ball.positions[:, 2] < 0).astype(np.uint8)
     mesh = Mesh(ball.positions, ball.faces, locked=locked)
-    made = clean(mesh, 4000)
+    made = remesh(mesh, 4000)
     assert len(made.faces) > 3 * len(ball.faces)
     assert made.positions[made.locked > 0].tobytes() == ball.positions[locked > 0].tobytes()
 
@@ -135,17 +137,17 @@ def test_what_is_locked_keeps_its_bits():
 def test_an_open_border_stays():
     ball = balls((0, 0.7, 1))
     cut = ball.faces[(ball.positions[ball.faces][..., 2] > 0).any(axis=1)]
-    mesh = largest_components(Mesh(ball.positions, cut))
+    mesh = remove_small_components(Mesh(ball.positions, cut))
 
     def border(mesh):
         return {tuple(p) for p in mesh.positions[np.unique(as_trimesh(mesh).outline().referenced_vertices)]}
 
-    assert border(clean(mesh, 1000)) == border(mesh)
+    assert border(remesh(mesh, 1000)) == border(mesh)
 
 
 def test_nothing_stays_nothing_and_what_is_not_manifold_is_refused():
     nothing = Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))
-    assert len(clean(nothing).faces) == 0
+    assert len(remesh(nothing).faces) == 0
     fan = Mesh(np.eye(5, 3, dtype=np.float32), np.array([[0, 1, 2], [1, 0, 3], [0, 1, 4]], np.int32))
     with pytest.raises(ValueError, match="mend them"):
-        clean(fan)
+        remesh(fan)

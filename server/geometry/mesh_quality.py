@@ -1,41 +1,44 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is unclean about a mesh, counted."""
+"""Measures of a mesh: degenerate, non-manifold and self-intersecting faces, stretch and overlap of its UVs."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numba import njit
 
-from .clean import components
-from .mesh import Mesh, degenerate, edge_counts
+from .mesh import Mesh, degenerate_faces, edge_counts
+from .normals import area_normals
+from .remeshing import connected_components
 from .uvs import missing_uvs, overlapping, stretch
 
-COSTLY = 300_000  # faces, above which pairs of them are not looked at
+MAX_FACES_FOR_PAIRS = 300_000  # tests of pairs of faces take too long above it
+
+Quality = dict[str, int | float | list[float] | None]
 
 
-def report(mesh: Mesh, start: Mesh | None = None) -> dict[str, Any]:
-    """Counts and shares for job.json; `start` is the mesh before it was worked on, with the same faces.
+def quality_report(mesh: Mesh, start: Mesh | None = None) -> Quality:
+    """Counts and shares for job.json.
 
-    Shares of faces that cross or overlap another are None for a mesh of more than `COSTLY` faces.
+    Shares of faces that intersect or overlap another are None for a mesh of more than `MAX_FACES_FOR_PAIRS` faces.
+    UV measures are there for meshes with UVs, and "flipped_faces" with a `start`, the mesh before it was worked on,
+    that has the same faces.
     """
     positions, faces = mesh.positions, mesh.faces
     edges, irregular = edge_counts(faces)
-    few = len(faces) <= COSTLY
+    few = len(faces) <= MAX_FACES_FOR_PAIRS
     used = len(np.unique(faces))
-    found: dict[str, Any] = {
+    found: Quality = {
         "vertices": len(positions),
         "faces": len(faces),
         "edges": edges,
-        "components": components(faces, len(positions))[0] - (len(positions) - used),
+        "components": connected_components(faces, len(positions))[0] - (len(positions) - used),
         "non_manifold_edges": irregular,
-        "degenerate_faces": int(degenerate(positions, faces).sum()),
+        "degenerate_faces": int(degenerate_faces(positions, faces).sum()),
         "duplicate_vertices": len(positions) - len(np.unique(positions, axis=0)),
-        "self_intersecting_share": _share(crossing(positions, faces)) if few else None,
+        "self_intersecting_share": _share(self_intersecting_faces(positions, faces)) if few else None,
     }
     if start is not None and np.array_equal(start.faces, faces):
-        found["flipped_faces"] = int(flipped(start.positions, positions, faces).sum())
+        found["flipped_faces"] = int(flipped_faces(start.positions, positions, faces).sum())
     if mesh.uvs is not None:
         angles, areas = stretch(positions, faces, mesh.uvs)
         slots = np.zeros(len(faces), np.int32) if mesh.slots is None else mesh.slots
@@ -51,19 +54,15 @@ def report(mesh: Mesh, start: Mesh | None = None) -> dict[str, Any]:
     return found
 
 
-def flipped(before: np.ndarray, after: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(F,) bool: the face turned by more than a right angle from (V, 3) `before` to `after`."""
-    normals = []
-    for positions in (before, after):
-        a, b, c = (positions[faces[:, i]].astype(np.float64) for i in range(3))
-        normals.append(np.cross(b - a, c - a))
-    return (normals[0] * normals[1]).sum(axis=1) < 0
+def flipped_faces(before: np.ndarray, after: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(F,) bool: faces whose normal turned by more than a right angle between positions (V, 3)."""
+    return (area_normals(before, faces) * area_normals(after, faces)).sum(axis=1) < 0
 
 
-def crossing(positions: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(F,) bool: an edge of the face passes through another's interior, or the other way round.
+def self_intersecting_faces(positions: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(F,) bool: faces of which an edge pierces another face's interior, or whose interior another's edge pierces.
 
-    Touching, and lying in one plane, is no crossing. Vertices at one place count as one.
+    Faces that touch or overlap in one plane do not count. Vertices at one place are one vertex.
     """
     hit = np.zeros(len(faces), bool)
     if len(faces):
@@ -81,7 +80,7 @@ def _share(mask: np.ndarray) -> float:
 
 
 @njit(cache=True)
-def _volume(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> float:
+def _tetrahedron_volume(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> float:
     """Six times the signed volume of a tetrahedron."""
     bx, by, bz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
     cx, cy, cz = c[0] - a[0], c[1] - a[1], c[2] - a[2]
@@ -96,18 +95,18 @@ def _pierces(places: np.ndarray, p: int, q: int, face: np.ndarray) -> bool:
         if corner == p or corner == q:
             return False
     a, b, c = places[face[0]], places[face[1]], places[face[2]]
-    start, end = _volume(a, b, c, places[p]), _volume(a, b, c, places[q])
+    start, end = _tetrahedron_volume(a, b, c, places[p]), _tetrahedron_volume(a, b, c, places[q])
     if start * end >= 0:
         return False
-    u = _volume(places[p], places[q], a, b)
-    v = _volume(places[p], places[q], b, c)
-    w = _volume(places[p], places[q], c, a)
+    u = _tetrahedron_volume(places[p], places[q], a, b)
+    v = _tetrahedron_volume(places[p], places[q], b, c)
+    w = _tetrahedron_volume(places[p], places[q], c, a)
     return (u > 0 and v > 0 and w > 0) or (u < 0 and v < 0 and w < 0)
 
 
 @njit(cache=True)
 def _sweep(places: np.ndarray, faces: np.ndarray, order: np.ndarray, axis: int, hit: np.ndarray) -> None:
-    """Mark the faces that cross another, going along an axis."""
+    """Mark the intersecting faces by sweep and prune along an axis."""
     count = len(faces)
     low, high = np.empty((count, 3)), np.empty((count, 3))
     for i in range(count):
