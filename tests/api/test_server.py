@@ -91,7 +91,7 @@ def test_the_same_key_is_the_same_job(server, tiny):
     assert [job.id for job in client.jobs()].count(first.id) == 1
 
 
-def test_cancel_stops_a_running_job_within_two_seconds_and_keeps_its_state(server, tiny):
+def test_cancel_stops_a_running_job_within_two_seconds_and_keeps_its_state(server, tiny, two_seconds):
     client = server.client()
     job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 100_000}))
     events = client.events(job.id)
@@ -99,7 +99,7 @@ def test_cancel_stops_a_running_job_within_two_seconds_and_keeps_its_state(serve
     asked = time.monotonic()
     client.cancel(job.id)
     last = list(events)[-1]
-    assert time.monotonic() - asked < 2.5
+    assert time.monotonic() - asked < two_seconds
     assert last.state == CANCELLED and last.error == ""
     # the worker lives on, or a new one does
     assert follow(client, client.submit(JobRequest("a blue chair", **tiny)))[-1].state == FINISHED
@@ -227,7 +227,7 @@ def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_finishe
     server.process.kill()
     with pytest.raises(ClientError, match="lost"):
         list(events)
-    worker.wait(10)
+    worker.wait(60)
     server.process.wait()
     (tmp_path / "server.json").unlink()
     again = list(start_server(tmp_path).client().events(job.id))
@@ -240,7 +240,7 @@ def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_finishe
     ]
 
 
-def test_the_server_ends_within_two_seconds_also_with_a_job_and_readers(start_server, tiny, tmp_path):
+def test_the_server_ends_within_two_seconds_also_with_a_job_and_readers(start_server, tiny, tmp_path, two_seconds):
     server = start_server(tmp_path)
     client = server.client()
     job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 100_000}))
@@ -250,8 +250,8 @@ def test_the_server_ends_within_two_seconds_also_with_a_job_and_readers(start_se
     worker = psutil.Process(server.worker())
     asked = time.monotonic()
     server.stop()
-    assert time.monotonic() - asked < 2.5
-    worker.wait(2)
+    assert time.monotonic() - asked < two_seconds
+    worker.wait(two_seconds)
     assert not (tmp_path / "server.json").exists()
     client.close()
 

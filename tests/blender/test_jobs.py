@@ -224,6 +224,7 @@ def test_an_edit_that_is_refused_waits_for_the_artist(remote: LocalServer, tiny:
     bpy.ops.msd.discard()
 
 
+@pytest.mark.long
 def test_a_file_finds_its_job_again(
     remote: LocalServer, tiny: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -269,6 +270,7 @@ while True:
     assert bpy.context.scene.msd_jobs[0].state == FINISHED and len(bpy.data.objects) == 1
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_is_waited_for(
     data: Path, tiny: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
@@ -359,6 +361,7 @@ def _disable(object: Any) -> None:
 OPERATIONS = [_undo, _redo, _new_file, _delete, _rename, _scene, _mode("EDIT"), _mode("SCULPT"), _disable]
 
 
+@pytest.mark.long
 def test_whatever_an_artist_does_is_safe(
     remote: LocalServer, tiny: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:

@@ -69,6 +69,7 @@ def test_the_same_mesh_gives_the_same_bytes():
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("noun", shapes.NOUNS)
 def test_cleaning_costs_no_likeness(noun, request):
     if noun != "chair" and not request.config.getoption("--long"):

@@ -21,6 +21,8 @@ from server.geometry.material import Material, tinted
 from server.geometry.mesh import Mesh, linear_to_srgb
 from server.optimize import Settings, generate
 
+pytestmark = pytest.mark.long
+
 LONG = settings.get_current_profile_name() == "long"
 GEOMETRY = {"corners", "slots"}
 LOOK = {"names", "colour", "pictures", "alpha", "roughness", "metallic", "emission"}
