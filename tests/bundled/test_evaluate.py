@@ -12,10 +12,7 @@ from server.bundled import captions, evaluate, judge, shapes
 
 def run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "server.bundled.evaluate", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
+        [sys.executable, "-m", "server.bundled.evaluate", *map(str, arguments)], capture_output=True, text=True
     )
 
 
