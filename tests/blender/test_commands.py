@@ -46,7 +46,7 @@ class Run:
 
     def end(self) -> tuple[int, str]:
         """(exit code, stderr); nothing that was started is left."""
-        _, said = self.process.communicate(timeout=120)
+        _, said = self.process.communicate()
         deadline = time.monotonic() + 30
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.05)

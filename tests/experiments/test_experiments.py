@@ -96,7 +96,7 @@ def test_clip_features_come_from_a_folder_on_the_disk(tmp_path):
 
 def run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "server.experiments", *map(str, arguments)], capture_output=True, text=True, timeout=240
+        [sys.executable, "-m", "server.experiments", *map(str, arguments)], capture_output=True, text=True
     )
 
 

@@ -83,7 +83,6 @@ def test_a_read_only_data_folder_is_one_sentence(small_disk):
         cwd=ROOT,
         text=True,
         capture_output=True,
-        timeout=60,
     )
     assert ended.returncode == 1 and "cannot be written" in ended.stderr and ended.stderr.count("\n") == 1
 
