@@ -275,6 +275,7 @@ def test_what_cannot_be_served_ends_in_a_sentence(server, tmp_path):
         assert ended.returncode == 1 and words in ended.stderr and "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_generate_without_blender(tiny, tmp_path):
     arguments = ["--output", tmp_path / "out", "--model", tiny["model"], "--iterations", 2]
     ended = run("generate", "a red mushroom", *arguments)

@@ -19,6 +19,8 @@ import pytest
 
 from msd_blender.local_server import LocalServer
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 
 

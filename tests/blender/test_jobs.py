@@ -116,6 +116,7 @@ def test_versions_are_kept_restored_and_discarded(remote: LocalServer, tiny: dic
     assert {mesh.name for mesh in bpy.data.meshes if mesh.users} == {"a blue chair", ".msd a blue chair"}
 
 
+@pytest.mark.process
 def test_the_server_is_started_shown_and_stopped(data: Path) -> None:
     assert bpy.ops.msd.server_start() == {"FINISHED"}
     while watch.asking:
@@ -270,6 +271,7 @@ while True:
     assert bpy.context.scene.msd_jobs[0].state == FINISHED and len(bpy.data.objects) == 1
 
 
+@pytest.mark.process
 @pytest.mark.long
 def test_a_server_that_is_killed_is_waited_for(
     data: Path, tiny: dict[str, Any], request: pytest.FixtureRequest
@@ -291,6 +293,7 @@ def test_a_server_that_is_killed_is_waited_for(
         assert len([o for o in bpy.data.objects if o.get("msd_key") == generation.request.client_key]) == 1
 
 
+@pytest.mark.process
 def test_a_job_that_ended_without_blender_and_server_is_found(data: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
     generation = start(tiny)
     pump(lambda: generation.live.id)
@@ -366,7 +369,7 @@ def test_whatever_an_artist_does_is_safe(
     remote: LocalServer, tiny: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
     draw = random.Random(0)
-    count = 50 if request.config.getoption("--long") else 12
+    count = 50 if request.config.getoption("--long") else 0
     order = [*OPERATIONS, *draw.choices(OPERATIONS, k=max(0, count - len(OPERATIONS)))]
     draw.shuffle(order)
     for operation in order:

@@ -12,6 +12,7 @@ def moved(mesh, yaw=1.1, scale=0.7, offset=(0.1, 0.2, -0.1)):
     return turned.apply_translation(offset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noun", ["mushroom", "chair", "mug"])
 def test_a_yaw_a_scale_and_an_offset_do_not_matter(noun):
     real = compare.truth(noun)
@@ -20,16 +21,19 @@ def test_a_yaw_a_scale_and_an_offset_do_not_matter(noun):
     assert likeness.iou > 0.98 and likeness.f_score > 0.995 and likeness.chamfer < 0.01
 
 
+@pytest.mark.slow
 def test_a_tilt_does_matter():
     tilted = compare.truth("chair").apply_transform(trimesh.transformations.rotation_matrix(0.8, [1, 0, 0]))
     assert compare.compare(tilted, "chair").f_score < 0.8
 
 
+@pytest.mark.slow
 def test_unlike_things_are_far_apart():
     likeness = compare.compare(compare.truth("table"), "snowman")
     assert likeness.iou < 0.5 and likeness.f_score < 0.5 and likeness.chamfer > 0.05
 
 
+@pytest.mark.slow
 def test_a_ball_of_another_size():
     ball = trimesh.creation.icosphere(subdivisions=4, radius=0.3)
     likeness = compare.compare(ball, "sphere")

@@ -16,6 +16,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_table_and_sheets_from_a_short_run_that_goes_on(tmp_path):
     prompts, output = tmp_path / "prompts.txt", tmp_path / "out"
     prompts.write_text("red mushroom\n\na blue sphere\n")
@@ -75,6 +76,7 @@ def test_tones_are_of_the_object_alone():
         assert clipped > 0.5
 
 
+@pytest.mark.slow
 def test_prompts_that_have_no_truth_are_refused(tmp_path):
     with pytest.raises(ValueError, match="one colour"):
         evaluate.parse("a mushroom")

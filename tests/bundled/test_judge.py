@@ -9,6 +9,7 @@ from server.bundled import judge, objects
 from server.bundled.train import Recipe
 
 
+@pytest.mark.slow
 def test_it_reads_renders_that_it_has_not_seen(tmp_path):
     shares = judge.measure(judge.load(), Recipe(work=tmp_path, images=600, seed=77))
     assert shares["noun"] > 0.97 and shares["colour"] > 0.97, shares

@@ -2,11 +2,13 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from server.bundled import judge, objects, samples
 
 
+@pytest.mark.slow
 def test_a_short_run_writes_its_table_and_sheets(tmp_path):
     text = samples.run(tmp_path, nouns=("sphere", "mushroom"), colours=("red", "blue"), steps=12)
     rows = json.loads((tmp_path / "table.json").read_text())

@@ -69,6 +69,7 @@ def test_the_same_mesh_gives_the_same_bytes():
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("noun", shapes.NOUNS)
 def test_cleaning_costs_no_likeness(noun, request):
@@ -78,6 +79,7 @@ def test_cleaning_costs_no_likeness(noun, request):
     assert compare(as_trimesh(clean(mesh)), noun).f_score > compare(as_trimesh(mesh), noun).f_score - 0.02
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(st.integers(0, 2**31 - 1))
 def test_any_field_cleans_to_a_closed_manifold(seed):

@@ -258,6 +258,7 @@ def frozen(mesh):
     return replace(mesh, textures=mesh.textures | masks, locked=locked)
 
 
+@pytest.mark.slow
 @settings(EXAMPLES, max_examples=200 if LONG else 6)
 @given(mesh=meshes(unwrapped=True))
 def test_texture_with_nothing_to_paint_gives_the_mesh_back(tiny, tmp_path, mesh):

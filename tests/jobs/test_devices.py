@@ -123,6 +123,7 @@ def said(queue, job):
     return [json.loads(event.partition("data: ")[2])["message"] for event in events if "event: log" in event]
 
 
+@pytest.mark.slow
 def test_a_worker_whose_device_failed_is_replaced_and_its_job_goes_on(faults, tiny):
     queue, path = faults
     path.write_text("X")
@@ -133,6 +134,7 @@ def test_a_worker_whose_device_failed_is_replaced_and_its_job_goes_on(faults, ti
     assert queue.counts["deaths"] == 1
 
 
+@pytest.mark.slow
 def test_a_device_that_fails_each_time_fails_the_job_in_a_sentence_and_no_other(faults, tiny):
     queue, path = faults
     path.write_text("XXX")
@@ -141,6 +143,7 @@ def test_a_device_that_fails_each_time_fails_the_job_in_a_sentence_and_no_other(
     assert ended(queue, queue.submit(JobRequest("a blue chair", **tiny))).state == FINISHED
 
 
+@pytest.mark.slow
 def test_the_rasterizers_lack_of_memory_halves_the_views(faults, tiny):
     queue, path = faults
     path.write_text("OO")
@@ -172,6 +175,7 @@ def test_release_leaves_no_prior(folders):
     assert model() is None
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_on_a_slow_device_keeps_all_that_it_reached(faults, tiny):
     """An iteration takes longer than the 1.8 seconds after which a worker that hangs is ended."""
     queue, path = faults
