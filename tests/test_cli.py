@@ -22,19 +22,20 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_server_cleanly_and_soon(start_server, tmp_path, number):
+def test_a_signal_ends_the_server_cleanly_and_soon(start_server, tmp_path, number, two_seconds):
     server = start_server(tmp_path)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(family := psutil.Process(server.process.pid).children(recursive=True)) < 2:
         assert time.monotonic() < deadline, "no worker and resource tracker"
         time.sleep(0.05)
     asked = time.monotonic()
     server.process.send_signal(number)
-    server.process.wait(10)
-    assert time.monotonic() - asked < 2.5
+    server.process.wait(60)
+    assert time.monotonic() - asked < two_seconds
     assert server.process.returncode == 0 and "Traceback" not in server.said(), server.said()
     # A zombie has ended: that nobody has reaped it yet is not the server's doing.
-    assert all(process.status() == psutil.STATUS_ZOMBIE for process in psutil.wait_procs(family, timeout=1)[1])
+    while any(process.status() != psutil.STATUS_ZOMBIE for process in psutil.wait_procs(family, timeout=0.1)[1]):
+        assert time.monotonic() - asked < two_seconds
     assert not (tmp_path / "server.json").exists()
 
 
@@ -73,7 +74,7 @@ def test_interrupting_generate_keeps_the_last_state(tiny, tmp_path):
     while "/2000" not in (line := process.stderr.readline()):
         assert line, "it ended before it made progress"
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate()[1]
     assert process.returncode == 130 and "Traceback" not in said, said
     assert json.loads((tmp_path / "job.json").read_text())["state"] == "cancelled"
     glb = (tmp_path / "mesh.glb").read_bytes()
@@ -89,7 +90,7 @@ def test_interrupting_generate_while_it_loads(tmp_path):
     )
     assert process.stderr and "Loading" in process.stderr.readline()
     os.kill(process.pid, signal.SIGINT)
-    said = process.communicate(timeout=20)[1]
+    said = process.communicate()[1]
     assert process.returncode == 130 and said.strip().splitlines()[-1] == "Interrupted.", said
 
 

@@ -132,7 +132,7 @@ def test_close_ends_a_thread_that_waits(server, tiny, read):
         time.sleep(0.2)
         assert thread.is_alive()
         client.close()
-        thread.join(2)
+        thread.join(30)
         assert not thread.is_alive()
         with pytest.raises(ClientError, match="closed"):
             client.job(job.id)
@@ -174,7 +174,7 @@ def test_the_server_ends_with_a_parent_that_is_killed(tmp_path):
     server = psutil.Process(int(parent.stdout.readline()))
     both = [server, *server.children()]
     parent.kill()  # and nobody reaps it yet
-    _, alive = psutil.wait_procs(both, timeout=5)
+    _, alive = psutil.wait_procs(both, timeout=60)
     parent.communicate()
     assert not alive and not (tmp_path / "server.json").exists()
     assert "Traceback" not in (tmp_path / "server.log").read_text()

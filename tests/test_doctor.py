@@ -15,7 +15,6 @@ def doctor(*arguments, **environment):
         [sys.executable, "-m", "server", "doctor", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
         env=os.environ | environment,
     )
 

@@ -99,6 +99,7 @@ def test_arrays_that_an_edit_removed_do_not_come_back():
     assert new.since(old).over(old).arrays.keys() == whole.arrays.keys()
 
 
+@pytest.mark.long
 @given(st.data())
 def test_damaged_frames_are_refused_and_nothing_else(data):
     frame = bytearray(encode_snapshot(snapshot())[8:])

@@ -17,14 +17,16 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from msd_blender.protocol import FILES, FINISHED, JobRequest
 from server.api.app import create_app
 
+pytestmark = pytest.mark.long
+
 OPERATIONS = [found.ok() for found in schemathesis.openapi.from_dict(create_app(None).openapi()).get_all_operations()]
 GROWTH = 64 << 20  # bytes that the server may have more at the end
 
 
 @pytest.fixture(scope="module")
-def fuzzed(start_server, tiny, tmp_path_factory):
+def fuzzed(start_lasting_server, tiny, tmp_path_factory):
     """(a server of its own, the id of a finished job there, its memory before)."""
-    server = start_server(tmp_path_factory.mktemp("fuzzed"))
+    server = start_lasting_server(tmp_path_factory.mktemp("fuzzed"))
     client = server.client()
     job = client.submit(JobRequest("a red mushroom", **tiny))
     assert list(client.events(job.id))[-1].state == FINISHED

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Many readers of one job, some of them stalled, and many jobs behind it: fifty and five hundred with `make long`.
-
-`make bench` measures the speed.
+"""Readers of one job, some of them stalled, and jobs behind it: fifty and five hundred with `make long`, which alone
+watches the memory too. `make bench` measures the speed.
 """
 
 import socket
@@ -9,15 +8,17 @@ import threading
 from urllib.parse import urlsplit
 
 import psutil
+import pytest
 
 from msd_blender.protocol import CANCELLED, FINISHED, JobRequest, Progress
 
 GROWTH = 128 << 20  # bytes that the server may have more: a frame or two for each reader
 
 
+@pytest.mark.long
 def test_many_readers_of_which_some_stall_and_many_jobs(start_server, tiny, tmp_path, request):
     long = request.config.getoption("--long")
-    reading, stalling, jobs, iterations = (20, 10, 500, 300) if long else (4, 2, 40, 30)
+    reading, stalling, jobs, iterations = (20, 10, 500, 300) if long else (2, 2, 10, 12)
     server = start_server(tmp_path)
     client = server.client()
     job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": iterations}))
@@ -44,9 +45,10 @@ def test_many_readers_of_which_some_stall_and_many_jobs(start_server, tiny, tmp_
     for reader in readers:
         reader.start()
     for reader in readers:
-        reader.join(120)
+        reader.join()  # the suite's own limit ends a reader that hangs
     assert [ends[i] for i in range(2 * reading)] == [FINISHED] * reading + [iterations] * reading
-    assert psutil.Process(server.process.pid).memory_info().rss < before + GROWTH
+    if long:
+        assert psutil.Process(server.process.pid).memory_info().rss < before + GROWTH
     assert len(client.jobs()) == jobs + 1
     assert client.cancel(waiting[-1].id).state == CANCELLED
     for connection in stalled:

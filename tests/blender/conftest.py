@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from msd_blender import local_server
+from msd_blender.client import Client
 from msd_blender.local_server import LocalServer
 
 # Away from the developer's own settings and jobs. Blender reads it when bpy is imported, so before the tests are.
@@ -32,3 +33,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     started = local_server.start(tmp_path_factory.mktemp("server"), python)
     yield started
     started.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_job_goes_on(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Blender leaves the jobs of a closed file running; after the test they only cost time."""
+    server = request.getfixturevalue("server") if "server" in request.fixturenames else None
+    yield
+    if server:
+        with Client(server.url, server.token) as client:
+            for job in client.jobs():
+                if not job.ended:
+                    client.cancel(job.id)

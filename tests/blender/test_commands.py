@@ -19,6 +19,8 @@ import pytest
 
 from msd_blender.local_server import LocalServer
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -46,8 +48,8 @@ class Run:
 
     def end(self) -> tuple[int, str]:
         """(exit code, stderr); nothing that was started is left."""
-        _, said = self.process.communicate(timeout=120)
-        deadline = time.monotonic() + 2
+        _, said = self.process.communicate()
+        deadline = time.monotonic() + 30
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not left

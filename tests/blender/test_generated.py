@@ -21,6 +21,8 @@ from msd_blender.nodes import KINDS
 from msd_blender.protocol import FINISHED, MAPS, JobRequest
 from tests.blender.test_jobs import addon, remote  # noqa: F401
 
+pytestmark = pytest.mark.long
+
 SECONDS = 120  # in which a job of a few iterations ends, on a busy machine too
 SIZE = 16
 

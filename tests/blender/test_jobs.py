@@ -116,6 +116,7 @@ def test_versions_are_kept_restored_and_discarded(remote: LocalServer, tiny: dic
     assert {mesh.name for mesh in bpy.data.meshes if mesh.users} == {"a blue chair", ".msd a blue chair"}
 
 
+@pytest.mark.process
 def test_the_server_is_started_shown_and_stopped(data: Path) -> None:
     assert bpy.ops.msd.server_start() == {"FINISHED"}
     while watch.asking:
@@ -224,6 +225,7 @@ def test_an_edit_that_is_refused_waits_for_the_artist(remote: LocalServer, tiny:
     bpy.ops.msd.discard()
 
 
+@pytest.mark.long
 def test_a_file_finds_its_job_again(
     remote: LocalServer, tiny: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -269,6 +271,8 @@ while True:
     assert bpy.context.scene.msd_jobs[0].state == FINISHED and len(bpy.data.objects) == 1
 
 
+@pytest.mark.process
+@pytest.mark.long
 def test_a_server_that_is_killed_is_waited_for(
     data: Path, tiny: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
@@ -289,6 +293,7 @@ def test_a_server_that_is_killed_is_waited_for(
         assert len([o for o in bpy.data.objects if o.get("msd_key") == generation.request.client_key]) == 1
 
 
+@pytest.mark.process
 def test_a_job_that_ended_without_blender_and_server_is_found(data: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
     generation = start(tiny)
     pump(lambda: generation.live.id)
@@ -359,12 +364,13 @@ def _disable(object: Any) -> None:
 OPERATIONS = [_undo, _redo, _new_file, _delete, _rename, _scene, _mode("EDIT"), _mode("SCULPT"), _disable]
 
 
+@pytest.mark.long
 def test_whatever_an_artist_does_is_safe(
     remote: LocalServer, tiny: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
     draw = random.Random(0)
-    count = 50 if request.config.getoption("--long") else 12
-    order = [*OPERATIONS, *draw.choices(OPERATIONS, k=max(0, count - len(OPERATIONS)))]
+    more = 50 - len(OPERATIONS) if request.config.getoption("--long") else 0
+    order = [*OPERATIONS, *draw.choices(OPERATIONS, k=more)]
     draw.shuffle(order)
     for operation in order:
         if not jobs.generations:

@@ -51,7 +51,7 @@ def test_cancel_ends_the_job_and_keeps_its_files(server: LocalServer) -> None:
     asked = time.monotonic()
     live.cancel()
     follow(live, [])
-    assert time.monotonic() - asked < 10
+    assert time.monotonic() - asked < 30
     assert live.state == CANCELLED and live.job and "mesh.glb" in live.job.files
     live.close()
 

@@ -71,6 +71,7 @@ def test_what_the_open_file_is_made_of_is_read_too(tmp_path: Path) -> None:
     Output(tmp_path / "crate.blend", ["generate"], overwrite=True)  # what is not open any more is free
 
 
+@pytest.mark.process
 def test_a_command_replaces_its_own_results_and_nothing_else(
     server: LocalServer, tiny: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def test_the_colour_goes_where_it_should():
     assert cap[0] > 2 * cap[1] and stem.min() > 90
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finish", shapes.FINISHES[1:])
 @pytest.mark.parametrize("noun", ALL)
 def test_a_finish_shows_both_its_colours_from_every_side(noun, finish):

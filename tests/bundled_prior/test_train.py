@@ -45,6 +45,7 @@ def finished(tmp_path_factory):
     return config
 
 
+@pytest.mark.slow
 def test_a_run_exports_a_pipeline_that_draws(finished):
     from diffusers import StableDiffusionPipeline
 
@@ -56,6 +57,7 @@ def test_a_run_exports_a_pipeline_that_draws(finished):
     assert (finished.output / "words.json").read_bytes() == (pipeline.MODEL / "words.json").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("halt", [1, 2])
 def test_an_interrupted_run_ends_in_the_same_state(finished, tmp_path, halt):
     config = _tiny(tmp_path)
@@ -66,6 +68,7 @@ def test_an_interrupted_run_ends_in_the_same_state(finished, tmp_path, halt):
         _assert_same(load_file(finished.work / name), load_file(tmp_path / name))
 
 
+@pytest.mark.slow
 def test_an_exported_model_is_trained_further(finished, tmp_path):
     from diffusers import StableDiffusionPipeline
 
@@ -97,6 +100,7 @@ def test_words_that_a_model_knows_keep_their_meaning(tmp_path, monkeypatch):
     assert torch.equal(one, two)
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_batch(tmp_path):
     config = dataclasses.replace(_tiny(tmp_path), workers=2, vae_steps=1, steps=1)
     train.train(config)

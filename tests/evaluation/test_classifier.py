@@ -10,6 +10,7 @@ from server.bundled_prior.config import TrainConfig
 from server.evaluation.classifier import accuracies, frechet_distance, load_classifier
 
 
+@pytest.mark.slow
 def test_it_classifies_renders_that_it_has_not_seen(tmp_path):
     shares = accuracies(load_classifier(), TrainConfig(work=tmp_path, images=600, seed=77))
     assert shares["noun"] > 0.97 and shares["colour"] > 0.97, shares

@@ -13,6 +13,7 @@ def moved(mesh, yaw=1.1, scale=0.7, offset=(0.1, 0.2, -0.1)):
     return turned.apply_translation(offset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noun", ["mushroom", "chair", "mug"])
 def test_a_yaw_a_scale_and_an_offset_do_not_matter(noun):
     real = compare.ground_truth(noun)
@@ -21,16 +22,19 @@ def test_a_yaw_a_scale_and_an_offset_do_not_matter(noun):
     assert scores.iou > 0.98 and scores.f_score > 0.995 and scores.chamfer < 0.01
 
 
+@pytest.mark.slow
 def test_a_tilt_does_matter():
     tilted = compare.ground_truth("chair").apply_transform(trimesh.transformations.rotation_matrix(0.8, [1, 0, 0]))
     assert compare.compare_shapes(tilted, "chair").f_score < 0.8
 
 
+@pytest.mark.slow
 def test_unlike_things_are_far_apart():
     scores = compare.compare_shapes(compare.ground_truth("table"), "snowman")
     assert scores.iou < 0.5 and scores.f_score < 0.5 and scores.chamfer > 0.05
 
 
+@pytest.mark.slow
 def test_a_ball_of_another_size():
     ball = trimesh.creation.icosphere(subdivisions=4, radius=0.3)
     scores = compare.compare_shapes(ball, "sphere")

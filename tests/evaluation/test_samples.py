@@ -2,6 +2,7 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from server.bundled_prior import objects
@@ -9,6 +10,7 @@ from server.evaluation import samples
 from server.evaluation.classifier import NOUNS_WITH_FRONT
 
 
+@pytest.mark.slow
 def test_a_short_run_writes_its_table_and_sheets(tmp_path):
     text = samples.run(tmp_path, nouns=("sphere", "mushroom"), colours=("red", "blue"), steps=12)
     rows = json.loads((tmp_path / "table.json").read_text())

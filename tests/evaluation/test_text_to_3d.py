@@ -14,13 +14,11 @@ from server.evaluation.classifier import load_classifier
 
 def run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "server.evaluation.text_to_3d", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
+        [sys.executable, "-m", "server.evaluation.text_to_3d", *map(str, arguments)], capture_output=True, text=True
     )
 
 
+@pytest.mark.slow
 def test_a_table_and_sheets_from_a_short_run_that_goes_on(tmp_path):
     prompts, output = tmp_path / "prompts.txt", tmp_path / "out"
     prompts.write_text("red mushroom\n\na blue sphere\n")
@@ -80,6 +78,7 @@ def test_the_background_does_not_count_as_colour():
         assert clipped > 0.5
 
 
+@pytest.mark.slow
 def test_prompts_that_have_no_truth_are_refused(tmp_path):
     with pytest.raises(ValueError, match="one colour"):
         text_to_3d.parse_prompt("a mushroom")

@@ -29,6 +29,7 @@ def test_the_ideal_denoiser_is_tweedies(name, sigma):
         torch.testing.assert_close(found, (x + sigma**2 * slope).detach(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "density", [*[make() for make in DENSITIES.values()], scattered(8, 64)], ids=[*DENSITIES, "scattered"]
 )
@@ -45,6 +46,7 @@ def test_samples_and_modes(density):
         assert (density.log_density(modes + length * way) < density.log_density(modes)).all()
 
 
+@pytest.mark.slow
 def test_normalized():
     """A density integrates to one."""
     axis = torch.linspace(-4, 4, 801)

@@ -69,6 +69,8 @@ def test_the_same_mesh_gives_the_same_bytes():
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("noun", shapes.NOUNS)
 def test_cleaning_costs_no_likeness(noun, request):
     if noun != "chair" and not request.config.getoption("--long"):
@@ -79,6 +81,7 @@ def test_cleaning_costs_no_likeness(noun, request):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(st.integers(0, 2**31 - 1))
 def test_any_field_cleans_to_a_closed_manifold(seed):

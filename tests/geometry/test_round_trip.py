@@ -23,6 +23,8 @@ from server.geometry.normals import vertex_normals
 from server.geometry.validation import validate
 from server.optimize import Settings, generate
 
+pytestmark = pytest.mark.long
+
 LONG = settings.get_current_profile_name() == "long"
 GEOMETRY = {"corners", "slots"}
 LOOK = {"names", "colour", "pictures", "alpha", "roughness", "metallic", "emission"}
@@ -262,6 +264,7 @@ def frozen(mesh):
     return replace(mesh, textures=mesh.textures | masks, locked=locked)
 
 
+@pytest.mark.slow
 @settings(EXAMPLES, max_examples=200 if LONG else 6)
 @given(mesh=meshes(unwrapped=True))
 def test_texture_with_nothing_to_paint_gives_the_mesh_back(tiny, tmp_path, mesh):

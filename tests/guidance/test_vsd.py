@@ -5,6 +5,7 @@ import torch
 from server.guidance import create
 
 
+@pytest.mark.slow
 def test_the_student_learns_the_particles(mixture):
     """Fitted to particles of N(m, s^2), the student is that Gaussian's ideal denoiser."""
     generator, guidance = (
@@ -40,6 +41,7 @@ class Same(torch.nn.Module):
         return self.prior.denoise(x, sigma) + 0 * self.shift
 
 
+@pytest.mark.slow
 def test_it_pushes_from_the_particles_to_the_data(mixture):
     """A cloud beside the data's one Gaussian moves to it and keeps its spread, where SDS would collapse it."""
     mixture.means, mixture.std = torch.tensor([[0.0, 0.0]]), 0.5

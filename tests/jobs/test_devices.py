@@ -122,6 +122,7 @@ def warnings(queue, job):
     return [json.loads(event.partition("data: ")[2])["message"] for event in events if "event: log" in event]
 
 
+@pytest.mark.slow
 def test_a_device_that_fails_and_then_has_too_little_memory_costs_a_worker_and_views_but_no_job(faults, tiny):
     queue, path = faults
     path.write_text("XOO")
@@ -156,6 +157,7 @@ def test_release_leaves_no_prior(folders):
     assert model() is None
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_on_a_slow_device_keeps_all_that_it_reached(faults, tiny):
     """An iteration takes longer than the 1.8 seconds after which a worker that hangs is ended."""
     queue, path = faults

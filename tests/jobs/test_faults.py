@@ -53,7 +53,7 @@ def test_a_full_disk_costs_neither_the_job_nor_its_last_checkpoint(start_server,
     monkeypatch.setenv("MSD_CHECKPOINT_SECONDS", "0")
     server = start_server(small_disk / "data")
     client = server.client()
-    wish = JobRequest("a red mushroom", **{**tiny, "iterations": 60})
+    wish = JobRequest("a red mushroom", **{**tiny, "iterations": 30})
     whole = client.submit(wish)
     assert list(client.events(whole.id))[-1].state == FINISHED
     texture = (small_disk / "data" / "jobs" / whole.id / "texture.png").read_bytes()
@@ -83,7 +83,6 @@ def test_a_read_only_data_folder_is_one_sentence(small_disk):
         cwd=ROOT,
         text=True,
         capture_output=True,
-        timeout=60,
     )
     assert ended.returncode == 1 and "cannot be written" in ended.stderr and ended.stderr.count("\n") == 1
 

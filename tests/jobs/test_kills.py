@@ -15,6 +15,8 @@ from msd_blender.client import ClientError
 from msd_blender.protocol import FINISHED, JobRequest
 from server.checkpoint import load
 
+pytestmark = pytest.mark.long
+
 RESULTS = ("mesh.glb", "texture.png", "turntable.png")
 
 

@@ -4,8 +4,11 @@
 import time
 
 import psutil
+import pytest
 
 from msd_blender.protocol import FINISHED, JobRequest
+
+pytestmark = pytest.mark.long
 
 
 def held(server):

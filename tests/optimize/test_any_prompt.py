@@ -4,11 +4,14 @@
 import random
 
 import numpy as np
+import pytest
 import trimesh
 
 from msd_blender.protocol import JobRequest
 from server.bundled_prior import shapes
 from server.optimize import generate
+
+pytestmark = pytest.mark.long
 
 WORDS = (
     "dragon",

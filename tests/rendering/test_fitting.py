@@ -10,6 +10,8 @@ import pytest
 from benchmarks.fitting import fit_cube, fit_environment, fit_pose, fit_texture
 from server.rendering import rasterize
 
+pytestmark = pytest.mark.long
+
 cpu = rasterize.create("cpu")
 
 
