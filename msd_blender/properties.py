@@ -6,7 +6,7 @@ from typing import Any
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
-from .connection import preferences, typed
+from .connection import expand_path, preferences
 from .protocol import AXES, BACKGROUNDS, COUNTS, DEVICES, GUIDANCES, MAPS, MAX_PROMPT, MODES, NUMBERS, JobRequest
 
 _MODE_NAMES = {
@@ -154,7 +154,7 @@ class RequestProperties:
             guidance=self.guidance,
             iterations=self.iterations or iterations,
             guidance_scale=self.guidance_scale or None,
-            model=typed(self.model, server),
+            model=expand_path(self.model, server),
             device=self.device,
             diversity=self.diversity or None,
             sharpness=self.sharpness or None,

@@ -2,6 +2,7 @@
 """Who may import whom."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NEEDS_NO_BPY = [
     "msd_blender",
-    "msd_blender.protocol",
     "msd_blender.client",
-    "msd_blender.live",
+    "msd_blender.commands",
+    "msd_blender.errors",
+    "msd_blender.job_session",
     "msd_blender.local_server",
+    "msd_blender.pixels",
+    "msd_blender.protocol",
+    "msd_blender.thumbnails",
 ]
 
 
@@ -69,6 +74,16 @@ def test_layers_look_down_only(layer):
     for path in files(f"server/{layer}"):
         below = {name.split(".")[1] for name in imported(path) if name.startswith("server.")}
         assert below <= LAYERS[layer] | {layer}, path
+
+
+def test_the_extension_has_no_import_circle():
+    """Imports inside functions and for type checking count too, and those of the package's own names."""
+    paths = {f"msd_blender.{path.stem}".removesuffix(".__init__"): path for path in files("msd_blender")}
+    graph = {}
+    for module, path in paths.items():
+        names = {name for name in imported(path) if name.count(".") == 1 and name.startswith("msd_blender.")}
+        graph[module] = {name if name in paths else "msd_blender" for name in names}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
 @pytest.mark.parametrize("module", NEEDS_NO_BPY)
