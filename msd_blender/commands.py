@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command line: ``python -m msd_blender …`` and ``blender --background --command msd …``."""
+"""The command line: ``python -m msd_blender …`` and ``blender --background --command msd …``.
+
+bpy is imported inside the functions that need it, so that ``--help`` works without it and bad options are refused
+without the seconds that it takes to load.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from .live import describe, fraction
+from .job_session import format_progress, progress_fraction
 from .protocol import Progress, ProtocolError, add_options
 
 OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -39,22 +43,22 @@ def parser(program: str = "python -m msd_blender") -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str], program: str = "python -m msd_blender") -> int:
-    """Run a command line and return its exit code. Every failure is one sentence on stderr."""
+    """Run a command line and return its exit code. A failure is one sentence on stderr."""
     try:
         given = vars(parser(program).parse_args(arguments))
-    except SystemExit as stop:  # argparse has printed why; Blender's commands return a number
+    except SystemExit as stop:  # argparse has printed its message; Blender expects a return value
         return int(stop.code or 0)
-    # Blender takes Ctrl-C away from Python; SIGTERM keeps the last state as well.
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Blender takes Ctrl-C away from Python. SIGTERM saves the last state too.
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return _run(**given)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: it was Blender's, which is about to end
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: a handler of Blender's, which is about to end
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # a second one would interrupt the saving of the last state
+    signal.signal(number, signal.SIG_IGN)  # a second signal must not stop the saving
     raise KeyboardInterrupt
 
 
@@ -72,12 +76,12 @@ def _run(command: str, input: str = "", object: str = "", **given: Any) -> int:
         else:
             mesh = api.open_mesh(input, object)
             line.say(f"Working on {mesh.name!r} …")
-            work = api.texture if command == "texture" else api.refine
+            work = {"texture": api.texture, "refine": api.refine}[command]
             work(mesh, **given, progress=line.show, log=line.say)
     except KeyboardInterrupt:
         line.say("Stopped.")
         return INTERRUPTED
-    except (ProtocolError, api.BadInput, api.Unfit) as error:
+    except (ProtocolError, api.InvalidInputError) as error:
         line.say(f"Error: {error}")
         return BAD_INPUT
     except (api.GenerationError, ValueError, RuntimeError, OSError) as error:
@@ -88,26 +92,26 @@ def _run(command: str, input: str = "", object: str = "", **given: Any) -> int:
 
 
 class ProgressLine:
-    """A bar on stderr that rewrites itself on a terminal; elsewhere a line every tenth."""
+    """A progress bar on stderr: on a terminal one line that is rewritten, elsewhere a line for every tenth."""
 
     width = 30
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
+        self._is_terminal = sys.stderr.isatty()
         self._drawn = False
         self._next = 0.0
 
     def show(self, progress: Progress) -> None:
-        done = fraction(progress)
-        if self._live:
+        done = progress_fraction(progress)
+        if self._is_terminal:
             if time.monotonic() >= self._next or done == 1:
                 filled = round(done * self.width)
                 bar = "█" * filled + "░" * (self.width - filled)
-                sys.stderr.write(f"\r\x1b[K{bar} {done:4.0%}  {describe(progress)}")
+                sys.stderr.write(f"\r\x1b[K{bar} {done:4.0%}  {format_progress(progress)}")
                 sys.stderr.flush()
                 self._drawn, self._next = True, time.monotonic() + 0.1
         elif done >= self._next:
-            print(f"{done:4.0%}  {describe(progress)}", file=sys.stderr, flush=True)
+            print(f"{done:4.0%}  {format_progress(progress)}", file=sys.stderr, flush=True)
             self._next = (int(done * 10 + 1e-9) + 1) / 10
 
     def say(self, text: str) -> None:

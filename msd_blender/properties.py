@@ -6,7 +6,7 @@ from typing import Any
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
-from .connection import preferences, typed
+from .connection import expand_path, preferences
 from .protocol import GUIDANCES, MODES, OPTIONS, JobRequest, Option
 
 _MODE_NAMES = {
@@ -120,7 +120,7 @@ class RequestProperties:
         values["iterations"] = values["iterations"] or iterations
         values["texture_size"] = values["texture_size"] or texture_size
         chosen = preferences()
-        values["model"] = typed(self.model, chosen.url if chosen and chosen.place == "URL" else "")
+        values["model"] = expand_path(self.model, chosen.url if chosen and chosen.place == "URL" else "")
         return JobRequest(**values).validate(uploaded=False)
 
     def _value(self, option: Option) -> Any:

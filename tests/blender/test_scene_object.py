@@ -7,15 +7,17 @@ import bpy
 import numpy as np
 import pytest
 
+from msd_blender.errors import ObjectDeletedError
+from msd_blender.output import add_camera_and_light
 from msd_blender.protocol import JobRequest, ProtocolError, Snapshot
-from msd_blender.scene import Asset, Gone, add_stage
+from msd_blender.scene_object import SceneObject
 from tests.blender.snapshots import cube, grid
 
 pytestmark = pytest.mark.usefixtures("empty_scene")
 
 
-def asset(**settings: object) -> Asset:
-    return Asset(JobRequest("a red\n mushroom", **settings))  # type: ignore[arg-type]
+def new_object(**settings: object) -> SceneObject:
+    return SceneObject(JobRequest("a red\n mushroom", **settings))  # type: ignore[arg-type]
 
 
 def positions(mesh: bpy.types.Mesh) -> np.ndarray:
@@ -25,7 +27,7 @@ def positions(mesh: bpy.types.Mesh) -> np.ndarray:
 
 
 def test_mesh_is_the_snapshot() -> None:
-    made = asset()
+    made = new_object()
     assert made.apply(cube())
     mesh = made.object.data
     np.testing.assert_array_equal(positions(mesh), cube().arrays["positions"])
@@ -41,7 +43,7 @@ def test_mesh_is_the_snapshot() -> None:
 
 
 def test_only_what_changed_is_written() -> None:
-    made = asset()
+    made = new_object()
     made.apply(cube())
     made.object.data.vertices[0].select = False  # lost when the mesh is rebuilt
     before = made.object.data.as_pointer(), made.object.data.polygons[0].as_pointer()
@@ -52,7 +54,7 @@ def test_only_what_changed_is_written() -> None:
 
 
 def test_what_the_artist_added_survives_a_new_topology() -> None:
-    made = asset()
+    made = new_object()
     made.apply(grid(9))
     object = made.object
     group = object.vertex_groups.new(name="lock")
@@ -78,7 +80,7 @@ def test_what_the_artist_added_survives_a_new_topology() -> None:
 
 
 def test_settings_are_on_the_object() -> None:
-    made = asset(seed=2**62, negative_prompt="blue", iterations=7)
+    made = new_object(seed=2**62, negative_prompt="blue", iterations=7)
     assert {name: made.object["msd_" + name] for name in ("prompt", "negative_prompt", "seed", "iterations")} == {
         "prompt": "a red\n mushroom",
         "negative_prompt": "blue",
@@ -90,7 +92,7 @@ def test_settings_are_on_the_object() -> None:
 
 
 def test_edit_mode_is_left_alone() -> None:
-    made = asset()
+    made = new_object()
     made.apply(cube())
     bpy.context.view_layer.objects.active = made.object
     bpy.ops.object.mode_set(mode="EDIT")
@@ -102,7 +104,7 @@ def test_edit_mode_is_left_alone() -> None:
 
 
 def test_state_that_undo_brought_back_is_written_over() -> None:
-    made = asset()
+    made = new_object()
     made.apply(cube(1))
     bpy.context.view_layer.update()
     bpy.ops.ed.undo_push(message="one")
@@ -115,10 +117,10 @@ def test_state_that_undo_brought_back_is_written_over() -> None:
 
 
 def test_deleted_object_is_gone() -> None:
-    made = asset()
+    made = new_object()
     made.apply(cube())
     bpy.data.objects.remove(made.object)
-    with pytest.raises(Gone, match="deleted"):
+    with pytest.raises(ObjectDeletedError, match="deleted"):
         made.apply(cube(2))
 
 
@@ -133,7 +135,7 @@ def test_deleted_object_is_gone() -> None:
     ],
 )
 def test_arrays_that_would_end_blender_are_refused(change: dict[str, np.ndarray], message: str) -> None:
-    made = asset()
+    made = new_object()
     with pytest.raises(ProtocolError, match=message):
         made.apply(Snapshot(1, 1, {**cube().arrays, **change}))
 
@@ -143,7 +145,7 @@ def render(object: bpy.types.Object, folder: Path) -> np.ndarray:
     scene = bpy.context.scene
     shader = object.data.materials[0].node_tree.nodes["Principled BSDF"]
     shader.inputs["Specular IOR Level"].default_value = 0
-    add_stage(object)
+    add_camera_and_light(object)
     bpy.data.objects["Sun"].hide_render = True
     scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (1, 1, 1, 1)
     scene.render.engine = "CYCLES"
@@ -158,21 +160,21 @@ def render(object: bpy.types.Object, folder: Path) -> np.ndarray:
 
 
 def test_colours_render(tmp_path: Path) -> None:
-    made = asset()
+    made = new_object()
     made.apply(cube(colour=(200, 40, 30)))
     centre = render(made.object, tmp_path)[14:18, 14:18].mean((0, 1)) * 255
     np.testing.assert_allclose(centre, (200, 40, 30), atol=12)
 
 
 def test_texture_renders_and_is_packed(tmp_path: Path) -> None:
-    made = asset()
+    made = new_object()
     first = cube(colour=(200, 40, 30))
     made.apply(first)
     texture = np.zeros((8, 8, 3), np.uint8)
     texture[:4] = (20, 60, 210)  # the lower half
     uvs = np.full((12, 3, 2), (0.5, 0.25), np.float32)
     made.apply(Snapshot(2, 2, {**first.arrays, "uvs": uvs, "texture.0": texture}))
-    made.finish(job="j")
+    made.finalize(job="j")
     image = bpy.data.images["a red mushroom"]
     assert image.packed_file and image.colorspace_settings.name == "sRGB" and tuple(image.size) == (8, 8)
     centre = render(made.object, tmp_path)[14:18, 14:18].mean((0, 1)) * 255
