@@ -148,7 +148,7 @@ MUTANTS = [  # what, file, right, wrong, tests
     (
         "MSD's landscape",
         "server/experiments/landscapes.py",
-        "return -bandwidth**2 *",
+        "return -(bandwidth**2) *",
         "return -bandwidth *",
         "experiments/test_experiments.py::test_the_landscape_of_sds_is_what_it_descends",
     ),

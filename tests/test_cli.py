@@ -120,6 +120,8 @@ def test_a_mesh_from_a_file_is_painted_and_comes_in_other_formats(tiny, tmp_path
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     assert {"mesh.glb", "mesh.obj", "mesh.ply", "texture.png", "job.json"} <= {path.name for path in made.iterdir()}
+    record = json.loads((made / "job.json").read_text())
+    assert (record["input"], record["request"]["mesh"]) == (str(given), "")
     before, after = trimesh.load(given, force="mesh"), trimesh.load(made / "mesh.ply", force="mesh")
     np.testing.assert_array_equal(np.unique(after.vertices, axis=0), np.unique(before.vertices, axis=0))
     assert len(after.faces) == len(before.faces)

@@ -116,7 +116,11 @@ def _run_stages(config: TrainConfig, halt: int | None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m server.bundled_prior.train",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument(
         "--work", type=expanded, default=TrainConfig.work, help="corpus, checkpoints, curves, contact sheet"
     )
