@@ -6,17 +6,14 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from typing import TYPE_CHECKING
 
 from msd_blender.protocol import FAILED, Job, ProtocolError
 
 from ..logs import JOB
 from .executor import Executor, ExecutorCrashed, StartExecutor
 from .job_run import MAX_CRASHES, JobRun, Timing
+from .job_source import JobSource
 from .messages import DeviceStatus, Ready
-
-if TYPE_CHECKING:
-    from .queue import Queue
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +23,7 @@ UNFORESEEN = "The job stopped on an unforeseen error of the server: its log says
 class ExecutorThread(threading.Thread):
     """Takes jobs from a queue to one executor, one after another, and replaces the executor when it crashes."""
 
-    def __init__(self, queue: Queue, start_executor: StartExecutor, timing: Timing):
+    def __init__(self, queue: JobSource, start_executor: StartExecutor, timing: Timing):
         super().__init__(name="msd-executor", daemon=True)
         self._queue, self._store = queue, queue.store
         self._start_executor, self._timing = start_executor, timing

@@ -7,12 +7,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
-from typing import TYPE_CHECKING
 
 from msd_blender.protocol import CANCELLED, FAILED, FINISHED, PAUSED, QUEUED, WRITING, Job, Log, Progress, Snapshot
 
 from .executor import Executor, ExecutorCrashed
+from .job_source import JobSource, Stop
 from .messages import (
     FILES_NOT_WRITTEN,
     HALVED,
@@ -29,23 +28,12 @@ from .messages import (
     Ready,
 )
 
-if TYPE_CHECKING:
-    from .queue import Queue
-
 MAX_CRASHES = 3  # of an executor while it starts, or at one checkpoint of a job: then a job has failed
 POLL_SECONDS = 0.05  # between two looks at whether the job shall stop
 CHECKPOINT_NOT_WRITTEN = (
     "A checkpoint could not be written ({}): the job goes on, but make room, or what it does from here is lost if the "
     "server stops."
 )
-
-
-class Stop(Enum):
-    """Why a running job is asked to end early."""
-
-    CANCEL = "cancel"  # and keep its result
-    PAUSE = "pause"  # at a checkpoint, until it is resumed
-    EDIT = "edit"  # at a checkpoint, to go on at once with an edit
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,7 @@ class JobRun:
     """
 
     def __init__(
-        self, queue: Queue, executor: Executor, job: Job, timing: Timing, set_device: Callable[[DeviceStatus], None]
+        self, queue: JobSource, executor: Executor, job: Job, timing: Timing, set_device: Callable[[DeviceStatus], None]
     ):
         self._queue, self._store, self._executor, self._job = queue, queue.store, executor, job
         self._timing, self._set_device = timing, set_device

@@ -22,7 +22,8 @@ from msd_blender.protocol import (
 
 from .executor import StartExecutor
 from .executor_thread import ExecutorThread
-from .job_run import Stop, Timing
+from .job_run import Timing
+from .job_source import Stop
 from .messages import DeviceStatus
 from .store import Store
 from .streams import Streams
@@ -154,7 +155,7 @@ class Queue:
             self.streams.publish(job, current)
             return current
 
-    # For executor threads.
+    # For executor threads, as `JobSource`.
 
     @property
     def stopping(self) -> bool:
@@ -162,22 +163,22 @@ class Queue:
         return self._stopping.is_set()
 
     def wait_for_stop(self, seconds: float) -> bool:
-        """Wait until `stop` is called, at most for some seconds; whether it was."""
+        """As `JobSource.wait_for_stop`."""
         return self._stopping.wait(seconds)
 
     def wait_for_work(self, seconds: float) -> None:
-        """Wait until a job is queued or `stop` is called, at most for some seconds."""
+        """As `JobSource.wait_for_work`."""
         self._work.wait(seconds)
         self._work.clear()
 
     def claim(self) -> Job | None:
-        """The next job, now running; None where none waits."""
+        """As `JobSource.claim`."""
         with self._lock:
             job = self.store.next_queued()
             return job and self._set_state(job.id, RUNNING)
 
     def requested_stop(self, job: str) -> Stop | None:
-        """Why a running job shall end, None where it shall go on."""
+        """As `JobSource.requested_stop`."""
         return self._stops.get(job)
 
     def publish(self, job: str, event: Progress | Log) -> None:
@@ -187,7 +188,7 @@ class Queue:
         self.streams.show(job, snapshot)
 
     def begin_ending(self, job: str) -> bool:
-        """Refuse edits of a running job from now on; False where one came before, which the job must go on from."""
+        """As `JobSource.begin_ending`."""
         with self._lock:
             if self._stops.get(job) is Stop.EDIT:
                 return False
@@ -195,15 +196,11 @@ class Queue:
             return True
 
     def keep_files(self, job: str, files: dict[str, bytes]) -> None:
-        """Make the files of a job and its newest snapshot its result. Raises OSError; then it has none."""
+        """As `JobSource.keep_files`."""
         self.store.keep_files(job, files, self.streams.newest_snapshot(job))
 
     def end_run(self, job: Job, state: str, error: str = "") -> Job:
-        """Set the state in which a running job leaves its executor.
-
-        A failed job loses its folder unless it has a checkpoint; a cancelled one without files gets those of its last
-        snapshot. Raises sqlite3.OperationalError where the disk is full: call it again.
-        """
+        """As `JobSource.end_run`."""
         if state == FAILED and self.store.checkpoints(job.id).step < 0:
             self.store.discard_folder(job.id)
         elif state == CANCELLED and not self.store.folder(job.id).exists():
@@ -218,7 +215,7 @@ class Queue:
             return ended
 
     def fail_next(self, error: str) -> None:
-        """Fail the job that waits for an executor which cannot start."""
+        """As `JobSource.fail_next`."""
         with self._lock:
             job = self.store.next_queued()
             if job is not None:

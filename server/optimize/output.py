@@ -19,7 +19,7 @@ from ..assets.mesh_asset import Placement
 from ..geometry import files
 from ..geometry.mesh import Mesh
 from ..rendering import render
-from ..rendering.cameras import FIELD_OF_VIEW, Cameras
+from ..rendering.cameras import DISTANCE, FIELD_OF_VIEW, ORBIT_ELEVATION, Cameras
 from ..rendering.rasterize import Rasterizer
 from ..rendering.shading import Lights
 from ..rendering.textures import MaterialMaps, UVCharts, UVTextures
@@ -56,7 +56,7 @@ def appearance(mesh: Mesh, device: torch.device | str) -> Tensor | UVTextures:
 def preview(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat: bool = False) -> NDArray[np.generic]:
     """(PREVIEW, PREVIEW, 3) uint8 from ahead, to the right and above, bottom row first."""
     full = torch.ones(1, device=device)
-    camera = Cameras(math.radians(35) * full, math.radians(20) * full, 3.0 * full, math.radians(FIELD_OF_VIEW) * full)
+    camera = Cameras(math.radians(35) * full, math.radians(ORBIT_ELEVATION) * full, DISTANCE * full, math.radians(FIELD_OF_VIEW) * full)
     place = torch.from_numpy(_placed(mesh)).to(device)
     picture = render.render(
         rasterizer,
