@@ -47,7 +47,7 @@ OK, FAILURE, INTERRUPTED = 0, 1, 130
 
 
 class UsageError(Exception):
-    """What cannot be done as asked, in one sentence."""
+    """A command cannot be done. The message is one sentence that says what to do."""
 
 
 def default_data() -> Path:
@@ -242,8 +242,8 @@ def within_memory(run: Callable[[int], None], report: Callable[[Log], None]) -> 
 
 
 def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Path | None = None, **request: Any) -> int:
-    """Run one job in this process, with its progress on stderr. Ctrl-C keeps the last state."""
-    wish = JobRequest(**request, mode=mode, mesh=str(input or "")).validate()
+    """Run one job in this process, with its progress on stderr. Ctrl-C keeps its last state."""
+    job_request = JobRequest(**request, mode=mode, mesh=str(input or "")).validate()
     writable(output)
     stopped = threading.Event()
     live = sys.stderr.isatty()
@@ -289,11 +289,11 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
         checkpoints = Checkpoints(Path(kept))
         within_memory(
             lambda halvings: run(
-                wish,
+                job_request,
                 folder,
                 report,
                 stopped.is_set,
-                replace(Settings.of(wish, halvings), snapshots=0),  # nobody looks
+                replace(Settings.of(job_request, halvings), snapshots=0),  # nobody looks
                 checkpoints,
                 mesh=mesh,
             ),
@@ -302,7 +302,7 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
         if suffixes:
             made = files.load(folder / "mesh.glb")
             for suffix in suffixes:
-                files.save(made, folder / f"mesh{suffix}", wish.flat, lambda note: report(Log(note, "warning")))
+                files.save(made, folder / f"mesh{suffix}", job_request.flat, lambda note: report(Log(note, "warning")))
     print(f"{'Stopped; what was reached is' if stopped.is_set() else 'Done:'} in {output}", file=sys.stderr)
     return INTERRUPTED if stopped.is_set() else OK
 
