@@ -33,7 +33,7 @@ OK, FAILURE, INTERRUPTED = 0, 1, 130
 
 
 class UsageError(Exception):
-    """What cannot be done as asked, in one sentence."""
+    """A command cannot be done. The message is one sentence that says what to do."""
 
 
 def bind(host: str, port: int) -> socket.socket:

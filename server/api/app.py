@@ -54,8 +54,8 @@ class Refusal(BaseModel):
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Refusal, "description": what}
-    for status, what in {
+    status: {"model": Refusal, "description": reason}
+    for status, reason in {
         401: "the token is missing or wrong",
         403: "another host or site is named",
         408: "the body did not arrive in time",
@@ -79,7 +79,8 @@ def create_app(
 ) -> FastAPI:
     """The application on a started queue. With a token every request must carry it.
 
-    models: folders below which a request's model must lie; None allows any.
+    Args:
+        models: folders below which a request's model must lie; None allows any.
     """
     app = FastAPI(title="msd_blender server", version=version or "0", docs_url=None, redoc_url=None, responses=REFUSALS)
     app.add_middleware(Guard, host=host, token=token)
@@ -217,7 +218,7 @@ def create_app(
 
     @app.post("/v1/jobs/{id}/cancel", responses=NO_JOB)
     def cancel(id: JobId) -> Job:
-        """Stop a job; what a running one has reached is kept."""
+        """Stop a job; a running one leaves its last state as its files."""
         return queue.cancel(job_of(id).id)
 
     @app.post("/v1/jobs/{id}/pause", responses=CONFLICT)
@@ -236,7 +237,7 @@ def create_app(
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": edit_schema()}}}},
     )
     def edit(id: JobId, body: Annotated[dict[str, Any], Body()]) -> Job:
-        """Let a job go on from what an artist changed: its prompts, or the asset itself."""
+        """Let a job go on from an artist's edit: of its prompts, or of the asset itself."""
         return queue.edit(job_of(id).id, from_dict(Edit, body).validate())
 
     @app.get(

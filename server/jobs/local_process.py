@@ -56,7 +56,7 @@ class LocalProcess:
         self._process.start()
         theirs.close()
         self._unacknowledged = False
-        # A pipe takes no more than its reader does: a worker that hangs must not hang who sends it a large mesh.
+        # A full pipe blocks its writer: a thread sends, so that a worker that hangs does not hang its executor thread.
         self._commands: queue.SimpleQueue[pipe.Command | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._send_commands, name="msd-commands", daemon=True)
         self._sender.start()

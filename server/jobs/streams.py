@@ -95,7 +95,7 @@ class Streams:
         self._channel(job).ended = False
 
     def close(self) -> None:
-        """End every stream, after what is in it."""
+        """End every stream once its reader has all that was published."""
         self._closed = True
         with self._lock:
             channels = list(self._channels.values())

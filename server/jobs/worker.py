@@ -74,7 +74,7 @@ def main(pipe: Connection, device: str, folder: str) -> None:
         if isinstance(message, Progress):
             send(pipe, status())
         elif isinstance(message, Checkpoint):
-            acknowledged.wait()  # so that the loop counts the writing too among what checkpoints cost
+            acknowledged.wait()  # then the loop counts the writing among the cost of its checkpoints
 
     def next_job() -> JobInput:
         try:

@@ -56,7 +56,12 @@ def appearance(mesh: Mesh, device: torch.device | str) -> Tensor | UVTextures:
 def preview(rasterizer: Rasterizer, mesh: Mesh, device: torch.device | str, flat: bool = False) -> NDArray[np.generic]:
     """(PREVIEW, PREVIEW, 3) uint8 from ahead, to the right and above, bottom row first."""
     full = torch.ones(1, device=device)
-    camera = Cameras(math.radians(35) * full, math.radians(ORBIT_ELEVATION) * full, DISTANCE * full, math.radians(FIELD_OF_VIEW) * full)
+    camera = Cameras(
+        math.radians(35) * full,
+        math.radians(ORBIT_ELEVATION) * full,
+        DISTANCE * full,
+        math.radians(FIELD_OF_VIEW) * full,
+    )
     place = torch.from_numpy(_placed(mesh)).to(device)
     picture = render.render(
         rasterizer,
