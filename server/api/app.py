@@ -214,6 +214,7 @@ def create_app(
 
     @app.get("/v1/jobs/{id}", responses=NO_JOB)
     def job(id: JobId) -> Job:
+        """One job: its state, its request and its files."""
         return job_of(id)
 
     @app.post("/v1/jobs/{id}/cancel", responses=NO_JOB)
