@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ["msd_blender"]
-PUBLIC = ["msd_blender.api"]
+PACKAGES = ["msd_blender", "server"]
+PUBLIC = ["msd_blender.api", "server.assets", "server.guidance", "server.optimize", "server.priors"]
 
 
 def modules_with_all():
