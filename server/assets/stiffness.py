@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What it costs a mesh to leave the form in which it was given."""
+"""A regularizer that keeps a mesh near the shape in which it was given."""
 
 from __future__ import annotations
 

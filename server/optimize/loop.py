@@ -379,8 +379,8 @@ def generate(
 ) -> None:
     """Make the asset of a request and leave `protocol.FILES` in `folder`, which exists.
 
-    The other arguments are those of `Optimization`. A cancelled job keeps what it has reached. Raises `Paused`, and
-    ValueError with one sentence for what the user can mend.
+    The other arguments are those of `Optimization`. A cancelled job keeps the asset as it is. Raises `Paused`, and
+    ValueError with one sentence where the user can mend the request.
     """
     run = Optimization(request, report, cancelled, settings, checkpoints, paused, mesh, edit)
     if checkpoints is None or checkpoints.step < 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The settings of a generation: what the defaults are, and how a request changes them."""
+"""The settings of a run: their defaults, and how a request changes them."""
 
 from __future__ import annotations
 
