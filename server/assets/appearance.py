@@ -143,11 +143,7 @@ class TextureAppearance:
         maps = [name for name in options.maps if name in INITIAL]
         self.given = {
             "texture": base,
-            **{
-                name: atlas.textures_of(filled, name, INITIAL[name])[:, None]
-                for name in options.maps
-                if name in INITIAL
-            },
+            **{name: atlas.textures_of(filled, name, INITIAL[name])[:, None] for name in maps},
         }
         self.blocked = 0.0
         protected = atlas.textures_of(mesh, "frozen", np.array(0, np.uint8)) > 0
