@@ -86,9 +86,14 @@ def warn_of_texels(mesh: Mesh, blocked: float, context: BuildContext) -> None:
         )
     if blocked > MAX_BLOCKED:
         context.warn(
-            f"{blocked:.0%} of what is free to change has the texels of locked faces, because their UVs lie on each "
-            "other, and stays as it is: give it UVs of its own to paint it."
+            f"Locked and free faces share texels ({blocked:.0%} of the free surface), which stay as they are: give the "
+            "free faces UVs of their own to paint them."
         )
+
+
+def protection_masks(mesh: Mesh) -> dict[str, NDArray[np.generic]]:
+    """The textures of a mesh that mark texels an artist has painted, which must not change."""
+    return {name: mask for name, mask in mesh.textures.items() if name.startswith("frozen.")}
 
 
 def with_file_attributes(mesh: Mesh, given: Mesh | None) -> Mesh:

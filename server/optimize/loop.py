@@ -35,7 +35,7 @@ Report = Callable[[Progress | Log | Snapshot], None]
 # Seconds from one checkpoint to the next at least, and their share of the time at most; 0: after every iteration.
 CHECKPOINT_SECONDS = float(os.environ.get("MSD_CHECKPOINT_SECONDS", "5"))
 CHECKPOINT_COST = 0.01
-SNAPSHOT_COST = 0.05  # their share of the time, as long as they come every few seconds
+SNAPSHOT_COST = 0.05  # share of the time that snapshots may take, unless the last one is `snapshot_seconds` old
 PREVIEW_COST = 0.01
 
 
