@@ -49,6 +49,7 @@ def test_it_leaves_a_closed_textured_mesh_on_the_ground(tiny, tmp_path):
     assert record["request"]["prompt"] == "a red mushroom" and record["seconds"]["denoiser"] > 0
 
 
+@pytest.mark.slow
 def test_without_snapshots_nothing_is_shown_and_the_files_are_the_same(tiny, tmp_path):
     request = JobRequest("a red mushroom", **tiny)
     said = []
@@ -77,6 +78,7 @@ def test_the_texture_repeats_the_vertices_colours(tiny, tmp_path):
     assert np.abs(baked - vertex).mean() < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", ["msd", "sds"])
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, tmp_path, guidance):
     one, two, other = (
@@ -166,6 +168,7 @@ def test_what_is_asked_of_a_shape_is_done(tiny, tmp_path):
     assert cKDTree(points).query(points * [-1, 1, 1])[0].mean() < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt, warned", [("a red dragon", True), ("a red mushroom", False)])
 def test_the_bundled_model_says_what_it_does_not_know(tmp_path, prompt, warned):
     said = run(tmp_path, {}, prompt=prompt, iterations=1)
@@ -173,6 +176,7 @@ def test_the_bundled_model_says_what_it_does_not_know(tmp_path, prompt, warned):
     assert [("dragon" in text, "mushroom" in text) for text in warnings] == [(True, True)] * warned
 
 
+@pytest.mark.slow
 def test_what_is_cut_off_a_prompt_is_said_once(tmp_path):
     said = run(tmp_path, {}, prompt="a red mushroom and a blue chair and a green car and a wooden table", iterations=2)
     warnings = [message.message for message in said if isinstance(message, Log)]

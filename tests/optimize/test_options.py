@@ -104,6 +104,7 @@ def test_pairs_are_complete():
         assert all({repr(row[name]) for row in rows} == {repr(value) for value in options[name]} for name in options)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("mode", TABLES)
 def test_every_pair_of_options_ends_well(tiny, tmp_path, mode, pytestconfig):

@@ -31,6 +31,7 @@ def run(folder, request, pause_at=None, checkpoints=None, said=None):
     )
 
 
+@pytest.mark.slow
 # Before anything, in either phase, at the last iteration; VSD has a state of its own, that goes through the phases.
 @pytest.mark.parametrize("guidance, stops", [("msd", (0, 3, 5, 8)), ("vsd", (3, 5, 7))])
 def test_the_same_bytes_wherever_it_was_stopped(tiny, tmp_path, guidance, stops):
@@ -49,6 +50,7 @@ def test_the_same_bytes_wherever_it_was_stopped(tiny, tmp_path, guidance, stops)
         assert record["denoiser_calls"] == json.loads((tmp_path / "whole/job.json").read_text())["denoiser_calls"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_said_once_and_survived(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["server.optimize.loop"], "CHECKPOINT_SECONDS", 0.0)
     (tmp_path / "file").touch()  # a folder cannot be made here
