@@ -8,7 +8,7 @@ from collections import deque
 
 import numpy as np
 
-from msd_blender.protocol import JobRequest, Log, Progress, Snapshot, decode_event
+from msd_blender.protocol import Job, JobRequest, Log, Progress, Snapshot, decode_event
 from server.jobs.executor import ExecutorCrashed
 from server.jobs.job_run import Timing
 from server.jobs.messages import Checkpoint, DeviceStatus, Finished, Paused, Ready
@@ -185,3 +185,11 @@ def until(condition, seconds=10):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def states(run, job):
+    return [message.state for message in run.messages(job, Job)]
+
+
+def iterations(run, job):
+    return [message.iteration for message in run.messages(job, Progress)]
