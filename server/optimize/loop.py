@@ -134,7 +134,7 @@ class Optimization:
             self.rasterizer = rasterize.create(request.rasterizer, self.device)
         # Drawn on the CPU, so that a seed means the same on every device.
         self.generator = torch.Generator().manual_seed(request.seed)
-        self.plan = self.settings.plan(request.mode)
+        self.plan = list(self.settings.phases(request.mode).values())
         self.iterations = sum(phase.iterations for phase in self.plan)
         self.iteration = self.denoiser_calls = self.version = 0
         self.checkpoint_failed = False

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from msd_blender.protocol import JobRequest
 
@@ -47,14 +47,6 @@ class Phase:
         return {"bandwidth": self.bandwidth, **RENDERS} if name == "msd" else {}
 
 
-# The phases of each mode, in order: fields of `Settings`.
-PLANS: dict[str, tuple[str, ...]] = {
-    "generate": ("volume", "surface", "finish"),
-    "texture": ("texture",),
-    "refine": ("refine",),
-}
-
-
 @dataclass(frozen=True)
 class Settings:
     """Everything of a run that the request does not name, with its defaults.
@@ -86,12 +78,19 @@ class Settings:
     elevation: tuple[float, float] | None = None
     field_of_view: float = FIELD_OF_VIEW
 
-    def plan(self, mode: str) -> list[Phase]:
-        """The phases of a mode, in order."""
-        return [getattr(self, name) for name in PLANS[mode]]
+    def phases(self, mode: str) -> dict[str, Phase]:
+        """The phases of a mode, in order, by their names in these settings."""
+        if mode == "generate":
+            return {"volume": self.volume, "surface": self.surface, "finish": self.finish}
+        return {"texture": self.texture} if mode == "texture" else {"refine": self.refine}
+
+    def with_phases(self, phases: Mapping[str, Phase]) -> Settings:
+        """These settings with other phases, by their names."""
+        return replace(self, **phases)  # type: ignore[arg-type]  # mypy takes each for any field
 
     def iterations(self, mode: str) -> int:
-        return sum(phase.iterations for phase in self.plan(mode))
+        """Iterations of all phases of a mode."""
+        return sum(phase.iterations for phase in self.phases(mode).values())
 
     def mesh_options(self, request: JobRequest) -> MeshOptions:
         """How a request's mesh is worked on."""
@@ -112,17 +111,17 @@ class Settings:
 
         halvings: of the views that are worked on at once, for a device with too little memory.
         """
-        default = cls()
-        changes: dict[str, Any] = {"views": max(1, default.views >> halvings)}
+        settings = cls()
+        settings = replace(settings, views=max(1, settings.views >> halvings))
         if request.guidance_scale is not None:
-            changes["guidance_scale"] = float(request.guidance_scale)
+            settings = replace(settings, guidance_scale=float(request.guidance_scale))
         if request.texture_size is not None:
-            changes |= {"made_texture_size": request.texture_size, "texture_size": request.texture_size}
+            settings = replace(settings, made_texture_size=request.texture_size, texture_size=request.texture_size)
         if request.elevation is not None:
-            changes["elevation"] = (float(min(request.elevation)), float(max(request.elevation)))
+            settings = replace(settings, elevation=(float(min(request.elevation)), float(max(request.elevation))))
         if request.field_of_view is not None:
-            changes["field_of_view"] = float(request.field_of_view)
-        names, phases = PLANS[request.mode], default.plan(request.mode)
+            settings = replace(settings, field_of_view=float(request.field_of_view))
+        names, phases = list(settings.phases(request.mode)), list(settings.phases(request.mode).values())
         if request.iterations is not None:
             phases = [
                 replace(phase, iterations=count) for phase, count in zip(phases, _shares(request.iterations, phases))
@@ -133,10 +132,10 @@ class Settings:
             replace(phase, bandwidth=_bandwidth(request, phase.bandwidth, i == 0, i == len(phases) - 1))
             for i, phase in enumerate(phases)
         ]
-        return replace(default, **changes | dict(zip(names, phases)))
+        return settings.with_phases(dict(zip(names, phases)))
 
 
-def _shares(count: int, phases: list[Phase]) -> list[int]:
+def _shares(count: int, phases: Sequence[Phase]) -> list[int]:
     """`count` iterations shared out as the phases' own are; the first gets one at least."""
     total, done, shares = sum(phase.iterations for phase in phases), 0, []
     so_far = 0

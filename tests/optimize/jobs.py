@@ -11,7 +11,6 @@ from msd_blender.protocol import FILES, JobRequest
 from server.checkpoint import Checkpoints
 from server.geometry.mesh import Mesh
 from server.optimize import Paused, Settings, generate
-from server.optimize.settings import PLANS
 
 
 def ball(**arrays):
@@ -54,7 +53,8 @@ def request_of(job, model, **changes):
 def short(request):
     """Two iterations in every phase."""
     settings = replace(Settings.of(request), snapshots=2)
-    return replace(settings, **{name: replace(getattr(settings, name), iterations=2) for name in PLANS[request.mode]})
+    phases = settings.phases(request.mode)
+    return settings.with_phases({name: replace(phase, iterations=2) for name, phase in phases.items()})
 
 
 def stop_and_go_on(request, mesh, folder):

@@ -119,7 +119,8 @@ def test_a_field_that_vanished_still_has_a_mesh():
 def test_iterations_are_shared_out_as_the_defaults_are():
     default, half = Settings(), Settings.of(JobRequest("x", iterations=210))
     assert half.iterations("generate") == 210
-    for phase, whole in zip(half.plan("generate"), default.plan("generate")):
+    for name, phase in half.phases("generate").items():
+        whole = default.phases("generate")[name]
         assert phase.iterations / 210 == pytest.approx(whole.iterations / default.iterations("generate"), abs=0.01)
 
 
@@ -135,7 +136,7 @@ def test_a_request_changes_the_settings():
         guidance_scale=7,
     )
     default, changed = Settings(), Settings.of(request)
-    assert [phase.bandwidth for phase in changed.plan("generate")] == [
+    assert [phase.bandwidth for phase in changed.phases("generate").values()] == [
         Geometric(2.0, 1.5),
         Geometric(2.0, 0.6),
         Geometric(0.9, 0.1),

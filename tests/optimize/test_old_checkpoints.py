@@ -11,7 +11,6 @@ import pytest
 from msd_blender.protocol import JobRequest, Progress
 from server.checkpoint import Checkpoints
 from server.optimize import Settings, generate
-from server.optimize.settings import PLANS
 from tests.optimize.jobs import ball, half_locked
 
 OLD = Path(__file__).parents[1] / "data" / "old_files"
@@ -21,11 +20,12 @@ STEPS = {"volume": 1, "surface": 3, "finish": 5, "vsd": 3, "texture": 1, "refine
 def small(request):
     """The settings of those runs: two iterations a phase, on coarse grids."""
     settings = replace(Settings.of(request), snapshots=1, colour_levels=(3, 5))
-    phases = {name: getattr(settings, name) for name in PLANS[request.mode]}
     levels = (3, 5, 9)
-    return replace(
-        settings,
-        **{name: replace(phase, iterations=2, levels=levels if phase.levels else ()) for name, phase in phases.items()},
+    return settings.with_phases(
+        {
+            name: replace(phase, iterations=2, levels=levels if phase.levels else ())
+            for name, phase in settings.phases(request.mode).items()
+        }
     )
 
 
