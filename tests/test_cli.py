@@ -18,6 +18,8 @@ from PIL import Image
 from msd_blender.local_server import find
 from msd_blender.protocol import FILES
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 
 

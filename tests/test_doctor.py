@@ -19,6 +19,7 @@ def doctor(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_a_healthy_machine(tmp_path, folders):
     done = doctor("--data", tmp_path, "--port", 0, "--models", folders["epsilon"])
     assert done.returncode == 0, done.stdout
@@ -36,6 +37,7 @@ def test_every_fault_comes_with_a_fix(tmp_path, server):
     assert "another folder with --data" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_driver_lists_its_version_and_cards(tmp_path):
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 535.183.01, NVIDIA GeForce RTX 3060, 8.6, 12288\n")
     (tmp_path / "nvidia-smi").chmod(0o755)

@@ -37,7 +37,7 @@ SLOT_ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "roughness": ("uint8", (0,)),  # (H, W) 0..255 is 0..1, as the next
     "metallic": ("uint8", (0,)),  # (H, W)
     "normal": ("uint8", (0, 3)),  # (H, W, 3) tangent space, OpenGL's green up
-    "frozen": ("uint8", (0,)),  # (H, W) 1: this texel must not change
+    "frozen": ("uint8", (0,)),  # (H, W) 1: the artist painted this texel, which is protected from change
 }
 # A slot without these arrays: base colour as an sRGB gray, roughness, metallic.
 BASE_COLOUR, ROUGHNESS, METALLIC = 0.8, 0.8, 0

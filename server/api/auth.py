@@ -108,7 +108,7 @@ class Guard:
         status, detail = self._refusal(headers, scope["path"], MAX_UPLOAD if upload else MAX_BODY)
         if not (status or upload):  # an upload goes to the disk as it comes, with a deadline of its own
             try:
-                receive = await asyncio.wait_for(_whole(receive), BODY_SECONDS)
+                receive = await asyncio.wait_for(_buffered(receive), BODY_SECONDS)
             except TimeoutError:
                 status, detail = 408, f"The request's body did not arrive within {BODY_SECONDS:g} seconds."
         if status:
@@ -134,7 +134,7 @@ class Guard:
         return self.host in ("", "0.0.0.0", "::") or name == self.host.lower() or is_loopback(name)
 
 
-async def _whole(receive: Receive) -> Receive:
+async def _buffered(receive: Receive) -> Receive:
     """A `receive` whose first message has the whole body; later messages, such as a disconnect, are passed on."""
     parts, more = [], True
     while more:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Assets: what is optimized. A field as a fog, the field's surface, or a mesh with a topology of its own."""
+"""Assets, the representations that are optimized: a field as a fog, its surface, or a mesh of its own topology."""
 
 from .base import Asset, AssetState, BuildContext, MeshOptions, ParamGroup
 from .mesh_asset import MeshAsset, RefineAsset, TextureAsset

@@ -98,7 +98,7 @@ class Appearance(Protocol):
 
 
 class TextureAppearance:
-    """Colours in textures: a pixel shows the texel that it sees, so that what is optimized is what is baked.
+    """Colours in textures. Each pixel shows its nearest texel, so that the optimized picture is the baked one.
 
     Where UVs overlap, two points share a texel. It has the mean of their colours, or stays if one of them is locked.
 
@@ -121,31 +121,32 @@ class TextureAppearance:
         sizes = {slot: _size(mesh, slot, options.texture_size) for slot in np.unique(mesh.face_slots).tolist()}
         self.atlas = atlas = Atlas(mesh, sizes, torch.device(device))
         self.split = torch.arange(3 * len(mesh.faces), device=device, dtype=torch.int32).view(-1, 3)
-        self.places = atlas.spread(corners, self.mesh_faces)  # (N, 3)
-        self.others = atlas.spread_second(corners, self.mesh_faces)  # (M, 3)
+        self.places = atlas.interpolate(corners, self.mesh_faces)  # (N, 3)
+        self.others = atlas.interpolate_second(corners, self.mesh_faces)  # (M, 3)
         constants = {
             f"{kind}.{slot}": values
             for slot, material in mesh.materials.items()
             for kind, values in material.constants().items()
         }
         filled = replace(mesh, textures=constants | mesh.textures)
-        base = atlas.given(filled, "texture", GRAY)
+        base = atlas.textures_of(filled, "texture", GRAY)
         pictured = torch.cat(
             [torch.full((tile.height * tile.width,), f"texture.{tile.slot}" in mesh.textures) for tile in atlas.tiles]
         ).to(device)
         self.coloured = mesh.colours is not None or any(f"texture.{slot}" in filled.textures for slot in sizes)
         if mesh.colours is not None:
             colours = torch.from_numpy(mesh.colours).to(device).float()
-            spread, shared = atlas.spread(colours, self.mesh_faces), atlas.second >= 0
-            spread[shared] = (spread[shared] + atlas.spread_second(colours, self.mesh_faces)) / 2
+            spread, shared = atlas.interpolate(colours, self.mesh_faces), atlas.second >= 0
+            spread[shared] = (spread[shared] + atlas.interpolate_second(colours, self.mesh_faces)) / 2
             spread = spread.round().byte()[atlas.nearest.long()]
             base = torch.where(pictured[:, None], self._times_vertex_colours(mesh, base, spread), spread)
+        maps = [name for name in options.maps if name in INITIAL]
         self.given = {
             "texture": base,
-            **{name: atlas.given(filled, name, INITIAL[name])[:, None] for name in options.maps if name in INITIAL},
+            **{name: atlas.textures_of(filled, name, INITIAL[name])[:, None] for name in maps},
         }
         self.blocked = 0.0
-        protected = atlas.given(mesh, "frozen", np.array(0, np.uint8)) > 0
+        protected = atlas.textures_of(mesh, "frozen", np.array(0, np.uint8)) > 0
         if mesh.locked is not None:
             locked_faces = torch.from_numpy((mesh.locked[mesh.faces] > 0).all(axis=1)).to(device)
             shared = atlas.second >= 0
@@ -160,7 +161,7 @@ class TextureAppearance:
         self.physical = bool(options.maps)
         if self.bumps:
             self._normals, self._tangents = self._tangent_frames(mesh, corners)
-            self._given_normals = atlas.given(mesh, "normal", FLAT_NORMAL)
+            self._given_normals = atlas.textures_of(mesh, "normal", FLAT_NORMAL)
 
     def _times_vertex_colours(self, mesh: Mesh, base: Tensor, colours: Tensor) -> Tensor:
         """(T, 3) uint8 pictures times the vertex colours, where a slot has a material, whose colours they are."""
@@ -184,7 +185,7 @@ class TextureAppearance:
         """As `Appearance.sample`."""
         uvs = self.atlas.uvs[None]
         uv = self.rasterizer.interpolate(uvs, rast, self.split)
-        texel = self.atlas.at(uv.view(-1, 2)[hit], rast[..., 3].flatten()[hit].long() - 1)
+        texel = self.atlas.texels_at(uv.view(-1, 2)[hit], rast[..., 3].flatten()[hit].long() - 1)
         covered = self.atlas.nearest[texel].long()
         points, logits = self.places[covered], self._logits(grid, covered)
         variation = grid.variation(points[:VARIATION_SAMPLES], logits[:VARIATION_SAMPLES], generator)
@@ -239,8 +240,10 @@ class TextureAppearance:
         if self.options.flat:
             normals = face_normals(corners, self.mesh_faces)[self.atlas.triangle]
         else:
-            normals = F.normalize(self.atlas.spread(vertex_normals(corners, self.mesh_faces), self.mesh_faces), dim=1)
-        return normals, self.atlas.spread(charts.tangents(corners, self.mesh_faces), charts.faces)
+            normals = F.normalize(
+                self.atlas.interpolate(vertex_normals(corners, self.mesh_faces), self.mesh_faces), dim=1
+            )
+        return normals, self.atlas.interpolate(charts.tangents(corners, self.mesh_faces), charts.faces)
 
     def _normal_map(self, grid: ColourGrid) -> Tensor:
         """(T, 3) uint8: the painted height as tangent-space normals, over those of the given pictures."""
@@ -271,7 +274,7 @@ class TextureAppearance:
                 for near, given in zip(atlas.nearest.split(CHUNK), pictures.split(CHUNK))
             ]
         )
-        write = atlas.written if self.protected is None else atlas.written & ~self.protected
+        write = atlas.baked if self.protected is None else atlas.baked & ~self.protected
         textures = dict(mesh.textures)
         channel = 0
         for kind, given in self.given.items():

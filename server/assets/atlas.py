@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where on the surface the texels of a mesh's textures lie."""
+"""The positions on a mesh's surface of its textures' texels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..geometry.mesh import Mesh
 from ..geometry.uvs import move_to_unit_tile
 from ..rendering.textures import UVCharts
 
-REACH = 1.5  # texels: what a bilinear read beside a chart can find
-EVEN = 1e-6  # texels: as near
-GUTTER = 64  # a given picture changes at most its edge / GUTTER beside a chart
+REACH = 1.5  # texels beside a chart that a bilinear read can reach
+TIE = 1e-6  # texels: two faces are equally near
+GUTTER = 64  # beside a chart, a given texture changes at most its edge / GUTTER
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,20 @@ class Tile:
 
 
 class Atlas:
-    """All textures of a mesh, texel by texel, and on the surface only where a face covers one.
+    """All textures of a mesh, texel by texel, with the point of the surface that each texel shows.
 
-    A texel has the place of the face at its centre. Beside a chart it has the nearest place on the chart's rim, so
-    that bilinear reads find there what is on the rim; farther off that of the nearest such texel, for mipmaps. Where
-    charts lie on each other, as mirrored halves do, the first and the last of them count, everywhere the same two.
+    A texel shows the face at its centre. Beside a chart it shows the nearest point of the chart's border, so that
+    bilinear reads there see the border; farther off it shows the same as the nearest such texel, for mipmaps. Where
+    charts overlap, as mirrored halves do, the first and the last chart count, everywhere the same two.
 
     Attributes:
         tiles: one for each slot that a face has, in the slots' order.
-        nearest: (T,) which of the N covered texels each texel shows.
+        nearest: (T,) index of the covered texel, one of N, that each texel shows.
         own: (N,) the covered texels themselves.
         triangle, weights: (N,) and (N, 3), the face of a covered texel and its barycentric coordinates there.
-        second: (N,) which of the M rows of `second_triangle` and `second_weights` is the other place of a covered
-            texel; -1 where it has none.
-        written: (T,) bool: texels that are painted. Of a given picture, those on a chart and in its gutter.
+        second: (N,) row of `second_triangle` and `second_weights`, M each, with the other point that shares a covered
+            texel; -1 where there is none.
+        baked: (T,) bool: texels that change; of a given texture, those on a chart and in its gutter.
     """
 
     def __init__(self, mesh: Mesh, sizes: dict[int, tuple[int, int]], device: torch.device):
@@ -92,7 +92,7 @@ class Atlas:
         self.tiles: tuple[Tile, ...] = tuple(tiles)
         self.nearest = torch.from_numpy(np.concatenate(nearest).astype(np.int32)).to(device)
         self.own = torch.from_numpy(np.concatenate(own)).to(device)
-        self.written = torch.from_numpy(np.concatenate(written)).to(device)
+        self.baked = torch.from_numpy(np.concatenate(written)).to(device)
         one, other = np.concatenate(triangle), np.concatenate(last_triangle)
         shared = charts[other] != charts[one]
         self.triangle = torch.from_numpy(one).to(device)
@@ -105,23 +105,23 @@ class Atlas:
             table[tile.slot] = torch.tensor([tile.first, tile.height, tile.width])
         self._table = table
 
-    def at(self, uv: Tensor, face: Tensor) -> Tensor:
+    def texels_at(self, uv: Tensor, face: Tensor) -> Tensor:
         """(P,) texels of points of the surface: uv (P, 2) and face (P,)."""
         first, height, width = self._table[self.slots[face]].unbind(dim=1)
         column = (uv[:, 0] * width).long().clamp(min=0).minimum(width - 1)
         row = (uv[:, 1] * height).long().clamp(min=0).minimum(height - 1)
         return first + row * width + column
 
-    def spread(self, values: Tensor, faces: Tensor) -> Tensor:
-        """(N, C) at the covered texels, of (V, C) per-vertex values; faces (F, 3)."""
-        return _spread(values, faces, self.triangle, self.weights)
+    def interpolate(self, values: Tensor, faces: Tensor) -> Tensor:
+        """(N, C) values at the covered texels, of (V, C) values at the vertices of faces (F, 3)."""
+        return _interpolate(values, faces, self.triangle, self.weights)
 
-    def spread_second(self, values: Tensor, faces: Tensor) -> Tensor:
-        """(M, C) at the other places."""
-        return _spread(values, faces, self.second_triangle, self.second_weights)
+    def interpolate_second(self, values: Tensor, faces: Tensor) -> Tensor:
+        """(M, C) values at the other points of shared texels."""
+        return _interpolate(values, faces, self.second_triangle, self.second_weights)
 
-    def given(self, mesh: Mesh, kind: str, default: NDArray[np.generic]) -> Tensor:
-        """(T, …) uint8: a mesh's pictures of one kind, `default` where a slot has none."""
+    def textures_of(self, mesh: Mesh, kind: str, default: NDArray[np.generic]) -> Tensor:
+        """(T, …) uint8: a mesh's textures of one kind, `default` where a slot has none."""
         pictures = []
         for tile in self.tiles:
             picture = mesh.textures.get(f"{kind}.{tile.slot}")
@@ -135,9 +135,12 @@ class Atlas:
         return torch.from_numpy(np.concatenate(pictures)).to(self.nearest.device)
 
 
-def laid_anew(mesh: Mesh, uvs: NDArray[np.generic], size: int) -> Mesh:
-    """The mesh with other UVs (F, 3, 2), on which base colour, roughness and metallic show as before, each in a square
-    picture of that size. Normal maps, whose axes are those of the UVs, are left out, and so are masks."""
+def rebake(mesh: Mesh, uvs: NDArray[np.generic], size: int) -> Mesh:
+    """The mesh with other UVs (F, 3, 2) and its base colour, roughness and metallic baked to them.
+
+    Each new texture is square, `size` pixels an edge. Normal maps are left out, because their axes are those of the
+    UVs, and so are masks.
+    """
     made = replace(mesh, uvs=uvs, textures={})
     atlas = Atlas(made, {slot: (size, size) for slot in np.unique(mesh.face_slots).tolist()}, torch.device("cpu"))
     assert mesh.uvs is not None
@@ -154,12 +157,12 @@ def laid_anew(mesh: Mesh, uvs: NDArray[np.generic], size: int) -> Mesh:
     return made
 
 
-def _spread(values: Tensor, faces: Tensor, triangle: Tensor, weights: Tensor) -> Tensor:
+def _interpolate(values: Tensor, faces: Tensor, triangle: Tensor, weights: Tensor) -> Tensor:
     return (values[faces[triangle].long()] * weights[..., None]).sum(dim=1)
 
 
 def _charts(faces: NDArray[np.generic], uvs: NDArray[np.generic], slots: NDArray[np.generic]) -> NDArray[np.generic]:
-    """(F,) int64 from 1 up: the chart of each face; what is folded over is another one."""
+    """(F,) int64 from 1 up: the chart of each face; a part that is folded over is a chart of its own."""
     charts = UVCharts.from_faces(*(torch.from_numpy(np.ascontiguousarray(each)) for each in (faces, uvs, slots)))
     corners = charts.faces.numpy()
     start, end = corners[:, [0, 1]].ravel(), corners[:, [1, 2]].ravel()
@@ -208,8 +211,8 @@ def _cover(uvs, faces, order, height, width):  # type: ignore[no-untyped-def]
                             near = away
                             place[i], place[j], place[k] = 1 - s, s, 0.0
                 held = found[y, x]
-                if near < distance[y, x] - EVEN or (
-                    held >= 0 and near <= distance[y, x] + EVEN and order[f] < order[held]
+                if near < distance[y, x] - TIE or (
+                    held >= 0 and near <= distance[y, x] + TIE and order[f] < order[held]
                 ):
                     found[y, x], distance[y, x] = f, near
                     weights[y, x] = place

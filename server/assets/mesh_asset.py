@@ -53,7 +53,7 @@ class Placement:
 
 
 class MeshAsset(nn.Module):
-    """A given mesh: its colours a smooth field over the surface, its vertices moved by smoothed steps if at all.
+    """A given mesh. Its colours are a smooth field over the surface; its vertices, if they move, take smoothed steps.
 
     Locked vertices and protected texels come back bit for bit.
 
@@ -99,14 +99,14 @@ class MeshAsset(nn.Module):
             self.stiffness = Stiffness(self.rest, self.faces)
             self.mirror_index = _mirror_index(welded, options.symmetry, device)
             self.mirror = torch.tensor([-1.0 if axis == options.symmetry else 1.0 for axis in "xyz"], device=device)
-        self.paint = ColourGrid(options.colour_levels, 3 + len(options.maps), device)  # its name is in checkpoints
+        self.colour_grid = ColourGrid(options.colour_levels, 3 + len(options.maps), device)
         textured = mesh.uvs is not None and (not self.moves or bool(mesh.textures) or mesh.colours is None)
         make = TextureAppearance if textured else VertexAppearance
         self.appearance: Appearance = make(mesh, self.rest[self.weld], options, keep_details, rasterizer, device)
         if grid is not None:
-            self.paint.start_from(grid)
+            self.colour_grid.start_from(grid)
         elif fit and not keep_details and self.appearance.coloured:
-            self.paint.fit(*self.appearance.given_samples(), torch.Generator().manual_seed(0))
+            self.colour_grid.fit(*self.appearance.given_samples(), torch.Generator().manual_seed(0))
 
     @classmethod
     @abstractmethod
@@ -140,7 +140,11 @@ class MeshAsset(nn.Module):
         mesh = mesh_stages.with_file_attributes(mesh, context.mesh)
         asset = cls(mesh, context.rasterizer, context.device, context.options, state.keep_details, placement, fit=False)
         asset.load_state_dict(
-            {name: value for name, value in state.tensors.items() if name != PLACEMENT and not name.startswith(SOURCE)}
+            {
+                name.replace(PAINT, "colour_grid."): value
+                for name, value in state.tensors.items()
+                if name != PLACEMENT and not name.startswith(SOURCE)
+            }
         )
         return asset
 
@@ -148,10 +152,11 @@ class MeshAsset(nn.Module):
         """The parameters, the mesh as it was given and its placement."""
         source = {f"{SOURCE}{name}": torch.from_numpy(array) for name, array in self.source.arrays().items()}
         placement = torch.tensor([*self.placement.centre.tolist(), self.placement.scale], dtype=torch.float64)
-        return AssetState(self.name, self.state_dict() | source | {PLACEMENT: placement}, self.keep_details)
+        own = {name.replace("colour_grid.", PAINT): value for name, value in self.state_dict().items()}
+        return AssetState(self.name, own | source | {PLACEMENT: placement}, self.keep_details)
 
     def param_groups(self) -> list[ParamGroup]:
-        groups = self.paint.param_groups()
+        groups = self.colour_grid.param_groups()
         return [*groups, {"params": [self.moved], "lr_scale": POSITION_LR}] if self.moves else groups
 
     def render(
@@ -174,7 +179,7 @@ class MeshAsset(nn.Module):
         else:
             normals = self.rasterizer.interpolate(vertex_normals(positions, self.faces)[None], rast, self.faces)
         normals = F.normalize(normals, dim=-1, eps=1e-6)
-        seen = self.appearance.sample(self.paint, rast, hit, clip.detach(), self.faces, generator)
+        seen = self.appearance.sample(self.colour_grid, rast, hit, clip.detach(), self.faces, generator)
         if seen.height_gradient is not None:
             normals = _scatter(hit, perturb_normals(normals.view(-1, 3)[hit], seen.height_gradient), rast)
         values = _scatter(hit, seen.values, rast)
@@ -209,17 +214,14 @@ class MeshAsset(nn.Module):
     @torch.no_grad()
     def mesh(self) -> Mesh:
         """The given mesh with its new colours, and its new positions where they move."""
-        mesh = replace(
-            self.source,
-            textures={
-                name: picture for name, picture in self.source.textures.items() if not name.startswith("frozen.")
-            },
-        )
+        masks = mesh_stages.protection_masks(self.source)
+        textures = {name: texture for name, texture in self.source.textures.items() if name not in masks}
+        mesh = replace(self.source, textures=textures)
         if self.moves:
             move = (self.displacement() / self.placement.scale)[self.weld].cpu().numpy()
             fixed = self.locked[self.weld].cpu().numpy()[:, None] | (move == 0)
             mesh = mesh.with_positions(np.where(fixed, mesh.positions, mesh.positions + move))
-        return self.appearance.bake(mesh, self.paint)
+        return self.appearance.bake(mesh, self.colour_grid)
 
 
 class TextureAsset(MeshAsset):
@@ -232,7 +234,8 @@ class TextureAsset(MeshAsset):
     def from_previous(cls, previous: Asset | None, context: BuildContext) -> Asset:
         """Of the uploaded mesh, of a field's surface, or of a mesh that an artist edited."""
         if isinstance(previous, MeshAsset):
-            return cls.from_edit(previous.mesh(), context)
+            mesh, masks = previous.mesh(), mesh_stages.protection_masks(previous.source)
+            return cls.from_edit(replace(mesh, textures=mesh.textures | masks), context)
         if context.mesh is not None:
             return cls.prepared(context.mesh, context)
         if not isinstance(previous, FieldAsset):
@@ -260,7 +263,7 @@ class RefineAsset(MeshAsset):
         return cls.prepared(mesh, context, keep_details=True)
 
 
-SOURCE, PLACEMENT = "source.", "place"  # names in checkpoints
+SOURCE, PLACEMENT, PAINT = "source.", "place", "paint."  # names in checkpoints
 
 
 def _source(state: AssetState) -> tuple[Mesh, Placement]:

@@ -15,7 +15,7 @@ from ..geometry.isosurface import extract_mesh, join_parts
 from ..geometry.material import Material
 from ..geometry.mesh import Mesh
 from ..geometry.uvs import missing_uvs, move_to_unit_tile, outside_unit_tile, unwrap
-from .atlas import laid_anew
+from .atlas import rebake
 from .base import BuildContext
 
 MAX_BLOCKED = 0.02  # of the free surface: more is worth a warning
@@ -64,7 +64,7 @@ def _with_uvs(mesh: Mesh, context: BuildContext) -> Mesh:
                     "The mesh's UVs have no area, so that each face shows one texel: it gets new ones, "
                     "with the colours that it has; pictures of other kinds are left out."
                 )
-                mesh = laid_anew(replace(mesh, materials=_without_pictures(mesh)), uvs[split], size)
+                mesh = rebake(replace(mesh, materials=_without_pictures(mesh)), uvs[split], size)
             return replace(mesh, uvs=uvs[split])
     if missing.any():
         context.warn(
@@ -86,9 +86,14 @@ def warn_of_texels(mesh: Mesh, blocked: float, context: BuildContext) -> None:
         )
     if blocked > MAX_BLOCKED:
         context.warn(
-            f"{blocked:.0%} of what is free to change has the texels of locked faces, because their UVs lie on each "
-            "other, and stays as it is: give it UVs of its own to paint it."
+            f"Locked and free faces share texels ({blocked:.0%} of the free surface), which stay as they are: give the "
+            "free faces UVs of their own to paint them."
         )
+
+
+def protection_masks(mesh: Mesh) -> dict[str, NDArray[np.generic]]:
+    """The textures of a mesh that mark texels an artist has painted, which must not change."""
+    return {name: mask for name, mask in mesh.textures.items() if name.startswith("frozen.")}
 
 
 def with_file_attributes(mesh: Mesh, given: Mesh | None) -> Mesh:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What it costs a mesh to leave the form in which it was given."""
+"""A regularizer that keeps a mesh near the shape in which it was given."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Stiffness:
         """(): mean growth of 1 - cos between neighbouring faces, squared strain of edges, squared distance."""
         if not len(self.faces):
             return positions.sum() * 0
-        bend = (self.cosine - self._cosines(positions)).clamp(min=0).mean() if len(self.pairs) else 0
+        bending = (self.cosine - self._cosines(positions)).clamp(min=0).mean() if len(self.pairs) else 0
         strain = (self._lengths(positions) / self.length - 1).clamp(max=4).square().mean()
-        return 0.5 * bend + 0.05 * strain + 0.02 * (positions - self.rest).square().sum(dim=1).mean()
+        return 0.5 * bending + 0.05 * strain + 0.02 * (positions - self.rest).square().sum(dim=1).mean()
 
     def _lengths(self, positions: Tensor) -> Tensor:
         return ((positions[self.edges[:, 0]] - positions[self.edges[:, 1]]).square().sum(dim=1) + 1e-18).sqrt()

@@ -317,7 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
     threads = max(1, torch.get_num_threads() // given.workers)
     with ProcessPoolExecutor(given.workers, get_context("spawn"), init_worker, (threads,)) as pool:
 
-        def pace(name: str) -> float:
+        def seconds(name: str) -> float:
             return statistics.mean(pool.map(seconds_per_iteration, [name] * given.workers))
 
         for name in given.guidance:
@@ -326,7 +326,7 @@ def main(arguments: list[str] | None = None) -> None:
             if missing and iterations is None:
                 iterations = table.iterations(first) or given.iterations or Settings().iterations("generate")
                 if name != first:
-                    iterations = round(iterations * pace(first) / pace(name))
+                    iterations = round(iterations * seconds(first) / seconds(name))
             folders = [given.work / name / "-".join(labels) for labels in missing]
             requests = [
                 JobRequest(captions.prompt(*labels), seed=given.seed, guidance=name, iterations=iterations)

@@ -19,8 +19,8 @@ class GuidanceStep:
     """The result of one step; both tensors have the latents' shape and dtype and carry no graph."""
 
     target: Tensor  # (B, …) the point that each latent is pulled toward
-    gradient: Tensor  # (B, …) descend it: latents.backward(gradient)
-    nfe: int  # network evaluations per latent, classifier-free guidance's two counted as two
+    gradient: Tensor  # (B, …) descend it: latents.backward(gradient), each latent's own, not divided by the batch
+    nfe: int  # network evaluations for each latent, classifier-free guidance's two counted as two
     sigma: Tensor  # (B,) noise level of the last denoiser call
     bandwidth: float | None = None  # MSD's lambda at this step
     converged: bool = False  # an adaptive bandwidth says that going on would move nothing
@@ -47,7 +47,7 @@ class Guidance(Protocol):
         Args:
             latents: (B, …) of any float type; computed in float32 or better.
             condition: handed to `prior.denoise` as it is.
-            progress: of the whole optimization, in [0, 1].
+            progress: of the stretch that a schedule spans, in [0, 1]; in a job, of its phase.
             generator: the only source of randomness; None is torch's global one.
         """
         ...

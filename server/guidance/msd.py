@@ -31,8 +31,8 @@ class MSD(Guidance):
     Two observations of y, x at level lambda and z at level sigma, are together one observation mu at a
     lower level s (`product_posterior`), so the product density's denoiser is the prior's own at (mu, s). The
     reverse process runs Euler steps of the probability-flow ODE from infinite noise, where z says nothing and
-    the estimate is D(x; lambda), through a Karras grid from sigma_max (or 8 lambda where that is less: above
-    it every step is nearly the first) down to sigma_min (or lambda / 4).
+    the estimate is D(x; lambda), through a Karras grid from min(sigma_max, 8 lambda), above which every step is
+    nearly the first, down to min(sigma_min, lambda / 4).
 
     Every step's denoised estimate is unbiased (tower property). An early stop lowers variance and cost; in return a
     learned denoiser works farther from its training data, since x is a render and not a noised image.
@@ -41,7 +41,7 @@ class MSD(Guidance):
         estimator: "exact"; or "tweedie", D(x; lambda) alone, the limit of the early stop. Two others add the kernel's
             force to the prior's score from x + sigma n down through all steps, and return the sample itself. "paper"
             integrates the force (x - z) / lambda^2 exactly over each step, toward x with its noise scaled to the
-            step's level; the paper's public text leaves the levels open, and here they are all from 8 lambda down.
+            step's level; the paper's public text leaves the levels open, and here they are the same grid.
             "added" takes the score of the kernel diffused to each level. Neither is the score of the diffused
             product, so both are biased. For renders under a learned prior "paper" is the better one: it gives the
             denoiser points with just the noise level it states, where "exact" mixes in x as it is and the denoiser
@@ -52,7 +52,7 @@ class MSD(Guidance):
         stop_at: evaluations to make of these, from 1 (Tweedie) to steps. None goes down to the first noise level at
             or below 4 lambda and sigma_max / 4, the fourth of 8 for all but extreme bandwidths: below it variance
             grows fast (docs/guidance.md).
-        sigma_min, sigma_max: lowest and highest finite noise level, in the data's standard deviations.
+        sigma_min, sigma_max: bounds of the grid's ends, in the data's standard deviations; see above.
     """
 
     estimator: str = "exact"
@@ -85,10 +85,10 @@ class MSD(Guidance):
         """One mean shift: the target estimates E[y], the gradient is latents - target; as `Guidance.step`."""
         x = working(latents)
         schedule = as_schedule(self.bandwidth)
-        width = schedule(progress)
-        levels = self._levels(width)
+        bandwidth = schedule(progress)
+        levels = self._levels(bandwidth)
         estimate = self._exact if self.estimator in ("exact", "tweedie") else self._approximate
-        target, level, calls = estimate(prior, x, width, levels, condition, generator)
+        target, level, calls = estimate(prior, x, bandwidth, levels, condition, generator)
         if isinstance(schedule, Adaptive):
             schedule.observe(float((target - x).double().square().mean().sqrt()))
         return GuidanceStep(
@@ -96,7 +96,7 @@ class MSD(Guidance):
             gradient=(x - target).to(latents.dtype),
             nfe=calls * nfe(condition),
             sigma=x.new_full(x.shape[:1], level),
-            bandwidth=width,
+            bandwidth=bandwidth,
             converged=isinstance(schedule, Adaptive) and schedule.converged,
         )
 
@@ -104,17 +104,18 @@ class MSD(Guidance):
         self,
         prior: Denoiser,
         x: Tensor,
-        width: float,
+        bandwidth: float,
         levels: list[float],
         condition: Condition | None,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, float, int]:
-        level = width  # infinite noise: x alone observes y
+        """(E[y] (B, …), the noise level of the last evaluation, the number of evaluations) for latents x (B, …)."""
+        level = bandwidth  # infinite noise: x alone observes y
         target = prior.denoise(x, x.new_full(x.shape[:1], level), condition)
         if levels:
             z = target + levels[0] * randn(x.shape, generator, x.device)
         for i, sigma in enumerate(levels):
-            mu, level = product_posterior(x, z, width, sigma)
+            mu, level = product_posterior(x, z, bandwidth, sigma)
             target = prior.denoise(mu, x.new_full(x.shape[:1], level), condition)
             if i + 1 < len(levels):
                 z = target + (z - target) * (levels[i + 1] / sigma)
@@ -124,32 +125,33 @@ class MSD(Guidance):
         self,
         prior: Denoiser,
         x: Tensor,
-        width: float,
+        bandwidth: float,
         levels: list[float],
         condition: Condition | None,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, float, int]:
+        """As `_exact`, with the estimators "paper" and "added"."""
         noise = randn(x.shape, generator, x.device)
         z = x + levels[0] * noise
         for sigma, lower in zip(levels, [*levels[1:], 0.0], strict=True):
             target = prior.denoise(z, x.new_full(x.shape[:1], sigma), condition)
             if self.estimator == "added":
-                target = target + diffused_kernel(x - z, width, sigma)
+                target = target + diffused_kernel(x - z, bandwidth, sigma)
                 z = target + (z - target) * (lower / sigma)
             else:
                 z = target + (z - target) * (lower / sigma)
                 place = x + lower * noise  # x at this noise level
-                z = place + (z - place) * kernel_step(width, sigma, lower)
+                z = place + (z - place) * kernel_step(bandwidth, sigma, lower)
         return z, levels[-1], len(levels)
 
-    def _levels(self, width: float) -> list[float]:
+    def _levels(self, bandwidth: float) -> list[float]:
         """The finite noise levels to visit, falling; the first evaluation is at infinity."""
-        high, low = min(self.sigma_max, REACH * width), min(self.sigma_min, width / 4)
+        high, low = min(self.sigma_max, REACH * bandwidth), min(self.sigma_min, bandwidth / 4)
         if self.estimator in ("paper", "added"):
-            return karras_sigmas(self.steps, high, low)  # wholly: an early stop would give no sample
+            return karras_sigmas(self.steps, high, low)  # all of them: an early stop would give no sample
         if self.estimator == "tweedie" or self.steps == 1:
             return []
         grid = karras_sigmas(self.steps - 1, high, low)
         if self.stop_at is None:
-            return grid[: 1 + sum(level > min(STOP * width, self.sigma_max / STOP) for level in grid)]
+            return grid[: 1 + sum(level > min(STOP * bandwidth, self.sigma_max / STOP) for level in grid)]
         return grid[: self.stop_at - 1]

@@ -35,7 +35,7 @@ Report = Callable[[Progress | Log | Snapshot], None]
 # Seconds from one checkpoint to the next at least, and their share of the time at most; 0: after every iteration.
 CHECKPOINT_SECONDS = float(os.environ.get("MSD_CHECKPOINT_SECONDS", "5"))
 CHECKPOINT_COST = 0.01
-SNAPSHOT_COST = 0.05  # their share of the time, as long as they come every few seconds
+SNAPSHOT_COST = 0.05  # share of the time that snapshots may take, unless the last one is `snapshot_seconds` old
 PREVIEW_COST = 0.01
 
 
@@ -379,8 +379,8 @@ def generate(
 ) -> None:
     """Make the asset of a request and leave `protocol.FILES` in `folder`, which exists.
 
-    The other arguments are those of `Optimization`. A cancelled job keeps what it has reached. Raises `Paused`, and
-    ValueError with one sentence for what the user can mend.
+    The other arguments are those of `Optimization`. A cancelled job keeps the asset as it is. Raises `Paused`, and
+    ValueError with one sentence where the user can mend the request.
     """
     run = Optimization(request, report, cancelled, settings, checkpoints, paused, mesh, edit)
     if checkpoints is None or checkpoints.step < 0:

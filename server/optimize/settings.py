@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The settings of a generation: what the defaults are, and how a request changes them."""
+"""The settings of a run: their defaults, and how a request changes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Phase:
         penalty: weight of the regularizers beside the guidance's gradient.
         resolution: edge of a render, as a share of the edge that the prior takes.
         guidance_boost: factor of the guidance scale at the start; it falls to 1 by the phase's middle. While the shape
-            is decided, the view's word must outweigh the picture so far, or every side becomes a front (Janus). Too
+            forms, the view's word must weigh more than the shape so far, or every side becomes a front (Janus). Too
             high a factor closes the hole of a donut.
         against_overhead: share of the side views whose negative prompt is the overhead view, see
             `priors.prompts.negative_prompts`; without any, a mushroom becomes a ball.
@@ -149,7 +149,8 @@ def _shares(count: int, phases: list[Phase]) -> list[int]:
 
 
 def _bandwidth(request: JobRequest, own: Geometric, first: bool, last: bool) -> Geometric:
-    """Diversity is where the first phase starts, sharpness where the last one ends; no other goes beyond them."""
+    """The schedule of a phase: the first starts at the request's diversity, the last ends at its sharpness, and the
+    phases between stay within the two."""
     start, end = own.start, own.end
     if request.diversity is not None:
         start = request.diversity if first else min(start, request.diversity)

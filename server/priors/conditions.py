@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Conditions: what a denoiser is asked for. A prior makes them of a prompt and the views of its pictures."""
+"""Conditions of a denoiser, which a prior makes of a prompt and the views of its pictures."""
 
 from __future__ import annotations
 

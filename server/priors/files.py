@@ -31,7 +31,7 @@ AGAIN = "download the model again"
 class Words:
     """The words that a small model was trained on, from `words.json` in its folder.
 
-    things: what it can make, for a sentence. words: all words of its captions.
+    things: objects that it can make, for a sentence. words: all words of its captions.
     """
 
     things: tuple[str, ...]
@@ -199,7 +199,7 @@ def _check_weights(folder: Path) -> None:
 
 
 def _explain_no_weights(folder: Path) -> NoReturn:
-    """Say what is there in place of weights that can be read."""
+    """Raise PriorError with the reason why a folder has no weights that can be read."""
     stem, names = STEMS[folder.name], sorted(path.name for path in folder.iterdir())
     for name in names:
         if match := re.fullmatch(re.escape(stem) + r"\.safetensors\.([^.]+)\.index\.json", name):

@@ -22,7 +22,8 @@ BUNDLED_MODEL = Path(__file__).parents[1] / "bundled_prior" / "model"
 class Pipeline:
     """How a pipeline of diffusers becomes a prior.
 
-    check: raises `PriorError` for a folder that cannot be loaded, without torch and within milliseconds.
+    check: raises `PriorError` for a folder that cannot be loaded, without torch; the doctor calls it, and a job before
+        it loads the model.
     prior: "module:Class" of a `TextToImagePrior`, imported when a model is loaded and called as
         Class(folder, device, dtype).
     """

@@ -14,16 +14,16 @@ Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 
 
 class LoRADenoiser(nn.Module):
-    """A denoiser with updates W + A B of its linear and convolutional layers (Hu et al. 2021, section 4.1).
+    """A denoiser with updates W + B A of its linear and convolutional layers (Hu et al. 2021, section 4.1).
 
-    A starts at zero, so that untrained it is the denoiser without classifier-free guidance. The network itself stays
+    B starts at zero, so that untrained it is the denoiser without classifier-free guidance. The network itself stays
     as it is: hooks add the updates while this denoiser is asked. All linear and convolutional layers get one, since
     with attention's alone text-to-3D left floaters (docs/guidance.md).
 
     Args:
         denoiser: asked through its own `denoise`.
         network: the module of it that gets the updates.
-        rank: channels between A and B.
+        rank: channels between A and B, which come down to it and up from it.
     """
 
     def __init__(self, denoiser: Denoiser, network: nn.Module, rank: int = 16):
@@ -50,7 +50,7 @@ class LoRADenoiser(nn.Module):
 
 
 def _update(layer: nn.Linear | nn.Conv2d, rank: int) -> nn.Sequential:
-    """A B for a layer: B down to `rank` channels as the layer itself would, A up to its own, zero at first."""
+    """B A for a layer: A down to `rank` channels as the layer itself would, B up to its own, zero at first."""
     down: nn.Linear | nn.Conv2d
     up: nn.Linear | nn.Conv2d
     if isinstance(layer, nn.Conv2d):

@@ -83,7 +83,11 @@ def test_the_extension_is_built_installed_used_and_removed(server: LocalServer, 
     names = set(zipfile.ZipFile(made).namelist())
     package = ROOT / "msd_blender"
     modules = {str(path.relative_to(package)) for path in package.rglob("*.py")}
-    assert {name for name in names if not name.endswith("/")} == modules | {"blender_manifest.toml", "LICENSE"}
+    assert {name for name in names if not name.endswith("/")} == modules | {
+        "py.typed",
+        "blender_manifest.toml",
+        "LICENSE",
+    }
     # Not from the repository's folder, where the package could be found without the extension.
     done = subprocess.run(
         [sys.executable, "-c", USE, made, server.url],

@@ -62,8 +62,8 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[JobRequest]:
         requests.append(request)
         raise ClientError("There is no server.")
 
-    monkeypatch.setattr(api, "connected", lambda *_: nullcontext())
-    monkeypatch.setattr(api, "Generation", refuse)
+    monkeypatch.setattr(api, "connected_client", lambda *_: nullcontext())
+    monkeypatch.setattr(api, "LiveJob", refuse)
     return requests
 
 

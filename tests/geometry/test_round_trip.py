@@ -271,7 +271,7 @@ def test_texture_with_nothing_to_paint_gives_the_mesh_back(tiny, tmp_path, mesh)
     request = JobRequest(
         **tiny | {"prompt": "a red cube", "mode": "texture", "mesh": "x", "texture_size": 64, "iterations": 1}
     )
-    quick = replace(Settings.of(request), paint=(5,), views=1, snapshot_seconds=1e9)
+    quick = replace(Settings.of(request), colour_levels=(5,), views=1, snapshot_seconds=1e9)
     generate(request, tmp_path, lambda report: None, lambda: False, quick, mesh=validate(frozen(mesh)))
     back = load(tmp_path / "mesh.glb")
     before, after = seen(mesh), seen(back)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import server.guidance
+from msd_blender import protocol
 from server.guidance import GUIDANCES, create
 from server.guidance.msd import ESTIMATORS
 
@@ -125,3 +126,7 @@ def test_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert blocks
     exec("\n".join(blocks), {})
+
+
+def test_jobs_may_choose_every_guidance():
+    assert tuple(GUIDANCES) == protocol.GUIDANCES

@@ -59,6 +59,7 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("seed", range(200) if metafunc.config.getoption("--long") else (1, 2, 7))
 
 
+@pytest.mark.slow
 def test_the_mesh_is_whole(seed, tmp_path):
     request = JobRequest(prompt_of(seed), seed=seed, iterations=16)
     generate(request, tmp_path, lambda _: None, lambda: False)

@@ -53,6 +53,7 @@ def rasterizer(request, monkeypatch):
     return make(DEVICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_pauses_resumes_and_writes_every_file(device, rasterizer, tiny, tmp_path, job):
     request, mesh = request_of(job, tiny["model"])
@@ -66,6 +67,7 @@ def test_a_job_pauses_resumes_and_writes_every_file(device, rasterizer, tiny, tm
 LIMITS = {"volume": 6, "surface": 13, "texture": 6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rasterizer", ["nvdiffrast"], indirect=True)
 def test_an_iteration_waits_for_the_device_within_limits(device, rasterizer, tiny, tmp_path, monkeypatch, capsys):
     request = JobRequest("a red mushroom", model=tiny["model"], texture_size=64, target_faces=200)
@@ -136,6 +138,7 @@ def test_the_contract_refuses_invalid_arguments(device):
             nvdiffrast_contract.rasterize(context, pos, tri, (4, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["msd", "sds", "sdi", "vsd"])
 def test_a_guidance_step_with_the_bundled_prior(device, name):
     prior, generator = priors.load(None, DEVICE, torch.float32), torch.Generator().manual_seed(0)

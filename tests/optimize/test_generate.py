@@ -49,6 +49,7 @@ def test_the_result_is_a_closed_textured_mesh_on_the_ground(tiny, tmp_path):
     assert record["request"]["prompt"] == "a red mushroom" and record["seconds"]["denoiser"] > 0
 
 
+@pytest.mark.slow
 def test_snapshots_do_not_change_the_files(tiny, tmp_path):
     request = JobRequest("a red mushroom", **tiny)
     messages = []
@@ -77,6 +78,7 @@ def test_the_texture_matches_the_vertex_colours(tiny, tmp_path):
     assert np.abs(baked - vertex).mean() < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", ["msd", "sds"])
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, tmp_path, guidance):
     one, two, other = (
@@ -117,7 +119,7 @@ def test_an_empty_field_still_has_a_mesh():
 def test_iterations_are_divided_in_the_proportions_of_the_defaults():
     default, half = Settings(), Settings.of(JobRequest("x", iterations=210))
     assert half.iterations("generate") == 210
-    for (_, phase), (_, whole) in zip(half.plan("generate"), default.plan("generate")):
+    for phase, whole in zip(half.plan("generate"), default.plan("generate")):
         assert phase.iterations / 210 == pytest.approx(whole.iterations / default.iterations("generate"), abs=0.01)
 
 
@@ -133,7 +135,7 @@ def test_a_request_changes_the_settings():
         guidance_scale=7,
     )
     default, changed = Settings(), Settings.of(request)
-    assert [phase.bandwidth for _, phase in changed.plan("generate")] == [
+    assert [phase.bandwidth for phase in changed.plan("generate")] == [
         Geometric(2.0, 1.5),
         Geometric(2.0, 0.6),
         Geometric(0.9, 0.1),
@@ -166,6 +168,7 @@ def test_options_of_the_shape_take_effect(tiny, tmp_path):
     assert cKDTree(points).query(points * [-1, 1, 1])[0].mean() < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt, warned", [("a red dragon", True), ("a red mushroom", False)])
 def test_the_bundled_model_warns_of_unknown_words(tmp_path, prompt, warned):
     messages = run(tmp_path, {}, prompt=prompt, iterations=1)
@@ -173,6 +176,7 @@ def test_the_bundled_model_warns_of_unknown_words(tmp_path, prompt, warned):
     assert [("dragon" in text, "mushroom" in text) for text in warnings] == [(True, True)] * warned
 
 
+@pytest.mark.slow
 def test_a_cut_prompt_is_warned_of_once(tmp_path):
     messages = run(
         tmp_path, {}, prompt="a red mushroom and a blue chair and a green car and a wooden table", iterations=2

@@ -104,6 +104,7 @@ def test_pairs_are_complete():
         assert all({repr(row[name]) for row in rows} == {repr(value) for value in options[name]} for name in options)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("mode", TABLES)
 def test_every_pair_of_options_works(tiny, tmp_path, mode, pytestconfig):
@@ -116,7 +117,7 @@ def test_every_pair_of_options_works(tiny, tmp_path, mode, pytestconfig):
         mesh = None if parts is None else artists(parts)
         request = JobRequest("a red mushroom", mode=mode, model=tiny["model"], mesh="x" if mesh else "", **row)
         try:
-            settings = replace(Settings.of(request), paint=(5, 9))  # finer grids would be slow
+            settings = replace(Settings.of(request), colour_levels=(5, 9))  # finer grids would be slow
             generate(request, folder, lambda message: None, lambda: False, settings, mesh=mesh)
         except Exception as error:
             raise AssertionError(f"{mode} with {row} and a mesh of {parts}") from error

@@ -32,6 +32,7 @@ def run(folder, request, pause_at=None, checkpoints=None, messages=None):
 
 
 # Stops at the start, in each phase, and at the last iteration; VSD carries its own state across the phases.
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance, stops", [("msd", (0, 3, 5, 8)), ("vsd", (3, 5, 7))])
 def test_the_same_bytes_after_any_stop(tiny, tmp_path, guidance, stops):
     request = JobRequest(**{"prompt": "a red mushroom", **tiny, "guidance": guidance, "iterations": 9, "seed": 5})
@@ -49,6 +50,7 @@ def test_the_same_bytes_after_any_stop(tiny, tmp_path, guidance, stops):
         assert record["denoiser_calls"] == json.loads((tmp_path / "whole/job.json").read_text())["denoiser_calls"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_warned_of_once_and_survived(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["server.optimize.loop"], "CHECKPOINT_SECONDS", 0.0)
     (tmp_path / "file").touch()  # a folder cannot be created here

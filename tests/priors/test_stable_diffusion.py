@@ -199,6 +199,7 @@ def test_the_bundled_model():
     assert clean.isfinite().all()
 
 
+@pytest.mark.slow
 def test_guidance_does_not_import_diffusers():
     code = "import sys, server.guidance.msd; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

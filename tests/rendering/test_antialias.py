@@ -45,6 +45,7 @@ def assert_same(found, tolerance=1e-9):
         torch.testing.assert_close(ours, theirs, atol=tolerance * scale, rtol=tolerance)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31 - 1), st.integers(1, 30), st.booleans())
 def test_random_triangles(seed, count, behind):

@@ -20,6 +20,7 @@ def long(request):
     return request.config.getoption("--long")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("discontinuous", [False, True])
 def test_a_cube_and_its_colours_from_pictures_of_16_pixels(discontinuous, long):
     runs = [
@@ -30,18 +31,21 @@ def test_a_cube_and_its_colours_from_pictures_of_16_pixels(discontinuous, long):
     assert np.mean(good) >= 0.8  # a start may be folded, and stay so
 
 
+@pytest.mark.slow
 def test_a_cube_of_4_pixels(long):
     """The original's hardest: a side is a pixel or two, so all comes from antialiasing."""
     errors = fit_cube(cpu, 4000 if long else 1500, size=4).errors
     assert errors["corners"] < (0.01 if long else 0.05)
 
 
+@pytest.mark.slow
 def test_the_pose_of_a_cube_with_coloured_sides(long):
     degrees = [fit_pose(cpu, 2000 if long else 600, seed=seed).errors["degrees"] for seed in range(10 if long else 4)]
     assert np.median(degrees) < 0.2
     assert np.mean(np.array(degrees) < 1) >= (0.9 if long else 0.75)  # the search may end at another minimum
 
 
+@pytest.mark.slow
 def test_a_globes_texture_is_found_with_mipmaps_and_worse_without(long):
     iterations = 1500 if long else 300
     mipmapped, bilinear = (fit_texture(cpu, iterations, mipmaps=on).errors["decibels"] for on in (True, False))

@@ -43,6 +43,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "coloured, size, rule",
     [*((coloured, size, cpu.antialias) for coloured in (False, True) for size in (64, 128)), (True, 64, antialias)],
@@ -96,6 +97,7 @@ def slanted(seed):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31 - 1), st.booleans(), st.booleans())
 def test_away_from_edges_gradients_equal_central_differences(seed, mirrored, behind):
