@@ -9,14 +9,14 @@ PY = .venv/bin/python
 help:
 	@echo 'make setup      everything into .venv (the other targets do it themselves)'
 	@echo 'make demo       PROMPT="a pink bear" SEED=0 -> out/a-pink-bear.blend'
-	@echo 'make quick      ruff, mypy, and the tests that need no server and little time (two minutes)'
+	@echo 'make quick      ruff, mypy, and the quick tests without a server (two minutes)'
 	@echo 'make test       ruff, mypy, and every test, two at a time (WORKERS=2; about 2 GB each)'
-	@echo 'make long       the tests marked long in full, one at a time, on a machine that does nothing else:'
+	@echo 'make long       the tests marked long in full, one at a time, on an otherwise idle machine:'
 	@echo '                prompts, kills, fuzz, load, soak, stops within two seconds (three hours)'
-	@echo 'make meshes     texture mode on meshes of others, into docs/meshes.md (needs npm; 200 MB, half an hour)'
-	@echo 'make bench      where an iteration spends its time; the server under load; rasterizer, geometry, Blender'
+	@echo 'make meshes     texture mode on third-party meshes, into docs/meshes.md (needs npm; 200 MB, half an hour)'
+	@echo 'make bench      speed: iterations, the server under load, rasterizer, geometry, Blender'
 	@echo 'make gpu-check  jobs and times on an NVIDIA card, with and without nvdiffrast (under eight minutes)'
-	@echo 'make mutants    one wrong sign or factor in each formula: do the tests notice?'
+	@echo 'make mutants    check that the tests notice a wrong sign or factor in each formula'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
 	@echo 'make blender-versions  the extension in Blender 4.2 and 5.0 (1 GB each, outside this folder)'
 	@echo 'make extension  the zip for Blender, into dist/'
@@ -35,7 +35,7 @@ lint: setup
 quick: lint
 	$(PY) -m pytest -q -n $(WORKERS) -m "not process and not slow"
 
-# A file's tests stay together: they share its fixtures.
+# --dist loadfile: the tests of a file share its fixtures.
 test: lint
 	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile
 
@@ -54,7 +54,7 @@ bench: setup
 	$(PY) -m benchmarks.rasterizer
 
 gpu-check: setup
-	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check: there is no CUDA device here.")'
+	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check: no CUDA device was found.")'
 	-$(PY) -m server doctor
 	$(PY) -m pytest -q tests/gpu tests/rendering/test_nvdiffrast.py tests/optimize/test_clock.py
 	for rasterizer in cpu $$($(PY) -c 'import nvdiffrast.torch' 2>/dev/null && echo nvdiffrast); do \

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What `make bench` measures."""
+"""Benchmarks: `make bench` runs most of them."""

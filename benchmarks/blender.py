@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an update costs Blender's main thread, at 20,000 vertices and 40,000 faces.
+"""Time of an update on Blender's main thread, at 20,000 vertices and 40,000 faces.
 
 python -m benchmarks.blender [--updates 30]
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The four tasks on which Laine et al. 2020 show their rasterizer, on ours: cube, pose, texture, environment.
+"""Run the four tasks of Laine et al. 2020 on our rasterizers: cube, pose, texture, environment.
 
-Written from the paper's and the documentation's description, on meshes and textures made here. `tests/rendering`
-holds the errors to their limits; this shows them: python -m benchmarks.fitting --output DIR
+The tasks follow the descriptions in the paper and the documentation, on our own meshes and textures. `tests/rendering`
+limits the errors; this command shows them: python -m benchmarks.fitting --output DIR
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from server.rendering.normals import vertex_normals
 from server.rendering.rasterize import Rasterizer
 from server.rendering.textures import UVCharts
 
-DISTANCE, FOCAL = 3.5, 2.5  # of the originals' camera, which looks along -Z
+DISTANCE, FOCAL = 3.5, 2.5  # of the camera in the original tasks, which looks along -Z
 
 
 @dataclass
 class Fit:
-    """What came out: errors by name, and (H, W, 3) pictures in [0, 1], bottom row first, ours and the target."""
+    """The result of a task: errors by name, and (H, W, 3) pictures in [0, 1], bottom row first, ours and the target."""
 
     errors: dict[str, float]
     pictures: list[Tensor] = field(default_factory=list)
 
 
 def rotations(count: int, generator: torch.Generator) -> Tensor:
-    """(count, 3, 3), uniform."""
+    """(count, 3, 3) uniformly random rotations."""
     return matrix(F.normalize(torch.randn(count, 4, generator=generator), dim=1))
 
 
@@ -94,7 +94,7 @@ def cube() -> tuple[Tensor, Tensor]:
 def draw(
     rasterizer: Rasterizer, clip: Tensor, faces: Tensor, colours: Tensor, colour_faces: Tensor, size: int
 ) -> Tensor:
-    """(B, size, size, 3) of colours (N, 3), which have triangles of their own, on black."""
+    """(B, size, size, 3) renders on black; colours (N, 3) have their own triangles."""
     rast = rasterizer.rasterize(clip, faces, (size, size))
     return rasterizer.antialias(rasterizer.interpolate(colours[None], rast, colour_faces), rast, clip, faces)
 
@@ -102,10 +102,10 @@ def draw(
 def fit_cube(
     rasterizer: Rasterizer, iterations: int = 1000, size: int = 16, discontinuous: bool = False, seed: int = 0
 ) -> Fit:
-    """Eight corners, moved by up to half an edge along each axis, and their colours, from one tiny view a step.
+    """Fit eight corners, moved by up to half an edge along each axis, and their colours, from one tiny view a step.
 
-    Discontinuous: every side has corner colours of its own. Errors: mean distance of the corners from where they
-    belong, in edges; root mean square of the colours.
+    discontinuous: each side has its own corner colours. Errors: mean distance of the corners from the true ones, in
+    edges; root mean square of the colours.
     """
     generator = torch.Generator().manual_seed(seed)
     positions, faces = cube()
@@ -145,10 +145,10 @@ def fit_cube(
 
 
 def fit_pose(rasterizer: Rasterizer, iterations: int = 1000, size: int = 64, seed: int = 0) -> Fit:
-    """The orientation of a cube with six colours from one picture; error in degrees.
+    """Fit the orientation of a cube with six colours to one picture; error in degrees.
 
-    As the paper does: the first half keeps the best of random turns, ever smaller, with those that take the cube onto
-    itself, where the other minima are; the second half follows the gradient.
+    As in the paper, the first half keeps the best of random rotations of shrinking size, combined with the cube's
+    symmetries, because the other minima lie there; the second half descends the gradient.
     """
     generator = torch.Generator().manual_seed(seed)
     positions, faces = cube()
@@ -185,30 +185,30 @@ def fit_pose(rasterizer: Rasterizer, iterations: int = 1000, size: int = 64, see
         optimizer.zero_grad()
         difference(F.normalize(pose, dim=1)).backward()
         optimizer.step()
-    found = F.normalize(pose.detach(), dim=1)
-    between = multiply(found * torch.tensor([1.0, -1, -1, -1]), truth)[0]
+    fitted = F.normalize(pose.detach(), dim=1)
+    between = multiply(fitted * torch.tensor([1.0, -1, -1, -1]), truth)[0]
     angle = 2 * math.degrees(math.atan2(float(between[1:].norm()), float(between[0].abs())))
     with torch.no_grad():
-        return Fit({"degrees": angle}, [picture(found)[0], target[0]])
+        return Fit({"degrees": angle}, [picture(fitted)[0], target[0]])
 
 
 def cube_symmetries() -> Tensor:
-    """(24, 4): the rotations that take a cube onto itself."""
+    """(24, 4) quaternions of the rotations that map a cube to itself."""
     r = math.sqrt(0.5)
-    found = [torch.eye(4)]
+    symmetries = [torch.eye(4)]
     for a in range(4):
         for b in range(a + 1, 4):
             for sign in (1, -1):
                 q = torch.zeros(4)
                 q[a], q[b] = r, sign * r
-                found.append(q[None])
+                symmetries.append(q[None])
     for signs in ((1, s, t, u) for s in (1, -1) for t in (1, -1) for u in (1, -1)):
-        found.append(0.5 * torch.tensor([signs], dtype=torch.float32))
-    return torch.cat(found)
+        symmetries.append(0.5 * torch.tensor([signs], dtype=torch.float32))
+    return torch.cat(symmetries)
 
 
 def globe(rows: int = 32) -> tuple[Tensor, Tensor, UVCharts]:
-    """A ball of radius 1 and its chart by longitude and latitude, one seam."""
+    """A sphere of radius 1 and its UV chart by longitude and latitude, with one seam."""
     columns = 2 * rows
     j, i = np.meshgrid(np.arange(rows + 1), np.arange(columns), indexing="ij")
     latitude, longitude = np.pi * (j / rows - 0.5), 2 * np.pi * i / columns
@@ -228,7 +228,7 @@ def globe(rows: int = 32) -> tuple[Tensor, Tensor, UVCharts]:
 
 
 def continents(height: int, width: int, generator: torch.Generator, channels: int = 3) -> Tensor:
-    """(height, width, channels) in [0.05, 0.95]: smooth and fine noise, thresholded in part, as a map has coasts."""
+    """(height, width, channels) in [0.05, 0.95]: partly thresholded noise with coasts, like a map."""
     total = torch.zeros(1, channels, height, width)
     for octave in range(2, int(math.log2(height)) + 1):
         noise = torch.randn(1, channels, 2**octave, 2 ** (octave + 1), generator=generator)
@@ -240,10 +240,10 @@ def continents(height: int, width: int, generator: torch.Generator, channels: in
 def fit_texture(
     rasterizer: Rasterizer, iterations: int = 400, size: int = 64, mipmaps: bool = True, edge: int = 64, seed: int = 0
 ) -> Fit:
-    """A globe's texture from views at random distances, most of them far: with mipmaps, and without.
+    """Fit a globe's texture to views at random, mostly far distances, with or without mipmaps.
 
-    The targets are drawn four times larger, with mipmaps, and averaged down. Error: PSNR of the texture away from the
-    poles, decibels (higher is better).
+    The targets are rendered four times larger, with mipmaps, and averaged down. Error: PSNR of the texture away from
+    the poles, in decibels (higher is better).
     """
     generator = torch.Generator().manual_seed(seed)
     positions, faces, charts = globe()
@@ -280,7 +280,7 @@ def fit_texture(
 def fit_environment(
     rasterizer: Rasterizer, iterations: int = 500, size: int = 48, edge: int = 16, seed: int = 0
 ) -> Fit:
-    """What a curved mirror reflects, and the colour and the exponent of a Phong lobe on it, under random lamps.
+    """Fit the environment in a curved mirror, and the colour and exponent of its Phong lobe, under random lamps.
 
     Errors: root mean square of the lobe's colour, relative error of its exponent, root mean square of the pictures
     over the last tenth.
@@ -304,7 +304,7 @@ def fit_environment(
         return torch.where(covered, mirrored + lobe[:3] * cosine ** lobe[3], 1.0)
 
     def look(rotation: Tensor, shift: Tensor | float, size: int) -> tuple[Tensor, Tensor]:
-        """(unit reflection of the line of sight, whether there is a surface) at every pixel."""
+        """(unit reflection of the view direction, mask of the surface) at every pixel."""
         clip = clip_space(positions, rotation, shift, far=200.0)
         eye = (torch.tensor([0.0, 0, DISTANCE]) - shift) @ rotation[0]
         sight = positions - eye.reshape(1, 3)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Remeshing and unwrapping of objects of known shape, and the cost of both and of a preconditioned step."""
+"""Quality of remeshing and unwrapping on known shapes, and the time of both and of a preconditioned step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEAR = 0.01  # of the diameter: five times as strict as `server.evaluation.compa
 
 
 def distances(source: trimesh.Trimesh, target: trimesh.Trimesh) -> np.ndarray:
-    """From points all over one surface to the other, in diameters of the latter."""
+    """Distances of random points on the source to the target, in diameters of the target."""
     points, _ = trimesh.sample.sample_surface(source, POINTS, seed=0)
     squared, _, _ = igl.point_mesh_squared_distance(
         np.array(points), np.array(target.vertices), np.array(target.faces, np.int64)
@@ -43,7 +43,7 @@ def f_score(mesh: trimesh.Trimesh, real: trimesh.Trimesh) -> float:
 
 
 def roundness(positions: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Of each triangle: 1 equilateral, 0 degenerate."""
+    """Quality of each triangle: 1 equilateral, 0 degenerate."""
     corners = positions[faces].astype(float)
     edges = corners - corners[:, [1, 2, 0]]
     doubled = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where an iteration's time goes, phase by phase, with the bundled prior on this machine."""
+"""Time of an iteration by phase and part, with the bundled prior on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WARM, COUNTED = 5, 40
 
 
 def measure(phase: str, request: JobRequest) -> dict[str, float]:
-    """Seconds per iteration by part, and per iteration of the wall clock, the first iterations left out."""
+    """Seconds per iteration by part, and in all by the wall clock, without the first iterations."""
     settings = Settings.of(request)
     names = ("volume", "surface", "finish")
     at = names.index(phase)
@@ -47,8 +47,8 @@ def measure(phase: str, request: JobRequest) -> dict[str, float]:
     run.report = report
     run.run()
     run.clock.synchronize()
-    found = {part: run.clock.seconds[part] / COUNTED for part in PARTS}
-    return found | {"all": (run.clock.elapsed - run.clock.seconds["snapshot"]) / COUNTED}
+    seconds = {part: run.clock.seconds[part] / COUNTED for part in PARTS}
+    return seconds | {"all": (run.clock.elapsed - run.clock.seconds["snapshot"]) / COUNTED}
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One running job with and without 50 readers (10 of them stalled) and 500 queued jobs, on a server of its own.
+"""Speed of a running job with and without 50 readers (10 of them stalled) and 500 queued jobs, on a new server.
 
-Alone and under load take turns within one run, so that the ratios hold on any machine. The job takes all cores that
-OMP_NUM_THREADS gives it; with one fewer than there are, GET /v1/jobs has a core to answer on.
+Turns alone and under load alternate, so that the ratios hold on any machine. The job uses OMP_NUM_THREADS cores; set it
+to one fewer than the machine has, so that one is left for GET /v1/jobs.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from msd_blender.protocol import JobRequest, Progress
 READERS, STALLED, QUEUED = 50, 10, 500
 SECONDS = 30.0  # of each turn
 TURNS = 3
-ASKED = 200  # GET /v1/jobs in each measurement
+ASKED = 200  # requests GET /v1/jobs in each measurement
 
 
 def read(address: str, job: str, count: int, stalled: int, stop: object) -> None:
-    """Open `count` streams, half of events and half of snapshots; the first `stalled` are never read from."""
+    """Open `count` streams, half for events and half for snapshots; never read from the first `stalled`."""
     parts = urlsplit(address)
     selector = selectors.DefaultSelector()
     streams = []
     for i in range(count):
         stream = socket.create_connection((parts.hostname, parts.port))
-        what = "snapshots" if i % 2 else "events"
-        stream.sendall(f"GET /v1/jobs/{job}/{what} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+        kind = "snapshots" if i % 2 else "events"
+        stream.sendall(f"GET /v1/jobs/{job}/{kind} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
         streams.append(stream)
         if i >= stalled:
             selector.register(stream, selectors.EVENT_READ)
@@ -49,7 +49,7 @@ def read(address: str, job: str, count: int, stalled: int, stop: object) -> None
 
 
 class Speed(threading.Thread):
-    """Follows a job's events; `over` gives its iterations a second by its own clock."""
+    """Follows a job's events; `over` measures its iterations per second by the job's own clock."""
 
     def __init__(self, client: Client, job: str):
         super().__init__(daemon=True)
@@ -106,7 +106,7 @@ def measure(server: LocalServer) -> None:
         stop = multiprocessing.Event()
         readers = multiprocessing.Process(target=read, args=(server.url, job, READERS, STALLED, stop))
         readers.start()
-        time.sleep(2)  # the journal so far is sent to every reader
+        time.sleep(2)  # until every reader has received the past events
         loaded.append(speed.over(SECONDS))
         listed.append(listing(server.url))
         stop.set()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a picture and its gradient cost on the CPU: beside Mitsuba 3, against pixels, against triangles.
+"""Time of a render and its gradient on the CPU: against Mitsuba 3, by pixels and by triangles.
 
     python -m benchmarks.rasterizer --output docs/rendering
 
-Mitsuba is measured where it is installed (`pip install mitsuba`, and an LLVM of version 19 or so, by
-DRJIT_LIBLLVM_PATH if it is not found); it is no dependency of the project.
+Mitsuba is measured if it is installed (`pip install mitsuba`, and LLVM 19 or so, whose library DRJIT_LIBLLVM_PATH names
+if it is not found); it is not a dependency of the project.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def sphere(subdivisions: int) -> tuple[Tensor, Tensor]:
 
 
 def torus(triangles: int) -> tuple[Tensor, Tensor]:
-    """About so many."""
+    """A torus with about this number of triangles."""
     minor = round(math.sqrt(triangles / 4))
     shape = trimesh.creation.torus(0.6, 0.25, major_sections=2 * minor, minor_sections=minor)
     return (
@@ -74,7 +74,7 @@ def operations(positions: Tensor, faces: Tensor, size: int, views: int = VIEWS) 
 
 
 def mitsuba(positions: Tensor, faces: Tensor, integrator: str, samples: int) -> Callable[[], object]:
-    """The same scene and gradients in Mitsuba's variant llvm_ad_rgb; raises ImportError where that cannot be."""
+    """The same scene and gradients in Mitsuba's variant llvm_ad_rgb; raises ImportError if it is missing."""
     import drjit as dr
     import mitsuba as mi
 
@@ -100,7 +100,7 @@ def mitsuba(positions: Tensor, faces: Tensor, integrator: str, samples: int) -> 
             "sample_border": projective,
         }
 
-    if projective:  # looks for silhouettes from one place
+    if projective:  # samples silhouettes from one sensor at a time
         eyes = [mi.load_dict({**sensor, "film": film(1)}) for sensor in sensors]
     else:
         named = {f"sensor{i}": sensor for i, sensor in enumerate(sensors)}
@@ -149,9 +149,9 @@ def mitsuba(positions: Tensor, faces: Tensor, integrator: str, samples: int) -> 
 
 
 def milliseconds(*steps: Callable[[], object], rounds: int = 10) -> np.ndarray:
-    """(2, steps): medians on the wall's clock, and of the processor over all threads.
+    """(2, steps) medians: of wall time, and of processor time over all threads.
 
-    The steps take turns, so that what else the machine does meets all of them.
+    The steps take turns, so that other load on the machine affects all of them.
     """
     for step in steps:
         for _ in range(3):
@@ -171,12 +171,12 @@ def beside_mitsuba() -> str:
     note = ""
     try:
         for integrator, samples in (("direct", 1), ("direct", 4), ("direct_projective", 4)):
-            what = "with" if integrator.endswith("projective") else "no"
-            runs[f"Mitsuba `{integrator}`, {samples} a pixel, {what} silhouette gradients"] = mitsuba(
+            silhouettes = "with" if integrator.endswith("projective") else "no"
+            runs[f"Mitsuba `{integrator}`, {samples} a pixel, {silhouettes} silhouette gradients"] = mitsuba(
                 positions, faces, integrator, samples
             )
     except ImportError as error:
-        note = f"\nMitsuba is not here ({error}): install it to compare.\n"
+        note = f"\nMitsuba is not installed ({error}): install it to compare.\n"
     wall, processor = milliseconds(*runs.values(), rounds=15)
     rows = [
         f"| {name} | {wall[k]:.1f} | {wall[k] / wall[0]:.1f} | {processor[k]:.1f} | {processor[k] / processor[0]:.1f} |"
@@ -198,7 +198,7 @@ def beside_mitsuba() -> str:
 def scaling() -> tuple[dict[int, float], dict[int, float]]:
     """Milliseconds by pixels (edge squared, one view, 5,120 triangles), and by triangles (4 views of 64 px).
 
-    Of the processor, as the kernels run on one thread: other programs do not count.
+    Processor time of the single thread that runs the kernels, so that other programs do not count.
     """
     mesh = sphere(4)
     pixels = {size * size: milliseconds(operations(*mesh, size, views=1))[1, 0] for size in (64, 128, 256, 512, 1024)}
@@ -210,7 +210,7 @@ def scaling() -> tuple[dict[int, float], dict[int, float]]:
 
 
 def silhouettes(name: str, device: str) -> str:
-    """How much of d(area)/d(radius) of a sphere arrives at its vertices, by triangles and picture size."""
+    """Table row: share of d(area)/d(radius) of a sphere that arrives at its vertices, by triangles and picture size."""
     rasterizer = rasterize.create(name, device)
     cells = []
     for subdivisions in (3, 4, 5):
@@ -254,12 +254,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, help="folder for the plot")
     output = parser.parse_args().output
-    torch.set_num_threads(1)  # as our kernels; Mitsuba takes all cores
+    torch.set_num_threads(1)  # like our kernels; Mitsuba uses all cores
     print(f"{VIEWS} views of {SIZE} x {SIZE}, 5,120 triangles; gradients to positions and vertex colours.\n")
     print(beside_mitsuba(), flush=True)
     pixels, triangles = scaling()
-    for what, data in (("pixels", pixels), ("triangles", triangles)):
-        print(f"| {what} | " + " | ".join(f"{count:,}" for count in data) + " |")
+    for label, data in (("pixels", pixels), ("triangles", triangles)):
+        print(f"| {label} | " + " | ".join(f"{count:,}" for count in data) + " |")
         print("|---" * (len(data) + 1) + "|")
         print("| ms | " + " | ".join(f"{each:.1f}" for each in data.values()) + " |\n", flush=True)
     print("Share of the analytic d(area)/d(radius) of a sphere:\n")

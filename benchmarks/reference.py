@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures and gradients of one small scene by every operation, to hold one rasterizer to another.
+"""Images and gradients of each rasterizer operation on a small scene, to compare rasterizers.
 
-On a machine with CUDA and nvdiffrast this stores what nvdiffrast gives, as test data for machines without:
+On a machine with CUDA and nvdiffrast this stores nvdiffrast's arrays, as test data for machines without:
 
     python -m benchmarks.reference --output tests/rendering/nvdiffrast.npz
 """
@@ -21,7 +21,7 @@ SIZE = 64
 
 
 def record(rasterizer: Rasterizer, device: str) -> dict[str, np.ndarray]:
-    """Outputs by name, and gradients of each to what it is a function of, all float32.
+    """Outputs by name, and the gradient of each to each of its inputs, all float32.
 
     Two large triangles in perspective, one before the other, with UVs that magnify and minify a texture of 32 texels.
     """

@@ -16,11 +16,10 @@ BUILDER = Path(bpy.utils.system_resource("SCRIPTS"), "addons_core", "bl_pkg", "c
 
 
 def build(folder: Path) -> Path:
-    """The zip, made in `folder`. Raises `subprocess.CalledProcessError` where the builder finds a fault."""
+    """Build and validate the zip in `folder`. Raises `subprocess.CalledProcessError` if the builder finds a fault."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as stage:
-        # The builder wants the manifest beside __init__.py; from there the package could not be imported by
-        # its name in the repository, so the two meet in a folder of their own.
+        # The builder needs the manifest beside __init__.py, so both are copied to a temporary folder.
         shutil.copytree(ROOT / "msd_blender", stage, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         for name in ("blender_manifest.toml", "LICENSE"):
             shutil.copy(ROOT / name, stage)

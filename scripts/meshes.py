@@ -2,7 +2,7 @@
 """Run texture mode on the sample files of packages and tabulate inputs, results and warnings in docs/meshes.md.
 
 ``python scripts/meshes.py`` fetches the packages into out/meshes, runs all files and writes the page. Files with a
-result are not run again: delete out/meshes/results to begin anew, or name some by any part of their paths,
+result are skipped: delete out/meshes/results to run all again, or name files by any part of their paths,
 ``python scripts/meshes.py WORD…``.
 """
 
@@ -44,14 +44,13 @@ NOISE = re.compile(r"^(Loading|texture \d|files \d|unwrap|Done:|clean-up)|it/s\]
 
 
 class Worker:
-    """Runs texture jobs in one process, so that models and kernels are loaded once; after a crash or a timeout in a new
-    one."""
+    """Runs texture jobs in one process, which loads models and kernels once; restarts it after a crash or timeout."""
 
     def __init__(self) -> None:
         self.process: Any = None
 
     def run(self, path: Path, out: Path) -> tuple[int | None, list[str]]:
-        """(exit status, None where there is none; the log's lines) of one job."""
+        """Run one job: (exit status, or None after a crash or timeout; lines of the log)."""
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         log = out.with_suffix(".log")
@@ -64,7 +63,7 @@ class Worker:
         self.pipe.send((path, out, log))
         try:
             status = self.pipe.recv() if self.pipe.poll(SECONDS) else None
-        except EOFError:  # it died
+        except EOFError:  # the process died
             status = None
         if status is None:
             self.process.kill()
@@ -93,8 +92,8 @@ def _serve(pipe: Any) -> None:
         pipe.send(status)
 
 
-# A warning must match this where a part of a file is not in the result.
-SAID = {
+# If a part of a file is missing in the result, a warning must match its pattern.
+WARNING_PATTERNS = {
     "materials": r"materials?\b|usemtl|librar",
     "alpha": r"transparen|opaque|alpha|opacity",
     "textures": r"picture|texture|bake|map_|left out",
@@ -125,12 +124,12 @@ def lost(given: Content, made: Content, notes: list[str]) -> list[str]:
     return [
         name
         for name, is_missing in missing.items()
-        if is_missing and not any(re.search(SAID[name], note, re.IGNORECASE) for note in notes)
+        if is_missing and not any(re.search(WARNING_PATTERNS[name], note, re.IGNORECASE) for note in notes)
     ]
 
 
 def results(folder: Path, path: Path) -> Path:
-    """The folder of a file's result; its log and the job's outcome have the same name."""
+    """The folder of a file's result; its log and outcome lie beside it under the same name."""
     return FOLDER / "results" / re.sub(r"\W+", "-", f"{folder.name}-{path.relative_to(folder)}")
 
 
@@ -138,7 +137,7 @@ def judged(worker: Worker, package: str, folder: Path, path: Path, again: bool) 
     name = str(path.relative_to(folder))
     try:
         given = content(path)
-    except Exception as error:  # the file is damaged, or this script does not know it
+    except Exception as error:  # a damaged or unknown file
         given = Content()
         print(f"not counted: {error!r}")
     out = results(folder, path)

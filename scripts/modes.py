@@ -3,8 +3,8 @@
 
     python scripts/modes.py [--output docs] [--work out/modes] [--prompts N] [--seed 0]
 
-generate: the field's surface against the cleaned and textured mesh, with what is counted about either. texture and
-refine: Blender's monkey; its right half is locked in one row of each. Jobs that are done already are not made again.
+generate: the field's surface against the cleaned and textured mesh, with counts of both. texture and refine:
+Blender's monkey; its right half is locked in one row of each. Finished jobs are not run again.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from server.optimize import generate, warm_up
 from server.optimize.output import turntable
 from server.rendering import rasterize
 
-PICTURED = 3  # prompts of generate that are shown, of those that are measured
+PICTURED = 3  # measured prompts of generate that are also shown
 LABEL = 190  # pixels
 
 
 def run(folder: Path, request: JobRequest, mesh: Mesh | None = None) -> tuple[Mesh, Mesh]:
-    """(the mesh as it was given, or before it was cleaned; the mesh at the end) of a job in a folder."""
+    """Run a job in a folder unless done: (the input mesh, or the one before clean-up; the final mesh)."""
     if not (folder / "after.npz").exists():
         folder.mkdir(parents=True, exist_ok=True)
         seen: dict[str, Mesh] = {"before": mesh} if mesh else {}
         phase = [""]
 
-        def hear(message: object) -> None:
+        def record(message: object) -> None:
             if isinstance(message, Progress):
                 phase[0] = message.phase
             if isinstance(message, Snapshot):
@@ -53,7 +53,7 @@ def run(folder: Path, request: JobRequest, mesh: Mesh | None = None) -> tuple[Me
                 if mesh is None and phase[0] in ("volume", "surface"):
                     seen["before"] = here
 
-        generate(request, folder, hear, lambda: False, mesh=mesh)
+        generate(request, folder, record, lambda: False, mesh=mesh)
         for name, each in seen.items():
             np.savez(folder / f"{name}.npz", **each.arrays())  # type: ignore[arg-type]
     before, after = (Mesh.from_arrays(dict(np.load(folder / f"{name}.npz"))) for name in ("before", "after"))
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("docs"))
     parser.add_argument("--work", type=Path, default=Path("out/modes"))
-    parser.add_argument("--prompts", type=int, default=24, help="of generate, that are measured")
+    parser.add_argument("--prompts", type=int, default=24, help="measured prompts of generate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--iterations", type=int)
     given = parser.parse_args()
@@ -94,7 +94,7 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, Mesh, bool]] = []
     lines: list[str] = []
-    wish = {"seed": given.seed, "iterations": given.iterations}
+    options = {"seed": given.seed, "iterations": given.iterations}
 
     path = given.work / "monkey.npz"
     if not path.exists():
@@ -105,14 +105,14 @@ def main() -> None:
     half = replace(monkey, locked=(monkey.positions[:, 0] < 0).astype(np.uint8))
     for mode, prompt in (("texture", "a red apple"), ("refine", "a red apple")):
         for name, mesh in ((mode, monkey), (f"{mode}, half locked", half)):
-            request = JobRequest(prompt, mode=mode, mesh="monkey", **wish)
+            request = JobRequest(prompt, mode=mode, mesh="monkey", **options)
             _, after = run(given.work / name.replace(", ", "-").replace(" ", "-"), request, mesh)
             rows.append((f"{name}:\n{prompt}", after, True))
             write(given.output, rows, lines, given.seed)
     for i, (colour, noun) in enumerate(captions.balanced_prompts(given.prompts)):
         prompt = captions.prompt(colour, noun)
         folder = given.work / prompt.replace(" ", "-")
-        before, after = run(folder, JobRequest(prompt, **wish))
+        before, after = run(folder, JobRequest(prompt, **options))
         seconds = json.loads((folder / "job.json").read_text())["seconds_total"]
         lines.append(line(prompt, measured(before, noun), measured(after, noun), seconds))
         print(lines[-1], flush=True)
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def write(folder: Path, rows: list[tuple[str, Mesh, bool]], lines: list[str], seed: int) -> None:
-    """modes.png and modes.md of what there is so far."""
+    """Write modes.png and modes.md of the results so far."""
     rasterizer = rasterize.create("cpu", "cpu")
     sheet = []
     for text, mesh, scaled in rows:
@@ -135,9 +135,8 @@ def write(folder: Path, rows: list[tuple[str, Mesh, bool]], lines: list[str], se
     (folder / "modes.md").write_text(
         "# Three modes\n\n![before and after, from eight sides](modes.png)\n\n"
         f"Made by `python scripts/modes.py --seed {seed}` on the CPU, threads: {torch.get_num_threads()}. "
-        "Texture leaves vertices and UVs as they are, refine moves the vertices; what is locked is the same "
-        "bit for bit.\n\n"
-        "Generate, before → after its clean-up, texture and unwrap:\n\n"
+        "Texture keeps vertices and UVs, refine moves vertices; locked parts stay the same bit for bit.\n\n"
+        "Generate, before → after clean-up, unwrapping and texturing:\n\n"
         "| prompt | seconds | faces | degenerate faces | duplicate vertices | non-manifold edges | components | "
         "share of faces that cross another | share of faces that overlap in UVs | F-score |\n"
         + "|---" * 10

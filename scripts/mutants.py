@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Put one wrong sign or factor into each formula, in a copy, and see that the tests notice.
+"""Put one wrong sign or factor into each formula, in a copy, and check that the tests fail.
 
 python scripts/mutants.py          # a line for each; exit 1 if one survives
 """
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MUTANTS = [  # what, file, right, wrong, tests
+MUTANTS = [  # formula, file, right, wrong, tests
     (
         "product posterior: mean",
         "server/guidance/product.py",
@@ -278,16 +278,16 @@ def main() -> None:
         root = Path(folder) / "copy"
         shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "out", "dist", "docs"))
         alive = []
-        for what, name, right, wrong, tests in MUTANTS:
+        for formula, name, right, wrong, tests in MUTANTS:
             path = root / name
             text = path.read_text()
             if text.count(right) != 1:
-                sys.exit(f"{name} has {text.count(right)} times {right!r}, not once: mend this list.")
+                sys.exit(f"{name} contains {right!r} {text.count(right)} times instead of once: correct this list.")
             path.write_text(text.replace(right, wrong))
-            found = caught(root, tests)
+            noticed = caught(root, tests)
             path.write_text(text)
-            print(f"{'caught' if found else 'SURVIVED':9} {what}", flush=True)
-            alive += [] if found else [what]
+            print(f"{'caught' if noticed else 'SURVIVED':9} {formula}", flush=True)
+            alive += [] if noticed else [formula]
     if alive:
         sys.exit(f"No test noticed: {', '.join(alive)}.")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blender's monkey as arrays, with the UVs that Blender gives it: python scripts/suzanne.py OUT.npz [LEVELS]
+"""Write Blender's monkey as arrays, with Blender's UVs: python scripts/suzanne.py OUT.npz [LEVELS]
 
-LEVELS: of subdivision, 0. A process of its own, because bpy has settings of its own for floating point and threads.
+LEVELS: subdivision levels, default 0. Runs in its own process, because bpy changes floating-point and thread settings.
 """
 
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Generate the eight prompts of the README and picture them: docs/turntables.png and docs/turntables.md.
+"""Generate the eight prompts of the README and render turntables: docs/turntables.png and docs/turntables.md.
 
 python scripts/turntables.py [--output docs] [--seed 0] [--work out/turntables] [PROMPT …]
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checkpoints: tensors and JSON as the bytes of one safetensors file, written so that a crash leaves no half of it.
+"""Checkpoints: tensors and JSON in one safetensors file, written so that a crash leaves no partial file.
 
-The server process only keeps the bytes: torch is imported by the functions that handle tensors.
+Only the functions that handle tensors import torch, because the server process only stores the bytes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def serialize(tensors: dict[str, Tensor], state: dict[str, object]) -> bytes:
 
 
 def deserialize(data: bytes) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """The (tensors, state) of `serialize`. Raises ValueError for bytes that are damaged or something else."""
+    """The (tensors, state) of `serialize`. Raises ValueError if the bytes are no valid checkpoint."""
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
     try:
-        tensors = from_bytes(data)  # checks the header, whose JSON has no accessor for its metadata
+        tensors = from_bytes(data)  # validates the header, but gives no access to its metadata
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return tensors, json.loads(header["__metadata__"]["state"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -39,9 +39,9 @@ def deserialize(data: bytes) -> tuple[dict[str, Tensor], dict[str, object]]:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file that survives a crash at any moment: beside its place first, to the disk, then renamed.
+    """Write a file atomically: to a temporary file, synced to the disk, then renamed.
 
-    Raises OSError, for instance on a full disk; a file that was at `path` before then still is.
+    Raises OSError, for instance on a full disk; the previous file at `path` then stays.
     """
     part = path.with_name(path.name + ".part")
     try:
@@ -55,7 +55,7 @@ def write(path: Path, data: bytes) -> None:
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename itself
+        os.fsync(folder)  # makes the rename durable
     finally:
         os.close(folder)
 
@@ -66,7 +66,7 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, object]) -> No
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """The (tensors, state) of `save`. Raises ValueError for a file that is damaged or something else."""
+    """The (tensors, state) of `save`. Raises ValueError if the file is no valid checkpoint."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -77,7 +77,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a file is a whole checkpoint, by its header, its length and its state; needs no torch."""
+    """Whether a file is a complete checkpoint, by its header, length and state; does not import torch."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -89,7 +89,7 @@ def is_readable(path: Path) -> bool:
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state by flat names; its groups' settings are the caller's."""
+    """An optimizer's state by flat names, without the settings of its parameter groups."""
     return {
         f"optimizer.{i}.{name}": value
         for i, entry in optimizer.state_dict()["state"].items()
@@ -98,7 +98,7 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave; other names are left alone."""
+    """Restore the state of `optimizer_tensors`; ignores other names."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -111,15 +111,15 @@ class Checkpoints:
     """The newest checkpoints of one run, in a folder of their own.
 
     Args:
-        count: how many are kept.
-        size: bytes that they may take together; the newest is always kept.
+        count: the number to keep.
+        size: their total bytes at most; the newest is always kept.
     """
 
     def __init__(self, folder: Path, count: int = 2, size: int = 1 << 30):
         self.folder, self.count, self.size = folder, count, size
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
-        """Add the checkpoint of a step, then drop the oldest. Raises OSError; the older ones then stay."""
+        """Add the checkpoint of a step, then drop the oldest. Raises OSError; the older ones then remain."""
         self.write(step, serialize(tensors, state))
 
     def write(self, step: int, data: bytes) -> None:
@@ -133,7 +133,7 @@ class Checkpoints:
                 path.unlink()
 
     def newest(self) -> tuple[dict[str, Tensor], dict[str, object]] | None:
-        """The (tensors, state) of the newest checkpoint that can be read; None where there is none."""
+        """The (tensors, state) of the newest checkpoint that can be read; None if there is none."""
         for path in self._newest_first():
             try:
                 return load(path)
@@ -142,7 +142,7 @@ class Checkpoints:
         return None
 
     def read(self) -> tuple[int, bytes] | None:
-        """The (step, bytes) of the newest checkpoint that can be read; None where there is none."""
+        """The (step, bytes) of the newest checkpoint that can be read; None if there is none."""
         for path in self._newest_first():
             if is_readable(path):
                 return int(path.stem), path.read_bytes()
@@ -150,7 +150,7 @@ class Checkpoints:
 
     @property
     def step(self) -> int:
-        """The step of the newest checkpoint; -1 where there is none."""
+        """The step of the newest checkpoint; -1 if there is none."""
         return next((int(path.stem) for path in self._newest_first()), -1)
 
     def _newest_first(self) -> list[Path]:

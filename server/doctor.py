@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m server doctor``: what this machine has, what is missing, and the command that mends it."""
+"""``python -m server doctor``: check this machine, and print a fix for each missing part."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from pathlib import Path
 from .priors import BUNDLED_MODEL, PriorError, check
 
 GOOD, NOTE, BAD = "ok", "note", "MISSING"
-ROOM = 2 << 30  # bytes that jobs should find on the disk
+ROOM = 2 << 30  # bytes of free disk space that jobs may need
 # CUDA's major version -> the lowest driver for Linux that runs all of it (NVIDIA, CUDA Compatibility).
 DRIVERS = {13: "580.65.06", 12: "525.60.13", 11: "450.80.02"}
 
 
 @dataclass
 class Finding:
-    """One line. grade: GOOD; NOTE, something optional is not there; or BAD, the server will not work."""
+    """One line of the report.
+
+    grade: GOOD; NOTE, something optional is missing; or BAD, the server will not work. mend: the fix.
+    """
 
     grade: str
     what: str
@@ -34,7 +37,7 @@ class Finding:
 
 
 def examine(host: str, port: int, data: Path, models: list[Path]) -> Iterator[Finding]:
-    """All findings, one after another."""
+    """Check one part after another."""
     yield python()
     yield from packages()
     yield from graphics()
@@ -46,10 +49,10 @@ def examine(host: str, port: int, data: Path, models: list[Path]) -> Iterator[Fi
 
 
 def python() -> Finding:
-    found = f"Python {sys.version.split()[0]}"
+    installed = f"Python {sys.version.split()[0]}"
     if sys.version_info[:2] == (3, 11):
-        return Finding(GOOD, found)
-    return Finding(BAD, f"{found}, but 3.11 is needed", "install Python 3.11, then: PYTHON=python3.11 make setup")
+        return Finding(GOOD, installed)
+    return Finding(BAD, f"{installed}, but 3.11 is needed", "install Python 3.11, then: PYTHON=python3.11 make setup")
 
 
 def packages() -> Iterator[Finding]:
@@ -71,7 +74,7 @@ def graphics() -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class Card:
-    """A graphics card; capability: its compute capability, (0, 0) where it is not known."""
+    """A graphics card; capability: its compute capability, (0, 0) if unknown."""
 
     name: str
     capability: tuple[int, int] = (0, 0)
@@ -80,30 +83,30 @@ class Card:
 
 @dataclass(frozen=True)
 class Cuda:
-    """What is known of a machine's NVIDIA cards, and of the torch that is to use them."""
+    """A machine's NVIDIA cards, their driver, and the torch that uses them."""
 
-    torch: str = ""  # versions; "" where there is none
-    cuda: str = ""  # that torch was built for
+    torch: str = ""  # this and the next three are versions, "" where there is none
+    cuda: str = ""  # for which torch was built
     driver: str = ""
     toolkit: str = ""  # nvcc's
-    kernels: tuple[str, ...] = ()  # of torch, as torch.cuda.get_arch_list says: sm_75, compute_120, …
-    on_the_bus: int = 0  # NVIDIA cards, whether or not there is a driver for them
+    kernels: tuple[str, ...] = ()  # of torch, as torch.cuda.get_arch_list lists them: sm_75, compute_120, …
+    on_the_bus: int = 0  # number of NVIDIA cards, with or without a driver
     listed: tuple[Card, ...] = ()  # by the driver
     usable: tuple[Card, ...] = ()  # by torch
     visible: str | None = None  # CUDA_VISIBLE_DEVICES
-    fault: str = ""  # the reason for which CUDA does not start
+    fault: str = ""  # why CUDA does not start
     nvdiffrast: bool = False
-    lacking: tuple[str, ...] = ()  # of g++, ninja and wheel, which nvdiffrast's build needs
+    lacking: tuple[str, ...] = ()  # those of g++, ninja and wheel, which building nvdiffrast needs
 
 
 def facts() -> Cuda:
-    """This machine's. Raises ImportError and whatever else torch's import does."""
+    """Examine this machine. Raises any exception of importing torch."""
     import torch
 
     driver, listed = _driver()
     usable: tuple[Card, ...] = ()
     fault = ""
-    with warnings.catch_warnings():  # they say at more length what the findings say
+    with warnings.catch_warnings():  # the findings repeat these warnings in fewer words
         warnings.simplefilter("ignore")
         if torch.version.cuda and driver:
             try:
@@ -115,8 +118,8 @@ def facts() -> Cuda:
             except Exception as error:
                 fault = str(error).strip().split("\n")[0]
         kernels = tuple(torch.cuda.get_arch_list())
-    here = Path(sys.executable).parent
-    lacking = tuple(tool for tool in ("g++", "ninja") if not (shutil.which(tool) or shutil.which(tool, path=here)))
+    scripts = Path(sys.executable).parent
+    lacking = tuple(tool for tool in ("g++", "ninja") if not (shutil.which(tool) or shutil.which(tool, path=scripts)))
     return Cuda(
         torch.__version__,
         torch.version.cuda or "",
@@ -133,8 +136,8 @@ def facts() -> Cuda:
     )
 
 
-def _said(*command: str) -> str:
-    """A program's output; "" where it is not there or fails."""
+def _output(*command: str) -> str:
+    """A program's output; "" if it is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -142,10 +145,10 @@ def _said(*command: str) -> str:
 
 
 def _driver() -> tuple[str, tuple[Card, ...]]:
-    """Its version, and the cards that it lists."""
+    """The driver's version, and the cards that it lists."""
     rows = [
         line.split(", ")
-        for line in _said(
+        for line in _output(
             "nvidia-smi", "--query-gpu=driver_version,name,compute_cap,memory.total", "--format=csv,noheader,nounits"
         ).splitlines()
     ]
@@ -169,8 +172,8 @@ def _driver() -> tuple[str, tuple[Card, ...]]:
 def _toolkit() -> str:
     homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
     nvcc = next((f"{home}/bin/nvcc" for home in homes if home), shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc")
-    found = re.search(r"release (\d+\.\d+)", _said(nvcc, "--version"))
-    return found[1] if found else ""
+    release = re.search(r"release (\d+\.\d+)", _output(nvcc, "--version"))
+    return release[1] if release else ""
 
 
 def _on_the_bus() -> int:
@@ -187,9 +190,9 @@ def _on_the_bus() -> int:
 
 
 def _pair(version: str) -> tuple[int, int]:
-    """(12, 6) of "12.6"; (0, 0) of what is no version."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    """(12, 6) of "12.6"; (0, 0) if the text is no version."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -197,18 +200,18 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _runs(kernel: str, capability: tuple[int, int]) -> bool:
-    """Whether a card runs a kernel: of its own generation, up to its own capability; of any older one as PTX."""
-    found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", kernel)
-    if not found:
+    """Whether a card runs a kernel: binaries of its own major version up to its capability; PTX of any older one."""
+    match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", kernel)
+    if not match:
         return False
-    made = int(found[2]), int(found[3])
-    if found[4] == "a":  # for this very one
+    made = int(match[2]), int(match[3])
+    if match[4] == "a":  # for this capability only
         return made == capability
-    return made <= capability and (found[1] == "compute" and not found[4] or made[0] == capability[0])
+    return made <= capability and (match[1] == "compute" and not match[4] or made[0] == capability[0])
 
 
 def cuda(known: Cuda) -> Iterator[Finding]:
-    """What there is to say of a machine of which this is known."""
+    """Findings about the graphics cards of a machine."""
     need = next((driver for major, driver in DRIVERS.items() if _pair(known.cuda)[0] >= major), "")
     if not known.driver:
         if known.on_the_bus:
@@ -253,7 +256,7 @@ def cuda(known: Cuda) -> Iterator[Finding]:
             yield Finding(
                 NOTE,
                 f"CUDA does not start ({known.fault or 'it finds no card'}): jobs run on the CPU",
-                "restart the machine if its driver is new; a container must be started with --gpus all",
+                "restart the machine if its driver is new; start a container with --gpus all",
             )
         return
     if known.visible is not None and len(known.usable) < len(known.listed):
@@ -293,21 +296,21 @@ def _nvdiffrast(known: Cuda) -> Finding:
     major = _pair(known.cuda)[0]
     needs = list(known.lacking)
     if _pair(known.toolkit)[0] != major:
-        found = f"CUDA {known.toolkit}" if known.toolkit else "none"
-        needs.insert(0, f"the CUDA {major} toolkit with nvcc ({found} is found; CUDA_HOME names its folder)")
+        installed = f"CUDA {known.toolkit}" if known.toolkit else "none"
+        needs.insert(0, f"the CUDA {major} toolkit with nvcc (found: {installed}; set CUDA_HOME to its folder)")
     return Finding(
         NOTE,
-        "nvdiffrast is not installed: the CPU rasterizer draws",
-        "see the README, On a GPU, for the command and its licence"
+        "nvdiffrast is not installed: jobs use the CPU rasterizer",
+        "see the README, On a GPU, for the command and the licence"
         + (f"; its build lacks {', '.join(needs)}" if needs else ""),
     )
 
 
 def bundled() -> Finding:
-    found = model(BUNDLED_MODEL)
-    if found.grade == GOOD:
+    finding = model(BUNDLED_MODEL)
+    if finding.grade == GOOD:
         return Finding(GOOD, "bundled model")
-    return Finding(BAD, f"bundled model: {found.what}", "git checkout server/bundled_prior/model")
+    return Finding(BAD, f"bundled model: {finding.what}", "git checkout server/bundled_prior/model")
 
 
 def model(folder: Path) -> Finding:
@@ -323,16 +326,16 @@ def disk(data: Path) -> Finding:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    what = f"{free / 2**30:.1f} GiB free for {data}"
+    space = f"{free / 2**30:.1f} GiB free for {data}"
     probe = place / ".msd-doctor"
     try:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        return Finding(BAD, f"{place} cannot be written ({error.strerror})", "choose another folder with --data")
+        return Finding(BAD, f"cannot write to {place} ({error.strerror})", "choose another folder with --data")
     if free < ROOM:
-        return Finding(NOTE, what, f"jobs may need {ROOM / 2**30:.0f} GiB: make room, or choose another --data")
-    return Finding(GOOD, what)
+        return Finding(NOTE, space, f"jobs may need {ROOM / 2**30:.0f} GiB: free some, or choose another --data")
+    return Finding(GOOD, space)
 
 
 def listening(host: str, port: int) -> Finding:
@@ -343,14 +346,14 @@ def listening(host: str, port: int) -> Finding:
         except OSError as error:
             return Finding(
                 NOTE,
-                f"{host}:{port} cannot be listened on ({error.strerror})",
-                "a server may run there already; else choose another --port",
+                f"cannot listen on {host}:{port} ({error.strerror})",
+                "a server may already run there; if not, choose another --port",
             )
     return Finding(GOOD, f"{host}:{port} is free")
 
 
 def main(host: str, port: int, data: Path, models: list[Path] | None) -> int:
-    """Print the findings; 1 where the server will not work, 0 otherwise."""
+    """Print the findings; returns 1 if the server will not work, else 0."""
     bad = False
     for finding in examine(host, port, data, models or []):
         bad |= finding.grade == BAD

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Log lines for people and for programs: ``time=… level=… logger=… job=… msg="…"``, on stderr."""
+"""Log lines that people and programs can read: ``time=… level=… logger=… job=… msg="…"``, on stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ JOB: ContextVar[str] = ContextVar("job", default="")
 
 
 class Formatter(logging.Formatter):
-    """logfmt: a line for each record, whatever its message holds."""
+    """logfmt: one line for each record, with line breaks escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -27,7 +27,7 @@ class Formatter(logging.Formatter):
 
 
 def set_up() -> None:
-    """Of this process, from here on."""
+    """Send all logs of this process to stderr in this format."""
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Paths on the command lines: what is read from them, and results that replace nothing they should not."""
+"""Paths on the command lines, and results that overwrite neither inputs nor other programs' files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PathError(Exception):
 
 
 def expanded(text: str) -> Path:
-    """An argument as a path, ~ being the home folder: a `type` for argparse."""
+    """A path argument with ~ expanded: a `type` for argparse."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -31,17 +31,17 @@ def expanded(text: str) -> Path:
 
 
 def expanded_text(text: str) -> str:
-    """As `expanded`, for what may be left empty."""
+    """As `expanded`, for an argument that may be empty."""
     return str(expanded(text)) if text else ""
 
 
 def is_full(error: OSError) -> bool:
-    """Whether a disk or a user's share of it is full."""
+    """Whether the disk or the user's quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def writable(folder: Path) -> Path:
-    """The folder, made if need be. Raises `PathError` where nothing can be written into it."""
+    """Create the folder if it is missing. Raises `PathError` if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -55,15 +55,15 @@ def writable(folder: Path) -> Path:
 
 @contextmanager
 def opened() -> Iterator[set[str]]:
-    """The files that this process opens meanwhile, by whichever library: Python's own audit sees them all."""
+    """Collect the files that this process opens in the with block, by any library, from Python's audit events."""
     paths: set[str] = set()
     listening = True
 
-    def hear(event: str, arguments: tuple) -> None:  # stays for good, as audit hooks do
+    def record(event: str, arguments: tuple) -> None:  # an audit hook cannot be removed
         if event == "open" and listening and isinstance(arguments[0], (str, bytes)):
             paths.add(os.fsdecode(arguments[0]))
 
-    sys.addaudithook(hear)
+    sys.addaudithook(record)
     try:
         yield paths
     finally:
@@ -71,14 +71,14 @@ def opened() -> Iterator[set[str]]:
 
 
 class Results:
-    """The files of a command in its folder. They are written beside it first and moved there when all are whole.
+    """Moves the files of a command to its folder once all are complete.
 
-    A file that the command read is never replaced. Any other that is there already is replaced only where job.json
-    says that it is a result of the same command, or with `overwrite`.
+    An input of the command is never replaced. Another existing file is replaced only if job.json shows that it is a
+    result of the same command, or with `overwrite`.
 
     Args:
         mode: the command, one of `protocol.MODES`.
-        read: the files that were read.
+        read: the inputs.
     """
 
     def __init__(self, folder: Path, mode: str, overwrite: bool = False, read: Iterable[str | Path] = ()):
@@ -87,7 +87,7 @@ class Results:
         self._read = {identity for each in read if (identity := _identity(each))}
 
     def check(self, names: Iterable[str]) -> None:
-        """Raise `PathError` where a file of such a name may not be replaced."""
+        """Raise `PathError` if a file of one of these names exists and may not be replaced."""
         for name in sorted(names):
             path = self.folder / name
             if _identity(path) in self._read:
@@ -101,7 +101,7 @@ class Results:
                 )
 
     def expect(self, suffixes: Iterable[str] = ()) -> None:
-        """`check` before the work begins: for a job's files, and a mesh of each suffix with what it has beside it."""
+        """`check` before the work begins: a job's files, and a mesh of each suffix with its material and pictures."""
         names = {*FILES, *(f"mesh{suffix}" for suffix in suffixes)}
         if suffixes:
             names |= {"mesh.mtl"}
@@ -110,7 +110,7 @@ class Results:
 
     @contextmanager
     def written(self) -> Iterator[Path]:
-        """A folder to write into, whose files are results when it was left without an error."""
+        """A temporary folder inside the results' folder; its files become results if the with block raises nothing."""
         part = Path(tempfile.mkdtemp(prefix=".msd-", dir=self.folder))
         try:
             yield part
@@ -128,18 +128,18 @@ class Results:
 
 
 def _made_by(record: Path, mode: str) -> bool:
-    """Whether job.json is of this command."""
+    """Whether job.json was written by this command."""
     try:
-        said = json.loads(record.read_text(encoding="utf-8"))
-        return bool(said["versions"]["msd_blender"]) and said["request"]["mode"] == mode and "blender" not in said
+        job = json.loads(record.read_text(encoding="utf-8"))
+        return bool(job["versions"]["msd_blender"]) and job["request"]["mode"] == mode and "blender" not in job
     except (OSError, ValueError, LookupError, TypeError):
         return False
 
 
 def _identity(path: str | Path) -> tuple[int, int] | None:
-    """The same for all names of a file, links and another case included; None where there is none."""
+    """Device and inode, equal for all names of a file (links, other letter case); None if it does not exist."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

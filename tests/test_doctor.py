@@ -20,7 +20,7 @@ def doctor(*arguments, **environment):
 
 
 @pytest.mark.slow
-def test_a_machine_that_is_well(tmp_path, folders):
+def test_a_healthy_machine(tmp_path, folders):
     done = doctor("--data", tmp_path, "--port", 0, "--models", folders["epsilon"])
     assert done.returncode == 0, done.stdout
     for words in ("Python 3.11", "torch", "bundled model", str(folders["epsilon"]), "GiB free"):
@@ -28,7 +28,7 @@ def test_a_machine_that_is_well(tmp_path, folders):
     assert "MISSING" not in done.stdout
 
 
-def test_what_is_missing_comes_with_what_mends_it(tmp_path, server):
+def test_every_fault_comes_with_a_fix(tmp_path, server):
     (tmp_path / "file").touch()
     port = server.url.rpartition(":")[2]
     done = doctor("--data", tmp_path / "file" / "data", "--port", port, "--models", tmp_path)
@@ -38,16 +38,16 @@ def test_what_is_missing_comes_with_what_mends_it(tmp_path, server):
 
 
 @pytest.mark.slow
-def test_the_driver_is_asked_for_its_version_and_cards(tmp_path):
+def test_the_driver_lists_its_version_and_cards(tmp_path):
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 535.183.01, NVIDIA GeForce RTX 3060, 8.6, 12288\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
-    said = doctor("--data", tmp_path, "--port", 0, PATH=f"{tmp_path}:{os.environ['PATH']}").stdout
-    assert "NVIDIA driver 535.183.01: NVIDIA GeForce RTX 3060" in said and "no NVIDIA card" not in said, said
+    output = doctor("--data", tmp_path, "--port", 0, PATH=f"{tmp_path}:{os.environ['PATH']}").stdout
+    assert "NVIDIA driver 535.183.01: NVIDIA GeForce RTX 3060" in output and "no NVIDIA card" not in output, output
 
 
 KERNELS = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
 ADA = Card("NVIDIA GeForce RTX 4090", (8, 9), 24 << 30)
-WELL = Cuda(
+HEALTHY = Cuda(
     torch="2.13.0+cu130",
     cuda="13.0",
     driver="580.95.05",
@@ -129,15 +129,15 @@ WELL = Cuda(
         (
             {"nvdiffrast": False, "toolkit": "", "lacking": ("ninja", "wheel")},
             [GOOD, GOOD, NOTE],
-            [r"lacks the CUDA 13 toolkit with nvcc \(none is found; CUDA_HOME.*\), ninja, wheel$"],
+            [r"lacks the CUDA 13 toolkit with nvcc \(found: none; set CUDA_HOME.*\), ninja, wheel$"],
         ),
-        ({"nvdiffrast": False, "toolkit": "12.4"}, [GOOD, GOOD, NOTE], ["the CUDA 13 toolkit .*CUDA 12.4 is found"]),
+        ({"nvdiffrast": False, "toolkit": "12.4"}, [GOOD, GOOD, NOTE], ["the CUDA 13 toolkit .*found: CUDA 12.4"]),
     ],
 )
 def test_graphics_cards(changes, grades, words):
-    found = list(cuda(replace(WELL, **changes)))
-    assert [finding.grade for finding in found] == grades, found
-    said = [text for finding in found for text in (finding.what, finding.mend)]
+    findings = list(cuda(replace(HEALTHY, **changes)))
+    assert [finding.grade for finding in findings] == grades, findings
+    texts = [text for finding in findings for text in (finding.what, finding.mend)]
     for each in words:
-        assert any(re.search(each, text) for text in said), (each, said)
-    assert all(finding.mend for finding in found if finding.grade == BAD)
+        assert any(re.search(each, text) for text in texts), (each, texts)
+    assert all(finding.mend for finding in findings if finding.grade == BAD)

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m server.experiments",
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
-        epilog="\n".join(f"{name:12}  {what}" for name, what in NAMES.items()),
+        epilog="\n".join(f"{name:12}  {text}" for name, text in NAMES.items()),
     )
     parser.add_argument("name", choices=NAMES, metavar="NAME", help="one of those below")
     parser.add_argument(
@@ -33,11 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
         type=expanded,
         required=True,
         metavar="DIR",
-        help="folder to write; denoisers that were trained there before are used again",
+        help="folder to write; denoisers trained there earlier are reused",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="a short run that shows that it works, without meaningful numbers"
-    )
+    parser.add_argument("--quick", action="store_true", help="a short run as a test, without meaningful numbers")
     parser.add_argument(
         "--model",
         type=expanded_text,

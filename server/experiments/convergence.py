@@ -47,9 +47,9 @@ def descend(
     condition: Any = None,
     seed: int = 0,
 ) -> tuple[Tensor, int]:
-    """Gradient descent x <- x - rate * gradient from start (N, D); returns the end points and the calls per point.
+    """Descend x <- x - rate * gradient from start (N, D); returns the end points and the denoiser calls per point.
 
-    It ends after `calls` denoiser calls or after `iterations`, whichever is given.
+    Ends after `calls` denoiser calls, or after `iterations` if `calls` is 0.
     """
     kind, settings = method
     guidance, generator = create(kind, **settings), torch.Generator().manual_seed(seed)
@@ -64,7 +64,7 @@ def descend(
 def best_rows(
     prior: Any, density: Mixture, start: Tensor, methods: dict[str, tuple[str, dict[str, Any]]], **budget: int
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """For each method the row and the end points of its best rate."""
+    """Yield each method's row and end points at its best rate, by NLL."""
     for name, method in methods.items():
         best: tuple[dict[str, Any], Tensor] | None = None
         for rate in RATES:
@@ -82,7 +82,7 @@ def best_rows(
 
 
 def data_row(density: Mixture, count: int) -> dict[str, Any]:
-    """The row of samples of the density."""
+    """The table row of the density's own samples."""
     x, _ = density.sample(count, torch.Generator().manual_seed(7))
     return {
         "method": "the data itself",
@@ -93,22 +93,22 @@ def data_row(density: Mixture, count: int) -> dict[str, Any]:
 
 
 def purity(prior: Any, density: Mixture, start: Tensor, scale: float, calls: int) -> Iterator[dict[str, Any]]:
-    """For each method the share of points that end where the class of their condition is the most likely one.
+    """Yield each method's share of points whose most likely class at the end is that of their condition.
 
-    Half of the points have either class.
+    Half of the points have each class.
     """
-    wanted = torch.arange(len(start)) % 2
+    targets = torch.arange(len(start)) % 2
     for name, method in METHODS.items():
         best: dict[str, Any] | None = None
         for rate in RATES:
-            x, spent = descend(prior, method, start, rate, calls=calls, condition=Labels(wanted, scale))
+            x, spent = descend(prior, method, start, rate, calls=calls, condition=Labels(targets, scale))
             row = {
                 "method": name,
                 "guidance scale": scale,
                 "rate": rate,
                 "calls": spent,
-                "purity": float((density.class_of(x) == wanted).float().mean()),
-                "nll of the class": float(-density.log_density(x, classes=wanted).mean()),
+                "purity": float((density.class_of(x) == targets).float().mean()),
+                "nll of the class": float(-density.log_density(x, classes=targets).mean()),
             }
             if best is None or not best["nll of the class"] <= row["nll of the class"]:
                 best = row
@@ -117,7 +117,7 @@ def purity(prior: Any, density: Mixture, start: Tensor, scale: float, calls: int
 
 
 def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
-    """Write the tables, and a picture of the end points for each kind of denoiser."""
+    """Write the tables, and a plot of the end points for each kind of denoiser."""
     start = grid(6 if quick else 20)
     count = 200 if quick else 2000
     calls, iterations = (40, 10) if quick else (CALLS, ITERATIONS)
@@ -133,10 +133,10 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
                 else learn(density, output / "learned" / f"{name}.safetensors", steps=100 if quick else 6000)
             )
             own = data_row(density, count)
-            for what, budget in (("iterations", iterations), ("calls", calls)):
-                found = list(best_rows(prior, density, start, METHODS, **{what: budget}))
-                tables[f"{name}, {denoiser} denoiser, {budget} {what}"] = [row for row, _ in found] + [own]
-            ends[name] = [(row["method"], x) for row, x in found]
+            for unit, budget in (("iterations", iterations), ("calls", calls)):
+                results = list(best_rows(prior, density, start, METHODS, **{unit: budget}))
+                tables[f"{name}, {denoiser} denoiser, {budget} {unit}"] = [row for row, _ in results] + [own]
+            ends[name] = [(row["method"], x) for row, x in results]
             report.write(output, "Convergence", tables)
             if name == "fractal" or quick:
                 tables[f"{name}, {denoiser} denoiser, classes, {calls} calls"] = [

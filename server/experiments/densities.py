@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 24  # numbers of a batch-by-components matrix at a time
+CHUNK = 1 << 24  # entries of a batch-by-components matrix at a time
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Mixture:
         return self.means.shape[1]
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Labels | None = None) -> Tensor:
-        """E[clean | x] in closed form, of the whole density or of one class; as `Prior.denoise`."""
+        """E[clean | x] in closed form, under the whole density or one class; as `Denoiser.denoise`."""
 
         def exact(classes: Tensor | None) -> Tensor:
             step = max(1, CHUNK // len(self.means))
@@ -94,7 +94,7 @@ class Mixture:
 
     def _log_parts(self, x: Tensor, variance: Tensor) -> Tensor:
         """log of w_k N(x; m_k, variance_k I), (B, K)."""
-        # Not by a matrix product, whose rounding error is as large as the narrowest components' variances.
+        # A matrix product would have rounding errors as large as the narrowest components' variances.
         distance = torch.cdist(x, self.means.to(x), compute_mode="donot_use_mm_for_euclid_dist").square()
         height = self.weights.to(x).log() - self.dimensions / 2 * (2 * math.pi * variance).log()
         return torch.addcdiv(height, distance, variance, value=-0.5)
@@ -140,7 +140,7 @@ class Mixture:
         return torch.stack(found).float()
 
     def quantile(self, share: float, count: int = 20_000) -> float:
-        """The quantile of the samples' own log density."""
+        """A quantile of the log density of the density's own samples."""
         x, _ = self.sample(count, torch.Generator().manual_seed(12345))
         return float(self.log_density(x).quantile(share))
 
@@ -156,13 +156,13 @@ def _mixture(means: Tensor, stds: Tensor, classes: Tensor | None = None, weights
 
 
 def gaussians(count: int = 8, std: float = 0.12) -> Mixture:
-    """Gaussians on a ring, which belong to two classes alternately."""
+    """Gaussians on a ring, alternating between two classes."""
     angle = 2 * math.pi * torch.arange(count) / count
     return _mixture(torch.stack([angle.cos(), angle.sin()], dim=1), torch.full((count,), std), torch.arange(count) % 2)
 
 
 def scattered(count: int = 24, dimensions: int = 2, std: float = 0.06, seed: int = 0) -> Mixture:
-    """Gaussians at random places, of unequal weights, so that some are found more easily than others."""
+    """Gaussians at random places, of unequal weights, so that some modes are easier to find."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(count, dimensions, generator=generator)
     return _mixture(
@@ -171,7 +171,7 @@ def scattered(count: int = 24, dimensions: int = 2, std: float = 0.06, seed: int
 
 
 def pinwheel(arms: int = 5, parts: int = 40) -> Mixture:
-    """Bent arms round a centre, which widen outward and belong to two classes alternately."""
+    """Bent arms that widen outward from a centre, alternating between two classes."""
     t = torch.linspace(0.3, 1.5, parts).repeat(arms)
     arm = torch.arange(arms).repeat_interleave(parts)
     angle = 2 * math.pi * arm / arms + 0.9 * t

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The number of modes found, by the bandwidth that MSD starts with: its diversity setting.
-
-On densities with known modes, and on a text-to-image prior, where the spread of a prompt's pictures is measured.
-"""
+"""Diversity by MSD's starting bandwidth: modes found on densities, spread of pictures on a text-to-image prior."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from .text_to_2d import SCALE, score, sheet
 STARTS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # in standard deviations of the data
 END = 0.02
 IMAGE_STARTS = (0.35, 0.7, 1.0, 2.0, 4.0)
-IMAGE_SETTINGS: dict[str, tuple[float, dict[str, Any]]] = {  # where the bandwidth ends, and the other settings
+IMAGE_SETTINGS: dict[str, tuple[float, dict[str, Any]]] = {  # name -> (end of the bandwidth, other settings)
     "exact": (0.3, {}),
     "for renders": (0.6, RENDERS),
 }
@@ -40,29 +37,29 @@ SETS: dict[str, Any] = {
 
 
 def rows_for_density(density: Mixture, count: int) -> list[dict[str, Any]]:
-    """A row for each start of the bandwidth; the points begin as white noise of the data's standard deviation."""
+    """A row for each starting bandwidth, from white noise of the data's standard deviation."""
     start = torch.randn(count, density.dimensions, generator=torch.Generator().manual_seed(2))
     rows = []
     for width in STARTS:
         x, _ = descend(density, ("msd", {"bandwidth": Geometric(width, END)}), start, 0.5, calls=CALLS)
-        found = measure(x, density, torch.Generator().manual_seed(1))
+        measures = measure(x, density, torch.Generator().manual_seed(1))
         rows.append(
             {
                 "start": width,
-                "modes covered": f"{found['modes']:.0f} of {len(density.modes)}",
-                "evenly": found["modes_evenly"],
-                "recall": found["recall"],
-                "inside": found["inside"],
-                "nll": found["nll"],
+                "modes covered": f"{measures['modes']:.0f} of {len(density.modes)}",
+                "evenly": measures["modes_evenly"],
+                "recall": measures["recall"],
+                "inside": measures["inside"],
+                "nll": measures["nll"],
             }
         )
     return rows
 
 
 def rows_for_pictures(output: Path, quick: bool, model: str) -> list[dict[str, Any]]:
-    """A row for each start of the bandwidth, from latents of white noise; writes pictures.png, first row samples.
+    """A row for each starting bandwidth, from white noise; writes pictures.png with samples in the first row.
 
-    spread: mean distance of two pictures of one prompt in the classifier's features, relative to the samples'.
+    spread: mean distance between two pictures of a prompt in the classifier's features, relative to the samples'.
     """
     kinds, seeds = (2, 2) if quick else (4, 8)
     prior = priors.load(model or None, "cpu")

@@ -16,7 +16,7 @@ from .densities import Mixture, fractal
 from .learned import learn
 
 BANDWIDTHS = (1.0, 0.3, 0.1, 0.03)
-STEPS = 18  # of the whole reverse process
+STEPS = 18  # of the full reverse process
 STOPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18)
 PAPER = 8  # steps of the paper's estimator, which cannot stop early
 
@@ -24,11 +24,11 @@ PAPER = 8  # steps of the paper's estimator, which cannot stop early
 def measure(
     prior: Any, density: Mixture, x: Tensor, estimates: int, bandwidth: float, seed: int = 0, **settings: Any
 ) -> dict[str, Any]:
-    """`estimates` of one mean shift at each x (N, D), compared with the density's own closed form.
+    """Compare `estimates` of the mean shift at each x (N, D) with its closed form.
 
-    All lengths are root mean squares over the points, relative to the shift's: bias (of the mean of the
-    estimates, their spread taken out), error (the standard error of that mean), nmse (of one estimate); and
-    efficiency = 1 / (nmse * calls).
+    bias, mean and error are root mean squares over the points, relative to the shift's: the error of the mean estimate
+    without and with its sampling noise, and the standard error of that mean. nmse: normalized mean squared error of one
+    estimate. efficiency = 1 / (nmse * calls).
     """
     truth = density.denoise(x.double(), x.new_full(x.shape[:1], bandwidth).double()) - x
     guidance = create("msd", bandwidth=bandwidth, **settings)
@@ -55,22 +55,22 @@ def measure(
 
 
 def near_data(density: Mixture, count: int, bandwidth: float) -> Tensor:
-    """(count, D) points as an optimization with this bandwidth visits them: samples, moved by its kernel."""
+    """(count, D) points such as an optimization with this bandwidth visits: samples plus noise of the bandwidth."""
     generator = torch.Generator().manual_seed(11)
     y, _ = density.sample(count, generator)
     return y + bandwidth * torch.randn(y.shape, generator=generator)
 
 
 def far_from_data(count: int) -> Tensor:
-    """(count, 2) points of a grid, most of them far from the data, where a learned denoiser was not trained."""
+    """(count, 2) grid points, mostly far from the data, where a learned denoiser was not trained."""
     axis = torch.linspace(-2, 2, round(count**0.5))
     return torch.cartesian_prod(axis, axis)
 
 
 def biases(density: Mixture, points: int, estimates: int, steps: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Rows over bandwidths, estimators and lengths of the process, without early stops.
+    """A row for each bandwidth, estimator and number of steps, without early stops.
 
-    The biased estimators get an eighth of the estimates, which suffices to show their bias.
+    The biased estimators get an eighth of the estimates, which is enough to show their bias.
     """
     return [
         {
@@ -95,7 +95,7 @@ def biases(density: Mixture, points: int, estimates: int, steps: tuple[int, ...]
 
 
 def stops(prior: Any, density: Mixture, points: int, estimates: int) -> list[dict[str, Any]]:
-    """Rows over bandwidths, where the points lie, and the step at which the process of STEPS ends."""
+    """A row for each bandwidth, set of points, and stopping step of a process of `STEPS` steps."""
     return [
         {
             "bandwidth": bandwidth,
@@ -110,7 +110,7 @@ def stops(prior: Any, density: Mixture, points: int, estimates: int) -> list[dic
 
 
 def defaults(prior: Any, density: Mixture, points: int, estimates: int) -> list[dict[str, Any]]:
-    """Rows over bandwidths: MSD with its default settings beside the paper's estimator with `PAPER` steps."""
+    """A row for each bandwidth: MSD by default and the paper's estimator with `PAPER` steps."""
     rows = []
     for bandwidth in BANDWIDTHS:
         x = near_data(density, points, bandwidth)
@@ -153,23 +153,23 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
 def _plot_stops(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
     with report.figure(path, len(tables), 3) as axes:
         for line, (name, rows) in zip(axes, tables.items()):
-            for axis, (what, place) in zip(line, (("efficiency", "near"), ("nmse", "near"), ("mean", "away"))):
+            for axis, (key, place) in zip(line, (("efficiency", "near"), ("nmse", "near"), ("mean", "away"))):
                 for bandwidth in BANDWIDTHS:
                     part = [
                         row
                         for row in rows
-                        if row["bandwidth"] == bandwidth and row["points"] == place and row[what] < float("inf")
+                        if row["bandwidth"] == bandwidth and row["points"] == place and row[key] < float("inf")
                     ]
                     axis.plot(
                         [row["stop_at"] for row in part],
-                        [row[what] for row in part],
+                        [row[key] for row in part],
                         marker=".",
                         label=f"λ = {bandwidth:g}",
                     )
                 axis.set(xlabel=f"stopped after call, of {STEPS}", yscale="log")
-                if what != "efficiency":
-                    axis.set_ylim(bottom=3e-4)  # an ideal denoiser's first answer is exact
-                label = {"mean": "error of the mean", "nmse": "NMSE"}.get(what, what)
+                if key != "efficiency":
+                    axis.set_ylim(bottom=3e-4)  # an ideal denoiser's first estimate is exact
+                label = {"mean": "error of the mean", "nmse": "NMSE"}.get(key, key)
                 axis.set_title(f"{label}, {'near' if place == 'near' else 'far'}, {name.split(', ')[1]}", fontsize=9)
         axes[0, 0].legend(fontsize=8)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures of the losses that SDS and MSD descend, and of the bandwidth (arXiv 2502.15989, Figures 3 and 5)."""
+"""Plots of the losses that SDS and MSD descend, by bandwidth (arXiv 2502.15989, Figures 3 and 5)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SETS: dict[str, Any] = {
 
 
 def sds_loss(density: Mixture, x: Tensor, draws: int = 64, seed: int = 0) -> Tensor:
-    """(N,) the function whose gradient is the mean of SDS's: -E over sigma and n of sigma^2 log p_sigma(x + sigma n).
+    """(N,) the loss of SDS: -E over sigma and n of sigma^2 log p_sigma(x + sigma n), with the same draws for all x.
 
-    Its gradient is E[x + sigma n - D(x + sigma n; sigma)] by Tweedie's formula; the same draws for all x.
+    By Tweedie's formula its gradient is E[x + sigma n - D(x + sigma n; sigma)], the mean of SDS's gradient.
     """
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(len(x))
@@ -39,7 +39,7 @@ def sds_loss(density: Mixture, x: Tensor, draws: int = 64, seed: int = 0) -> Ten
 
 
 def msd_loss(density: Mixture, x: Tensor, bandwidth: float) -> Tensor:
-    """(N,) -lambda^2 log (p * G_lambda)(x), whose gradient is MSD's."""
+    """(N,) the loss of MSD: -lambda^2 log (p * G_lambda)(x)."""
     return -(bandwidth**2) * density.log_density(x, bandwidth)
 
 
@@ -62,14 +62,14 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
                 low = _minima(values)
                 places = torch.stack([low[1], low[0]], dim=1) * (5 / (edge - 1)) - 2.5
                 distance = torch.cdist(places, density.modes).min(dim=1).values
-                found = torch.cdist(density.modes, places).min(dim=1).values
+                from_modes = torch.cdist(density.modes, places).min(dim=1).values
                 rows.append(
                     {
                         "density": name,
                         "loss": title,
                         "minima": len(places),
                         "from a minimum to the nearest mode": float(distance.mean()),
-                        "from a mode to the nearest minimum": float(found.mean()),
+                        "from a mode to the nearest minimum": float(from_modes.mean()),
                     }
                 )
                 shown = values.clamp(max=float(values.flatten().kthvalue(int(0.9 * values.numel())).values))
@@ -84,7 +84,7 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
 
 
 def _minima(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows, columns) of the points that lie below their eight neighbours; the border is left out."""
+    """(rows, columns) of the points below their eight neighbours, without the border."""
     inner = values[1:-1, 1:-1]
     around = torch.stack(
         [
@@ -99,7 +99,7 @@ def _minima(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bandwidths(path: Path, edge: int, arrows: int) -> None:
-    """Plot the smoothed density, the mean shift's direction, and the end points of descents at one bandwidth."""
+    """Plot one bandwidth: the smoothed density, the mean shift's direction, and the end points of descents."""
     density = DENSITIES["pinwheel"]()
     start = grid(12)
     with report.figure(path, 1, len(BANDWIDTHS), width=2.4, height=2.6) as axes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The learned denoiser of a density: as in practice, it was trained on samples and does not know the density."""
+"""Learned denoisers: networks trained on samples of a density, as in practice."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Learned:
 
 
 def learn(density: Mixture, path: Path, steps: int = 6000, batch: int = 1024, seed: int = 0) -> Learned:
-    """Train on samples of the density, or load the weights that an earlier run left in `path` (safetensors).
+    """Train a denoiser on samples of the density, or load it from `path` (safetensors) if that exists.
 
-    EDM's loss and noise distribution (Karras 2022, table 1), a tenth of the labels dropped.
+    Uses EDM's loss and noise distribution (Karras 2022, table 1), and drops a tenth of the labels.
     """
     network: Any = MLPDenoiser(
         (density.dimensions,), width=128, layers=4, classes=int(density.classes.max()) + 1, detail=(1.0, 4.0, 16.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Quality measures of points against a density that is known in closed form."""
+"""Quality measures of points against a density in closed form."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def measure(x: Tensor, density: Mixture, generator: torch.Generator, count: int 
     (of samples) within the 3-nearest-neighbour radius of a sample (a point) (Kynkaanniemi et al. 2019); mmd:
     squared maximum mean discrepancy, Gaussian kernel at the samples' median distance, unbiased (Gretton et al.
     2012, equation 3); mode_distance: mean distance to the nearest mode; modes: the number of
-    modes that are the nearest one of some point inside; modes_evenly: the exponential of the entropy of the points'
-    shares, the number of modes with equal shares that has it.
+    modes that are nearest to some point inside; modes_evenly: the effective number of modes, the exponential of the
+    entropy of their shares of the points.
     """
     samples, _ = density.sample(count, generator)
     x = x.float()
@@ -40,7 +40,7 @@ def measure(x: Tensor, density: Mixture, generator: torch.Generator, count: int 
 
 
 def _covered(points: Tensor, by: Tensor, neighbours: int = 3) -> float:
-    """The share of points within a ball around one of `by` that reaches to that one's `neighbours`-th neighbour."""
+    """The share of points nearer to some point of `by` than that one's `neighbours`-th neighbour."""
     radius = torch.cdist(by, by).kthvalue(neighbours + 1, dim=1).values
     return float((torch.cdist(points, by) <= radius).any(dim=1).float().mean())
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Text to pictures: every guidance optimizes coordinate networks on a text-to-image prior, at equal denoiser calls.
 
-The setting of the paper's text-to-2D comparison (arXiv 2502.15989, Figure 4): a picture is a small network of its
-coordinates, so that a method cannot set pixels one by one. The reference is samples of the same prior.
+As in the paper's text-to-2D comparison (arXiv 2502.15989, Figure 4), a picture is a small network of its coordinates,
+so that a method cannot set single pixels. The reference is samples of the same prior.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..priors.base import PriorError
 from ..priors.sampling import sample
 from . import report
 
-SCALE = 5.0  # of classifier-free guidance, of all methods and of the samples
+SCALE = 5.0  # of classifier-free guidance, for all methods and the samples
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ METHODS = {
 
 
 class Pictures(nn.Module):
-    """N pictures, each an own network of Fourier features of the coordinates (Tancik et al. 2020, equation 5).
+    """N pictures, each a network of its own on Fourier features of the coordinates (Tancik et al. 2020, equation 5).
 
-    features: random frequencies, standard deviation `bandwidth` periods per picture edge. The last layer starts
-    small, so that all pictures start nearly grey.
+    features: random frequencies, standard deviation `bandwidth` periods per picture edge. The small initial
+    last layer makes all pictures start nearly grey.
     """
 
     frequencies: Tensor
@@ -104,7 +104,7 @@ class Pictures(nn.Module):
 
 @dataclass
 class Curve:
-    """One method's pictures at increasing numbers of denoiser calls, and the time that all took."""
+    """One method's pictures at increasing numbers of denoiser calls, and the total time."""
 
     calls: list[int] = field(default_factory=list)
     pictures: list[Tensor] = field(default_factory=list)  # each (N, 3, H, W)
@@ -112,7 +112,7 @@ class Curve:
 
 
 def optimize(prior: Any, choice: Choice, prompts: list[str], calls: int, seed: int, stops: int = 4) -> Curve:
-    """Optimize a picture for each prompt; returns `stops` states, the last after `calls` denoiser calls a picture."""
+    """Optimize a picture for each prompt; returns `stops` states, the last after `calls` denoiser calls per picture."""
     guidance = create(choice.guidance, **choice.settings)
     generator = torch.Generator().manual_seed(seed)
     pictures = Pictures(len(prompts), generator).to(prior.device)
@@ -144,9 +144,9 @@ def classifier_features(pictures: Tensor) -> Tensor:
 
 
 def clip_features(folder: Path) -> Features:
-    """The projected image embeddings of a CLIP model: a local folder in transformers' layout with safetensors.
+    """Features by a CLIP model: its projected image embeddings.
 
-    Raises PriorError where the folder holds no such model.
+    folder: in transformers' layout with safetensors. Raises PriorError if it holds no such model.
     """
     from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
@@ -170,7 +170,7 @@ def clip_features(folder: Path) -> Features:
 def score(
     pictures: Tensor, labels: list[tuple[str, str]], reference: Tensor, clip: Features | None = None
 ) -> dict[str, float]:
-    """Fréchet distances to the reference pictures, and the shares of nouns and colours that are classified right."""
+    """Fréchet distances to the reference pictures, and the accuracy of nouns and colours by the classifier."""
     predictions = load_classifier().predict(pictures)
     distances = {
         name: frechet_distance(features(pictures), features(reference))
@@ -186,14 +186,14 @@ def score(
 
 
 def sheet(rows: list[Tensor], path: Path, columns: int = 16) -> None:
-    """A contact sheet, a row for each batch of pictures."""
+    """Save a contact sheet with a row for each batch of pictures."""
     lines = [torch.cat(list(row[:columns]), dim=2) for row in rows]
     picture = (255 * torch.cat(lines, dim=1)).round().byte().movedim(0, -1).numpy()
     Image.fromarray(picture).save(path, optimize=True)
 
 
 def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed: int = 0) -> dict[str, Any]:
-    """Run every method with all its settings and show the best of each; writes tables and pictures."""
+    """Run every method with all its settings; writes tables and pictures of the best of each."""
     count, calls, batch = (4, 16, 4) if quick else (48, 400, 16)
     prior = priors.load(model or None, "cpu")
     labels = captions.balanced_prompts(count)
@@ -232,7 +232,7 @@ def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed
     curves: dict[str, list[dict[str, Any]]] = {}
     pictures = [reference[:count]]
     for name, choices in METHODS.items():
-        found = []
+        results = []
         for choice in choices:
             parts = [optimize(prior, choice, part, calls, seed + i) for i, part in enumerate(batches)]
             stops = [torch.cat([part.pictures[k] for part in parts]) for k in range(len(parts[0].calls))]
@@ -240,7 +240,7 @@ def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed
                 {"calls": spent, **score(each, labels, reference, clip_of)}
                 for spent, each in zip(parts[0].calls, stops)
             ]
-            found.append((curve, stops[-1]))
+            results.append((curve, stops[-1]))
             trials.append(
                 {
                     "method": name,
@@ -252,7 +252,7 @@ def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed
         own = trials[-len(choices) :]
         best = min(range(len(choices)), key=lambda i: own[i]["frechet"])
         rows.append(own[best])
-        curves[name], picture = found[best]
+        curves[name], picture = results[best]
         pictures.append(picture)
         tables = {
             f"{count} pictures, guidance scale {SCALE:g}": rows,

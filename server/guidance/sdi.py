@@ -13,14 +13,13 @@ from .base import Guidance, GuidanceStep, NoiseLevels, working
 
 @dataclass
 class SDI(NoiseLevels, Guidance):
-    """SDS whose noise is not drawn but found: the latents are carried up to sigma by the prior's own flow.
+    """SDS with noise from DDIM inversion: the prior's own probability flow carries the latents up to sigma.
 
-    The target D(z; sigma) is then what the prior makes of these latents, without the variance that random
-    noise brings. They go up without classifier-free guidance, along the flow of the density itself: guided as
-    the denoising is, or with a negative guidance scale as in the paper, shapes came out worse (docs/guidance.md).
+    The target D(z; sigma) then lacks the variance of random noise. The inversion runs without classifier-free
+    guidance, along the flow of the density itself; docs/guidance.md compares it with guided inversions.
 
-    steps: Euler steps of the inversion, on equal ratios from sigma_min up to sigma.
-    anneal: as in the paper; otherwise each latent draws its own sigma.
+    steps: Euler steps of the inversion, at equal ratios from sigma_min up to sigma.
+    anneal: lower sigma with progress, as in the paper; otherwise each latent draws its own sigma.
     """
 
     anneal: bool = True
@@ -53,7 +52,7 @@ class SDI(NoiseLevels, Guidance):
         )
 
     def invert(self, prior: Denoiser, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
-        """x (B, …), taken for data at level sigma_min, carried up the probability-flow ODE to sigma (B,).
+        """Carry x (B, …), taken as data at level sigma_min, up the probability-flow ODE to sigma (B,).
 
         dz/dsigma = (z - D(z; sigma)) / sigma (Karras 2022, equation 1 in variance-exploding form), Euler.
         """

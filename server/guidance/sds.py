@@ -13,9 +13,9 @@ from .base import Guidance, GuidanceStep, NoiseLevels, working
 
 @dataclass
 class SDS(NoiseLevels, Guidance):
-    """Pulls latents toward D(x + sigma n; sigma): the noise prediction's error, times sigma.
+    """Pulls latents toward D(x + sigma n; sigma); the gradient is sigma times the error of the noise prediction.
 
-    anneal: the stronger baseline; without it the usual form.
+    anneal: lower sigma with progress, the stronger baseline; otherwise each latent draws its own, the usual form.
     """
 
     @torch.no_grad()

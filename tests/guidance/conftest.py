@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class GaussianMixture:
-    """Equal round Gaussians at `means` (K, D); counts its calls and keeps their noise levels."""
+    """Equal isotropic Gaussians at `means` (K, D); records the noise level of each call."""
 
     def __init__(self, means: Tensor, std: float):
         self.means, self.std = means, std

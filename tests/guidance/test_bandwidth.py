@@ -29,7 +29,7 @@ def test_midpoints():
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), True, "3"])
-def test_no_bandwidth(value):
+def test_invalid_bandwidths(value):
     with pytest.raises(ValueError, match="finite positive numbers"):
         as_schedule(value)
 
@@ -43,7 +43,7 @@ def follow(schedule, shifts):
     return widths
 
 
-def test_adaptive_waits_for_the_shift_to_vanish():
+def test_adaptive_waits_until_the_shift_vanishes():
     schedule = Adaptive(1.0, 0.25, ratio=0.5, tolerance=0.1, patience=100)
     widths = follow(schedule, [1.0, 0.5, 0.2, 0.09, 0.3, 0.04, 0.3, 0.2])
     assert widths == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25] and not schedule.converged
@@ -51,15 +51,15 @@ def test_adaptive_waits_for_the_shift_to_vanish():
     assert schedule.converged and schedule(1.0) == 0.25
 
 
-def test_adaptive_sees_that_only_noise_is_left():
+def test_adaptive_detects_that_the_shift_stalls():
     schedule = Adaptive(1.0, 0.1, ratio=0.5, tolerance=1e-9, patience=3)
     falling = [0.8**i for i in range(12)]
     assert follow(schedule, falling)[-1] == 1.0
     assert follow(schedule, [falling[-1]] * 6)[:3] == [1.0, 1.0, 1.0] and schedule(0.0) == 0.5
 
 
-def test_adaptive_says_when_to_stop(mixture):
-    """Driven by MSD it comes down to its end and converges, with every point at a mode."""
+def test_adaptive_converges(mixture):
+    """With MSD it falls to its end and converges, with every point at a mode."""
     schedule = Adaptive(1.0, 0.05)
     guidance = create("msd", bandwidth=schedule, stop_at=1)
     x = torch.cartesian_prod(*[torch.linspace(-2, 2, 6, dtype=torch.float64)] * 2)

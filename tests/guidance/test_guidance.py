@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What every guidance keeps, and the registry."""
+"""Properties of every guidance, and the registry."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from server.guidance import GUIDANCES, create
 from server.guidance.msd import ESTIMATORS
 
 every_guidance = pytest.mark.parametrize("name", GUIDANCES)
-STEADY = {"sdi": {"anneal": False}}  # settings under which each draws something
+RANDOM = {"sdi": {"anneal": False}}  # settings that make each guidance draw random numbers
 
 
 @every_guidance
@@ -24,7 +24,7 @@ def test_same_seed_same_bytes(name, mixture):
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(9))
 
     def targets(seed):
-        generator, guidance = torch.Generator().manual_seed(seed), create(name, **STEADY.get(name, {}))
+        generator, guidance = torch.Generator().manual_seed(seed), create(name, **RANDOM.get(name, {}))
         return torch.stack([guidance.step(mixture, x, None, p, generator).target for p in (0.0, 0.5, 1.0)])
 
     assert torch.equal(targets(3), targets(3))
@@ -53,7 +53,7 @@ def test_shape_dtype_and_graph(name, dtype, mixture):
     dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32]),
 )
 def test_finite_in_finite_out(name, value, level, progress, dtype):
-    """A unit Gaussian's ideal denoiser, any latents, any level."""
+    """With a unit Gaussian's ideal denoiser, for any latents and noise level."""
     prior = SimpleNamespace(denoise=lambda x, sigma, condition=None: x / (1 + sigma[:, None] ** 2))
     guidance = create(name, **({"bandwidth": level} if name == "msd" else {"sigma_min": level, "sigma_max": level}))
     x = torch.tensor([[value, 0.0], [0.0, -value]], dtype=dtype)
@@ -77,8 +77,8 @@ def test_every_estimator_is_finite(estimator, value, width, dtype):
 
 
 @every_guidance
-def test_a_users_own_prior(name):
-    """Twenty lines are a prior, and every guidance brings points to it from outside."""
+def test_a_custom_prior(name):
+    """Every guidance brings outside points to a prior of a few lines."""
 
     class TwoGaussians:
         means, std = torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), 0.2
@@ -99,7 +99,7 @@ def test_a_users_own_prior(name):
 
 
 class Guided:
-    """A condition under classifier-free guidance that has no form without."""
+    """A condition whose `nfe` stays 2 in `without_cfg`."""
 
     nfe = 2
 
@@ -108,9 +108,9 @@ class Guided:
 
 
 @every_guidance
-def test_counts_what_the_condition_costs(name, mixture):
+def test_nfe_follows_the_condition(name, mixture):
     step = create(name).step(mixture, torch.zeros(1, 2), Guided(), generator=torch.Generator().manual_seed(0))
-    student = 2 if name == "vsd" else 0  # its own network: one evaluation, one to fit it
+    student = 2 if name == "vsd" else 0  # one evaluation of its network and one to train it
     assert step.nfe == 2 * len(mixture.levels) + student
 
 

@@ -23,8 +23,8 @@ def estimates(mixture, repeats=1500, **settings):
 
 @pytest.mark.parametrize("bandwidth", [0.1, 0.5, 3.0, 100.0])
 @pytest.mark.parametrize("stop_at", [1, 3, 12, 40])
-def test_unbiased_wherever_it_stops(mixture, bandwidth, stop_at):
-    """The mean of many estimates is E[y]: within 1.5 standard errors of its norm, and 1 % for Euler's."""
+def test_unbiased_at_every_stop(mixture, bandwidth, stop_at):
+    """The mean of many estimates is E[y] within 1.5 standard errors, plus 1 % for the Euler steps."""
     drawn, truth = estimates(mixture, bandwidth=bandwidth, steps=40, stop_at=stop_at)
     error = (drawn.mean(0) - truth).norm()
     standard_error = (drawn.var(0) / len(drawn)).sum().sqrt()
@@ -32,7 +32,7 @@ def test_unbiased_wherever_it_stops(mixture, bandwidth, stop_at):
 
 
 def test_a_full_process_samples_the_product_density(mixture):
-    """Not only the mean: the spread is that of the product density, here summed on a fine grid."""
+    """The variance is the product density's, summed on a fine grid."""
     bandwidth = 0.5
     drawn, _ = estimates(mixture, bandwidth=bandwidth, steps=60, stop_at=60)
     axis = torch.linspace(-2.5, 2.5, 401, dtype=torch.float64)
@@ -54,7 +54,7 @@ def test_stopping_early_lowers_variance(mixture):
     assert spread[2] < spread[-1] / 3
 
 
-def test_tweedie_is_the_limit(mixture):
+def test_tweedie_is_the_earliest_stop(mixture):
     one, truth = estimates(mixture, 1, bandwidth=0.4, stop_at=1)
     tweedie, _ = estimates(mixture, 1, bandwidth=0.4, estimator="tweedie")
     torch.testing.assert_close(one[0], truth)
@@ -62,8 +62,8 @@ def test_tweedie_is_the_limit(mixture):
 
 
 @pytest.mark.parametrize("estimator", ["paper", "added"])
-def test_the_approximate_forms_are_right_in_the_limits_only(mixture, estimator):
-    """A wide kernel leaves a sample of p, a narrow one x itself; between them both are biased, and exact is not."""
+def test_approximate_estimators_are_right_only_in_the_limits(mixture, estimator):
+    """A wide kernel gives samples of p, a narrow one x; in between these estimators are biased, and exact is not."""
     x = points()
     drawn, truth = estimates(mixture, 300, bandwidth=1e3, sigma_max=50.0, steps=40, estimator=estimator)
     inside = mixture.log_density(drawn.reshape(-1, 2)) > mixture.log_density(mixture.means).min() - 8
@@ -78,28 +78,28 @@ def test_the_approximate_forms_are_right_in_the_limits_only(mixture, estimator):
     assert bias(estimator=estimator) > 0.1 > 5 * bias(estimator="exact", stop_at=12)
 
 
-def test_who_gives_the_denoiser_points_with_the_noise_that_it_is_told():
-    """Where the denoiser finds nothing to mend, the paper's form asks about x + sigma n, the exact one about less."""
+def test_noise_of_the_points_against_the_stated_level():
+    """If the denoiser changes nothing, the paper's points have the stated noise, the exact estimator's have less."""
     x = torch.zeros(2, 3, 16, 16)
     ratios = []
 
-    class Content:
+    class Identity:
         def denoise(self, noisy, sigma, condition=None):
             ratios.append(float(noisy.std() / sigma[0]))
             return x
 
     generator = torch.Generator().manual_seed(0)
-    create("msd", bandwidth=1.0, **RENDERS).step(Content(), x, generator=generator)
+    create("msd", bandwidth=1.0, **RENDERS).step(Identity(), x, generator=generator)
     assert ratios == pytest.approx([1.0] * RENDERS["steps"], abs=0.05)
     ratios.clear()
-    create("msd", bandwidth=1.0).step(Content(), x, generator=generator)
+    create("msd", bandwidth=1.0).step(Identity(), x, generator=generator)
     assert len(ratios) == 4 and max(ratios) < 0.7
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 6, 18])
 @pytest.mark.parametrize("bandwidth", [0.01, 0.3, 20.0])
 def test_calls_and_levels(mixture, stop_at, bandwidth):
-    """stop_at counts evaluations; levels fall, never above lambda; sigma_max is kept to."""
+    """stop_at counts evaluations; levels fall, start at lambda and stay below sigma_max."""
     guidance = create("msd", bandwidth=bandwidth, steps=18, stop_at=stop_at, sigma_max=5.0)
     step = guidance.step(mixture, torch.zeros(1, 2).double(), generator=torch.Generator().manual_seed(0))
     assert len(mixture.levels) == step.nfe == stop_at
@@ -114,11 +114,11 @@ def test_calls_and_levels(mixture, stop_at, bandwidth):
 @pytest.mark.parametrize("bandwidth", [1e-3, 0.03, 0.1, 0.3, 1.0, 20.0])
 @pytest.mark.parametrize("steps", [1, 2, 8, 18])
 def test_default_stop(mixture, bandwidth, steps):
-    """The last level is the first at or below 4 lambda and sigma_max / 4, if there is one."""
+    """The last level is the first at or below both 4 lambda and sigma_max / 4, if any."""
     x = torch.zeros(1, 2).double()
 
     def sigma(stop_at):
-        """The noise level that the last call's level s was made of: s^-2 = lambda^-2 + sigma^-2."""
+        """The sigma of the last call's level s, by s^-2 = lambda^-2 + sigma^-2."""
         step = create("msd", bandwidth=bandwidth, steps=steps, stop_at=stop_at).step(
             mixture, x, generator=torch.Generator().manual_seed(0)
         )
@@ -133,7 +133,7 @@ def test_default_stop(mixture, bandwidth, steps):
 
 @pytest.mark.parametrize("stop_at", [None, 1, 3, 8])
 def test_ascends_to_the_modes(mixture, stop_at):
-    """From a grid that is mostly outside, every point ends inside the density."""
+    """From a grid mostly outside the density, every point ends inside."""
     guidance = create("msd", bandwidth=Geometric(1.0, 0.05), steps=8, stop_at=stop_at)
     axis = torch.linspace(-2, 2, 12, dtype=torch.float64)
     x = torch.cartesian_prod(axis, axis)

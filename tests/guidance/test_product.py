@@ -13,7 +13,7 @@ levels = st.floats(0, allow_nan=False)  # 0 and infinity included
 
 
 def test_against_numerical_integration(mixture):
-    """E[y] under p(y) G(x - y) G(z - y), summed on a fine grid, is the denoiser at (mu, s)."""
+    """The denoiser at (mu, s) equals E[y] under p(y) G(x - y) G(z - y), summed on a fine grid."""
     mixture.means = mixture.means[:, :1]
     y = np.linspace(-4, 4, 200_001)
     p = sum(np.exp(-((y - float(m)) ** 2) / (2 * mixture.std**2)) for m in mixture.means)
@@ -34,14 +34,14 @@ def test_closed_form(x, z, a, b):
 
 
 @given(x=st.floats(-1e30, 1e30), z=st.floats(-1e30, 1e30), bandwidth=levels, sigma=levels)
-def test_anything_finite_stays_between_the_observations(x, z, bandwidth, sigma):
+def test_mu_lies_between_the_observations(x, z, bandwidth, sigma):
     mu, s = product_posterior(torch.tensor([x]), torch.tensor([z]), bandwidth, sigma)
     x, z, slack = np.float32(x), np.float32(z), 1e-6 * max(abs(x), abs(z)) + 1e-30
     assert min(x, z) - slack <= float(mu) <= max(x, z) + slack
     assert 0 <= s <= min(bandwidth, sigma)
 
 
-def test_a_certain_observation_wins():
+def test_an_observation_without_noise_wins():
     x, z = torch.tensor([1.0]), torch.tensor([2.0])
     assert product_posterior(x, z, 0.0, 3.0) == (x, 0.0)
     assert product_posterior(x, z, 3.0, math.inf) == (x, 3.0)
@@ -49,13 +49,13 @@ def test_a_certain_observation_wins():
 
 
 @pytest.mark.parametrize("bandwidth, sigma", [(-1.0, 1.0), (1.0, math.nan)])
-def test_no_such_level(bandwidth, sigma):
+def test_invalid_levels(bandwidth, sigma):
     with pytest.raises(ValueError, match="zero or positive"):
         product_posterior(torch.zeros(1), torch.zeros(1), bandwidth, sigma)
 
 
 def test_kernel_step_is_the_flow_of_the_kernel_alone():
-    """Many explicit steps of dz/dsigma = sigma (z - x) / bandwidth^2."""
+    """It equals many explicit steps of dz/dsigma = sigma (z - x) / bandwidth^2."""
     bandwidth, sigma, lower, left = 0.7, 1.1, 0.4, 1.0
     grid = np.linspace(sigma, lower, 100_001)
     for high, low in zip(grid, grid[1:]):

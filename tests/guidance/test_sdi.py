@@ -17,18 +17,18 @@ def test_inversion_on_a_gaussian(mixture):
 
 
 def test_inversion_and_back(mixture):
-    """DDIM down again from the inverted latents ends where they began."""
+    """DDIM sampling from the inverted latents returns to the start."""
     x = torch.tensor([[0.9, 0.3], [-1.2, 0.4]]).double()
     levels = torch.logspace(-2, 1, 601, dtype=torch.float64)
     z = SDI(sigma_min=0.01, sigma_max=10, steps=600).invert(mixture, x, torch.full((2,), 10.0).double())
-    assert (z - x).norm(dim=1).min() > 3  # it has gone somewhere
+    assert (z - x).norm(dim=1).min() > 3  # the inversion has moved it
     for sigma, lower in zip(levels.flip(0), levels.flip(0)[1:]):
         clean = mixture.denoise(z, sigma.expand(2))
         z = clean + (z - clean) * (lower / sigma)
     torch.testing.assert_close(z, x, atol=0.05, rtol=0.0)
 
 
-def test_it_needs_no_randomness_when_annealed(mixture):
+def test_annealed_it_draws_no_random_numbers(mixture):
     x = torch.tensor([[0.9, 0.3]])
     one, two = (
         create("sdi").step(mixture, x, progress=0.5, generator=torch.Generator().manual_seed(s)).target for s in (1, 2)
@@ -36,7 +36,7 @@ def test_it_needs_no_randomness_when_annealed(mixture):
     assert torch.equal(one, two)
 
 
-def test_only_the_denoising_is_guided():
+def test_the_inversion_is_unguided():
     density, classes = gaussians(), torch.tensor([0, 1])
     x, guided = torch.tensor([[0.9, 0.3], [-1.2, 0.4]]), Labels(classes, 5.0)
     sdi = SDI()

@@ -7,7 +7,7 @@ from server.guidance import create
 
 @pytest.mark.slow
 def test_the_student_learns_the_particles(mixture):
-    """Fitted to particles of N(m, s^2), the student is that Gaussian's ideal denoiser."""
+    """Trained on particles from N(m, s^2), the student becomes that Gaussian's ideal denoiser."""
     generator, guidance = (
         torch.Generator().manual_seed(0),
         create("vsd", sigma_min=0.3, sigma_max=3.0, updates=5, learning_rate=3e-3),
@@ -25,8 +25,8 @@ def test_the_student_learns_the_particles(mixture):
     assert error < 0.1 < (noisy - ideal).square().mean().sqrt()
 
 
-def test_no_force_where_the_student_is_the_prior(mixture):
-    """Particles that the prior describes as well as the student does stay where they are, whatever the noise."""
+def test_no_gradient_if_the_student_equals_the_prior(mixture):
+    """The particles stay in place for any noise."""
     mixture.student = lambda: Same(mixture)
     step = create("vsd").step(mixture, torch.randn(8, 2, generator=torch.Generator().manual_seed(0)))
     assert step.gradient.abs().max() < 1e-6
@@ -42,8 +42,8 @@ class Same(torch.nn.Module):
 
 
 @pytest.mark.slow
-def test_it_pushes_from_the_particles_to_the_data(mixture):
-    """A cloud beside the data's one Gaussian moves to it and keeps its spread, where SDS would collapse it."""
+def test_it_moves_particles_to_the_data(mixture):
+    """A cloud beside the data's single Gaussian moves to it and keeps its spread; SDS would collapse it."""
     mixture.means, mixture.std = torch.tensor([[0.0, 0.0]]), 0.5
     generator = torch.Generator().manual_seed(0)
     x = 1.5 + 0.3 * torch.randn(256, 2, generator=generator)

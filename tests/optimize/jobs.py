@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Small jobs of every mode and guidance, with what sets them apart on a device."""
+"""Small jobs that together cover every mode, guidance and device-specific option."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ def ball(**arrays):
 def half_locked():
     locked = (ball().positions[:, 0] < 0).astype(np.uint8)
     x, y, z = ball().positions[ball().faces].transpose(2, 0, 1)
-    uvs = np.stack([0.5 + 0.4 * y, 0.5 + 0.4 * z], axis=2).astype(np.float32)  # left and right lie on each other
+    uvs = np.stack([0.5 + 0.4 * y, 0.5 + 0.4 * z], axis=2).astype(np.float32)  # left and right overlap
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     return ball(locked=locked, uvs=uvs, textures={"texture.0": picture})
 
@@ -42,23 +42,23 @@ JOBS = {
 
 
 def request_of(job, model, **changes):
-    """The request of one of `JOBS`, small, and the mesh that it starts from, if any."""
-    wish = {"model": model, "texture_size": 64, **JOBS[job], **changes}
-    mesh = wish.pop("mesh", ball)() if "mode" in wish else None
-    if wish.get("mode") != "texture":
-        wish["target_faces"] = 200
-    return JobRequest("a red mushroom", mesh="x" if mesh else "", **wish), mesh
+    """The small request of one of `JOBS`, and its input mesh or None."""
+    options = {"model": model, "texture_size": 64, **JOBS[job], **changes}
+    mesh = options.pop("mesh", ball)() if "mode" in options else None
+    if options.get("mode") != "texture":
+        options["target_faces"] = 200
+    return JobRequest("a red mushroom", mesh="x" if mesh else "", **options), mesh
 
 
 def short(request):
-    """Two iterations in every phase."""
+    """Settings with two iterations in every phase."""
     settings = replace(Settings.of(request), snapshots=2)
     phases = settings.phases(request.mode)
     return settings.with_phases({name: replace(phase, iterations=2) for name, phase in phases.items()})
 
 
 def stop_and_go_on(request, mesh, folder):
-    """Run a job to its last iteration but one, and from its checkpoint to its end; every file is there then."""
+    """Pause a job before its last iteration, resume it from its checkpoint, and check that every file exists."""
     settings, checkpoints, asked = short(request), Checkpoints(folder / "checkpoints"), []
 
     def run(paused):

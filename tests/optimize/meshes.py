@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Meshes that an artist could bring, and how well a texture hides its seams."""
+"""Typical input meshes, and a measure of a texture's seams."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ SAMPLES = ROOT / "out" / "meshes" / "webxr-input-profiles-assets-1-0-20" / "pack
 
 
 def suzanne(folder) -> Mesh:
-    """Blender's monkey, with the UVs that Blender gives it and a colour for each place."""
+    """Blender's monkey with Blender's UVs and smooth vertex colours."""
     path = folder / "suzanne.npz"
     subprocess.run(
         [sys.executable, SUZANNE, path],
@@ -32,8 +32,10 @@ def suzanne(folder) -> Mesh:
 
 
 def sample(name: str) -> Mesh:
-    """One of the game controllers and hands in the npm package @webxr-input-profiles/assets, which `make meshes`
-    unpacks, about as large as Suzanne and with a colour for each place."""
+    """A controller or hand of the npm package @webxr-input-profiles/assets, which `make meshes` unpacks.
+
+    Scaled to about Suzanne's size, with smooth vertex colours.
+    """
     path = SAMPLES / name / "left.glb"
     if not path.exists():
         pytest.skip("the meshes are in a package of 94 MB: make meshes")
@@ -43,12 +45,12 @@ def sample(name: str) -> Mesh:
 
 
 def rainbow(positions: np.ndarray) -> np.ndarray:
-    """(V, 3) uint8 that change smoothly with the place."""
+    """(V, 3) uint8 colours that change smoothly with the position."""
     return np.round(127.5 + 100 * np.sin(2 * positions + np.arange(3))).astype(np.uint8)
 
 
 def seam_and_interior(mesh: Mesh, name: str = "texture.0") -> tuple[float, float]:
-    """Mean colour jump, of 255, half a texel either side of edges: of those that the UVs cut, and of the others."""
+    """Mean colour jump (0 to 255) between half a texel on either side of an edge: at UV seams, and at other edges."""
     _, index = np.unique(mesh.positions, axis=0, return_inverse=True)
     faces, picture = index.reshape(-1)[mesh.faces], mesh.textures[name].astype(float)
     sides: dict[tuple[int, int], list[np.ndarray]] = {}
@@ -72,7 +74,7 @@ def seam_and_interior(mesh: Mesh, name: str = "texture.0") -> tuple[float, float
 
 
 def bilinear(picture: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """(N, C) of an (H, W, C) picture, bottom row first, at (N, 2)."""
+    """Sample an (H, W, C) picture, bottom row first, at uv (N, 2): (N, C)."""
     size = np.array([picture.shape[1], picture.shape[0]])
     place = np.clip(uv * size - 0.5, 0, size - 1)
     low = np.floor(place).astype(int)

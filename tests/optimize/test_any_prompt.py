@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whatever is asked for, a whole mesh comes out: a few prompts here, 200 with `make long`."""
+"""Any prompt gives a whole mesh: a few prompts by default, 200 with `make long`."""
 
 import random
 
@@ -45,7 +45,7 @@ WORDS = (
 
 
 def prompt_of(seed: int) -> str:
-    """A random prompt: known words, unknown ones, other scripts, marks, one letter or very long."""
+    """A random prompt: known and unknown words, other scripts, punctuation, one letter or very long."""
     rng = random.Random(seed)
     known = [*shapes.NOUNS, *shapes.COLOURS]
     kind = seed % 4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Time is booked where the device spends it, though the host is ahead of it."""
+"""The clock books time to the part for which the device works, although the host runs ahead."""
 
 import time
 
@@ -10,7 +10,7 @@ from server.optimize.clock import Clock
 
 
 class Stream:
-    """A device that works through what it is given, while the host goes on at once."""
+    """A device that works through its queue while the host continues at once."""
 
     def __init__(self):
         self.host = self.free = self.now = 0.0
@@ -39,23 +39,23 @@ class StreamMark:
         return 1000 * (end.time - self.time)
 
 
-def test_a_networks_work_is_not_booked_under_what_waits_for_it():
+def test_device_work_is_booked_to_its_own_part_not_to_the_wait():
     stream = Stream()
     clock = Clock(stream.mark)
     for i in range(3):
         with clock("denoiser"):
             stream.work(2.0)
-        # The newest work has not been waited for, and asking does not wait.
+        # The newest work is still pending, and reading the clock does not wait.
         assert clock.seconds == pytest.approx({"denoiser": 2.0 * i, "snapshot": 0.6 * i} if i else {})
         with clock("snapshot"):
             stream.work(0.1)
             stream.wait()
-            stream.host += 0.5  # of the host alone: the stream stands still
+            stream.host += 0.5  # work of the host; the device is idle
             stream.now = stream.host
     assert clock.seconds == pytest.approx({"denoiser": 6.0, "snapshot": 1.8})
 
 
-def test_what_is_pending_counts_once_it_has_settled():
+def test_pending_work_counts_after_synchronization():
     stream = Stream()
     clock = Clock(stream.mark)
     with clock("encode"):
@@ -66,7 +66,7 @@ def test_what_is_pending_counts_once_it_has_settled():
     assert clock.seconds["encode"] == pytest.approx(3.0)
 
 
-def test_the_hosts_own_work_counts_at_once_and_what_was_spent_before_too():
+def test_host_work_counts_at_once_and_resumed_time_is_added():
     clock = Clock.of(torch.device("cpu"))
     clock.resume({"load": 5.0}, 7.0)
     with clock("load"):
@@ -75,7 +75,7 @@ def test_the_hosts_own_work_counts_at_once_and_what_was_spent_before_too():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_a_cards_work_is_booked_where_it_was_asked():
+def test_cuda_work_is_booked_to_its_own_part():
     clock = Clock.of(torch.device("cuda"))
     x = torch.randn(4096, 4096, device="cuda")
     with clock("work"):

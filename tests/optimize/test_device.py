@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whole jobs on an emulated accelerator: no tensor on the wrong device, no `.numpy()` there, nothing that nvdiffrast
-refuses, and few waits of the host."""
+"""Whole jobs on an emulated accelerator.
+
+Tensors on the wrong device, `.numpy()` on the device and arguments that nvdiffrast refuses are errors; waits of the
+host are counted.
+"""
 
 import importlib
 import json
@@ -30,7 +33,9 @@ loop = importlib.import_module("server.optimize.loop")
 @pytest.fixture
 def device(monkeypatch):
     monkeypatch.setattr(loop, "choose_device", lambda name: DEVICE)
-    monkeypatch.setattr(volume, "device_generator", lambda generator, device: generator)  # it has none of its own
+    monkeypatch.setattr(
+        volume, "device_generator", lambda generator, device: generator
+    )  # the emulated device has no generator
     monkeypatch.setattr(precondition, "cholespy", EmulatedCholespy)
     with Emulation():
         yield DEVICE
@@ -50,7 +55,7 @@ def rasterizer(request, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
-def test_a_job_stops_at_a_checkpoint_goes_on_and_writes_every_file(device, rasterizer, tiny, tmp_path, job):
+def test_a_job_pauses_resumes_and_writes_every_file(device, rasterizer, tiny, tmp_path, job):
     request, mesh = request_of(job, tiny["model"])
     stop_and_go_on(request, mesh, tmp_path)
     record = json.loads((tmp_path / "job.json").read_text())
@@ -58,13 +63,13 @@ def test_a_job_stops_at_a_checkpoint_goes_on_and_writes_every_file(device, raste
     assert record["iterations"] == short(request).iterations(request.mode)
 
 
-# A third of the waits that an iteration had: 18, 41 and 20 (docs/log.md says how they were counted).
+# Waits of the host per iteration; docs/log.md has the counts and how they were made.
 LIMITS = {"volume": 6, "surface": 13, "texture": 6}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rasterizer", ["nvdiffrast"], indirect=True)
-def test_an_iteration_waits_for_the_device_as_seldom_as_it_can(device, rasterizer, tiny, tmp_path, monkeypatch, capsys):
+def test_an_iteration_waits_for_the_device_within_limits(device, rasterizer, tiny, tmp_path, monkeypatch, capsys):
     request = JobRequest("a red mushroom", model=tiny["model"], texture_size=64, target_faces=200)
     counts = {phase: [] for phase in LIMITS}
     iterate = loop.Optimization._iterate
@@ -77,15 +82,15 @@ def test_an_iteration_waits_for_the_device_as_seldom_as_it_can(device, rasterize
 
     monkeypatch.setattr(loop.Optimization, "_iterate", counted)
     loop.generate(request, tmp_path, lambda message: None, lambda: False, short(request))
-    for phase, found in counts.items():
-        last = found[-1]  # the first one also fills caches
+    for phase, waits in counts.items():
+        last = waits[-1]  # the first one also fills caches
         with capsys.disabled():
             print(f"\n{phase}: {last.count} waits an iteration")
         assert last.count <= LIMITS[phase], last.places
-        assert statistics.fmean(each.count for each in found) <= LIMITS[phase] + 1
+        assert statistics.fmean(each.count for each in waits) <= LIMITS[phase] + 1
 
 
-def test_the_emulation_refuses_what_cuda_refuses_and_counts_what_waits(device):
+def test_the_emulation_has_cudas_errors_and_counts_waits(device):
     a = torch.ones(3, device=DEVICE, requires_grad=True)
     with pytest.raises(RuntimeError, match="same device"):
         a + torch.ones(3)
@@ -115,7 +120,7 @@ def test_the_emulation_refuses_what_cuda_refuses_and_counts_what_waits(device):
     assert waits.count == 0
 
 
-def test_the_contract_refuses_what_nvdiffrast_refuses(device):
+def test_the_contract_refuses_invalid_arguments(device):
     context = nvdiffrast_contract.RasterizeCudaContext()
     clip = torch.ones(1, 6, 4, device=DEVICE)
     faces = torch.arange(6, dtype=torch.int32, device=DEVICE).view(2, 3)
@@ -144,7 +149,7 @@ def test_a_guidance_step_with_the_bundled_prior(device, name):
     assert pixels.grad.device == DEVICE and pixels.grad.cpu().isfinite().all()
 
 
-def test_an_empty_surface_is_a_picture_of_the_background(device, rasterizer):
+def test_an_empty_surface_renders_the_background(device, rasterizer):
     clip = torch.zeros(2, 0, 4, device=DEVICE, requires_grad=True)
     faces = torch.zeros(0, 3, dtype=torch.int32, device=DEVICE)
     rast = rasterizer.rasterize(clip, faces, (8, 8))
@@ -157,7 +162,7 @@ def test_an_empty_surface_is_a_picture_of_the_background(device, rasterizer):
 
 @pytest.mark.parametrize("subdivisions, resolution", [(3, 64), (4, 64), (5, 128)])
 def test_a_spheres_silhouette_gradient_arrives(device, rasterizer, subdivisions, resolution):
-    """d(area)/d(radius) at the vertices, at least 95 % of the analytic value; see tests/rendering."""
+    """d(area)/d(radius) at the vertices is within 5 % of the analytic value; see tests/rendering."""
     sphere = trimesh.creation.icosphere(subdivisions=subdivisions)
     vertices = torch.tensor(np.asarray(sphere.vertices), dtype=torch.float32).to(DEVICE)
     faces = torch.tensor(np.asarray(sphere.faces), dtype=torch.int32).to(DEVICE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The pipeline as a whole, short, on the tiny untrained pipeline folder that tests make."""
+"""Short runs of the whole optimization, on a tiny untrained diffusers folder."""
 
 import dataclasses
 import json
@@ -22,26 +22,26 @@ from server.priors import PriorError
 
 
 def run(folder, tiny, cancelled=lambda: False, **changes):
-    said = []
+    messages = []
     folder.mkdir(exist_ok=True)
-    generate(JobRequest(**{"prompt": "a red mushroom", **tiny, **changes}), folder, said.append, cancelled)
-    return said
+    generate(JobRequest(**{"prompt": "a red mushroom", **tiny, **changes}), folder, messages.append, cancelled)
+    return messages
 
 
-def newest(said):
-    return [message for message in said if isinstance(message, Snapshot)][-1]
+def newest(messages):
+    return [message for message in messages if isinstance(message, Snapshot)][-1]
 
 
-def test_it_leaves_a_closed_textured_mesh_on_the_ground(tiny, tmp_path):
-    said = run(tmp_path, tiny)
-    arrays = newest(said).arrays
+def test_the_result_is_a_closed_textured_mesh_on_the_ground(tiny, tmp_path):
+    messages = run(tmp_path, tiny)
+    arrays = newest(messages).arrays
     assert edge_counts(arrays["faces"])[1] == 0
     solid = trimesh.Trimesh(arrays["positions"], arrays["faces"], process=False)
     assert solid.volume > 0 and arrays["positions"][:, 2].min() == 0
     assert len(np.unique(arrays["faces"])) == len(arrays["positions"])  # no loose vertices
     assert arrays["uvs"].shape == (*arrays["faces"].shape, 2) and arrays["texture.0"].any()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
-    progress = [message for message in said if isinstance(message, Progress)]
+    progress = [message for message in messages if isinstance(message, Progress)]
     assert [p.iteration for p in progress[:4]] == [1, 2, 3, 4] and {p.phase for p in progress} >= {"volume", "surface"}
     record = json.loads((tmp_path / "job.json").read_text())
     assert record["iterations"] == 4 and record["mesh"]["non_manifold_edges"] == 0
@@ -50,26 +50,26 @@ def test_it_leaves_a_closed_textured_mesh_on_the_ground(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_snapshots_nothing_is_shown_and_the_files_are_the_same(tiny, tmp_path):
+def test_snapshots_do_not_change_the_files(tiny, tmp_path):
     request = JobRequest("a red mushroom", **tiny)
-    said = []
+    messages = []
     for snapshots in (0, 40):
         (tmp_path / str(snapshots)).mkdir()
         generate(
             request,
             tmp_path / str(snapshots),
-            said.append,
+            messages.append,
             lambda: False,
             dataclasses.replace(Settings.of(request), snapshots=snapshots),
         )
-        assert any(isinstance(message, Snapshot) for message in said) == bool(snapshots)
+        assert any(isinstance(message, Snapshot) for message in messages) == bool(snapshots)
     for name in ("mesh.glb", "texture.png", "turntable.png"):
         assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "40" / name).read_bytes()
     seconds = json.loads((tmp_path / "0" / "job.json").read_text())["seconds"]
     assert "snapshot" not in seconds or seconds["snapshot"] == 0
 
 
-def test_the_texture_repeats_the_vertices_colours(tiny, tmp_path):
+def test_the_texture_matches_the_vertex_colours(tiny, tmp_path):
     arrays = newest(run(tmp_path, tiny)).arrays
     size = len(arrays["texture.0"])
     texel = np.clip((arrays["uvs"].reshape(-1, 2) * size).astype(int), 0, size - 1)
@@ -89,15 +89,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, tmp_path,
     assert one["positions"].tobytes() != other["positions"].tobytes()
 
 
-def test_cancelled_it_keeps_what_it_has(tiny, tmp_path):
+def test_a_cancelled_job_keeps_its_result(tiny, tmp_path):
     asked = []
 
     def cancelled():
         asked.append(1)
         return len(asked) > 2
 
-    said = run(tmp_path, {**tiny, "iterations": 1000}, cancelled)
-    assert max(message.iteration for message in said if isinstance(message, Progress)) == 2
+    messages = run(tmp_path, {**tiny, "iterations": 1000}, cancelled)
+    assert max(message.iteration for message in messages if isinstance(message, Progress)) == 2
     assert trimesh.load(tmp_path / "mesh.glb", force="mesh").volume > 0
     assert json.loads((tmp_path / "job.json").read_text())["state"] == "cancelled"
 
@@ -106,7 +106,7 @@ def test_a_single_iteration_is_enough(tiny, tmp_path):
     assert len(newest(run(tmp_path, {**tiny, "iterations": 1})).arrays["positions"])
 
 
-def test_a_field_that_vanished_still_has_a_mesh():
+def test_an_empty_field_still_has_a_mesh():
     field = Field((9,))
     with torch.no_grad():
         field.grids[0][:, 0] = -5 - torch.rand(9, 9, 9, generator=torch.Generator().manual_seed(0))
@@ -116,7 +116,7 @@ def test_a_field_that_vanished_still_has_a_mesh():
     assert len(extract_mesh(field.grid()).faces)
 
 
-def test_iterations_are_shared_out_as_the_defaults_are():
+def test_iterations_are_divided_in_the_proportions_of_the_defaults():
     default, half = Settings(), Settings.of(JobRequest("x", iterations=210))
     assert half.iterations("generate") == 210
     for name, phase in half.phases("generate").items():
@@ -149,7 +149,7 @@ def test_a_request_changes_the_settings():
     assert Settings.of(JobRequest("x"), halvings=1).views == 2
 
 
-def test_what_is_asked_of_a_shape_is_done(tiny, tmp_path):
+def test_options_of_the_shape_take_effect(tiny, tmp_path):
     arrays = newest(
         run(
             tmp_path,
@@ -171,20 +171,22 @@ def test_what_is_asked_of_a_shape_is_done(tiny, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt, warned", [("a red dragon", True), ("a red mushroom", False)])
-def test_the_bundled_model_says_what_it_does_not_know(tmp_path, prompt, warned):
-    said = run(tmp_path, {}, prompt=prompt, iterations=1)
-    warnings = [message.message for message in said if isinstance(message, Log)]
+def test_the_bundled_model_warns_of_unknown_words(tmp_path, prompt, warned):
+    messages = run(tmp_path, {}, prompt=prompt, iterations=1)
+    warnings = [message.message for message in messages if isinstance(message, Log)]
     assert [("dragon" in text, "mushroom" in text) for text in warnings] == [(True, True)] * warned
 
 
 @pytest.mark.slow
-def test_what_is_cut_off_a_prompt_is_said_once(tmp_path):
-    said = run(tmp_path, {}, prompt="a red mushroom and a blue chair and a green car and a wooden table", iterations=2)
-    warnings = [message.message for message in said if isinstance(message, Log)]
+def test_a_cut_prompt_is_warned_of_once(tmp_path):
+    messages = run(
+        tmp_path, {}, prompt="a red mushroom and a blue chair and a green car and a wooden table", iterations=2
+    )
+    warnings = [message.message for message in messages if isinstance(message, Log)]
     assert ["and a wooden table" in text for text in warnings] == [True]
 
 
-def test_unknown_models_are_named(tiny, tmp_path):
+def test_an_unknown_model_is_named(tiny, tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
         run(tmp_path, tiny, model=str(tmp_path / "nowhere"))
 
@@ -195,12 +197,12 @@ def test_cuda_without_a_device_is_refused(tiny, tmp_path):
         run(tmp_path, tiny, device="cuda")
 
 
-def test_a_model_that_answers_no_numbers_stops_the_job_at_once(save_pipeline, tmp_path):
+def test_nan_from_the_model_stops_the_job_at_once(save_pipeline, tmp_path):
     folder = save_pipeline(tmp_path / "model")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
     save_file(tensors | {"conv_out.weight": tensors["conv_out.weight"] * 3e38}, weights, {"format": "pt"})
-    said = []
+    messages = []
     with pytest.raises(PriorError, match="NaN or infinite on the cpu in float32"):
-        generate(JobRequest("a mug", model=str(folder), iterations=100), tmp_path, said.append, lambda: False)
-    assert not [message for message in said if isinstance(message, Progress)]
+        generate(JobRequest("a mug", model=str(folder), iterations=100), tmp_path, messages.append, lambda: False)
+    assert not [message for message in messages if isinstance(message, Progress)]

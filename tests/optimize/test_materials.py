@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What jobs keep of an artist's materials, normals and UV maps."""
+"""Jobs keep an artist's materials, normals and UV maps."""
 
 import json
 from dataclasses import replace
@@ -18,19 +18,19 @@ from tests.geometry.gltf import BLUE, GREEN, RED, SQUARE, TWO, UVS, WHITE, File,
 
 
 def run(folder, tiny, mesh, mode="texture", checkpoints=None, paused=lambda: False, **changes):
-    """(the last snapshot's arrays, the sentences of the log)."""
-    said = []
+    """Run a job: (the last snapshot's arrays, the sentences of the log)."""
+    messages = []
     folder.mkdir(exist_ok=True)
     request = JobRequest(**{"prompt": "a red cube", "mode": mode, "mesh": "x", "texture_size": 64, **tiny, **changes})
-    generate(request, folder, said.append, lambda: False, mesh=mesh, checkpoints=checkpoints, paused=paused)
+    generate(request, folder, messages.append, lambda: False, mesh=mesh, checkpoints=checkpoints, paused=paused)
     return (
-        [each for each in said if isinstance(each, Snapshot)][-1].arrays,
-        [each.message for each in said if isinstance(each, Log)],
+        [each for each in messages if isinstance(each, Snapshot)][-1].arrays,
+        [each.message for each in messages if isinstance(each, Log)],
     )
 
 
 def box(file, material=None, **more):
-    """A box of 2 m with hard edges, each side a third of a picture that lies 2 x 3."""
+    """A box of 2 m with hard edges, each side on one cell of a picture of 2 x 3 cells."""
     shape = trimesh.creation.box((2, 2, 2))
     faces, places = np.asarray(shape.faces), np.asarray(shape.vertices)
     side = np.unique(np.round(shape.face_normals), axis=0, return_inverse=True)[1].reshape(-1)
@@ -50,12 +50,12 @@ def box(file, material=None, **more):
 
 
 def opened(file, tmp_path):
-    said = []
-    return load(file.save(tmp_path / "given.glb"), said.append), said
+    warnings = []
+    return load(file.save(tmp_path / "given.glb"), warnings.append), warnings
 
 
 def leaves():
-    """A box whose material has a bit of everything, and the files of its emissive and its occlusion picture."""
+    """A box whose material has many features, and the files of its emissive and its occlusion picture."""
     file = File(extensionsUsed=["KHR_materials_ior"])
     cut = np.dstack([quadrants(RED, GREEN, BLUE, WHITE), np.indices((8, 8))[0] * 30]).astype(np.uint8)
     glow, shade = encoded(np.full((4, 4, 3), (0, 200, 0), np.uint8), "JPEG"), encoded(np.full((4, 4), 77, np.uint8))
@@ -98,22 +98,22 @@ def check_leaves(folder, alpha, glow, shade):
 
 def test_texture_paints_the_base_colour_and_keeps_the_rest_of_the_material(tiny, tmp_path):
     file, *kept = leaves()
-    mesh, said = opened(file, tmp_path)
+    mesh, warnings = opened(file, tmp_path)
     arrays, log = run(tmp_path / "out", tiny, mesh)
     made = check_leaves(tmp_path / "out", *kept)
     np.testing.assert_array_equal(made[::-1], arrays["texture.0"])
-    assert (arrays["texture.0"] != mesh.textures["texture.0"]).any() and not said and not log
+    assert (arrays["texture.0"] != mesh.textures["texture.0"]).any() and not warnings and not log
     written = load(tmp_path / "out" / "mesh.glb")
     np.testing.assert_allclose(written.uvs, mesh.uvs, atol=1e-6)
     np.testing.assert_allclose(written.more_uvs[0], mesh.more_uvs[0], atol=1e-6)
     np.testing.assert_allclose(written.normals, mesh.normals, atol=1e-6)
 
 
-def test_a_map_that_is_painted_takes_the_place_of_its_numbers(tiny, tmp_path):
+def test_a_painted_map_replaces_its_factors(tiny, tmp_path):
     file, *_ = leaves()
     mesh, _ = opened(file, tmp_path)
     arrays, _ = run(tmp_path / "out", tiny | {"iterations": 1}, mesh, maps=["roughness"])
-    assert np.abs(arrays["roughness.0"].astype(int) - round(255 * 0.3)).max() < 30  # where it began
+    assert np.abs(arrays["roughness.0"].astype(int) - round(255 * 0.3)).max() < 30  # the initial value
     document, binary = read(tmp_path / "out" / "mesh.glb")
     surface = document["materials"][0]["pbrMetallicRoughness"]
     packed = pixels(document, binary, surface["metallicRoughnessTexture"]["index"])
@@ -121,7 +121,7 @@ def test_a_map_that_is_painted_takes_the_place_of_its_numbers(tiny, tmp_path):
     assert surface["roughnessFactor"] == surface["metallicFactor"] == 1 and (packed[..., 2] == round(25.5)).all()
 
 
-def test_a_picture_on_another_uv_map_that_is_painted_over_is_said(tiny, tmp_path):
+def test_painting_over_a_picture_on_another_uv_map_warns(tiny, tmp_path):
     file = File()
     bumps = {"index": file.picture(np.full((4, 4, 3), 128, np.uint8)), "texCoord": 1}
     material = file.material("Bark", file.picture(quadrants(RED, GREEN, BLUE, WHITE)), normalTexture=bumps)
@@ -161,19 +161,19 @@ def hardness(mesh):
     return np.degrees(np.arccos(np.clip((mesh.normals * faces[:, None]).sum(axis=2), -1, 1)))
 
 
-def test_hard_edges_stay_hard_where_vertices_move_too(tiny, tmp_path):
+def test_hard_edges_stay_hard_even_where_vertices_move(tiny, tmp_path):
     mesh, _ = opened(box(File()), tmp_path)
     run(tmp_path / "texture", tiny, mesh)
     assert hardness(load(tmp_path / "texture" / "mesh.glb")).max() < 0.1
     arrays, _ = run(tmp_path / "refine", tiny, mesh, "refine")
     assert np.abs(arrays["positions"] - mesh.positions).max() > 1e-3
     made = load(tmp_path / "refine" / "mesh.glb")
-    assert hardness(made).max() < 5  # a side of two triangles has one normal, and is bent a little
+    assert hardness(made).max() < 5  # the two triangles of a side share a normal and bend slightly
     run(tmp_path / "flat", tiny, mesh, flat=True)
     assert np.isnan(load(tmp_path / "flat" / "mesh.glb").normals).all()
 
 
-def test_normals_that_an_artist_bent_stay_where_nothing_moves(tiny, tmp_path):
+def test_custom_normals_stay_where_nothing_moves(tiny, tmp_path):
     bent = np.random.default_rng(0).normal(size=(36, 3))
     bent /= np.linalg.norm(bent, axis=1, keepdims=True)
     mesh, _ = opened(box(File(), NORMAL=bent.astype(np.float32)), tmp_path)
@@ -186,7 +186,7 @@ def test_normals_that_an_artist_bent_stay_where_nothing_moves(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["texture", "refine"])
-def test_a_job_begins_with_the_factors_colour(tiny, tmp_path, mode):
+def test_a_job_starts_with_the_base_colour_factor(tiny, tmp_path, mode):
     file = File()
     mesh, _ = opened(box(file, file.material("Red paint", surface={"baseColorFactor": [1, 0, 0, 1]})), tmp_path)
     arrays, _ = run(tmp_path / "out", tiny | {"iterations": 1}, mesh, mode)
@@ -196,23 +196,23 @@ def test_a_job_begins_with_the_factors_colour(tiny, tmp_path, mode):
     assert material["name"] == "Red paint" and "baseColorFactor" not in material["pbrMetallicRoughness"]
 
 
-def test_vertex_colours_multiply_a_picture_and_then_are_in_it(tiny, tmp_path):
+def test_vertex_colours_are_multiplied_into_the_picture(tiny, tmp_path):
     file = File()
     texture = file.picture(quadrants(RED, GREEN, WHITE, WHITE))
     colours = np.float32([[0.2, 0.5, 1]] * 36)
-    mesh, said = opened(box(file, file.material(texture=texture), COLOR_0=colours), tmp_path)
+    mesh, warnings = opened(box(file, file.material(texture=texture), COLOR_0=colours), tmp_path)
     mesh = replace(mesh, locked=(mesh.positions[:, 2] > 0).astype(np.uint8))
     arrays, _ = run(tmp_path / "out", tiny, mesh)
     shown = tint(mesh.textures["texture.0"], srgb_to_linear(mesh.colours[0] / 255))
     top = (mesh.locked[mesh.faces] > 0).all(axis=1)
     place = (mesh.uvs[top].mean(axis=1) * 8).astype(int)
     np.testing.assert_array_equal(arrays["texture.0"][place[:, 1], place[:, 0]], shown[place[:, 1], place[:, 0]])
-    assert "COLOR_0" not in json.dumps(read(tmp_path / "out" / "mesh.glb")[0]) and not said
+    assert "COLOR_0" not in json.dumps(read(tmp_path / "out" / "mesh.glb")[0]) and not warnings
 
 
 @pytest.mark.slow
-def test_faces_in_other_tiles_of_a_picture_show_and_get_their_own_texels(tiny, tmp_path):
-    """A UV map moved by whole pictures is the same UV map; faces across an edge are said."""
+def test_faces_in_other_tiles_of_a_picture_use_the_same_texels(tiny, tmp_path):
+    """Moving UVs by whole tiles changes nothing; faces across an edge cause a warning."""
     results = []
     for shift in (0, 3):
         file = File()
@@ -222,15 +222,15 @@ def test_faces_in_other_tiles_of_a_picture_show_and_get_their_own_texels(tiny, t
         assert not log
         results.append(arrays["texture.0"].astype(int))
         np.testing.assert_array_equal(arrays["uvs"], mesh.uvs)
-    assert np.abs(results[0] - results[1]).mean() < 3  # float32 knows the place less well
+    assert np.abs(results[0] - results[1]).mean() < 3  # float32 is less precise there
     mesh.uvs[:4] = [[0, 0], [1.5, 0], [0, 1.5]]
     _, log = run(tmp_path / "out", tiny, mesh)
     (sentence,) = log
     assert sentence.startswith("4 of 12 faces have UVs that reach over their picture's edge")
 
 
-def test_a_palette_becomes_a_texture_that_begins_with_its_colours(tiny, tmp_path):
-    """Each face a texel of a small picture, as is usual for low-polygon models: nothing could be painted there."""
+def test_a_palette_becomes_a_texture_with_its_colours(tiny, tmp_path):
+    """A palette cannot be painted, because each face covers one texel, as usual for low-polygon models."""
     file = File()
     palette = file.picture(quadrants(RED, GREEN, BLUE, WHITE))
     material = file.material("Palette", palette, normalTexture={"index": palette})
@@ -247,7 +247,7 @@ def test_a_palette_becomes_a_texture_that_begins_with_its_colours(tiny, tmp_path
     assert made["name"] == "Palette" and "normalTexture" not in made
 
 
-def test_a_new_topology_says_what_it_cannot_keep(tiny, tmp_path):
+def test_a_new_topology_warns_of_its_losses(tiny, tmp_path):
     file = File()
     shape = trimesh.creation.icosphere(2)
     places = np.asarray(shape.vertices, np.float32)

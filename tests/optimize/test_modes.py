@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Texture and refine on an artist's mesh: what must stay, stays bit for bit."""
+"""Texture and refine on an artist's mesh: protected parts stay the same bit for bit."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ def monkey(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ball():
-    """A closed ball without UVs, off the origin and of no usual size."""
+    """A closed ball without UVs, off the origin and of unusual size."""
     shape = trimesh.creation.icosphere(3, 25.0)
     positions = np.asarray(shape.vertices, np.float32) + np.array([40, 0, -3], np.float32)
     return Mesh(positions, np.asarray(shape.faces, np.int32))
@@ -40,8 +40,8 @@ def run(
     edit=None,
     **changes,
 ):
-    """The arrays at the end, and all that was said."""
-    said = []
+    """Run a job: (the last snapshot's arrays, all messages)."""
+    messages = []
     folder.mkdir(exist_ok=True)
     request = JobRequest(
         **{
@@ -53,12 +53,12 @@ def run(
             **changes,
         }
     )
-    generate(request, folder, said.append, cancelled, checkpoints=checkpoints, paused=paused, mesh=mesh, edit=edit)
-    return [message for message in said if isinstance(message, Snapshot)][-1].arrays, said
+    generate(request, folder, messages.append, cancelled, checkpoints=checkpoints, paused=paused, mesh=mesh, edit=edit)
+    return [message for message in messages if isinstance(message, Snapshot)][-1].arrays, messages
 
 
 def after(count):
-    """False so many times, then True."""
+    """A function that returns False `count` times, then True."""
     asked = []
     return lambda: asked.append(1) or len(asked) > count
 
@@ -71,9 +71,9 @@ def same(arrays, mesh, *names):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["", "generic-hand", "meta-quest-touch-plus", "oculus-touch-v3"])
-def test_texture_leaves_vertices_and_uvs_as_they_are_and_shows_no_seam(tiny, tmp_path, monkey, capsys, name):
+def test_texture_keeps_vertices_and_uvs_and_shows_no_seam(tiny, tmp_path, monkey, capsys, name):
     mesh = sample(name) if name else monkey
-    arrays, said = run(tmp_path, tiny, mesh, texture_size=1024)
+    arrays, messages = run(tmp_path, tiny, mesh, texture_size=1024)
     same(arrays, mesh, "positions", "faces", "uvs", "colours")
     seam, interior = seam_and_interior(Mesh.from_arrays(arrays))
     with capsys.disabled():
@@ -84,9 +84,9 @@ def test_texture_leaves_vertices_and_uvs_as_they_are_and_shows_no_seam(tiny, tmp
     assert seam <= interior + 2 and interior > 0.05
     assert arrays["texture.0"].shape == (1024, 1024, 3)
     texels = arrays["texture.0"].reshape(-1, 3)[::97].astype(int)
-    assert texels.std(axis=0).max() > 40  # it began with the vertices' colours
+    assert texels.std(axis=0).max() > 40  # from the vertex colours
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
-    assert {message.phase for message in said if isinstance(message, Progress)} == {"texture", "files"}
+    assert {message.phase for message in messages if isinstance(message, Progress)} == {"texture", "files"}
     assert arrays["preview"].shape == (128, 128, 3) and arrays["preview"].std() > 5
 
 
@@ -96,28 +96,28 @@ def test_the_file_has_the_artists_values(tiny, tmp_path, monkey):
     turned = np.stack([monkey.positions[:, 0], monkey.positions[:, 2], -monkey.positions[:, 1]], axis=1)
     corner = np.concatenate([turned[monkey.faces].reshape(-1, 3), monkey.uvs.reshape(-1, 2)], axis=1)
     uv = np.asarray(made.visual.uv, np.float32)
-    found = np.concatenate([np.asarray(made.vertices, np.float32), uv], axis=1)[made.faces.reshape(-1)]
-    np.testing.assert_array_equal(found[:, :3], corner[:, :3])
-    np.testing.assert_allclose(found[:, 3:], corner[:, 3:], atol=1e-7)  # the file counts v from the top
+    written = np.concatenate([np.asarray(made.vertices, np.float32), uv], axis=1)[made.faces.reshape(-1)]
+    np.testing.assert_array_equal(written[:, :3], corner[:, :3])
+    np.testing.assert_allclose(written[:, 3:], corner[:, 3:], atol=1e-7)  # v starts at the top in the file
 
 
-def test_without_uvs_it_is_unwrapped_and_nothing_else(tiny, tmp_path, ball):
+def test_a_mesh_without_uvs_is_only_unwrapped(tiny, tmp_path, ball):
     arrays, _ = run(tmp_path, tiny, ball)
     same(arrays, ball, "positions", "faces")
     assert arrays["uvs"].shape == (len(ball.faces), 3, 2) and arrays["texture.0"].shape == (128, 128, 3)
     assert "colours" not in arrays
 
 
-def test_faces_without_uvs_among_others_are_named(tiny, tmp_path, monkey):
+def test_faces_without_uvs_are_named(tiny, tmp_path, monkey):
     uvs = monkey.uvs.copy()
     uvs[:7] = 0.5
-    arrays, said = run(tmp_path, tiny, replace(monkey, uvs=uvs))
+    arrays, messages = run(tmp_path, tiny, replace(monkey, uvs=uvs))
     assert arrays["uvs"].tobytes() == uvs.tobytes()
-    (warning,) = (message.message for message in said if isinstance(message, Log))
+    (warning,) = (message.message for message in messages if isinstance(message, Log))
     assert warning.startswith("7 of 968 faces") and "unwrap" in warning
 
 
-def test_each_slot_keeps_its_size_and_what_is_frozen(tiny, tmp_path, monkey):
+def test_each_slot_keeps_its_size_and_frozen_texels(tiny, tmp_path, monkey):
     rng = np.random.default_rng(0)
     slots = (monkey.positions[monkey.faces].mean(axis=1)[:, 2] > 0).astype(np.int32) * 3
     pictures = {
@@ -141,7 +141,7 @@ def test_each_slot_keeps_its_size_and_what_is_frozen(tiny, tmp_path, monkey):
 
 @pytest.mark.slow
 def test_mirrored_halves_share_their_texels_without_a_seam(tiny, tmp_path, ball):
-    """A ball whose left and right have the same UVs: no face shows the other side's colours."""
+    """On a ball whose halves share UVs, the texels have the mean of both sides' colours."""
     x, y, z = ((ball.positions[ball.faces] - [40, 0, -3]) / 25).transpose(2, 0, 1)
     uvs = np.stack([0.5 + 0.4 * y, 0.5 + 0.4 * z], axis=2).astype(np.float32)
     mesh = replace(ball, uvs=uvs, colours=rainbow(ball.positions / 25))
@@ -150,13 +150,13 @@ def test_mirrored_halves_share_their_texels_without_a_seam(tiny, tmp_path, ball)
     seen = arrays["texture.0"][texel[..., 1], texel[..., 0]].astype(float)
     mirrored = mesh.positions * [-1, 1, 1] + [80, 0, 0]
     both = (rainbow(mesh.positions / 25).astype(float) + rainbow(mirrored / 25)) / 2
-    facing = np.abs(x) > 0.5  # not at the rim, where a texel is wide
+    facing = np.abs(x) > 0.5  # without the rim, where texels are stretched
     assert np.abs(seen - both[mesh.faces])[facing].mean() < 12
     assert np.abs(rainbow(mesh.positions / 25) - both)[:, 0].mean() > 15
-    # One side locked holds the texels of the other, and that is said.
+    # Locking one side also locks the shared texels of the other, with a warning.
     half = replace(mesh, locked=(mesh.positions[:, 0] < 40).astype(np.uint8))
-    locked, said = run(tmp_path, tiny, half, iterations=1)
-    assert any("locked faces" in log.message for log in said if isinstance(log, Log)), said
+    locked, messages = run(tmp_path, tiny, half, iterations=1)
+    assert any("locked faces" in log.message for log in messages if isinstance(log, Log)), messages
 
 
 @pytest.mark.slow
@@ -170,7 +170,7 @@ def test_maps_are_painted_on_request(tiny, tmp_path, monkey):
 
 
 def owned(mesh, size=128):
-    """Texels of the faces whose three corners are locked, by their centres: (size, size) bool."""
+    """(size, size) bool: texels whose centres lie in faces with three locked corners."""
     mask = np.zeros((size, size), bool)
     column, row = np.meshgrid(*[(np.arange(size) + 0.5) / size] * 2)
     for a, b, c in mesh.uvs[(mesh.locked[mesh.faces] > 0).all(axis=1)].astype(float):
@@ -184,7 +184,7 @@ def owned(mesh, size=128):
 
 
 @pytest.mark.parametrize("mode", ["texture", "refine"])
-def test_what_is_locked_is_the_same_bit_for_bit(tiny, tmp_path, monkey, mode):
+def test_locked_parts_stay_the_same_bit_for_bit(tiny, tmp_path, monkey, mode):
     picture = np.random.default_rng(1).integers(0, 256, (128, 128, 3), np.uint8)
     locked = (monkey.positions[:, 0] < 0).astype(np.uint8)
     mesh = replace(monkey, locked=locked, textures={"texture.0": picture})
@@ -215,26 +215,26 @@ def test_refine_keeps_a_symmetric_mesh_symmetric(tiny, tmp_path):
     assert distance.max() < 1e-4 < np.abs(arrays["positions"] - ball.positions).max()
 
 
-def test_refine_can_take_a_new_topology(tiny, tmp_path, ball):
-    arrays, said = run(
+def test_refine_can_remesh(tiny, tmp_path, ball):
+    arrays, messages = run(
         tmp_path, tiny, replace(ball, colours=rainbow(ball.positions)), "refine", remesh=True, target_faces=400
     )
     assert abs(len(arrays["faces"]) / 400 - 1) < 0.1
-    assert not [message for message in said if isinstance(message, Log)]
+    assert not [message for message in messages if isinstance(message, Log)]
 
 
-def test_a_new_topology_takes_the_texture_as_vertex_colours_and_says_so(tiny, tmp_path, monkey):
+def test_remeshing_turns_the_texture_into_vertex_colours_with_a_warning(tiny, tmp_path, monkey):
     red = np.zeros((8, 8, 3), np.uint8) + np.array([250, 9, 9], np.uint8)
-    arrays, said = run(
+    arrays, messages = run(
         tmp_path, {**tiny, "iterations": 1}, replace(monkey, textures={"texture.0": red}), "refine", remesh=True
     )
     assert "uvs" not in arrays and arrays["colours"][:, 0].min() > 150 > arrays["colours"][:, 1:].max()
-    assert ["texture becomes" in message.message for message in said if isinstance(message, Log)] == [True]
+    assert ["texture becomes" in message.message for message in messages if isinstance(message, Log)] == [True]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["texture", "refine"])
-def test_a_stopped_run_ends_in_the_same_bytes(tiny, tmp_path, monkey, mode):
+def test_a_resumed_run_ends_in_the_same_bytes(tiny, tmp_path, monkey, mode):
     mesh = replace(monkey, locked=(monkey.positions[:, 2] > 0.5).astype(np.uint8))
     whole, _ = run(tmp_path / "whole", tiny, mesh, mode)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
@@ -247,20 +247,20 @@ def test_a_stopped_run_ends_in_the_same_bytes(tiny, tmp_path, monkey, mode):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [1, 6, 9])  # in the fog, on its surface, on the mesh
-def test_a_job_goes_on_from_an_artists_edit(tiny, tmp_path, monkey, stop):
+@pytest.mark.parametrize("stop", [1, 6, 9])  # in the volume, surface and mesh phase
+def test_a_job_resumes_from_an_artists_edit(tiny, tmp_path, monkey, stop):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    wish = {**tiny, "iterations": 10}
+    options = {**tiny, "iterations": 10}
 
     with pytest.raises(Paused):
-        run(tmp_path / "out", wish, None, "generate", checkpoints=checkpoints, paused=after(stop))
+        run(tmp_path / "out", options, None, "generate", checkpoints=checkpoints, paused=after(stop))
     locked = (monkey.positions[:, 0] < 0).astype(np.uint8)
     edited = Mesh(monkey.positions, monkey.faces, monkey.colours, locked=locked)
     with pytest.raises(Paused):
-        run(tmp_path / "out", wish, None, "generate", checkpoints=checkpoints, edit=("e1", edited), paused=after(0))
+        run(tmp_path / "out", options, None, "generate", checkpoints=checkpoints, edit=("e1", edited), paused=after(0))
     later = Checkpoints(tmp_path / "checkpoints").newest()[1]
     assert later["edit"] == "e1" and later["iteration"] == stop
-    arrays, said = run(tmp_path / "out", wish, None, "generate", checkpoints=checkpoints, edit=("e1", edited))
+    arrays, messages = run(tmp_path / "out", options, None, "generate", checkpoints=checkpoints, edit=("e1", edited))
     same(arrays, edited, "faces")
     assert arrays["positions"][locked > 0].tobytes() == edited.positions[locked > 0].tobytes()
     assert (arrays["positions"] != edited.positions).any() == (stop < 9)
@@ -270,12 +270,12 @@ def test_a_job_goes_on_from_an_artists_edit(tiny, tmp_path, monkey, stop):
     assert record["edit"] == "e1" and record["iterations"] == 10
 
 
-def test_cancelled_it_keeps_the_texture_that_it_has(tiny, tmp_path, monkey):
+def test_a_cancelled_job_keeps_its_texture(tiny, tmp_path, monkey):
     run(tmp_path, {**tiny, "iterations": 100}, monkey, cancelled=after(2))
     assert json.loads((tmp_path / "job.json").read_text())["state"] == "cancelled"
     assert (tmp_path / "texture.png").exists()
 
 
-def test_a_mesh_goes_with_its_modes_only(tiny, tmp_path, ball):
+def test_texture_without_its_mesh_is_an_error(tiny, tmp_path, ball):
     with pytest.raises(ValueError, match="give the mesh"):
         generate(JobRequest("a mug", mode="texture", mesh="x", **tiny), tmp_path, print, lambda: False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checkpoints that earlier versions wrote are gone on from: tests/data/old_files says which."""
+"""Jobs resume from checkpoints of earlier versions; tests/data/old_files lists these."""
 
 import json
 import tarfile
@@ -18,7 +18,7 @@ STEPS = {"volume": 1, "surface": 3, "finish": 5, "vsd": 3, "texture": 1, "refine
 
 
 def small(request):
-    """The settings of those runs: two iterations a phase, on coarse grids."""
+    """The settings of the old runs: two iterations per phase, on coarse grids."""
     settings = replace(Settings.of(request), snapshots=1, colour_levels=(3, 5))
     levels = (3, 5, 9)
     return settings.with_phases(
@@ -30,7 +30,7 @@ def small(request):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_job_goes_on_from_it(name, folders, tmp_path):
+def test_a_job_resumes_from_it(name, folders, tmp_path):
     with tarfile.open(OLD / "checkpoints.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     folder = tmp_path / "checkpoints" / name
@@ -47,5 +47,5 @@ def test_a_job_goes_on_from_it(name, folders, tmp_path):
     assert checkpoints.step == STEPS[name]
     settings = small(request)
     generate(request, tmp_path, report, lambda: False, settings, checkpoints, mesh=mesh, edit=edit)
-    assert progress[0] == STEPS[name] + 1 or progress[:2] == [STEPS[name], STEPS[name] + 1]  # a stage comes before
+    assert progress[0] == STEPS[name] + 1 or progress[:2] == [STEPS[name], STEPS[name] + 1]  # a new stage reports first
     assert json.loads((tmp_path / "job.json").read_text())["iterations"] == settings.iterations(request.mode)

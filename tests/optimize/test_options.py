@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every pair of a job's options together: the job ends, and leaves its files and finite numbers."""
+"""Every pair of a job's options: the job finishes, with all files and finite numbers."""
 
 import json
 import random
@@ -42,11 +42,11 @@ TABLES = {
     "texture": COMMON | MESHES,
     "refine": COMMON | MESHES | REFINE,
 }
-EACH_VALUE = 6  # rows of a table in which each value of an option is met
+EACH_VALUE = 6  # rows of a table that contain each value of each option
 
 
 def pairwise(options, seed):
-    """Rows {name: value} in which each value of an option meets each value of every other: greedy, of random tries."""
+    """Rows {name: value} with each pair of values of two options, chosen greedily from random rows."""
     rng, names = random.Random(seed), list(options)
     place = {name: {repr(value): value for value in values} for name, values in options.items()}
     left = {((a, x), (b, y)) for a, b in combinations(names, 2) for x in place[a] for y in place[b]}
@@ -86,9 +86,9 @@ def artists(parts):
     )
 
 
-def test_the_table_names_every_option_of_a_job():
+def test_the_tables_have_every_option_of_a_job():
     named = set().union(*TABLES.values())
-    outside = {"prompt", "mode", "model", "client_key", "priority"}  # and what the queue and the store do with
+    outside = {"prompt", "mode", "model", "client_key", "priority"}  # required, or for the queue and the store only
     assert named | outside == {field.name for field in fields(JobRequest)}
 
 
@@ -107,8 +107,8 @@ def test_pairs_are_complete():
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("mode", TABLES)
-def test_every_pair_of_options_ends_well(tiny, tmp_path, mode, pytestconfig):
-    """With --long; without, each value of an option once, and more than half of the pairs."""
+def test_every_pair_of_options_works(tiny, tmp_path, mode, pytestconfig):
+    """Without --long, only enough rows for each value of each option and more than half of the pairs."""
     rows = list(pairwise(TABLES[mode], 0))
     for number, row in enumerate(rows if pytestconfig.getoption("--long") else rows[:EACH_VALUE]):
         folder = tmp_path / str(number)
@@ -117,7 +117,7 @@ def test_every_pair_of_options_ends_well(tiny, tmp_path, mode, pytestconfig):
         mesh = None if parts is None else artists(parts)
         request = JobRequest("a red mushroom", mode=mode, model=tiny["model"], mesh="x" if mesh else "", **row)
         try:
-            settings = replace(Settings.of(request), colour_levels=(5, 9))  # the finer grids take the time
+            settings = replace(Settings.of(request), colour_levels=(5, 9))  # finer grids would be slow
             generate(request, folder, lambda message: None, lambda: False, settings, mesh=mesh)
         except Exception as error:
             raise AssertionError(f"{mode} with {row} and a mesh of {parts}") from error

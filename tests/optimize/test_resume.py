@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A run that was stopped anywhere and goes on from its checkpoint ends in the same bytes."""
+"""A run that is paused anywhere and resumed from its checkpoint ends in the same bytes."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from server.optimize import Paused, generate
 FILES = ("mesh.glb", "texture.png", "turntable.png")
 
 
-def run(folder, request, pause_at=None, checkpoints=None, said=None):
+def run(folder, request, pause_at=None, checkpoints=None, messages=None):
     folder.mkdir(exist_ok=True)
     asked = [0]
 
@@ -24,17 +24,17 @@ def run(folder, request, pause_at=None, checkpoints=None, said=None):
     generate(
         request,
         folder,
-        (said if said is not None else []).append,
+        (messages if messages is not None else []).append,
         lambda: False,
         checkpoints=checkpoints,
         paused=paused,
     )
 
 
+# Stops at the start, in each phase, and at the last iteration; VSD carries its own state across the phases.
 @pytest.mark.slow
-# Before anything, in either phase, at the last iteration; VSD has a state of its own, that goes through the phases.
 @pytest.mark.parametrize("guidance, stops", [("msd", (0, 3, 5, 8)), ("vsd", (3, 5, 7))])
-def test_the_same_bytes_wherever_it_was_stopped(tiny, tmp_path, guidance, stops):
+def test_the_same_bytes_after_any_stop(tiny, tmp_path, guidance, stops):
     request = JobRequest(**{"prompt": "a red mushroom", **tiny, "guidance": guidance, "iterations": 9, "seed": 5})
     run(tmp_path / "whole", request)
     for stop in stops:
@@ -51,17 +51,17 @@ def test_the_same_bytes_wherever_it_was_stopped(tiny, tmp_path, guidance, stops)
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_is_said_once_and_survived(tiny, tmp_path, monkeypatch):
+def test_a_full_disk_is_warned_of_once_and_survived(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["server.optimize.loop"], "CHECKPOINT_SECONDS", 0.0)
-    (tmp_path / "file").touch()  # a folder cannot be made here
-    said = []
+    (tmp_path / "file").touch()  # a folder cannot be created here
+    messages = []
     run(
         tmp_path / "out",
         JobRequest(**{"prompt": "a red mushroom", **tiny}),
         None,
         Checkpoints(tmp_path / "file" / "checkpoints"),
-        said,
+        messages,
     )
-    warnings = [message.message for message in said if isinstance(message, Log)]
+    warnings = [message.message for message in messages if isinstance(message, Log)]
     assert len(warnings) == 1 and "checkpoint could not be written" in warnings[0]
     assert (tmp_path / "out" / "mesh.glb").exists()

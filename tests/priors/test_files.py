@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Folders of models: the check, the loader and doctor say the same of each."""
+"""Model folders: the check, the loader and the doctor agree on each."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def edit(path, **values):
 
 
 def shard(folder, part, variant=None):
-    """The part's weights in shards, as save_pretrained writes them; the index."""
+    """Split the part's weights into shards, as save_pretrained does; returns the index."""
     kind = KINDS[part].from_pretrained(folder / part)
     remove(folder / part)
     kind.save_pretrained(folder / part, max_shard_size="4KB", variant=variant)
@@ -151,7 +151,7 @@ def dangle(folder):
         (name_the_old_way, "old name: rename it to diffusion_pytorch_model.safetensors.index.fp16.json"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_sentence_everywhere(folder, damage, words):
+def test_a_fault_is_the_same_sentence_everywhere(folder, damage, words):
     damage(folder)
     with pytest.raises(PriorError, match=words) as caught:
         check(folder)
@@ -179,7 +179,7 @@ def test_a_single_file(tmp_path, name, words):
 
 
 @pytest.mark.parametrize("variant", [None, "fp16", "ema-1"])
-def test_shards_are_read_of_a_variant_too(folder, variant):
+def test_sharded_weights_of_any_variant(folder, variant):
     whole = load(folder, "cpu")
     for part in KINDS:
         shard(folder, part, variant)
@@ -196,7 +196,7 @@ def test_shards_are_read_of_a_variant_too(folder, variant):
         assert torch.equal(made, expected)
 
 
-def test_plain_weights_come_before_a_variants_and_fp16_before_others(folder):
+def test_plain_weights_come_before_variants_and_fp16_before_other_variants(folder):
     path = folder / WEIGHTS["unet"]
     for variant in ("bf16", "fp16"):
         shutil.copy(path, path.with_name(f"diffusion_pytorch_model.{variant}.safetensors"))
@@ -208,7 +208,7 @@ def test_plain_weights_come_before_a_variants_and_fp16_before_others(folder):
 
 
 @pytest.mark.parametrize("part", KINDS)
-def test_every_weight_comes_from_the_files(folder, part):
+def test_a_missing_weight_is_an_error(folder, part):
     change(folder / WEIGHTS[part], lambda tensors: tensors.pop(sorted(tensors)[0]))
     with pytest.raises(PriorError, match=f"{part} lacks 1 of .* weights.*: download") as caught:
         load(folder, "cpu")
@@ -216,7 +216,7 @@ def test_every_weight_comes_from_the_files(folder, part):
 
 
 @pytest.mark.parametrize("part", KINDS)
-def test_weights_of_another_shape_are_refused(folder, part):
+def test_weights_of_a_wrong_shape_are_refused(folder, part):
     change(folder / WEIGHTS[part], lambda tensors: tensors.update({sorted(tensors)[0]: torch.zeros(3, 5)}))
     with pytest.raises(PriorError, match=f"{part} could not be loaded as .*shape|{part} .*shape") as caught:
         load(folder, "cpu")
@@ -227,7 +227,7 @@ def test_weights_of_another_shape_are_refused(folder, part):
 @pytest.mark.parametrize(
     ("value", "dtype"), [(float("nan"), torch.float32), (float("inf"), torch.float32), (1e5, torch.float16)]
 )
-def test_weights_that_are_no_numbers_stop_the_job(folder, part, value, dtype):
+def test_weights_with_nan_or_infinity_are_refused(folder, part, value, dtype):
     change(folder / WEIGHTS[part], lambda tensors: tensors[sorted(tensors)[-1]].fill_(value))
     words = f"{part} .*NaN or infinite on the cpu in {str(dtype).removeprefix('torch.')}.*(float32|download)"
     with pytest.raises(PriorError, match=words):

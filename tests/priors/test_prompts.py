@@ -71,12 +71,12 @@ def test_view_prompts():
         ("", ""),
     ],
 )
-def test_a_prompts_own_view_gives_way_to_the_cameras(prompt, bare):
+def test_the_cameras_view_replaces_the_prompts(prompt, bare):
     assert without_view(prompt) == bare
     assert view_prompts(prompt, 180, 0) == [f"{bare}, back view"]
 
 
-def test_sides_are_told_from_overhead_where_asked_and_overhead_is_not():
+def test_overhead_is_the_negative_prompt_of_chosen_side_views_only():
     assert negative_prompts("a red chair, front view", [10, 10, 70], "", [True, False, True]) == [
         "a red chair, overhead view",
         "",
@@ -89,12 +89,12 @@ def test_sides_are_told_from_overhead_where_asked_and_overhead_is_not():
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_every_view_word_is_known_as_one(view):
+def test_every_view_word_is_recognized(view):
     assert without_view(f"a red chair, {view} view") == "a red chair"
 
 
 @given(azimuth=st.integers(-180, 180), turns=st.integers(-3, 3), elevation=st.floats(-90, 90))
-def test_a_whole_turn_changes_nothing_and_the_mirror_swaps_left_and_right(azimuth, turns, elevation):
+def test_view_words_are_periodic_and_mirror_left_and_right(azimuth, turns, elevation):
     word = view_word(azimuth, elevation)
     assert view_word(azimuth + 360 * turns, elevation) == word
     other = {"left": "right", "right": "left"}
@@ -102,44 +102,44 @@ def test_a_whole_turn_changes_nothing_and_the_mirror_swaps_left_and_right(azimut
         assert view_word(-azimuth, elevation) == " ".join(other.get(w, w) for w in word.split())
 
 
-def test_every_direction_is_an_eighth_of_a_turn():
+def test_every_direction_covers_an_eighth_of_a_turn():
     words = [view_word(azimuth, 0) for azimuth in range(360)]
     assert {d: words.count(d) for d in DIRECTIONS} == dict.fromkeys(DIRECTIONS, 45)
 
 
 @given(text=st.one_of(st.text(max_size=40), st.lists(st.sampled_from(LONG.split()), max_size=20).map(" ".join)))
-def test_a_text_without_a_camera_is_what_the_tokenizer_makes_of_it(tokenizer, text):
+def test_a_text_without_view_is_tokenized_as_is(tokenizer, text):
     assume(without_tags(text) == text)
     tokens, own = tokenize(tokenizer, text, 16), tokenizer(text, padding="max_length", max_length=16, truncation=True)
     assert (tokens.ids, tokens.mask) == (own.input_ids, own.attention_mask)
 
 
-def test_a_text_that_fits_is_what_the_tokenizer_makes_of_it(tokenizer):
+def test_a_text_that_fits_is_tokenized_as_is(tokenizer):
     (text,) = view_prompts("a spotted red mushroom", 45, 0)
     assert tokenize(tokenizer, text, 16).ids == tokenizer(text, padding="max_length", max_length=16).input_ids
     assert not tokenize(tokenizer, text, 16).cut and not prompt_warnings(tokenizer, 16, "a spotted red mushroom")
 
 
 @pytest.mark.parametrize("prompt", [LONG, "x" * 1000, "赤いキノコ" * 200, f"front view of {LONG}", f"({LONG}:1.3)"])
-def test_the_cameras_view_stays_however_long_the_prompt(tokenizer, prompt):
+def test_a_long_prompt_is_cut_before_the_view(tokenizer, prompt):
     own = {}
     for angle in range(0, 360, 45):
         (text,) = view_prompts(prompt, angle, 0)
         tokens = tokenize(tokenizer, text, 16)
         assert len(tokens.ids) == 16 and all(tokens.mask) and tokens.cut
-        said = tokenizer.decode(tokens.ids, skip_special_tokens=True)
-        assert said.endswith(f"{view_word(angle, 0)} view"), said
+        decoded = tokenizer.decode(tokens.ids, skip_special_tokens=True)
+        assert decoded.endswith(f"{view_word(angle, 0)} view"), decoded
         own[tuple(tokens.ids)] = angle
     assert len(own) == 8
 
 
-def test_a_negative_prompt_gives_way_before_the_view_that_it_is_about(tokenizer):
+def test_a_long_negative_prompt_is_cut_before_its_view(tokenizer):
     (text,) = negative_prompts(LONG, 0, "blurry " * 20, True)
-    said = tokenizer.decode(tokenize(tokenizer, text, 16).ids, skip_special_tokens=True)
-    assert said.startswith(", overhead view") or said.startswith("a red mushroom, overhead view"), said
+    decoded = tokenizer.decode(tokenize(tokenizer, text, 16).ids, skip_special_tokens=True)
+    assert decoded.startswith(", overhead view") or decoded.startswith("a red mushroom, overhead view"), decoded
 
 
-def test_sides_differ_for_the_network_too():
+def test_the_embeddings_of_eight_sides_differ():
     prior = load(None, "cpu")
     for prompt in ("a red mushroom", LONG):
         embedded = prior.text_condition(view_prompts(prompt, range(0, 360, 45), 0), guidance_scale=1).embeddings
@@ -167,10 +167,10 @@ def test_sides_differ_for_the_network_too():
         (60, ["a red chair <lora:shiny:0.8>", "<lyco:bad>"], ["<lora:shiny:0.8>, <lyco:bad> .*left out.*no LoRA"]),
     ],
 )
-def test_what_the_model_does_not_get_is_said(tokenizer, length, given, words):
-    said = prompt_warnings(tokenizer, length, *given)
-    assert len(said) == len(words), said
-    for sentence, pattern in zip(said, words):
+def test_prompt_warnings(tokenizer, length, given, words):
+    warnings = prompt_warnings(tokenizer, length, *given)
+    assert len(warnings) == len(words), warnings
+    for sentence, pattern in zip(warnings, words):
         assert re.search(pattern, sentence) and not set("\n\ufffd") & set(sentence), sentence
 
 
@@ -182,6 +182,6 @@ def test_what_the_model_does_not_get_is_said(tokenizer, length, given, words):
         "<lora:a:1>, a red chair, <hypernet:b:.5>, front view",
     ],
 )
-def test_tags_are_no_text(tokenizer, text):
+def test_tags_are_left_out(tokenizer, text):
     assert without_tags(text) == "a red chair, front view"
     assert tokenize(tokenizer, text, 16).ids == tokenize(tokenizer, "a red chair, front view", 16).ids

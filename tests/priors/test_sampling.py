@@ -6,7 +6,7 @@ from server.priors.sampling import sample
 
 
 class Gaussian:
-    """N(mean, std^2) in every coordinate."""
+    """The ideal denoiser of N(mean, std^2) in every coordinate."""
 
     mean, std = 0.7, 0.4
 

@@ -23,7 +23,7 @@ def latents(prior, batch=2, seed=0):
 @pytest.mark.parametrize("kind", PREDICTIONS)
 @pytest.mark.parametrize("timestep", [0, 1, 417, 999])
 def test_denoise_is_the_schedulers_pred_original_sample(folders, kind, timestep):
-    """At whole timesteps: noised by add_noise, denoised by step, both diffusers' own."""
+    """At integer timesteps, against add_noise and step of diffusers."""
     prior = load(folders[kind])
     scheduler = DDIMScheduler.from_pretrained(folders[kind], subfolder="scheduler")
     scheduler.set_timesteps(1000)
@@ -42,7 +42,7 @@ def test_denoise_is_the_schedulers_pred_original_sample(folders, kind, timestep)
     torch.testing.assert_close(prior.denoise(x, sigma, condition), expected, atol=1e-4, rtol=1e-3)
 
 
-def test_timesteps_between_and_beyond(prior):
+def test_fractional_and_clamped_timesteps(prior):
     low, high = prior.sigma_range
     assert low == pytest.approx(0.0292, abs=1e-4) and high == pytest.approx(14.61, abs=0.01)
     table = prior._log_sigmas
@@ -68,14 +68,14 @@ def test_extreme_noise_levels(folders, kind, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_latents_keep_their_dtype(prior, dtype):
+def test_the_result_has_the_latents_dtype(prior, dtype):
     x, sigma = latents(prior), torch.tensor([0.5, 2.0])
     clean = prior.denoise(x.to(dtype), sigma)
     assert clean.dtype == dtype
     torch.testing.assert_close(clean.float(), prior.denoise(x, sigma), atol=0.05, rtol=0.05)
 
 
-def test_guidance_formula(prior):
+def test_classifier_free_guidance_formula(prior):
     """One batched call equals D_negative + w (D_prompt - D_negative)."""
     x, sigma, prompts = latents(prior), torch.tensor([0.3, 4.0]), ["a red cat", "a blue dog"]
     positive = prior.denoise(x, sigma, prior.text_condition(prompts, guidance_scale=1))
@@ -89,9 +89,9 @@ def test_guidance_formula(prior):
     assert torch.equal(prior.denoise(x, sigma), unconditional)
 
 
-def test_prompts_are_encoded_as_the_pipeline_does(folders, prior):
+def test_prompts_are_encoded_as_by_the_pipeline(folders, prior):
     pipeline = StableDiffusionPipeline.from_pretrained(folders["v_prediction"], safety_checker=None)
-    prompts = ["a cat", "the quick brown fox jumps over it " * 4]  # the second is cut to 77 tokens
+    prompts = ["a cat", "the quick brown fox jumps over it " * 4]  # the second is truncated to 77 tokens
     expected, negative = pipeline.encode_prompt(prompts, "cpu", 1, True, negative_prompt=["bad"] * 2)
     condition = prior.text_condition(prompts, negative="bad")
     torch.testing.assert_close(condition.embeddings, expected, atol=1e-5, rtol=1e-5)
@@ -100,7 +100,7 @@ def test_prompts_are_encoded_as_the_pipeline_does(folders, prior):
     assert torch.equal(alone.embeddings[0], condition.embeddings[0])
 
 
-def test_encode_and_decode_as_the_vae_does(prior):
+def test_encode_and_decode_match_the_vae(prior):
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
     encoded = prior.encode(images)
     assert encoded.shape == (2, *prior.latent_shape) == (2, 3, 8, 8) and prior.resolution == 16
@@ -134,8 +134,8 @@ def test_guidance_runs_on_it(prior, name):
     assert torch.equal(target(), target())
 
 
-def test_a_student_begins_as_the_prior_and_learns(prior):
-    """Low-rank updates: nothing at first, then a lower loss, and the prior itself stays what it was."""
+def test_a_student_starts_as_the_prior_and_learns(prior):
+    """The low-rank updates start at zero, lower the loss, and leave the prior unchanged."""
     x, sigma = latents(prior), torch.tensor([0.5, 2.0])
     guided = prior.text_condition(["a cat", "a red dog"], guidance_scale=7)
     student, before = prior.student(), prior.denoise(x, sigma, guided.without_cfg())
@@ -147,7 +147,7 @@ def test_a_student_begins_as_the_prior_and_learns(prior):
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.5 * losses[0]  # 0.88 with attention's layers alone
+    assert losses[-1] < 0.5 * losses[0]
     assert torch.equal(prior.denoise(x, sigma, guided.without_cfg()), before)
 
 
@@ -166,7 +166,7 @@ def test_half_precision_variant_files_are_found(folders, tmp_path):
     assert torch.equal(prior.denoise(x, sigma), load(folders["epsilon"]).denoise(x, sigma))
 
 
-def test_errors_in_use(prior):
+def test_errors_of_wrong_arguments(prior):
     x, sigma = latents(prior), torch.ones(2)
     for call, words in [
         (lambda: prior.text_condition([]), "at least one prompt"),
@@ -182,7 +182,7 @@ def test_errors_in_use(prior):
             call()
 
 
-def test_no_bundled_model(monkeypatch, tmp_path):
+def test_a_missing_bundled_model(monkeypatch, tmp_path):
     monkeypatch.setattr(priors.loading, "BUNDLED_MODEL", tmp_path / "model")
     with pytest.raises(PriorError, match="bundled model is not in"):
         load()
@@ -200,12 +200,12 @@ def test_the_bundled_model():
 
 
 @pytest.mark.slow
-def test_guidance_needs_no_diffusers():
+def test_guidance_does_not_import_diffusers():
     code = "import sys, server.guidance.msd; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_encoded_texts_are_forgotten_and_encoded_again_to_the_same_bits(folders):
+def test_the_embedding_cache_is_bounded_and_does_not_change_results(folders):
     prior = load(folders["epsilon"], "cpu")
     first = prior.text_condition(["a chair"], "blurry").embeddings
     for i in range(3 * MAX_EMBEDDINGS):
