@@ -17,6 +17,8 @@ from server.geometry.mesh import srgb_to_linear
 from server.optimize import Paused, generate
 from tests.geometry.gltf import BLUE, GREEN, RED, SQUARE, TWO, UVS, WHITE, File, encoded, image, pixels, quadrants, read
 
+pytestmark = pytest.mark.slow
+
 
 def run(folder, tiny, mesh, mode="texture", checkpoints=None, paused=lambda: False, **changes):
     """(the last snapshot's arrays, the sentences of the log)."""
@@ -133,7 +135,6 @@ def test_a_picture_on_another_uv_map_that_is_painted_over_is_said(tiny, tmp_path
     assert "texCoord" not in made["normalTexture"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["texture", "refine"])
 def test_a_resumed_job_keeps_the_material_too(tiny, tmp_path, mode):
     file, *kept = leaves()
@@ -211,7 +212,6 @@ def test_vertex_colours_multiply_a_picture_and_then_are_in_it(tiny, tmp_path):
     assert "COLOR_0" not in json.dumps(read(tmp_path / "out" / "mesh.glb")[0]) and not said
 
 
-@pytest.mark.slow
 def test_faces_in_other_tiles_of_a_picture_show_and_get_their_own_texels(tiny, tmp_path):
     """A UV map moved by whole pictures is the same UV map; faces across an edge are said."""
     results = []
