@@ -14,9 +14,9 @@ from collections.abc import Callable
 import bpy
 import numpy as np
 
-from msd_blender.pictures import Prepared
+from msd_blender.pixels import PreparedSnapshot
 from msd_blender.protocol import JobRequest, Snapshot
-from msd_blender.scene import Asset
+from msd_blender.scene_object import SceneObject
 
 SIDE = 142  # of a grid: 20,164 vertices, 39,762 faces
 
@@ -36,17 +36,17 @@ def grid(side: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def measure(name: str, limit: float, updates: int, change: Callable[[int], dict[str, np.ndarray]]) -> None:
-    """Time updates with the look for the artist's edits that goes before."""
+    """Time updates, each with the check for the artist's edits before it."""
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
-    asset = Asset(JobRequest("grid", client_key="key"))
-    asset.apply(Snapshot(1, 1, change(0)))
+    scene_object = SceneObject(JobRequest("grid", client_key="key"))
+    scene_object.apply(Snapshot(1, 1, change(0)))
     times, busy = [], []
     for i in range(1, updates + 1):
-        snapshot = Prepared.of(Snapshot(i + 1, i, change(i)))  # as the reading thread does
+        snapshot = PreparedSnapshot.of(Snapshot(i + 1, i, change(i)))  # as the reading thread does
         start, used = time.perf_counter(), time.thread_time()
-        if asset.edited(snapshot):
+        if scene_object.has_edits(snapshot):
             raise AssertionError("nobody edited it")
-        asset.apply(snapshot)
+        scene_object.apply(snapshot)
         times.append(1000 * (time.perf_counter() - start))
         busy.append(1000 * (time.thread_time() - used))
     print(

@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor
 
 from server.rendering import rasterize
+from server.rendering.normals import vertex_normals
 from server.rendering.rasterize import Rasterizer
-from server.rendering.render import vertex_normals
-from server.rendering.textured import Charts
+from server.rendering.textures import UVCharts
 
 DISTANCE, FOCAL = 3.5, 2.5  # of the originals' camera, which looks along -Z
 
@@ -207,7 +207,7 @@ def cube_symmetries() -> Tensor:
     return torch.cat(found)
 
 
-def globe(rows: int = 32) -> tuple[Tensor, Tensor, Charts]:
+def globe(rows: int = 32) -> tuple[Tensor, Tensor, UVCharts]:
     """A ball of radius 1 and its chart by longitude and latitude, one seam."""
     columns = 2 * rows
     j, i = np.meshgrid(np.arange(rows + 1), np.arange(columns), indexing="ij")
@@ -224,7 +224,7 @@ def globe(rows: int = 32) -> tuple[Tensor, Tensor, Charts]:
                 faces.append([quad[k][0] * columns + quad[k][1] for k in corners])
                 uvs.append([[quad[k][2] / columns, quad[k][0] / rows] for k in corners])
     faces = torch.tensor(faces, dtype=torch.int32)
-    return torch.tensor(positions, dtype=torch.float32), faces, Charts.of(faces, torch.tensor(uvs))
+    return torch.tensor(positions, dtype=torch.float32), faces, UVCharts.from_faces(faces, torch.tensor(uvs))
 
 
 def continents(height: int, width: int, generator: torch.Generator, channels: int = 3) -> Tensor:

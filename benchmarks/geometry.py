@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What cleaning and unwrapping do to objects of known shape, and what they and a preconditioned step cost."""
+"""Remeshing and unwrapping of objects of known shape, and the cost of both and of a preconditioned step."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import trimesh
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from server.bundled import shapes
-from server.bundled.compare import truth
-from server.geometry.clean import clean
-from server.geometry.hygiene import report
+from server.bundled_prior import shapes
+from server.evaluation.compare import ground_truth
 from server.geometry.mesh import Mesh
+from server.geometry.mesh_quality import quality_report
 from server.geometry.precondition import Preconditioner
+from server.geometry.remeshing import remesh
 from server.geometry.uvs import unwrap
 
 EDGE = 49  # points along an edge of the grid, as in generate
 POINTS = 8000
-NEAR = 0.01  # of the diameter: five times as strict as `server.bundled.compare`
+NEAR = 0.01  # of the diameter: five times as strict as `server.evaluation.compare`
 
 
 def distances(source: trimesh.Trimesh, target: trimesh.Trimesh) -> np.ndarray:
@@ -59,11 +59,11 @@ def quality() -> None:
     print("| | triangles | F | farthest | thin | crossing | UV overlap | UV angle stretch |")
     print("|---" * 8 + "|")
     for noun in shapes.NOUNS:
-        real, shape = truth(noun), truth(noun, EDGE)
+        real, shape = ground_truth(noun), ground_truth(noun, EDGE)
         mesh = Mesh(np.asarray(shape.vertices, np.float32), np.asarray(shape.faces, np.int32))
-        made = clean(mesh)
+        made = remesh(mesh)
         _, split, uvs = unwrap(made.positions, made.faces)
-        found = report(Mesh(made.positions, made.faces, uvs=uvs[split]))
+        found = quality_report(Mesh(made.positions, made.faces, uvs=uvs[split]))
         after = trimesh.Trimesh(made.positions, made.faces, process=False)
         far = max(distances(shape, after).max(), distances(after, shape).max())
         thin = [(roundness(each.positions, each.faces) < 0.5).mean() for each in (mesh, made)]
@@ -88,7 +88,7 @@ def seconds(work: Callable[[], Any], times: int) -> float:
 def costs() -> None:
     print("\nMilliseconds, medians, of spheres; a preconditioned step is a solve forward and one backward.\n")
     print(
-        "| triangles | clean | unwrap | report | factor | step | SuperLU's factor | SuperLU's step | "
+        "| triangles | remesh | unwrap | report | factor | step | SuperLU's factor | SuperLU's step | "
         "our step to SuperLU's |"
     )
     print("|---" * 9 + "|")
@@ -102,9 +102,9 @@ def costs() -> None:
         matrix = sparse.coo_matrix((value, (row, column)), (len(x),) * 2).tocsc()
         theirs, right = splu(matrix), u.detach().double().numpy()
         row = [
-            seconds(lambda: clean(mesh, len(mesh.faces)), 3),
+            seconds(lambda: remesh(mesh, len(mesh.faces)), 3),
             seconds(lambda: unwrap(mesh.positions, mesh.faces), 3),
-            seconds(lambda: report(mesh), 3),
+            seconds(lambda: quality_report(mesh), 3),
             seconds(lambda: Preconditioner(faces, len(x)), 5),
             seconds(lambda: ours.to_positions(u).sum().backward(), 30),
             seconds(lambda: splu(matrix), 5),

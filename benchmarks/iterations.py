@@ -9,9 +9,9 @@ import dataclasses
 import torch
 
 from msd_blender.protocol import DEVICES, RASTERIZERS, JobRequest
+from server.optimize import Optimization
 from server.optimize.clock import Clock
 from server.optimize.device import choose_device
-from server.optimize.generate import Generation
 from server.optimize.settings import Settings
 
 PARTS = ("render forward", "render backward", "encode", "denoiser", "optimizer")
@@ -24,7 +24,7 @@ def measure(phase: str, request: JobRequest) -> dict[str, float]:
     names = ("volume", "surface", "finish")
     at = names.index(phase)
     counts = [30] * at + [WARM + COUNTED] + [0] * (len(names) - at - 1)
-    run = Generation(
+    run = Optimization(
         request,
         lambda _: None,
         lambda: False,
@@ -41,12 +41,12 @@ def measure(phase: str, request: JobRequest) -> dict[str, float]:
 
     def report(_: object) -> None:
         if run.iteration == total - COUNTED:
-            run.clock.settle()
+            run.clock.synchronize()
             run.clock = Clock.of(run.device)
 
     run.report = report
     run.run()
-    run.clock.settle()
+    run.clock.synchronize()
     found = {part: run.clock.seconds[part] / COUNTED for part in PARTS}
     return found | {"all": (run.clock.elapsed - run.clock.seconds["snapshot"]) / COUNTED}
 

@@ -1,15 +1,44 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Blender extension. Importing it needs no bpy; `register` does."""
+"""The Blender extension: submit jobs to the server, show them growing in the scene, send the artist's edits back.
+
+Without bpy, so that threads and tests can use them outside of Blender:
+
+    protocol            messages and arrays on the wire; the only module that the server imports too
+    errors              the exceptions, each with one sentence for the user
+    client              HTTP requests; reconnects a broken event stream
+    local_server        finds, starts and stops a server process on this machine
+    job_session         one job on the server, followed in threads; **retries a lost connection**
+    pixels, thumbnails  texture bytes as Blender's floats, sRGB and linear; small pictures of a job's asset
+    commands            the command line (imports bpy when it runs)
+
+With bpy, on the main thread only:
+
+    connection          which server to use: preferences, online access, the health that the panel shows
+    capture             mesh -> protocol arrays, before the job and for each edit
+    nodes, materials    which image a shader shows; reading, replacing and writing that image
+    attribute_transfer  new topology for a mesh, with the artist's attributes kept
+    scene_object        protocol arrays -> mesh and textures; **detects an artist's edit**
+    live_job            a `JobSession` and its `SceneObject`; **sends an artist's edit**
+    history             the record of each job in the .blend, and the versions of its object
+    jobs                the timer and the handlers (load, save, undo) that drive the live jobs
+    operators, panels, properties, presets, preferences, icons      the user interface
+    output, api         files of a job without a window; functions for scripts
+
+An update goes server -> `JobSession` (threads) -> `jobs.tick` (timer) -> `LiveJob.update` -> `SceneObject.apply`.
+An edit goes `LiveJob.send_edits` -> `SceneObject.has_edits`, `capture_edits` -> `JobSession.edit` -> server.
+
+Importing this package needs no bpy; `register` does.
+"""
 
 from types import ModuleType
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 
 def _modules() -> tuple[ModuleType, ...]:
-    from . import commands, history, jobs, operators, panels, preferences, presets, properties, thumbnails
+    from . import commands, history, icons, jobs, operators, panels, preferences, presets, properties
 
-    return preferences, thumbnails, properties, history, jobs, operators, presets, panels, commands
+    return preferences, icons, properties, history, jobs, operators, presets, panels, commands
 
 
 def register() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""For scripts: each function returns the object when it is done.
+"""Functions for scripts: each returns the object when its job is finished.
 
 import bpy
 from bl_ext.user_default.msd_blender import api       # in Blender; `from msd_blender import api` outside
@@ -16,63 +16,79 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .capture import Unfit
-from .client import ClientError
-from .connection import connected, typed
-from .generation import Generation
-from .output import BadInput, Output, OutputError, command, open_mesh
+import bpy
+
+from .connection import connected_client, expand_path
+from .errors import ClientError, GenerationError, InvalidInputError, InvalidMeshError, OutputError
+from .live_job import LiveJob
+from .output import Output, command_key, open_mesh
 from .protocol import CANCELLED, JobRequest, Progress
 
-__all__ = ["BadInput", "Generation", "GenerationError", "Unfit", "follow", "generate", "open_mesh", "refine", "texture"]
+__all__ = [
+    "BadInput",
+    "GenerationError",
+    "InvalidInputError",
+    "InvalidMeshError",
+    "JobRequest",
+    "LiveJob",
+    "Unfit",
+    "follow",
+    "generate",
+    "open_mesh",
+    "refine",
+    "texture",
+]
 
-FileName = str | os.PathLike[str]
+_FileName = str | os.PathLike[str]
+BadInput, Unfit = InvalidInputError, InvalidMeshError  # former names, to be removed after 0.1
 
 
-class GenerationError(RuntimeError):
-    """Why there is no finished asset, in one sentence. `object` is the last state that arrived, or None."""
-
-    object: Any = None
-
-
-def generate(prompt: str, output: FileName | None = None, **settings: Any) -> Any:
+def generate(prompt: str, output: _FileName | None = None, **settings: Any) -> bpy.types.Object:
     """Make an object in the current scene from `prompt` and return it.
 
-    settings: the other fields of `protocol.JobRequest`, such as seed and guidance, and
-        server, token: its URL; "" finds or starts one on this machine (and stops the one it started).
-        progress, log: called with what arrives.
-    output: also save the file as this .blend (with a camera and a sun if the scene has no camera), and beside it
-        the asset as .glb, turntable.png and job.json. Nothing that was read is written over; what else is there is
-        replaced where an earlier run with this prompt made it, and otherwise only with
-        overwrite: True.
+    Args:
+        output: also save the scene as this .blend (with a camera and a sun if it has no camera), and beside it the
+            asset as .glb, turntable.png and job.json. A file that was read is never written over. Another file that
+            exists is replaced only if an earlier run with this prompt made it, or with `overwrite`.
+        settings: the other fields of `protocol.JobRequest`, such as seed and guidance, and
+            server, token: the server's URL and token; "" finds or starts a server on this machine, and stops the one
+                that it started.
+            overwrite: True replaces files of other origin too.
+            progress: called with each `Progress`; log: called with each line for the user.
 
-    Raises ValueError for bad input, `GenerationError` when the job failed, both one sentence. On failure and
-    on KeyboardInterrupt, what was reached stays in the scene and in `output`.
+    Raises ValueError for bad input and `GenerationError` when the job failed, each with one sentence. On failure and
+    on KeyboardInterrupt, the last state that arrived stays in the scene and in `output`.
     """
     return _run("generate", None, prompt, output, **settings)
 
 
-def texture(object: Any, prompt: str, output: FileName | None = None, *, lock: str = "", **settings: Any) -> Any:
+def texture(
+    object: bpy.types.Object, prompt: str, output: _FileName | None = None, *, lock: str = "", **settings: Any
+) -> bpy.types.Object:
     """Paint a mesh object, whose vertices and UVs stay as they are, and return it.
 
-    lock: name of a vertex group; what lies between its members keeps its texture. The rest as `generate`.
+    lock: name of a vertex group; faces between its members keep their texture. The other arguments are those of
+    `generate`.
     """
     return _run("texture", object, prompt, output, lock, **settings)
 
 
-def refine(object: Any, prompt: str, output: FileName | None = None, *, lock: str = "", **settings: Any) -> Any:
+def refine(
+    object: bpy.types.Object, prompt: str, output: _FileName | None = None, *, lock: str = "", **settings: Any
+) -> bpy.types.Object:
     """Paint a mesh object and move its vertices, and return it.
 
-    lock: name of a vertex group whose members do not move. settings: among them max_displacement and remesh. The
-    rest as `generate`.
+    lock: name of a vertex group whose members do not move. settings: among them max_displacement (metres) and remesh.
+    The other arguments are those of `generate`.
     """
     return _run("refine", object, prompt, output, lock, **settings)
 
 
 def _run(
     mode: str,
-    object: Any,
+    object: bpy.types.Object | None,
     prompt: str,
-    output: FileName | None = None,
+    output: _FileName | None = None,
     lock: str = "",
     *,
     server: str = "",
@@ -81,50 +97,49 @@ def _run(
     progress: Callable[[Progress], None] | None = None,
     log: Callable[[str], None] | None = None,
     **settings: Any,
-) -> Any:
-    request = JobRequest(prompt, **{"client_key": uuid.uuid4().hex, **settings}).validate()
-    request.mode = mode  # its mesh is uploaded later
+) -> bpy.types.Object:
+    request = JobRequest(prompt, mode=mode, **{"client_key": uuid.uuid4().hex, **settings}).validate(uploaded=False)
     if object is not None and object.type != "MESH":
-        raise BadInput(f"{object.name!r} is no mesh: convert it with Object > Convert > Mesh.")
+        raise InvalidInputError(f"{object.name!r} is no mesh: convert it with Object > Convert > Mesh.")
     if request.model:
-        request.model = typed(request.model, server) if server else str(Path(request.model).expanduser().absolute())
-    files = Output(output, command(mode, prompt, object), overwrite) if output is not None else None
+        request.model = (
+            expand_path(request.model, server) if server else str(Path(request.model).expanduser().absolute())
+        )
+    files = Output(output, command_key(mode, prompt, object), overwrite) if output is not None else None
     try:
-        with connected(server, token) as client:
-            generation = Generation(request, lambda: client, object, lock)
+        with connected_client(server, token) as client:
+            live_job = LiveJob(request, lambda: client, object, lock)
             interrupted = False
             try:
-                follow(generation, progress, log)
+                follow(live_job, progress, log)
             except KeyboardInterrupt:
                 interrupted = True
-                generation.live.cancel()
-                follow(generation, None, log)
-            if files and generation.object:
-                files.save(generation, client)
+                live_job.session.cancel()
+                follow(live_job, None, log)
+            if files and live_job.object:
+                files.save(live_job, client)
             if interrupted:
                 raise KeyboardInterrupt
     except (ClientError, OutputError) as error:
         raise GenerationError(str(error)) from None
-    live = generation.live
-    if live.error or live.state == CANCELLED or generation.object is None:
-        failure = GenerationError(live.error or "The job was cancelled on the server.")
-        failure.object = generation.object
+    session = live_job.session
+    if session.error or session.state == CANCELLED or live_job.object is None:
+        failure = GenerationError(session.error or "The job was cancelled on the server.")
+        failure.object = live_job.object
         raise failure
-    return generation.object
+    return live_job.object
 
 
-def follow(
-    generation: Generation, progress: Callable[[Progress], None] | None, log: Callable[[str], None] | None
-) -> None:
-    """Step until the end. (Blender's timers do not run in the background, so this pumps itself.)"""
-    live, shown = generation.live, 0
-    more = True
-    while more:
-        live.wait(0.1)
-        more = generation.step()
-        if progress and live.progress:
-            progress(live.progress)
+def follow(live_job: LiveJob, progress: Callable[[Progress], None] | None, log: Callable[[str], None] | None) -> None:
+    """Update a job until its end. (Blender's timers do not run in background mode.)"""
+    session, logged = live_job.session, 0
+    continues = True
+    while continues:
+        session.wait(0.1)
+        continues = live_job.update()
+        if progress and session.progress:
+            progress(session.progress)
         if log:
-            for line in live.log[shown:]:
+            for line in session.log[logged:]:
                 log(line)
-        shown = len(live.log)
+        logged = len(session.log)

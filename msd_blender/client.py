@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The HTTP client: submit a job, follow it, fetch its files. Standard library and numpy; no bpy."""
+"""The HTTP client: submit a job, read its events and snapshots, download its files. Needs no bpy.
+
+`Client.events` reconnects a stream that breaks, with backoff. All other requests are made once: `job_session` decides
+whether to retry them.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 
+from .errors import ClientError
 from .protocol import (
     PROTOCOL_VERSION,
     Edit,
@@ -33,22 +38,18 @@ from .protocol import (
     to_dict,
 )
 
-RETRIES = 5  # reconnections of an event stream before it gives up
-UPLOAD_SECONDS = 120.0  # for a mesh to be taken in
-SILENCE = 60.0  # seconds; the server sends a comment more often than that
-
-
-class ClientError(RuntimeError):
-    """The server could not be asked, or it refused. The message is one sentence for the user."""
+MAX_RECONNECTS = 5  # of an event stream without any event between them
+UPLOAD_TIMEOUT = 120.0  # seconds
+EVENT_TIMEOUT = 60.0  # seconds; the server sends keep-alive comments more often
 
 
 class Client:
-    """Speaks with one server. Methods may be called from several threads; `close` ends those that wait.
+    """Requests to one server. Methods may be called from several threads; they raise `ClientError`.
 
     Args:
         url: such as http://127.0.0.1:8732.
-        token: needed where the server is not on this machine.
-        timeout: seconds to wait for an answer.
+        token: the server's token; a server on this machine may need none.
+        timeout: seconds to wait for a connection and for an answer.
     """
 
     def __init__(self, url: str, token: str = "", timeout: float = 10):
@@ -61,7 +62,7 @@ class Client:
         except ValueError:
             raise ClientError(f"{url!r} has no valid port: write it like http://127.0.0.1:8732.") from None
         self._secure, self._token, self._timeout = parts.scheme == "https", token, timeout
-        self._open: set[http.client.HTTPConnection] = set()
+        self._connections: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -72,10 +73,10 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End every request under way; a thread that reads a stream stops."""
+        """Abort all requests, also those that other threads wait for."""
         with self._lock:
             self._closed.set()
-            connections = list(self._open)
+            connections = list(self._connections)
         for connection in connections:
             if connection.sock is not None:
                 try:
@@ -84,8 +85,8 @@ class Client:
                     pass
 
     def health(self) -> Health:
-        """The server's state. Raises `ClientError` where it speaks another version of the protocol."""
-        health = self._ask(Health, "GET", "/v1/health")
+        """The server's state. Raises `ClientError` also where its protocol has another version."""
+        health = self._call(Health, "GET", "/v1/health")
         if health.protocol != PROTOCOL_VERSION:
             older = "server" if health.protocol < PROTOCOL_VERSION else "extension"
             raise ClientError(
@@ -95,58 +96,59 @@ class Client:
         return health
 
     def submit(self, request: JobRequest) -> Job:
-        return self._ask(Job, "POST", "/v1/jobs", to_dict(request))
+        return self._call(Job, "POST", "/v1/jobs", to_dict(request))
 
     def upload(self, arrays: dict[str, np.ndarray]) -> Upload:
-        """Leave a mesh of `protocol.UPLOADED` arrays on the server, for `JobRequest.mesh` or `Edit.mesh`."""
-        return self._ask(Upload, "POST", "/v1/meshes", encode_snapshot(Snapshot(0, 0, arrays)), UPLOAD_SECONDS)
+        """Upload a mesh, `protocol.UPLOADED` arrays by name. Its id goes into `JobRequest.mesh` or `Edit.mesh`."""
+        return self._call(Upload, "POST", "/v1/meshes", encode_snapshot(Snapshot(0, 0, arrays)), UPLOAD_TIMEOUT)
 
     def job(self, id: str) -> Job:
-        return self._ask(Job, "GET", f"/v1/jobs/{quote(id, '')}")
+        return self._call(Job, "GET", f"/v1/jobs/{quote(id, '')}")
 
     def jobs(self) -> list[Job]:
-        return self._ask(list, "GET", "/v1/jobs")
+        return self._call(list, "GET", "/v1/jobs")
 
     def cancel(self, id: str) -> Job:
-        return self._ask(Job, "POST", f"/v1/jobs/{quote(id, '')}/cancel")
+        return self._call(Job, "POST", f"/v1/jobs/{quote(id, '')}/cancel")
 
     def pause(self, id: str) -> Job:
-        return self._ask(Job, "POST", f"/v1/jobs/{quote(id, '')}/pause")
+        return self._call(Job, "POST", f"/v1/jobs/{quote(id, '')}/pause")
 
     def resume(self, id: str) -> Job:
-        """Go on with a job that is paused, or that failed and has a checkpoint."""
-        return self._ask(Job, "POST", f"/v1/jobs/{quote(id, '')}/resume")
+        """Resume a job that is paused, or that failed and has a checkpoint."""
+        return self._call(Job, "POST", f"/v1/jobs/{quote(id, '')}/resume")
 
     def edit(self, id: str, edit: Edit) -> Job:
-        """Let a job that waits, runs or is paused go on from what an artist changed."""
-        return self._ask(Job, "POST", f"/v1/jobs/{quote(id, '')}/edit", to_dict(edit))
+        """Continue a queued, running or paused job from an artist's edit."""
+        return self._call(Job, "POST", f"/v1/jobs/{quote(id, '')}/edit", to_dict(edit))
 
     def events(self, id: str, after: int = 0) -> Iterator[Message]:
-        """What happens to a job after event number `after`, to its end; a broken stream is taken up again."""
+        """A job's events after number `after`, to its end. A broken stream is reconnected at the last event, up to
+        `MAX_RECONNECTS` times in a row, with backoff."""
         failures, ended = 0, False
         while True:
             try:
                 for number, message in self._events(id, after):
                     failures, after = 0, number
                     if isinstance(message, Job):
-                        ended = message.ended  # a failed job may have been resumed since
+                        ended = message.ended  # False again where a failed job was resumed
                     yield message
                 problem = "the stream of events ended early"
             except (OSError, http.client.HTTPException) as error:
                 problem = str(error) or type(error).__name__
-            except ValueError as error:  # what cannot be read would be sent again
+            except ValueError as error:  # after a reconnection the same bytes would come again
                 raise ClientError(f"What {self.url} sends is no stream of events: {error}") from None
             if ended:
                 return
             failures += 1
-            if failures > RETRIES:
+            if failures > MAX_RECONNECTS:
                 raise ClientError(f"The server at {self.url} was lost: {problem}.")
             if self._closed.wait(min(0.1 * 2**failures, 1.0)):
                 return
 
     def _events(self, id: str, after: int) -> Iterator[tuple[int, Message]]:
         with self._request(
-            "GET", f"/v1/jobs/{quote(id, '')}/events", headers={"Last-Event-ID": str(after)}, timeout=SILENCE
+            "GET", f"/v1/jobs/{quote(id, '')}/events", headers={"Last-Event-ID": str(after)}, timeout=EVENT_TIMEOUT
         ) as answer:
             lines: list[str] = []
             for raw in answer:
@@ -160,20 +162,20 @@ class Client:
                     yield event
 
     def snapshots(self, id: str) -> Iterator[Snapshot]:
-        """The asset as it grows, each snapshot whole, to the job's end. Slow readers get the newest."""
+        """A job's snapshots to its end, each with all arrays. A slow reader misses some and gets the newest."""
         snapshot: Snapshot | None = None
         try:
-            # A job may wait long for its turn: the event stream tells when the server is gone.
+            # No timeout, because a queued job may wait long. The event stream notices a lost server.
             with self._request("GET", f"/v1/jobs/{quote(id, '')}/snapshots", timeout=None) as answer:
-                while (news := read_snapshot(answer.read1)) is not None:
-                    snapshot = news.over(snapshot)
+                while (changes := read_snapshot(answer.read1)) is not None:
+                    snapshot = changes.over(snapshot)
                     yield snapshot
         except (OSError, http.client.HTTPException, ProtocolError) as error:
             if not self._closed.is_set():
                 raise ClientError(f"The stream of snapshots from {self.url} broke: {error}.") from None
 
     def download(self, id: str, name: str, path: str | os.PathLike[str]) -> None:
-        """Write a job's file to `path`, whole or not at all."""
+        """Download a job's file to `path`, which is replaced only once all bytes have arrived."""
         path = Path(path)
         part = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}.part")
         try:
@@ -183,7 +185,7 @@ class Client:
                     while block := answer.read(1 << 20):
                         file.write(block)
                         missing = None if missing is None else missing - len(block)
-            if missing:  # http.client takes a connection that broke off for the end
+            if missing:  # http.client reports a connection that broke as the end of the file
                 raise OSError(f"{missing} bytes are missing")
             part.replace(path)
         except (OSError, http.client.HTTPException) as error:
@@ -194,8 +196,8 @@ class Client:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
 
-    def _ask(self, kind: type, method: str, path: str, body: Any = None, timeout: float = -1) -> Any:
-        """The answer as a message of this kind; list: of jobs."""
+    def _call(self, kind: type, method: str, path: str, body: Any = None, timeout: float = -1) -> Any:
+        """The answer as a message of this kind; for `list`, a list of jobs."""
         try:
             with self._request(method, path, body, timeout=timeout) as answer:
                 values = json.loads(answer.read())
@@ -215,39 +217,39 @@ class Client:
         body: Any = None,
         headers: dict[str, str] | None = None,
         timeout: float | None = -1,
-    ) -> _Answer:
+    ) -> _Response:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=self._timeout)
         raw = isinstance(body, bytes)
         sent = {"Content-Type": "application/octet-stream" if raw else "application/json", **(headers or {})}
         if self._token:
             sent["Authorization"] = f"Bearer {self._token}"
-        answer = _Answer(connection, self._forget)
+        answer = _Response(connection, self._release)
         try:
             connection.connect()
-            with self._lock:  # after connecting: `close` can only end what has a socket
+            with self._lock:  # after connecting: `close` can only shut down a socket that is there
                 if self._closed.is_set():
                     raise ClientError("The connection was closed.")
-                self._open.add(connection)
+                self._connections.add(connection)
             if timeout is None or timeout > 0:
                 connection.sock.settimeout(timeout)
             connection.request(method, path, body if raw or body is None else json.dumps(body), sent)
             response = connection.getresponse()
             if response.status >= 400:
-                raise ClientError(_refusal(response))
+                raise ClientError(_error_detail(response))
         except BaseException:
             answer.close()
             raise
         answer.response = response
         return answer
 
-    def _forget(self, connection: http.client.HTTPConnection) -> None:
+    def _release(self, connection: http.client.HTTPConnection) -> None:
         with self._lock:
-            self._open.discard(connection)
+            self._connections.discard(connection)
 
 
-class _Answer:
-    """A response that closes its connection."""
+class _Response:
+    """A context for a response that closes its connection at the end."""
 
     response: http.client.HTTPResponse
 
@@ -265,7 +267,7 @@ class _Answer:
         self._done(self._connection)
 
 
-def _refusal(response: http.client.HTTPResponse) -> str:
+def _error_detail(response: http.client.HTTPResponse) -> str:
     try:
         detail = json.loads(response.read())["detail"]
     except (ValueError, KeyError, TypeError):

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command line: ``python -m msd_blender …`` and ``blender --background --command msd …``."""
+"""The command line: ``python -m msd_blender …`` and ``blender --background --command msd …``.
+
+bpy is imported inside the functions that need it, so that ``--help`` works without it and bad options are refused
+without the seconds that it takes to load.
+"""
 
 from __future__ import annotations
 
@@ -9,66 +13,52 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from .live import describe, fraction
-from .protocol import DEVICES, GUIDANCES, MAPS, RASTERIZERS, Progress, ProtocolError
+from .job_session import format_progress, progress_fraction
+from .protocol import Progress, ProtocolError, add_options
 
 OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def parser(program: str = "python -m msd_blender") -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog=program, description="Text to 3D in Blender.")
-    kinds = top.add_subparsers(dest="command", required=True)
-    wrote = "Writes FILE.blend, FILE.glb beside it, and turntable.png and job.json in the same folder."
-    generate = kinds.add_parser("generate", help="make an object from a prompt", description=wrote)
-    texture = kinds.add_parser("texture", help="paint a mesh, whose vertices and UVs stay", description=wrote)
-    refine = kinds.add_parser("refine", help="paint and reshape a mesh", description=wrote)
-    for command in (generate, texture, refine):
+    commands = top.add_subparsers(dest="command", required=True)
+    written = "Writes FILE.blend, FILE.glb beside it, and turntable.png and job.json in the same folder."
+    for mode, effect in (
+        ("generate", "make an object from a prompt"),
+        ("texture", "paint a mesh, whose vertices and UVs stay"),
+        ("refine", "paint and reshape a mesh"),
+    ):
+        command = commands.add_parser(mode, help=effect, description=written)
         add = command.add_argument
-        add("prompt", metavar="PROMPT")
         add("--output", required=True, metavar="FILE.blend")
         add("--overwrite", action="store_true", help="replace files that no earlier run of this command has made")
-        if command is not generate:
+        if mode != "generate":
             add("--input", required=True, metavar="FILE", help="a .blend, .glb, .gltf, .obj, .ply or .stl file")
             add("--object", default="", metavar="NAME", help="default: the only mesh of the file")
             add("--lock", default="", metavar="GROUP", help="vertex group that must not change")
-        add("--negative-prompt", default="", metavar="TEXT", help="what to keep away from")
-        add("--seed", type=int, default=0, metavar="N")
-        add("--guidance", default="msd", choices=GUIDANCES)
-        add("--guidance-scale", type=float, metavar="X", help="strength of the prompt")
-        add("--iterations", type=int, metavar="N", help="fewer are faster and coarser")
-        add("--texture-size", type=int, metavar="N", help="edge of a new texture in pixels")
-        add("--maps", nargs="+", default=[], choices=MAPS, help="what is painted beside base colour")
-        add("--model", default="", metavar="DIR", help="a Stable Diffusion pipeline on the server's machine")
-        add("--rasterizer", default="auto", choices=RASTERIZERS)
-        add("--device", default="auto", choices=DEVICES)
+        add_options(command, mode)
         add("--server", default="", metavar="URL", help="default: find or start one on this machine")
         add("--token", default="", metavar="TEXT", help="of a server on another machine")
-    for command in (generate, refine):
-        command.add_argument("--target-faces", type=int, metavar="N", help="triangles of the result")
-    refine.add_argument("--max-displacement", type=float, metavar="M", help="how far a vertex may move, metres")
-    refine.add_argument(
-        "--remesh", action="store_true", help="the topology may change; a texture becomes vertex colours"
-    )
     return top
 
 
 def main(arguments: list[str], program: str = "python -m msd_blender") -> int:
-    """Run a command line; the exit code. One sentence on stderr for whatever goes wrong."""
+    """Run a command line and return its exit code. A failure is one sentence on stderr."""
     try:
         given = vars(parser(program).parse_args(arguments))
-    except SystemExit as stop:  # argparse has spoken; Blender's commands return a number
+    except SystemExit as stop:  # argparse has printed its message; Blender expects a return value
         return int(stop.code or 0)
-    # Blender takes Ctrl-C away from Python; a polite kill is to keep the last state as well.
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Blender takes Ctrl-C away from Python. SIGTERM saves the last state too.
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return _run(**given)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: it was Blender's, which is about to end
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: a handler of Blender's, which is about to end
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # once is enough: what follows saves the last state
+    signal.signal(number, signal.SIG_IGN)  # a second signal must not stop the saving
     raise KeyboardInterrupt
 
 
@@ -86,11 +76,12 @@ def _run(command: str, input: str = "", object: str = "", **given: Any) -> int:
         else:
             mesh = api.open_mesh(input, object)
             line.say(f"Working on {mesh.name!r} …")
-            getattr(api, command)(mesh, **given, progress=line.show, log=line.say)
+            work = {"texture": api.texture, "refine": api.refine}[command]
+            work(mesh, **given, progress=line.show, log=line.say)
     except KeyboardInterrupt:
         line.say("Stopped.")
         return INTERRUPTED
-    except (ProtocolError, api.BadInput, api.Unfit) as error:
+    except (ProtocolError, api.InvalidInputError) as error:
         line.say(f"Error: {error}")
         return BAD_INPUT
     except (api.GenerationError, ValueError, RuntimeError, OSError) as error:
@@ -101,26 +92,26 @@ def _run(command: str, input: str = "", object: str = "", **given: Any) -> int:
 
 
 class ProgressLine:
-    """A bar on stderr that rewrites itself on a terminal; elsewhere a line every tenth."""
+    """A progress bar on stderr: on a terminal one line that is rewritten, elsewhere a line for every tenth."""
 
     width = 30
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
+        self._is_terminal = sys.stderr.isatty()
         self._drawn = False
         self._next = 0.0
 
     def show(self, progress: Progress) -> None:
-        done = fraction(progress)
-        if self._live:
+        done = progress_fraction(progress)
+        if self._is_terminal:
             if time.monotonic() >= self._next or done == 1:
                 filled = round(done * self.width)
                 bar = "█" * filled + "░" * (self.width - filled)
-                sys.stderr.write(f"\r\x1b[K{bar} {done:4.0%}  {describe(progress)}")
+                sys.stderr.write(f"\r\x1b[K{bar} {done:4.0%}  {format_progress(progress)}")
                 sys.stderr.flush()
                 self._drawn, self._next = True, time.monotonic() + 0.1
         elif done >= self._next:
-            print(f"{done:4.0%}  {describe(progress)}", file=sys.stderr, flush=True)
+            print(f"{done:4.0%}  {format_progress(progress)}", file=sys.stderr, flush=True)
             self._next = (int(done * 10 + 1e-9) + 1) / 10
 
     def say(self, text: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which server to talk to: the one the user names, or a local one that is found or started."""
+"""Which server to use: one that the user names, or a local one that is found or started."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import bpy
 
-from .client import Client, ClientError
+from .client import Client
+from .errors import ClientError
 from .local_server import PYTHON, LocalServer, find, find_or_start, installations, start, stop, user_data
 from .protocol import Health
 
 
-def is_here(url: str) -> bool:
-    """Whether a server's address is one of this machine; "" is."""
+def is_local(url: str) -> bool:
+    """Whether a server's address is on this machine; "" counts as local."""
     host = _host(url)
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -36,51 +36,56 @@ def _host(url: str) -> str:
 
 
 def check_online(url: str) -> None:
-    """Raise ValueError unless Blender may talk to this host; its own machine is always allowed."""
+    """Raise ValueError unless Blender's preferences allow a connection to this host. This machine is always
+    allowed."""
     host = _host(url)
-    outside = not bpy.app.binary_path  # bpy as a module has no such preference
-    if not (host and is_here(url) or bpy.app.online_access or outside):
+    is_module = not bpy.app.binary_path  # bpy as a module has no such preference
+    if not (host and is_local(url) or bpy.app.online_access or is_module):
         raise ValueError(
             f"Blender may not go online to reach {host}: allow it in Preferences > System > "
             "Network, or start Blender with --online-mode."
         )
 
 
-def typed(path: str, server: str = "") -> str:
-    """A path as a person types it, with // for the .blend's folder and ~ for home; server: whose home that is."""
+def expand_path(path: str, server: str = "") -> str:
+    """An absolute path of one that a user typed: // is the .blend's folder, ~ the home folder.
+
+    server: the address of the server that will read the path. A remote server expands ~ itself.
+    """
     path = str(bpy.path.abspath(path))
-    return os.path.expanduser(path) if is_here(server) else path
+    return os.path.expanduser(path) if is_local(server) else path
 
 
-def preferences() -> Any:
-    """The add-on's preferences; None where it is not installed as one."""
+def preferences() -> bpy.types.AddonPreferences | None:
+    """The add-on's preferences; None where the package is used without being an add-on."""
     addon = bpy.context.preferences.addons.get(__package__)
     return addon.preferences if addon else None
 
 
 def data_folder() -> Path:
-    """Where a local server keeps its jobs: as in the preferences, else the extension's own folder, and
-    outside Blender the user's data, where ``python -m server serve`` looks too."""
-    chosen = preferences()
-    if chosen and chosen.data:
-        return Path(typed(chosen.data))
+    """The folder in which a local server keeps its jobs: the one in the preferences, else the extension's own
+    folder, and outside of Blender the default of ``python -m server serve``."""
+    prefs = preferences()
+    if prefs and prefs.data:
+        return Path(expand_path(prefs.data))
     if (__package__ or "").startswith("bl_ext."):
         return Path(bpy.utils.extension_path_user(__package__, path="server", create=True))
     return user_data()
 
 
-def where() -> str:
-    """The server of the preferences, as the file's record of a job names it: an address or a data folder."""
-    chosen = preferences()
-    return chosen.url if chosen and chosen.place == "URL" else str(data_folder())
+def server_location() -> str:
+    """The server of the preferences as a job's record names it: its address, or its data folder."""
+    prefs = preferences()
+    return prefs.url if prefs and prefs.place == "URL" else str(data_folder())
 
 
-def installation() -> tuple[str, str]:
-    """The (python, folder) of the server: as in the preferences, else found. Raises `ClientError`."""
-    chosen = preferences()
-    if not chosen:
+def server_installation() -> tuple[str, str]:
+    """The (python, folder) that a local server is started with: those of the preferences, else the first that is
+    found. Raises `ClientError`."""
+    prefs = preferences()
+    if not prefs:
         return sys.executable, ""  # run from the project's own folder
-    folder, python = typed(chosen.folder), typed(chosen.python)
+    folder, python = expand_path(prefs.folder), expand_path(prefs.python)
     if not folder:
         found = installations()
         if not found:
@@ -96,9 +101,12 @@ def installation() -> tuple[str, str]:
 
 
 @contextmanager
-def connected(url: str, token: str = "") -> Iterator[Client]:
-    """A client for the length of one job. A local server that is started for it has a data folder of its own,
-    so that no other job depends on it, and ends with it."""
+def connected_client(url: str, token: str = "") -> Iterator[Client]:
+    """A client for the length of one job without a window.
+
+    url: "" finds a local server, or starts one. A server that is started here has a temporary data folder and ends
+    with the context, so that no other job comes to depend on it.
+    """
     if url:
         check_online(url)
         with Client(url, token) as client:
@@ -109,7 +117,7 @@ def connected(url: str, token: str = "") -> Iterator[Client]:
             yield client
     else:
         with tempfile.TemporaryDirectory(prefix="msd_blender-", ignore_cleanup_errors=True) as data:
-            own = start(Path(data), *installation())
+            own = start(Path(data), *server_installation())
             try:
                 with Client(own.url, own.token) as client:
                     yield client
@@ -117,15 +125,45 @@ def connected(url: str, token: str = "") -> Iterator[Client]:
                 own.stop()
 
 
-class Session:
-    """The local server of this Blender session: kept from job to job, stopped with the extension unless the
-    preferences say that it goes on."""
+def client_factory() -> Callable[[], Client]:
+    """A function that connects to the server of the preferences, and starts a local one that does not run.
+
+    The function uses no bpy, so a thread may call it; it raises `ClientError`. Raises ValueError and `ClientError`
+    where the preferences are wrong.
+    """
+    prefs = preferences()
+    if prefs and prefs.place == "URL":
+        url, token = prefs.url, prefs.token
+        check_online(url)
+        return lambda: Client(url, token)
+    data, keep = data_folder(), bool(prefs and prefs.keep)
+    try:
+        python, folder = server_installation()
+    except ClientError:
+        if find(data) is None:
+            raise
+        return lambda: _client_of_running_server(data)
+    return lambda: shared_server.client(data, python, folder, keep)
+
+
+def _client_of_running_server(data: Path) -> Client:
+    """A client of a server that runs, but that this Blender could not start."""
+    server = find(data)
+    if server is None:
+        raise ClientError("It runs no more: start it again, or set its folder in the extension's preferences.")
+    return Client(server.url, server.token)
+
+
+class SharedServer:
+    """The local server that all jobs of this Blender share. It ends with the extension, unless the preferences keep
+    it running. Methods may be called from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._server: LocalServer | None = None
+        self._server: LocalServer | None = None  # only where it is to be stopped in `close`
 
     def client(self, data: Path, python: str, folder: str, keep: bool = False) -> Client:
+        """A client of the data folder's server, which is started if it does not run. Raises `ClientError`."""
         with self._lock:
             server = find_or_start(data, python, folder, keep)
             if server.process is not None:
@@ -133,93 +171,75 @@ class Session:
             return Client(server.url, server.token)
 
     def close(self) -> None:
+        """Stop the server if this Blender started it and it is not to be kept."""
         with self._lock:
             if self._server is not None:
                 self._server.stop()
                 self._server = None
 
     def stop(self, data: Path) -> None:
-        """End the server of a data folder, whoever started it."""
+        """Stop the server of a data folder, whoever started it."""
         self.close()
         if (server := find(data)) is not None:
             stop(server)
 
 
-session = Session()
+shared_server = SharedServer()
 
 
-def connector() -> Callable[[], Client]:
-    """What connects as the preferences say, and starts a local server that does not run; it touches no bpy, so
-    a thread may call it. Raises ValueError and `ClientError`."""
-    chosen = preferences()
-    if chosen and chosen.place == "URL":
-        url, token = chosen.url, chosen.token
-        check_online(url)
-        return lambda: Client(url, token)
-    data, keep = data_folder(), bool(chosen and chosen.keep)
-    try:
-        python, folder = installation()
-    except ClientError:
-        if find(data) is None:
-            raise
-        return lambda: _running(data)
-    return lambda: session.client(data, python, folder, keep)
+class HealthMonitor:
+    """The server's health as the panel shows it, requested in a thread so that drawing never waits.
 
+    health: of the last request, None where no server answered. problem: why not, "" where none runs.
+    """
 
-def _running(data: Path) -> Client:
-    """Of a server that somebody else started, and that this Blender would not know how to."""
-    server = find(data)
-    if server is None:
-        raise ClientError("It runs no more: start it again, or set its folder in the extension's preferences.")
-    return Client(server.url, server.token)
-
-
-class Watch:
-    """What the panel says of the server; asked in a thread, so that drawing never waits."""
-
-    interval = 3.0  # seconds
+    max_age = 3.0  # seconds
 
     def __init__(self) -> None:
         self.health: Health | None = None
         self.problem = ""
-        self._asked = -self.interval
+        self._requested_at = -self.max_age
         self._thread: threading.Thread | None = None
 
     @property
-    def asking(self) -> bool:
+    def is_requesting(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def look(self) -> bool:
-        """Ask again if the last answer is old; whether somebody is asking now. On the main thread."""
-        if not self.asking and time.monotonic() - self._asked > self.interval:
-            self._asked = time.monotonic()
-            chosen = preferences()
-            remote = (chosen.url, chosen.token) if chosen and chosen.place == "URL" else None
-            self._thread = threading.Thread(
-                target=self._ask, args=(remote, data_folder()), daemon=True, name="msd-watch"
-            )
-            self._thread.start()
-        return self.asking
+    def refresh(self) -> bool:
+        """Request the health anew if the last request is older than `max_age`; whether one is under way now. On the
+        main thread."""
+        if not self.is_requesting and time.monotonic() - self._requested_at > self.max_age:
+            self._requested_at = time.monotonic()
+            prefs = preferences()
+            remote = (prefs.url, prefs.token) if prefs and prefs.place == "URL" else None
+            self._start_thread(self._request, remote, data_folder())
+        return self.is_requesting
 
-    def run(self, connect: Callable[[], Client]) -> None:
-        """Start the server, in the thread that also asks it."""
+    def start_server(self, connect: Callable[[], Client]) -> None:
+        """Connect, which starts the server, and request its health; nothing while a request is under way."""
+        if not self.is_requesting:
+            self._start_thread(self._connect, connect)
 
-        def start() -> None:
-            try:
-                with connect() as client:
-                    self.health, self.problem = client.health(), ""
-            except ClientError as error:
-                self.problem = str(error)
+    def expire(self) -> None:
+        """Let the next `refresh` make a request at once."""
+        self._requested_at = -self.max_age
 
-        if not self.asking:
-            self._thread = threading.Thread(target=start, daemon=True, name="msd-watch")
-            self._thread.start()
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.join(5)
 
-    def again(self) -> None:
-        """Let the next `look` ask at once."""
-        self._asked = -self.interval
+    def _start_thread(self, target: Callable[..., None], *arguments: object) -> None:
+        self._thread = threading.Thread(target=target, args=arguments, daemon=True, name="msd-health")
+        self._thread.start()
 
-    def _ask(self, remote: tuple[str, str] | None, data: Path) -> None:
+    def _connect(self, connect: Callable[[], Client]) -> None:
+        try:
+            with connect() as client:
+                self.health, self.problem = client.health(), ""
+        except ClientError as error:
+            self.problem = str(error)
+
+    def _request(self, remote: tuple[str, str] | None, data: Path) -> None:
         try:
             server = LocalServer(*remote) if remote else find(data)
             if server is None:
@@ -230,9 +250,5 @@ class Watch:
         except ClientError as error:
             self.health, self.problem = None, str(error)
 
-    def close(self) -> None:
-        if self._thread is not None:
-            self._thread.join(5)
 
-
-watch = Watch()
+health_monitor = HealthMonitor()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The scene's record of its jobs, saved in the .blend: what was asked, where it runs, what came of it.
+"""The scene's records of its jobs, saved in the .blend: their requests, their server, and versions of their objects.
 
-A version of an object is a hidden copy of its mesh and materials: what was there before a job, and its result.
+A version of an object is a hidden copy of its mesh and materials: from before a job, and its result.
 """
 
 import json
@@ -11,35 +11,33 @@ import bpy
 import numpy as np
 from bpy.props import CollectionProperty, FloatVectorProperty, IntProperty, PointerProperty, StringProperty
 
+from .icons import set_object_preview
+from .live_job import find_live_job
 from .materials import image_of
 from .nodes import KINDS
-from .pictures import from_text
 from .protocol import FINAL_STATES, JobRequest, ProtocolError, from_dict, to_dict
-from .scene import KEY, find
-from .thumbnails import preview_of
+from .scene_object import KEY_PROPERTY, find_object
+from .thumbnails import decode_thumbnail
 
-_HIDDEN = ".msd "  # Blender's menus leave out names that start with a dot
-
-
-def _send_prompt(item: Any, context: Any) -> None:
-    from . import jobs
-
-    jobs.edit_prompt(item)
+_HIDDEN_PREFIX = ".msd "  # Blender's menus leave out names that start with a dot
 
 
-def _set_lock(item: Any, context: Any) -> None:
-    from . import jobs
+def _send_prompt(record: Any, context: bpy.types.Context) -> None:
+    if (live_job := find_live_job(record.key)) is not None:
+        live_job.send_prompt(record.prompt)
 
-    if (generation := jobs.of(item)) is not None:
-        generation.lock = item.lock
+
+def _set_lock(record: Any, context: bpy.types.Context) -> None:
+    if (live_job := find_live_job(record.key)) is not None:
+        live_job.lock = record.lock
 
 
 class MSD_PG_job(bpy.types.PropertyGroup):
-    """One job of the scene."""
+    """The record of one job. Its property names are in saved files, so they stay as they are."""
 
-    key: StringProperty()  # `JobRequest.client_key`, by which the server knows it again
+    key: StringProperty()  # `JobRequest.client_key`, by which the server knows the job
     job: StringProperty()  # the server's id
-    server: StringProperty()
+    server: StringProperty()  # `connection.server_location`
     state: StringProperty()
     error: StringProperty()
     wish: StringProperty()  # the request as JSON
@@ -51,16 +49,16 @@ class MSD_PG_job(bpy.types.PropertyGroup):
         description="Vertex group that must not move or change: its members with a weight above one half",
         update=_set_lock,
     )
-    linear: FloatVectorProperty(size=9)  # `Source.linear`
-    place: FloatVectorProperty(size=3)
-    picture: StringProperty()
+    linear: FloatVectorProperty(size=9)  # `CapturedMesh.linear`
+    place: FloatVectorProperty(size=3)  # location of a new object
+    picture: StringProperty()  # the thumbnail, by `encode_thumbnail`
     object: PointerProperty(type=bpy.types.Object)
-    before: PointerProperty(type=bpy.types.Mesh)
-    result: PointerProperty(type=bpy.types.Mesh)
+    before: PointerProperty(type=bpy.types.Mesh)  # the version from before the job
+    result: PointerProperty(type=bpy.types.Mesh)  # the version from the job's end
 
     @property
     def request(self) -> JobRequest:
-        """Raises `ProtocolError`, for a file that somebody wrote by hand."""
+        """Raises `ProtocolError` where the JSON is damaged."""
         try:
             return from_dict(JobRequest, json.loads(self.wish))
         except (ValueError, TypeError, RecursionError):
@@ -75,48 +73,70 @@ class MSD_PG_job(bpy.types.PropertyGroup):
         return self.state in FINAL_STATES
 
 
-def add(scene: Any, request: JobRequest, lock: str, linear: np.ndarray, object: Any) -> MSD_PG_job:
-    item = scene.msd_jobs.add()
-    item.key, item.state = request.client_key, "connecting"
-    item.request = request
-    item.name = " ".join(request.prompt.split())
-    item.prompt, item.lock = item.name, lock  # it is not live yet, so that nothing is sent
-    item.linear, item.place = np.asarray(linear, np.float32).ravel(), scene.cursor.location
+def add_record(
+    scene: bpy.types.Scene, request: JobRequest, lock: str, linear: np.ndarray, object: bpy.types.Object | None
+) -> MSD_PG_job:
+    """Add the record of a new job, and the version of its object from before.
+
+    Call it before the job is in `running_jobs`: a property that is set later is sent to the server as an edit.
+    """
+    record = scene.msd_jobs.add()
+    record.key, record.state = request.client_key, "connecting"
+    record.request = request
+    record.name = " ".join(request.prompt.split())
+    record.prompt, record.lock = record.name, lock
+    record.linear, record.place = np.asarray(linear, np.float32).ravel(), scene.cursor.location
     if object is not None:
-        item.object, item.before = object, keep(object)
+        record.object, record.before = object, copy_version(object)
     scene.msd_job = len(scene.msd_jobs) - 1
-    return item
+    return record
 
 
-def of_key(key: str) -> Any:
-    """The record of a job, whichever scene has it: undo may have taken it away."""
-    return next((item for scene in bpy.data.scenes for item in scene.msd_jobs if item.key == key), None)
+def find_record(key: str) -> Any:
+    """The record of a job in whichever scene has it, None without one: undo may have removed it."""
+    return next((record for scene in bpy.data.scenes for record in scene.msd_jobs if record.key == key), None)
 
 
-def object_of(item: MSD_PG_job) -> Any:
-    """The item's object, None where it was deleted."""
-    found = item.object
-    return found if found is not None and found.users_scene else find(item.key)
+def remove_record(record: MSD_PG_job) -> None:
+    """Remove a record and its versions."""
+    for mesh in (record.before, record.result):
+        if mesh is not None:
+            remove_mesh(mesh)
+    for scene in bpy.data.scenes:
+        for index, each in enumerate(scene.msd_jobs):
+            if each.key == record.key:
+                scene.msd_jobs.remove(index)
+                scene.msd_job = max(0, min(scene.msd_job, len(scene.msd_jobs) - 1))
+                return
 
 
-def mark_asset(object: Any, item: MSD_PG_job) -> None:
-    """Make the object an asset that says how it was made, with its picture as the preview."""
+def object_of(record: MSD_PG_job) -> bpy.types.Object | None:
+    """The record's object, None where it was deleted."""
+    object = record.object
+    return object if object is not None and object.users_scene else find_object(record.key)
+
+
+def mark_asset(object: bpy.types.Object, record: MSD_PG_job) -> None:
+    """Put the object into the asset browser, with its prompt, seed and thumbnail."""
     object.asset_mark()
     data = object.asset_data
-    data.description = str(object.get("msd_prompt", item.name))
+    data.description = str(object.get("msd_prompt", record.name))
     data.author = "msd_blender"
     for tag in ("text to 3D", str(object.get("msd_guidance", "")), f"seed {object.get('msd_seed', '')}"):
         data.tags.new(tag, skip_if_exists=True)
-    if (image := from_text(item.picture)) is not None:
-        preview_of(object, image)
+    if (image := decode_thumbnail(record.picture)) is not None:
+        set_object_preview(object, image)
 
 
-def keep(object: Any) -> Any:
+# Versions.
+
+
+def copy_version(object: bpy.types.Object) -> bpy.types.Mesh:
     """A hidden copy of the object's mesh and its materials."""
     mesh = object.data.copy()
-    mesh.name = _HIDDEN + object.data.name
+    mesh.name = _HIDDEN_PREFIX + object.data.name
     copies = {
-        slot.material: _copy(slot.material, _HIDDEN + slot.material.name)
+        slot.material: _copy_material(slot.material, _HIDDEN_PREFIX + slot.material.name)
         for slot in object.material_slots
         if slot.material
     }
@@ -125,32 +145,36 @@ def keep(object: Any) -> Any:
     return mesh
 
 
-def restore(object: Any, kept: Any) -> None:
-    """Give the object the state that was kept, which stays kept."""
+def restore_version(object: bpy.types.Object, version: bpy.types.Mesh) -> None:
+    """Give the object a copy of a version, which stays in the file."""
     old, name = object.data, object.data.name
-    mesh = object.data = kept.copy()
+    mesh = object.data = version.copy()
     if not old.users:
-        drop(old)
+        remove_mesh(old)
     mesh.name = name
-    copies = {material: _copy(material, material.name.removeprefix(_HIDDEN)) for material in kept.materials if material}
+    copies = {
+        material: _copy_material(material, material.name.removeprefix(_HIDDEN_PREFIX))
+        for material in version.materials
+        if material
+    }
     for index, slot in enumerate(object.material_slots):
-        material = kept.materials[index] if index < len(kept.materials) else None
+        material = version.materials[index] if index < len(version.materials) else None
         slot.material = material and copies[material]
 
 
-def _copy(material: Any, name: str) -> Any:
+def _copy_material(material: bpy.types.Material, name: str) -> bpy.types.Material:
     copy = material.copy()
     copy.name = name
-    copy.pop(KEY, None)  # the next job must not take it for its own
+    copy.pop(KEY_PROPERTY, None)  # else the object's next job would take it for its own
     return copy
 
 
-def drop(mesh: Any) -> None:
-    """Remove a mesh with the materials and images that only it has."""
+def remove_mesh(mesh: bpy.types.Mesh) -> None:
+    """Remove a mesh, and its materials and images where nothing else uses them."""
     materials = [material for material in mesh.materials if material]
     bpy.data.meshes.remove(mesh)
     for material in materials:
-        images = {image_of(material, kind) for kind in KINDS} - {None}
+        images = {image for kind in KINDS if (image := image_of(material, kind)) is not None}
         if not material.users:
             bpy.data.materials.remove(material)
             for image in images:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The jobs of this Blender: those that are live, their timer, and what ties them to the file's record of them."""
+"""Start, update and end the running jobs: Blender's timer and handlers (save, load, undo), and the .blend's records."""
 
 from __future__ import annotations
 
@@ -12,110 +12,128 @@ import bpy
 import numpy as np
 from bpy.app.handlers import persistent
 
-from . import connection, history, thumbnails
-from .client import ClientError
-from .connection import connector, where
-from .generation import Generation
+from . import connection, history, icons
+from .connection import client_factory, server_location
+from .errors import ClientError
 from .history import MSD_PG_job
-from .pictures import picture, to_text
-from .protocol import CANCELLED, FINISHED, Edit, JobRequest
+from .live_job import LiveJob, find_live_job, find_live_job_on, running_jobs
+from .protocol import CANCELLED, FINISHED, JobRequest
+from .thumbnails import encode_thumbnail, render_thumbnail
 
-INTERVAL = 0.05  # seconds between two looks at what arrived
+TICK_SECONDS = 0.05
 
-generations: list[Generation] = []  # live ones, oldest first
-_drawn: list[tuple] = []  # what the panel shows of them
-
-
-def of(item: MSD_PG_job) -> Generation | None:
-    """The live job of a record; None when it has ended."""
-    return next((each for each in generations if each.request.client_key == item.key), None)
+_saved_keys: set[str] = set()  # of jobs whose id is in a saved file
+_drawn: list[tuple] = []  # what the panel shows of each running job
 
 
-def on(object: Any) -> Generation | None:
-    """The live job on an object, or on another that has the same mesh."""
-    return next(
-        (
-            each
-            for each in generations
-            if object is not None and each.object is not None and each.object.data == object.data
-        ),
-        None,
-    )
-
-
-def start(request: JobRequest, object: Any = None, lock: str = "") -> Generation:
-    """Submit a job, on the server of the preferences; the scene keeps a record of it. Raises ValueError and
+def start(request: JobRequest, object: bpy.types.Object | None = None, lock: str = "") -> LiveJob:
+    """Submit a job to the server of the preferences and record it in the scene. Raises ValueError and
     `ClientError`."""
-    if on(object):
+    if object is not None and find_live_job_on(object):
         raise ValueError(f"A job works on the mesh of {object.name!r} already: stop it first.")
     request.client_key = uuid.uuid4().hex
     scene = bpy.context.scene
-    generation = Generation(request, connector(), object, lock, place=scene.cursor.location.copy(), patient=True)
-    linear = generation.asset.source.linear if generation.asset else np.eye(3)
-    history.add(scene, request, lock, linear, object).server = where()
-    generations.append(generation)
-    return generation
+    location = scene.cursor.location.copy()
+    live_job = LiveJob(request, client_factory(), object, lock, location=location, wait_for_server=True)
+    linear = live_job.scene_object.captured.linear if live_job.scene_object else np.eye(3)
+    history.add_record(scene, request, lock, linear, object).server = server_location()
+    running_jobs.append(live_job)
+    return live_job
 
 
-def attach(item: MSD_PG_job) -> Generation:
-    """Take up a job that the file knows and this Blender does not follow yet. Raises ValueError, `ClientError`."""
-    if item.server != where():
-        raise ValueError(f"The job runs on {item.server}: set that server in the extension's preferences.")
-    request = item.request
-    object = history.object_of(item)
+def attach(record: MSD_PG_job) -> LiveJob:
+    """Follow a job that the file has a record of and that does not run in this Blender yet. Raises ValueError and
+    `ClientError`."""
+    if record.server != server_location():
+        raise ValueError(f"The job runs on {record.server}: set that server in the extension's preferences.")
+    request = record.request
+    object = history.object_of(record)
     if object is None and request.mode != "generate":
         raise ValueError("The job's object was deleted.")
-    generation = Generation(
+    live_job = LiveJob(
         request,
-        connector(),
+        client_factory(),
         object,
-        item.lock,
-        item.job,
-        np.array(item.linear).reshape(3, 3),
-        item.place[:],
-        patient=True,
+        record.lock,
+        record.job,
+        np.array(record.linear).reshape(3, 3),
+        record.place[:],
+        wait_for_server=True,
     )
-    generations.append(generation)
-    return generation
+    running_jobs.append(live_job)
+    return live_job
 
 
-def edit_prompt(item: MSD_PG_job) -> None:
-    """Send the record's prompt to its running job."""
-    generation = of(item)
-    if generation and item.prompt.strip() and item.prompt != generation.request.prompt:
-        generation.request.prompt = item.prompt
-        generation.live.edit(Edit(prompt=item.prompt))
-        if (object := generation.object) is not None:
-            object["msd_prompt"] = item.prompt
+def attach_all() -> None:
+    """Follow all jobs of the file that have not ended."""
+    for scene in bpy.data.scenes:
+        for record in scene.msd_jobs:
+            if not record.ended and find_live_job(record.key) is None and record.job:
+                try:
+                    attach(record)
+                except (ValueError, ClientError) as error:
+                    record.error = str(error)
+    start_timer()
 
 
-def watch() -> None:
-    """Let the timer follow the live jobs. (In the background there are no timers: call `tick` then.)"""
-    if generations and not bpy.app.timers.is_registered(tick):
+def detach_all() -> None:
+    """Stop following all jobs. The server continues those of a saved file; the others are cancelled."""
+    for live_job in running_jobs:
+        if live_job.request.client_key not in _saved_keys:
+            live_job.session.cancel()
+        live_job.session.close()
+    running_jobs.clear()
+
+
+def discard(record: MSD_PG_job) -> None:
+    """Stop a job if it runs, undo its effect on the scene and remove its record."""
+    live_job = find_live_job(record.key)
+    if live_job is not None:
+        running_jobs.remove(live_job)
+        live_job.session.cancel()
+        live_job.session.close()
+    object = history.object_of(record)
+    if record.before is not None and object is not None:
+        history.restore_version(object, record.before)
+    elif object is not None:
+        mesh = object.data
+        bpy.data.objects.remove(object)
+        if not mesh.users:
+            history.remove_mesh(mesh)
+    history.remove_record(record)
+
+
+# The timer.
+
+
+def start_timer() -> None:
+    """Let Blender's timer call `tick`. (Timers do not run in background mode: call `tick` there.)"""
+    if running_jobs and not bpy.app.timers.is_registered(tick):
         bpy.app.timers.register(tick, persistent=True)
 
 
 def tick() -> float | None:
-    """Take every live job on; None, which ends the timer, when there is none."""
+    """Update every running job; the seconds to the next call, None to end the timer when no job runs."""
     global _drawn
-    for generation in list(generations):
+    for live_job in list(running_jobs):
         try:
-            more = generation.step()
+            continues = live_job.update()
         except Exception as error:  # else Blender would end the timer, and the other jobs with it
             traceback.print_exc()
-            generation.live.error, more = f"The update stopped on an unforeseen {type(error).__name__}: {error}", False
-        _record(generation)
-        if not more:
-            generations.remove(generation)
-            _end(generation)
+            live_job.session.error = f"The update stopped on an unforeseen {type(error).__name__}: {error}"
+            continues = False
+        _update_record(live_job)
+        if not continues:
+            running_jobs.remove(live_job)
+            _end(live_job)
     drawn = [
-        (live.state, live.progress, live.picture, live.lost, live.refused, live.wish, len(live.log))
-        for live in (each.live for each in generations)
+        (s.state, s.progress, s.thumbnail, s.connection_error, s.edit_error, s.pending_action, len(s.log))
+        for s in (live_job.session for live_job in running_jobs)
     ]
     if len(drawn) != len(_drawn) or any(a is not b for old, new in zip(_drawn, drawn) for a, b in zip(old, new)):
-        _drawn = drawn  # drawing all the time would take the buttons from under the mouse
+        _drawn = drawn  # a redraw at every tick would disturb clicks on the panel's buttons
         redraw()
-    return INTERVAL if generations else None
+    return TICK_SECONDS if running_jobs else None
 
 
 def redraw() -> None:
@@ -125,135 +143,84 @@ def redraw() -> None:
                 area.tag_redraw()
 
 
-def _record(generation: Generation) -> None:
-    """Write what changed into the file's record."""
-    live = generation.live
-    item = history.of_key(generation.request.client_key)
-    if item is None:  # undone, or a new file: the job needs no record to go on
+def _update_record(live_job: LiveJob) -> None:
+    """Write the job's state into its record. After undo or in a new file there may be none; the job continues."""
+    session = live_job.session
+    record = history.find_record(live_job.request.client_key)
+    if record is None:
         return
-    if live.picture is not None:
-        thumbnails.show(item.key, live.picture)
-    if item.state != live.state or item.error != live.error or item.job != live.id:
-        item.state, item.error, item.job = live.state, live.error, live.id
-        connection.watch.again()  # it has begun to work, or has ended
-    if item.object is None and generation.object is not None:
-        item.object = generation.object
-        item.object["msd_server"] = item.server
+    if session.thumbnail is not None:
+        icons.set_icon(record.key, session.thumbnail)
+    if record.state != session.state or record.error != session.error or record.job != session.id:
+        record.state, record.error, record.job = session.state, session.error, session.id
+        connection.health_monitor.expire()  # the worker has become busy or idle
+    if record.object is None and live_job.object is not None:
+        record.object = live_job.object
+        record.object["msd_server"] = record.server
 
 
-def _end(generation: Generation) -> None:
-    live, item = generation.live, history.of_key(generation.request.client_key)
-    live.close()
-    object = generation.object
-    if item is not None and object is not None and live.state in (FINISHED, CANCELLED):
-        if live.snapshot is not None:
-            image = picture(live.snapshot.arrays)
-            thumbnails.show(item.key, image)
-            thumbnails.preview_of(object, image)
-            item.picture = to_text(image)
-        if item.result is not None:
-            history.drop(item.result)
-        item.result = history.keep(object)
+def _end(live_job: LiveJob) -> None:
+    """Disconnect an ended job, keep its result as a version, and make it one step of undo."""
+    session, record = live_job.session, history.find_record(live_job.request.client_key)
+    session.close()
+    object = live_job.object
+    if record is not None and object is not None and session.state in (FINISHED, CANCELLED):
+        if session.snapshot is not None:
+            image = render_thumbnail(session.snapshot.arrays)
+            icons.set_icon(record.key, image)
+            icons.set_object_preview(object, image)
+            record.picture = encode_thumbnail(image)
+        if record.result is not None:
+            history.remove_mesh(record.result)
+        record.result = history.copy_version(object)
     if object is not None:
-        name = {"texture": "Texture", "refine": "Refine"}.get(generation.request.mode, "Generate")
+        name = {"texture": "Texture", "refine": "Refine"}.get(live_job.request.mode, "Generate")
         with suppress(RuntimeError):  # no undo without a window
-            bpy.ops.ed.undo_push(message=f"{name}: {generation.request.prompt[:40]}")
+            bpy.ops.ed.undo_push(message=f"{name}: {live_job.request.prompt[:40]}")
 
 
-def discard(item: MSD_PG_job) -> None:
-    """Stop a job if it runs, and take back what it did."""
-    generation = of(item)
-    if generation is not None:
-        generations.remove(generation)
-        generation.live.cancel()
-        generation.live.close()
-    object = history.object_of(item)
-    if item.before is not None and object is not None:
-        history.restore(object, item.before)
-    elif object is not None:
-        mesh = object.data
-        bpy.data.objects.remove(object)
-        if not mesh.users:
-            history.drop(mesh)
-    forget(item)
-
-
-def forget(item: MSD_PG_job) -> None:
-    """Remove a record and the versions that it keeps."""
-    for mesh in (item.before, item.result):
-        if mesh is not None:
-            history.drop(mesh)
-    for scene in bpy.data.scenes:
-        for index, each in enumerate(scene.msd_jobs):
-            if each.key == item.key:
-                scene.msd_jobs.remove(index)
-                scene.msd_job = max(0, min(scene.msd_job, len(scene.msd_jobs) - 1))
-                return
-
-
-def attach_all() -> None:
-    """Take up the jobs of the file that have not ended."""
-    for scene in bpy.data.scenes:
-        for item in scene.msd_jobs:
-            if not item.ended and of(item) is None and item.job:
-                try:
-                    attach(item)
-                except (ValueError, ClientError) as error:
-                    item.error = str(error)
-    watch()
-
-
-def leave() -> None:
-    """Let go of all live jobs. Those that a saved file knows go on on the server; the others are cancelled."""
-    for generation in generations:
-        if generation.request.client_key not in _saved:
-            generation.live.cancel()
-        generation.live.close()
-    generations.clear()
-
-
-_saved: set[str] = set()  # keys of jobs whose id a file has
+# The handlers.
 
 
 @persistent
-def _after_save(*_: Any) -> None:
-    _saved.update(item.key for scene in bpy.data.scenes for item in scene.msd_jobs if item.job)
+def _on_save(*_: Any) -> None:
+    _saved_keys.update(record.key for scene in bpy.data.scenes for record in scene.msd_jobs if record.job)
 
 
 @persistent
 def _before_load(*_: Any) -> None:
-    leave()
+    detach_all()
 
 
 @persistent
 def _after_load(*_: Any) -> None:
-    _after_save()
+    _on_save()
     attach_all()
 
 
 @persistent
-def _after_undo(*_: Any) -> None:
-    for generation in generations:
-        generation.undone = True
+def _on_undo(*_: Any) -> None:
+    for live_job in running_jobs:
+        live_job.undo_since_snapshot = True
 
 
 _HANDLERS = (
-    ("save_post", _after_save),
-    ("load_pre", _before_load),
-    ("load_post", _after_load),
-    ("undo_post", _after_undo),
-    ("redo_post", _after_undo),
+    (bpy.app.handlers.save_post, _on_save),
+    (bpy.app.handlers.load_pre, _before_load),
+    (bpy.app.handlers.load_post, _after_load),
+    (bpy.app.handlers.undo_post, _on_undo),
+    (bpy.app.handlers.redo_post, _on_undo),
 )
 
 
 def register() -> None:
-    for name, handler in _HANDLERS:
-        getattr(bpy.app.handlers, name).append(handler)
+    for handlers, handler in _HANDLERS:
+        handlers.append(handler)
 
 
 def unregister() -> None:
     if bpy.app.timers.is_registered(tick):
         bpy.app.timers.unregister(tick)
-    leave()
-    for name, handler in _HANDLERS:
-        getattr(bpy.app.handlers, name).remove(handler)
+    detach_all()
+    for handlers, handler in _HANDLERS:
+        handlers.remove(handler)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Find, start and stop a server on this machine. Standard library only; no bpy."""
+"""Find, start and stop a server process on this machine. Needs no bpy."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .client import Client, ClientError
+from .client import Client
+from .errors import ClientError
 
 ADDRESS = "server.json"  # written by the server into its data folder, mode 0600
 LOG = "server.log"
-PYTHON = Path(".venv", "Scripts" if os.name == "nt" else "bin", "python")  # as `make setup` makes it
+PYTHON = Path(".venv", "Scripts" if os.name == "nt" else "bin", "python")  # made by `make setup`
 
 
 @dataclass
 class LocalServer:
-    """A server on this machine. `process` is None where somebody else started it."""
+    """A server on this machine. process: None where another program started it."""
 
     url: str
     token: str
@@ -30,7 +31,7 @@ class LocalServer:
     pid: int = 0
 
     def stop(self) -> None:
-        """End the server if it was started here; it takes its worker with it."""
+        """Stop the server, and with it its workers, if this process started it."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
@@ -42,14 +43,14 @@ class LocalServer:
 
 
 def find(data: Path) -> LocalServer | None:
-    """The server of a data folder, if one answers and speaks our protocol."""
+    """The running server of a data folder; None where none answers, or its protocol has another version."""
     try:
         known = json.loads((data / ADDRESS).read_text())
         server = LocalServer(known["url"], known["token"], pid=known["pid"])
         health = Client(server.url, server.token, timeout=3).health()
     except (OSError, ValueError, KeyError, TypeError, ClientError):
         return None
-    return server if health.pid == server.pid else None  # another took the port of one that died
+    return server if health.pid == server.pid else None  # else another server has the port of one that died
 
 
 def start(
@@ -59,13 +60,16 @@ def start(
     timeout: float = 60,
     keep: bool = False,
 ) -> LocalServer:
-    """Start a server on any free port; it ends when this process ends, unless it is to be kept.
+    """Start a server on a free port.
 
     Args:
-        data: where it keeps its jobs.
-        python, folder: the interpreter with the server's packages, and the folder that holds `server`
-            ("" is the one that this package was loaded from).
-    Raises `ClientError` where it does not come up; the sentence repeats the last line of its log.
+        data: the folder of its jobs, made if missing.
+        python: the interpreter with the server's packages.
+        folder: contains the package `server`; "" is the folder that this package was loaded from.
+        timeout: seconds until it must answer.
+        keep: it goes on after this process has ended; else it ends too.
+
+    Raises `ClientError` where it does not start; the sentence repeats the last line of its log.
     """
     folder = Path(folder or Path(__file__).resolve().parents[1])
     if not (folder / "server" / "__main__.py").is_file():
@@ -100,7 +104,7 @@ def start(
             server.process = process
             return server
         if process.poll() is not None:
-            if server is not None:  # another was faster with this data folder: take that one
+            if server is not None:  # another process started one for this data folder first
                 return server
             break
         time.sleep(0.1)
@@ -113,12 +117,12 @@ def start(
 def find_or_start(
     data: Path, python: str = sys.executable, folder: str | os.PathLike[str] = "", keep: bool = False
 ) -> LocalServer:
-    """The server of a data folder, started if none answers."""
+    """The server of a data folder, started if none answers. The arguments are those of `start`."""
     return find(data) or start(data, python, folder, keep=keep)
 
 
 def stop(server: LocalServer) -> None:
-    """End a server of this user, whoever started it; its jobs wait at a checkpoint."""
+    """Stop a server of this user, whichever process started it. Its jobs wait at their checkpoints."""
     if server.process is not None:
         server.stop()
     elif server.pid:
@@ -127,7 +131,7 @@ def stop(server: LocalServer) -> None:
 
 
 def log_tail(data: Path, size: int = 1 << 16) -> str:
-    """The end of the log of a data folder's server."""
+    """The last `size` bytes of the log of a data folder's server, "" without one."""
     try:
         with open(data / LOG, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
@@ -137,8 +141,8 @@ def log_tail(data: Path, size: int = 1 << 16) -> str:
 
 
 def installations() -> list[Path]:
-    """Folders of this machine that hold the server with its environment: the one this package lies in, the one
-    that `make setup` wrote down last, and where people put such things."""
+    """Folders of this machine that contain the server and its environment, the likeliest first: that of this package,
+    the one where `make setup` ran last, and usual places."""
     home = Path.home()
     found = [Path(__file__).resolve().parents[1]]
     with suppress(OSError):
@@ -152,5 +156,5 @@ def installations() -> list[Path]:
 
 
 def user_data() -> Path:
-    """Where ``python -m server serve`` keeps its jobs, and `make setup` writes down where it was run."""
+    """The default data folder of ``python -m server serve``, in which `make setup` records the folder it ran in."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "msd_blender"

@@ -1,32 +1,32 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Slots <-> materials: the images that feed a shader, found, made, read and written. Main thread only."""
+"""The images of a material: which one its shader shows, a new one in its place, and reading and writing pixels."""
 
 from __future__ import annotations
 
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import bpy
 import numpy as np
 from mathutils import Vector
 
 from . import nodes
+from .errors import InvalidMeshError
 from .nodes import KINDS
-from .pictures import floats
+from .pixels import linear_to_srgb, srgb_to_linear, to_byte_pixels, to_float_pixels
 
-COLOUR = "Color"  # names that Blender and glTF tools expect
+COLOUR = "Color"  # these two names are Blender's own defaults, which glTF tools expect too
 UV_MAP = "UVMap"
-FIRST_TILE = 1001  # of UDIM: 1001 + u + 10 v
-_TOKEN = "<UDIM>"  # in a file's name, for the number of the tile
+FIRST_TILE = 1001  # UDIM tile at (u, v): 1001 + u + 10 v
+_UDIM_TOKEN = "<UDIM>"  # stands for the tile's number in a file name
 
 
-def new_material(name: str) -> Any:
-    """A material that shows the vertex colours `COLOUR`."""
+def new_material(name: str) -> bpy.types.Material:
+    """A new material that shows the vertex colours `COLOUR`."""
     material = bpy.data.materials.new(name)
     material.use_nodes = True
-    tree, shader = material.node_tree, principled(material)
+    tree, shader = material.node_tree, ensure_principled(material)
     shader.inputs["Roughness"].default_value = 0.7
     colour = tree.nodes.new("ShaderNodeVertexColor")
     colour.layer_name = COLOUR
@@ -35,163 +35,161 @@ def new_material(name: str) -> Any:
     return material
 
 
-def principled(material: Any) -> Any:
-    """A Principled shader at the material's output, made and put there where there is none."""
+def ensure_principled(material: bpy.types.Material) -> bpy.types.ShaderNode:
+    """The material's shader that is painted; without one, a new Principled BSDF at its output."""
     if not material.use_nodes or material.node_tree is None:
         material.use_nodes = True
         for shader in (node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED"):
             shader.inputs["Metallic"].default_value = material.metallic
             shader.inputs["Roughness"].default_value = material.roughness
-    tree = material.node_tree
-    shader = nodes.shader_of(material)
-    found = shader.node if shader else tree.nodes.new("ShaderNodeBsdfPrincipled")
-    output = nodes.output_of(tree) or tree.nodes.new("ShaderNodeOutputMaterial")
-    if shader is None:
-        found.location = (output.location.x - 300, output.location.y)
-    if shader is None or not output.inputs["Surface"].is_linked:
-        tree.links.new(found.outputs[0], output.inputs["Surface"])
-    return found
+    tree, found = material.node_tree, nodes.shader_of(material)
+    shader = found.node if found else tree.nodes.new("ShaderNodeBsdfPrincipled")
+    output = nodes.active_output(tree) or tree.nodes.new("ShaderNodeOutputMaterial")
+    if found is None:
+        shader.location = (output.location.x - 300, output.location.y)
+    if found is None or not output.inputs["Surface"].is_linked:
+        tree.links.new(shader.outputs[0], output.inputs["Surface"])
+    return shader
 
 
-def image_of(material: Any, kind: str) -> Any:
-    """The image, whole, behind the shader's base colour, roughness, metallic or normal; None without one."""
-    found = nodes.feed(material, kind)
-    return found.node.image if found and found.node and found.channel is None else None
+def image_of(material: bpy.types.Material, kind: str) -> bpy.types.Image | None:
+    """The image that the shader shows for a kind of `KINDS`; None without one, or where it uses one channel only."""
+    source = nodes.socket_input(material, kind)
+    return source.node.image if source and source.node and source.channel is None else None
 
 
-def show(material: Any, kind: str, image: Any, uv_map: str) -> bool:
-    """Let an image feed the shader: through the node that fed it before, or a new one where that one feeds something
-    else too. uv_map: where nodes do not name one. False where the shader has no such socket."""
-    principled(material)
+def assign_image(material: bpy.types.Material, kind: str, image: bpy.types.Image, uv_map: str) -> bool:
+    """Show an image for a kind of `KINDS`; False where the shader has no socket for it.
+
+    The image goes into the Image Texture node that the socket has, or into a new one where that node has other
+    coordinates or is used elsewhere too. A node group that other materials use is copied first. uv_map: where nodes do
+    not name one.
+    """
+    ensure_principled(material)
     while True:
-        like, wanted = _lead(material, uv_map)
-        found = nodes.feed(material, kind)
-        if found is None:
+        reference, coordinates = _reference_coordinates(material, uv_map)
+        source = nodes.socket_input(material, kind)
+        if source is None:
             return False
-        same = found.route is not None and found.exchangeable and _coordinates(material, found.route, uv_map) == wanted
-        groups, socket = (found.route.groups, None) if found.route and same else found.place
-        others = next((each for each in groups if each.node_tree.users > 1 or is_linked(each.node_tree)), None)
-        if others is None:
+        replaces = (
+            source.path is not None
+            and source.replaceable
+            and coordinates_of(material, source.path, uv_map) == coordinates
+        )
+        groups, socket = (source.path.groups, None) if source.path and replaces else source.insertion_point
+        shared = next((group for group in groups if group.node_tree.users > 1 or is_linked(group.node_tree)), None)
+        if shared is None:
             break
-        others.node_tree = others.node_tree.copy()  # what is in it is other materials' too
+        shared.node_tree = shared.node_tree.copy()
     if socket is None:
-        found.node.image = image
+        assert source.node is not None
+        source.node.image = image
         return True
     tree = socket.node.id_data
-    place = Vector(socket.node.location) - Vector((300, 300 * KINDS.index(kind)))
+    location = Vector(socket.node.location) - Vector((300, 300 * KINDS.index(kind)))
     node = tree.nodes.new("ShaderNodeTexImage")
-    node.image, node.location = image, place
-    if like is not None and like.node.id_data == tree:
-        node.interpolation, node.extension = like.node.interpolation, like.node.extension
-        if like.node.inputs["Vector"].links:
-            tree.links.new(like.node.inputs["Vector"].links[0].from_socket, node.inputs["Vector"])
+    node.image, node.location = image, location
+    if reference is not None and reference.node.id_data == tree:
+        node.interpolation, node.extension = reference.node.interpolation, reference.node.extension
+        if reference.node.inputs["Vector"].links:
+            tree.links.new(reference.node.inputs["Vector"].links[0].from_socket, node.inputs["Vector"])
     else:
-        tree.links.new(_uv_output(tree, wanted.uv_map, place), node.inputs["Vector"])
+        tree.links.new(_uv_map_output(tree, coordinates.uv_map, location), node.inputs["Vector"])
     output = node.outputs["Color"]
-    if kind == "normal" and not found.bent:
-        bend = tree.nodes.new("ShaderNodeNormalMap")
-        bend.uv_map, bend.location = wanted.uv_map, place
+    if kind == "normal" and not source.has_normal_map:
+        normal_map = tree.nodes.new("ShaderNodeNormalMap")
+        normal_map.uv_map, normal_map.location = coordinates.uv_map, location
         node.location.x -= 200
-        tree.links.new(output, bend.inputs["Color"])
-        output = bend.outputs["Normal"]
+        tree.links.new(output, normal_map.inputs["Color"])
+        output = normal_map.outputs["Normal"]
     tree.links.new(output, socket)
     return True
 
 
-def is_linked(data: Any) -> bool:
-    """Whether a library owns it, so that it cannot be changed here."""
+def is_linked(data: bpy.types.ID) -> bool:
+    """Whether a data-block belongs to a library, so that it cannot be changed here."""
     return bool(data.library or data.override_library)
 
 
-def _lead(material: Any, uv_map: str) -> tuple[nodes.Route | None, nodes.Coordinates]:
-    with suppress(nodes.Unfit):
-        return nodes.lead(material, uv_map)
-    return None, nodes.Coordinates(uv_map)  # the artist's change was refused and given up
+def _reference_coordinates(
+    material: bpy.types.Material, uv_map: str
+) -> tuple[nodes.ImagePath | None, nodes.TextureCoordinates]:
+    with suppress(InvalidMeshError):
+        return nodes.reference_coordinates(material, uv_map)
+    return None, nodes.TextureCoordinates(uv_map)  # after an edit that was refused and given up
 
 
-def _coordinates(material: Any, route: nodes.Route, uv_map: str) -> nodes.Coordinates | None:
-    with suppress(nodes.Unfit):
-        return nodes.coordinates(material, route, uv_map)
+def coordinates_of(material: bpy.types.Material, path: nodes.ImagePath, uv_map: str) -> nodes.TextureCoordinates | None:
+    """The coordinates of an image, None where they are not supported. uv_map: where nodes do not name one."""
+    with suppress(InvalidMeshError):
+        return nodes.texture_coordinates(material, path, uv_map)
     return None
 
 
-def _uv_output(tree: Any, uv_map: str, place: Any) -> Any:
+def _uv_map_output(tree: bpy.types.NodeTree, uv_map: str, location: Vector) -> bpy.types.NodeSocket:
+    """The output of the tree's UV Map node for this map, made left of `location` where there is none."""
     node = next((node for node in tree.nodes if node.type == "UVMAP" and node.uv_map == uv_map), None)
     if node is None:
         node = tree.nodes.new("ShaderNodeUVMap")
-        node.uv_map, node.location = uv_map, (place.x - 200, place.y)
+        node.uv_map, node.location = uv_map, (location.x - 200, location.y)
     return node.outputs["UV"]
 
 
-def new_image(name: str, kind: str, width: int, height: int) -> Any:
+def new_image(name: str, kind: str, width: int, height: int) -> bpy.types.Image:
     image = bpy.data.images.new(name, width, height)
     set_colour_space(image, kind)
     return image
 
 
-def set_colour_space(image: Any, kind: str) -> None:
+def set_colour_space(image: bpy.types.Image, kind: str) -> None:
     image.colorspace_settings.name = "sRGB" if kind == "texture" else "Non-Color"
 
 
-def read(image: Any, out: np.ndarray | None = None) -> np.ndarray:
-    """(H·W·4,) floats of an image that is not made of tiles."""
+def read_pixels(image: bpy.types.Image, buffer: np.ndarray | None = None) -> np.ndarray:
+    """(H·W·channels,) float32 of an image without tiles. buffer: is reused where it has this size."""
     size = len(image.pixels)
-    out = out if out is not None and len(out) == size else np.empty(size, np.float32)
-    image.pixels.foreach_get(out)
-    return out
+    pixels = buffer if buffer is not None and len(buffer) == size else np.empty(size, np.float32)
+    image.pixels.foreach_get(pixels)
+    return pixels
 
 
-def same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays of `floats` are equal, which is asked two at a time."""
-    return len(a) == len(b) and bool((a.view(np.uint64) == b.view(np.uint64)).all())
-
-
-def write(image: Any, pixels: np.ndarray, width: int, height: int) -> None:
-    """Put `floats` of an array into an image, which takes its size."""
+def write_pixels(image: bpy.types.Image, pixels: np.ndarray, width: int, height: int) -> None:
+    """Write (H·W·4,) float32 into an image, and resize it where it has another size."""
     if tuple(image.size) != (width, height):
         image.scale(width, height)
     image.pixels.foreach_set(pixels)
     image.update()
 
 
-def srgb(linear: np.ndarray) -> np.ndarray:
-    """Linear colours as sRGB."""
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055)
+def read_tile(image: bpy.types.Image | None, tile: int = FIRST_TILE, kind: str = "") -> np.ndarray | None:
+    """(H, W, 4) uint8, bottom row first, of an image's UDIM tile; None where it cannot be read.
 
-
-def to_bytes(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(H, W, 4) uint8 of Blender's pixels."""
-    return np.rint(pixels.reshape(height, width, 4).clip(0, 1) * 255).astype(np.uint8)
-
-
-def pixels_of(image: Any, tile: int = FIRST_TILE, kind: str = "") -> np.ndarray | None:
-    """(H, W, 4) uint8, bottom row first, of an image's UDIM tile; None where it cannot be read. kind: "texture" is
-    read as sRGB, another as the shader's own numbers, "" as the image's colour space says.
-
-    Blender's Python reaches only the first tile's pixels: the others are read from their files.
+    kind: for "texture" the values are sRGB, for the other `KINDS` the linear ones that the shader computes with, for ""
+    those of the image's colour space. (Blender's Python has the pixels of the first tile only, so tiles are read from
+    their files.)
     """
     if image is None or not image.size[0] or not image.size[1]:
         return None
     if image.source != "TILED":
         channels = image.channels
-        pixels = read(image).reshape(-1, channels) if channels else None
+        pixels = read_pixels(image).reshape(-1, channels) if channels else None
         if pixels is None or not len(pixels):
             return None
-        coloured = not image.colorspace_settings.is_data
-        encoded, wanted = coloured and not image.is_float, kind == "texture" if kind else coloured
-        if channels == 4 and not image.is_float and encoded == wanted and image.alpha_mode != "NONE":
-            return to_bytes(pixels, *image.size)
+        is_colour = not image.colorspace_settings.is_data
+        is_srgb, wants_srgb = is_colour and not image.is_float, kind == "texture" if kind else is_colour
+        if channels == 4 and not image.is_float and is_srgb == wants_srgb and image.alpha_mode != "NONE":
+            return to_byte_pixels(pixels, *image.size)
         colour = pixels[:, :3] if channels > 2 else np.repeat(pixels[:, :1], 3, axis=1)
         alpha = pixels[:, -1:] if channels in (2, 4) and image.alpha_mode != "NONE" else np.ones_like(pixels[:, :1])
-        if image.is_float and image.alpha_mode in ("STRAIGHT", "PREMUL"):  # Blender holds them multiplied
+        if image.is_float and image.alpha_mode in ("STRAIGHT", "PREMUL"):  # Blender stores these premultiplied
             colour = np.divide(colour, alpha, out=colour.copy(), where=alpha > 0)
-        if encoded and not wanted:
-            colour = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
-        elif wanted and not encoded:
-            colour = srgb(colour)
-        return to_bytes(np.hstack([colour, alpha]), *image.size)
+        if is_srgb and not wants_srgb:
+            colour = srgb_to_linear(colour)
+        elif wants_srgb and not is_srgb:
+            colour = linear_to_srgb(colour)
+        return to_byte_pixels(np.hstack([colour, alpha]), *image.size)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(bpy.path.abspath(image.filepath_raw.replace(_TOKEN, str(tile))))
+        path = Path(bpy.path.abspath(image.filepath_raw.replace(_UDIM_TOKEN, str(tile))))
         for packed in image.packed_files:
             if str(tile) in Path(packed.filepath).name:
                 path = Path(folder) / Path(packed.filepath).name
@@ -201,24 +199,24 @@ def pixels_of(image: Any, tile: int = FIRST_TILE, kind: str = "") -> np.ndarray 
         single = bpy.data.images.load(str(path))
         single.colorspace_settings.name, single.alpha_mode = image.colorspace_settings.name, image.alpha_mode
         try:
-            return pixels_of(single, kind=kind)
+            return read_tile(single, kind=kind)
         finally:
             bpy.data.images.remove(single)
 
 
-def new_tiled_image(name: str, kind: str, tiles: dict[int, np.ndarray]) -> Any:
-    """A packed image of UDIM tiles, number -> (H, W[, 3 or 4]) uint8."""
+def new_tiled_image(name: str, kind: str, tiles: dict[int, np.ndarray]) -> bpy.types.Image:
+    """A new packed image of UDIM tiles: number -> (H, W[, 3 or 4]) uint8."""
     with tempfile.TemporaryDirectory() as folder:
         for number, array in tiles.items():
             height, width = array.shape[:2]
             single = new_image("tile", kind, width, height)
-            write(single, floats(array), width, height)
+            write_pixels(single, to_float_pixels(array), width, height)
             single.filepath_raw, single.file_format = str(Path(folder) / f"tile.{number}.png"), "PNG"
             single.save()
             bpy.data.images.remove(single)
         image = bpy.data.images.load(str(Path(folder) / f"tile.{min(tiles)}.png"))
         image.name, image.source = name, "TILED"
-        image.filepath_raw = str(Path(folder) / f"tile.{_TOKEN}.png")
+        image.filepath_raw = str(Path(folder) / f"tile.{_UDIM_TOKEN}.png")
         known = {tile.number for tile in image.tiles}
         for number in tiles.keys() - known:
             image.tiles.new(number)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a material's nodes show an image: followed from its shader back to the image and its coordinates, through
-groups, reroutes, muted nodes and nodes that change colours. Main thread only."""
+"""Which image a material's shader shows, and at which texture coordinates.
+
+The links are traced from a socket of the shader back to an Image Texture node, and from its Vector socket back to a UV
+map: through groups, reroutes, muted nodes and nodes that change values. Nothing is changed here; see `materials`.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import bpy
 import numpy as np
 from mathutils import Euler
 
-# A shader's sockets by what they show; of several shaders that reach the output the first kind here counts.
-SHADERS = {
+from .errors import InvalidMeshError
+
+# The sockets of each type of shader, by kind of texture. Of several shaders that reach the output, the one whose type
+# comes first here is painted.
+SHADER_SOCKETS = {
     "BSDF_PRINCIPLED": {"texture": "Base Color", "roughness": "Roughness", "metallic": "Metallic", "normal": "Normal"},
     "BSDF_DIFFUSE": {"texture": "Color", "normal": "Normal"},
     "EMISSION": {"texture": "Color"},
     "BACKGROUND": {"texture": "Color"},
 }
-KINDS = tuple(SHADERS["BSDF_PRINCIPLED"])
+KINDS = tuple(SHADER_SOCKETS["BSDF_PRINCIPLED"])
 _SEPARATE = {"SEPARATE_COLOR", "SEPRGB"}
-# Nodes that change values on their way, whose inputs are followed.
-_CHANGE = {
+# Types of nodes that change values; the trace goes on through their inputs.
+_VALUE_NODES = {
     "MIX",
     "MIX_RGB",
     "HUE_SAT",
@@ -41,47 +48,48 @@ _CHANGE = {
     "BUMP",
     *_SEPARATE,
 }
-_CARRY = {
+# Types of these inputs, by kind of texture.
+_VALUE_SOCKETS = {
     "texture": {"RGBA"},
     "roughness": {"RGBA", "VALUE"},
     "metallic": {"RGBA", "VALUE"},
     "normal": {"RGBA", "VECTOR"},
 }
 
-Groups = tuple[Any, ...]  # the group nodes that lead to a node, outermost first
-
-
-class Unfit(ValueError):
-    """Why a mesh cannot be sent, in one sentence that says what to do."""
+GroupPath = tuple[bpy.types.Node, ...]  # the group nodes that contain a node, outermost first
 
 
 @dataclass(frozen=True)
-class Hop:
-    """A link, and where it is."""
+class LinkStep:
+    """A link on a traced path, and the groups that contain it."""
 
-    groups: Groups
-    link: Any
+    groups: GroupPath
+    link: bpy.types.NodeLink
 
 
 @dataclass(frozen=True)
-class End:
-    """Where the way back from an input ends: at an output, None where a constant counts. socket: the last input on
-    the way, at which the value can be replaced."""
+class TraceEnd:
+    """The end of a trace back from an input.
 
-    groups: Groups
-    socket: Any
-    output: Any
-    hops: tuple[Hop, ...] = ()
+    groups: around `socket`. socket: the last input on the path, at which the value can be replaced. output: the output
+    that is linked to it, None where the input's own value counts. steps: the links on the path.
+    """
+
+    groups: GroupPath
+    socket: bpy.types.NodeSocket
+    output: bpy.types.NodeSocket | None
+    steps: tuple[LinkStep, ...] = ()
 
 
-def follow(groups: Groups, socket: Any) -> End:
-    """The way back from an input through all that changes nothing."""
-    hops: tuple[Hop, ...] = ()
+def trace_input(groups: GroupPath, socket: bpy.types.NodeSocket) -> TraceEnd:
+    """Trace an input back through reroutes, muted nodes and groups, to the first node that computes something."""
+    steps: tuple[LinkStep, ...] = ()
     while True:
         link = next((each for each in socket.links if not each.is_muted), None)
         if link is None:
-            return End(groups, socket, None, hops)
-        here, hops = End(groups, socket, link.from_socket, (*hops, Hop(groups, link))), (*hops, Hop(groups, link))
+            return TraceEnd(groups, socket, None, steps)
+        steps = (*steps, LinkStep(groups, link))
+        here = TraceEnd(groups, socket, link.from_socket, steps)
         node, output = link.from_node, link.from_socket
         if node.mute:
             inner = next((each.from_socket for each in node.internal_links if each.to_socket == output), None)
@@ -91,300 +99,320 @@ def follow(groups: Groups, socket: Any) -> End:
             end = next(
                 (each for each in node.node_tree.nodes if each.type == "GROUP_OUTPUT" and each.is_active_output), None
             )
-            inner, groups = end and _same(end.inputs, output), (*groups, node)
+            inner, groups = end and _matching_socket(end.inputs, output), (*groups, node)
         elif node.type == "GROUP_INPUT" and groups:
-            inner, groups = _same(groups[-1].inputs, output), groups[:-1]
+            inner, groups = _matching_socket(groups[-1].inputs, output), groups[:-1]
         else:
             return here
         if inner is None:
-            return End(here.groups, here.socket, None, hops)
+            return TraceEnd(here.groups, here.socket, None, steps)
         socket = inner
 
 
-def _same(sockets: Any, other: Any) -> Any:
+def _matching_socket(sockets: Any, other: bpy.types.NodeSocket) -> bpy.types.NodeSocket | None:
+    """The socket on the other side of a group."""
     return next((each for each in sockets if each.identifier == other.identifier), None)
 
 
 @dataclass(frozen=True)
 class Shader:
-    """The node whose sockets a material's images feed. others: how many more reach the output."""
+    """The shader node that is painted. other_shaders: how many others reach the material's output too."""
 
-    groups: Groups
-    node: Any
-    others: int = 0
+    groups: GroupPath
+    node: bpy.types.ShaderNode
+    other_shaders: int = 0
 
 
-def shader_of(material: Any) -> Shader | None:
-    """The shader that a material shows; None where there is none that has a colour."""
+def shader_of(material: bpy.types.Material) -> Shader | None:
+    """The shader of a material that is painted; None where no shader has a base colour."""
     if not material.use_nodes or material.node_tree is None:
         return None
-    output = output_of(material.node_tree)
+    output = active_output(material.node_tree)
     if output is None or not output.inputs["Surface"].is_linked:
-        loose = next((node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED"), None)
-        return Shader((), loose) if loose else None
+        unlinked = next((node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED"), None)
+        return Shader((), unlinked) if unlinked else None
     found: list[Shader] = []
-    _shaders((), output.inputs["Surface"], found, set())
-    found.sort(key=lambda each: list(SHADERS).index(each.node.type))
+    _collect_shaders((), output.inputs["Surface"], found, set())
+    found.sort(key=lambda each: list(SHADER_SOCKETS).index(each.node.type))
     return Shader(found[0].groups, found[0].node, len(found) - 1) if found else None
 
 
-def output_of(tree: Any) -> Any:
-    """The output node that counts, None where there is none."""
+def active_output(tree: bpy.types.NodeTree) -> bpy.types.Node | None:
+    """The output node that Blender renders, None without one."""
     return next((node for target in ("ALL", "EEVEE", "CYCLES") if (node := tree.get_output_node(target))), None)
 
 
-def _shaders(groups: Groups, socket: Any, found: list[Shader], seen: set[Any]) -> None:
-    end = follow(groups, socket)
+def _collect_shaders(groups: GroupPath, socket: bpy.types.NodeSocket, found: list[Shader], seen: set[Any]) -> None:
+    end = trace_input(groups, socket)
     if end.output is None or (key := (*end.groups, end.output.node)) in seen:
         return
     seen.add(key)
-    if end.output.node.type in SHADERS:
+    if end.output.node.type in SHADER_SOCKETS:
         found.append(Shader(end.groups, end.output.node))
         return
     for each in end.output.node.inputs:
         if each.type == "SHADER":
-            _shaders(end.groups, each, found, seen)
+            _collect_shaders(end.groups, each, found, seen)
 
 
 @dataclass(frozen=True)
-class Route:
-    """The links from a shader's socket back to an image node."""
+class ImagePath:
+    """The links from a shader's socket back to an Image Texture node."""
 
-    groups: Groups
-    node: Any
-    hops: tuple[Hop, ...]
+    groups: GroupPath
+    node: bpy.types.ShaderNodeTexImage
+    steps: tuple[LinkStep, ...]
 
     @cached_property
-    def changing(self) -> list[int]:
-        """Numbers of the hops that go into a node which changes values."""
+    def changing_steps(self) -> list[int]:
+        """Indices of the steps into nodes that change values."""
         return [
             i
-            for i, hop in enumerate(self.hops)
-            if hop.link.to_node.type in _CHANGE
-            and not hop.link.to_node.mute
-            and hop.link.to_node.type not in ("NORMAL_MAP", *_SEPARATE)
+            for i, step in enumerate(self.steps)
+            if step.link.to_node.type in _VALUE_NODES
+            and not step.link.to_node.mute
+            and step.link.to_node.type not in ("NORMAL_MAP", *_SEPARATE)
         ]
 
     @cached_property
-    def separated(self) -> int | None:
-        """Number of the hop that comes out of a node which separates the image's channels."""
-        return next((i for i, hop in enumerate(self.hops) if hop.link.from_node.type in _SEPARATE), None)
+    def separating_step(self) -> int | None:
+        """Index of the step out of a node that separates the image's channels, None without one."""
+        return next((i for i, step in enumerate(self.steps) if step.link.from_node.type in _SEPARATE), None)
 
 
 @dataclass(frozen=True)
-class Feed:
-    """What gives one of a shader's sockets its values.
+class SocketInput:
+    """The nodes that give one of a shader's sockets its values.
 
-    name: the socket's. end: how far back nothing changes them. routes: to the image nodes behind.
+    name: the socket's. end: how far the trace goes through nodes that change nothing. paths: to all Image Texture nodes
+    behind it.
     """
 
     kind: str
     name: str
-    end: End
-    routes: tuple[Route, ...]
+    end: TraceEnd
+    paths: tuple[ImagePath, ...]
 
     @property
-    def route(self) -> Route | None:
-        """The way to the one image; None where there is none, or more than one."""
-        return self.routes[0] if len({each.node for each in self.routes}) == 1 else None
+    def path(self) -> ImagePath | None:
+        """The path to the only image; None where there is no image, or more than one."""
+        return self.paths[0] if len({each.node for each in self.paths}) == 1 else None
 
     @property
-    def node(self) -> Any:
-        """The image node, None without one."""
-        return self.route.node if self.route else None
+    def node(self) -> bpy.types.ShaderNodeTexImage | None:
+        """The only Image Texture node, else None."""
+        return self.path.node if self.path else None
 
     @property
     def channel(self) -> int | None:
-        """Of the image, the one that counts; None: all."""
-        if self.route is None or self.route.separated is None:
+        """Index of the image's channel that reaches the socket, None for all channels."""
+        if self.path is None or self.path.separating_step is None:
             return None
-        link = self.route.hops[self.route.separated].link
+        link = self.path.steps[self.path.separating_step].link
         return list(link.from_node.outputs).index(link.from_socket)
 
     @property
-    def exchangeable(self) -> bool:
-        """Whether the node's image can be exchanged without changing anything but this socket."""
-        return self.route is not None and self._fork is None
+    def replaceable(self) -> bool:
+        """Whether another image in the node changes nothing but this socket."""
+        return self.path is not None and self._shared_step is None
 
     @property
-    def _fork(self) -> int | None:
-        """Number of the last hop, seen from the image or what else is there, out of an output that feeds something
-        else too."""
-        ours = {hop.link for route in self.routes for hop in route.hops} | {hop.link for hop in self.end.hops}
-        separated = self.route.separated if self.route else None
+    def _shared_step(self) -> int | None:
+        """Index of the step nearest to the shader that starts at an output which other sockets use too, or which is
+        one channel of an image. None without such a step."""
+        ours = {step.link for path in self.paths for step in path.steps} | {step.link for step in self.end.steps}
+        separating = self.path.separating_step if self.path else None
         return next(
             (
                 i
-                for i, hop in enumerate(self.route.hops if self.route else self.end.hops)
-                if i == separated or set(_links(hop.link.from_socket)) - ours
+                for i, step in enumerate(self.path.steps if self.path else self.end.steps)
+                if i == separating or set(_outgoing_links(step.link.from_socket)) - ours
             ),
             None,
         )
 
     @property
-    def _kept(self) -> tuple[Hop, ...]:
-        """The hops that stay where another image node takes the place of what is there."""
-        fork = self._fork
-        if self.route is not None and (fork is None or len(self.routes) == 1):
-            return self.route.hops if fork is None else self.route.hops[: fork + 1]
-        return self.end.hops if fork is None else self.end.hops[: fork + 1]
+    def _kept_steps(self) -> tuple[LinkStep, ...]:
+        """The steps that stay when a new Image Texture node is linked in."""
+        shared = self._shared_step
+        if self.path is not None and (shared is None or len(self.paths) == 1):
+            return self.path.steps if shared is None else self.path.steps[: shared + 1]
+        return self.end.steps if shared is None else self.end.steps[: shared + 1]
 
     @property
-    def place(self) -> tuple[Groups, Any]:
-        """The input that another image node is to be linked to, and the groups that it is in."""
-        if self._kept and (self._fork is not None or len(self.routes) == 1):
-            return self._kept[-1].groups, self._kept[-1].link.to_socket
+    def insertion_point(self) -> tuple[GroupPath, bpy.types.NodeSocket]:
+        """The groups and the input to which a new Image Texture node is to be linked."""
+        if self._kept_steps and (self._shared_step is not None or len(self.paths) == 1):
+            return self._kept_steps[-1].groups, self._kept_steps[-1].link.to_socket
         return self.end.groups, self.end.socket
 
     @property
-    def bent(self) -> bool:
-        """Whether a Normal Map node stays between that input and the shader."""
-        return any(hop.link.to_node.type == "NORMAL_MAP" for hop in self._kept)
+    def has_normal_map(self) -> bool:
+        """Whether a Normal Map node stays between the insertion point and the shader."""
+        return any(step.link.to_node.type == "NORMAL_MAP" for step in self._kept_steps)
 
     @property
-    def kept(self) -> list[str]:
-        """Names of the nodes between that go on changing what the image shows."""
-        return [hop.link.to_node.name for i, hop in enumerate(self._kept) if self.route and i in self.route.changing]
+    def kept_nodes(self) -> list[str]:
+        """Names of the nodes that still change the values of a new image."""
+        return [
+            step.link.to_node.name
+            for i, step in enumerate(self._kept_steps)
+            if self.path and i in self.path.changing_steps
+        ]
 
     @property
-    def dropped(self) -> list[str]:
-        """Names of the nodes that no longer feed the socket once an image of its own does."""
-        if self.route:
+    def dropped_nodes(self) -> list[str]:
+        """Names of the nodes that a new image unlinks from the socket."""
+        if self.path:
             return [
-                name for i in self.route.changing if (name := self.route.hops[i].link.to_node.name) not in self.kept
+                name
+                for i in self.path.changing_steps
+                if (name := self.path.steps[i].link.to_node.name) not in self.kept_nodes
             ]
         return [self.end.output.node.name] if self.end.output else []
 
 
-def _links(output: Any) -> list[Any]:
-    """The links out of an output; a group's input has an output in each of its input nodes."""
+def _outgoing_links(output: bpy.types.NodeSocket) -> list[bpy.types.NodeLink]:
+    """The links out of an output. An input of a group has an output in each Group Input node of its tree."""
     node = output.node
     nodes = (
         [each for each in node.id_data.nodes if each.type == "GROUP_INPUT"] if node.type == "GROUP_INPUT" else [node]
     )
-    return [link for each in nodes for link in _same(each.outputs, output).links if not link.is_muted]
+    outputs = [each for node in nodes for each in node.outputs if each.identifier == output.identifier]
+    return [link for each in outputs for link in each.links if not link.is_muted]
 
 
-def feed(material: Any, kind: str) -> Feed | None:
-    """What feeds the socket of a kind; None where the material has no shader with such a socket."""
+def socket_input(material: bpy.types.Material, kind: str) -> SocketInput | None:
+    """The input of the shader's socket for a kind of `KINDS`; None where the shader has no such socket."""
     shader = shader_of(material)
-    name = SHADERS[shader.node.type].get(kind) if shader else None
+    name = SHADER_SOCKETS[shader.node.type].get(kind) if shader else None
     if shader is None or name is None:
         return None
-    end = follow(shader.groups, shader.node.inputs[name])
-    routes: list[Route] = []
-    _routes(end, kind, end.hops, routes, set())
+    end = trace_input(shader.groups, shader.node.inputs[name])
+    paths: list[ImagePath] = []
+    _collect_paths(end, kind, end.steps, paths, set())
     if kind == "normal":
-        routes = [each for each in routes if any(hop.link.to_node.type == "NORMAL_MAP" for hop in each.hops)]
-    return Feed(kind, name, end, tuple(routes))
+        paths = [each for each in paths if any(step.link.to_node.type == "NORMAL_MAP" for step in each.steps)]
+    return SocketInput(kind, name, end, tuple(paths))
 
 
-def _routes(end: End, kind: str, hops: tuple[Hop, ...], found: list[Route], seen: set[Any]) -> None:
+def _collect_paths(
+    end: TraceEnd, kind: str, steps: tuple[LinkStep, ...], found: list[ImagePath], seen: set[Any]
+) -> None:
     if end.output is None:
         return
     node = end.output.node
     if node.type == "TEX_IMAGE":
         if node.image is not None and end.output.name == "Color":
-            found.append(Route(end.groups, node, hops))
+            found.append(ImagePath(end.groups, node, steps))
         return
     key = (*end.groups, node, end.output)
-    if node.type not in _CHANGE or key in seen:
+    if node.type not in _VALUE_NODES or key in seen:
         return
-    inputs = [each for each in node.inputs if each.enabled and each.type in _CARRY[kind]]
+    inputs = [each for each in node.inputs if each.enabled and each.type in _VALUE_SOCKETS[kind]]
     inputs = [each for each in inputs if each.name not in ("Fac", "Factor")] or inputs
     for each in inputs:
-        further = follow(end.groups, each)
-        _routes(further, kind, (*hops, *further.hops), found, {*seen, key})
+        further = trace_input(end.groups, each)
+        _collect_paths(further, kind, (*steps, *further.steps), found, {*seen, key})
 
 
-# Coordinates.
+# Texture coordinates.
 
 
 @dataclass(frozen=True)
-class Coordinates:
-    """Where an image is read: a UV map, and the affine map of (u, v, 1) that a Mapping node makes, (2, 3)."""
+class TextureCoordinates:
+    """Coordinates at which an image is read: a UV map, and a (2, 3) matrix for (u, v, 1) from Mapping nodes."""
 
     uv_map: str
-    rows: tuple[tuple[float, ...], ...] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    matrix: tuple[tuple[float, ...], ...] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 
     @property
-    def moved(self) -> bool:
-        """Whether a Mapping node changes the UV map's."""
-        return self != Coordinates(self.uv_map)
+    def is_transformed(self) -> bool:
+        """Whether Mapping nodes transform the UV map."""
+        return self != TextureCoordinates(self.uv_map)
 
-    def of(self, uvs: np.ndarray) -> np.ndarray:
-        """(…, 2) of the UV map's (…, 2)."""
-        rows = np.array(self.rows)
-        return uvs @ rows[:, :2].T + rows[:, 2] if self.moved else uvs
+    def transform(self, uvs: np.ndarray) -> np.ndarray:
+        """Coordinates (…, 2) at the UV map's (…, 2)."""
+        matrix = np.array(self.matrix)
+        return uvs @ matrix[:, :2].T + matrix[:, 2] if self.is_transformed else uvs
 
 
-def shown_uv_map(mesh: Any) -> str:
-    """The UV map that images have where no node says another: the one with the camera icon."""
+def render_uv_map(mesh: bpy.types.Mesh) -> str:
+    """Name of the UV map that images use by default, the one with the camera icon; "" without one."""
     return str(next((layer.name for layer in mesh.uv_layers if layer.active_render), ""))
 
 
-def lead(material: Any, shown: str) -> tuple[Route | None, Coordinates]:
-    """The image whose coordinates all new ones of the material have: that of base colour, else another; and those
-    coordinates. shown: the UV map where nodes do not name one. Raises `Unfit` for an unfit base colour."""
+def reference_coordinates(
+    material: bpy.types.Material, default_map: str
+) -> tuple[ImagePath | None, TextureCoordinates]:
+    """The coordinates that all new images of the material use, and the image that they come from: the one of base
+    colour, else of the next kind that has one.
+
+    default_map: the UV map where nodes do not name one. Raises `InvalidMeshError` where the coordinates of base colour
+    are not supported.
+    """
     for kind in KINDS:
-        found = feed(material, kind)
-        if found and found.route:
+        found = socket_input(material, kind)
+        if found and found.path:
             try:
-                return found.route, coordinates(material, found.route, shown)
-            except Unfit:
+                return found.path, texture_coordinates(material, found.path, default_map)
+            except InvalidMeshError:
                 if kind == "texture":
                     raise
-    return None, Coordinates(shown)
+    return None, TextureCoordinates(default_map)
 
 
-def coordinates(material: Any, route: Route, shown: str) -> Coordinates:
-    """Raises `Unfit` where they are not a UV map, moved, turned or scaled."""
-    node = route.node
+def texture_coordinates(material: bpy.types.Material, path: ImagePath, default_map: str) -> TextureCoordinates:
+    """The coordinates of an image. Raises `InvalidMeshError` unless they are a UV map, with or without Mapping
+    nodes."""
+    node = path.node
 
-    def unfit(what: str) -> Unfit:
-        return Unfit(
-            f"Material {material.name!r} shows its image {what}: let it use a UV map of the mesh, with a UV "
+    def unsupported(how: str) -> InvalidMeshError:
+        return InvalidMeshError(
+            f"Material {material.name!r} shows its image {how}: let it use a UV map of the mesh, with a UV "
             "Map node or nothing before the image's Vector."
         )
 
     if node.projection != "FLAT":
-        raise unfit(f"by {node.projection.title()} projection")
+        raise unsupported(f"by {node.projection.title()} projection")
     matrix, mapped = np.eye(4), False
-    end = follow(route.groups, node.inputs["Vector"])
+    end = trace_input(path.groups, node.inputs["Vector"])
     while end.output is not None and end.output.node.type == "MAPPING":
         mapping = end.output.node
-        numbers = [] if "Location" in mapping.inputs else [(0, 0, 0)]  # a vector has none
+        numbers = [] if "Location" in mapping.inputs else [(0, 0, 0)]  # type VECTOR has no Location
         for name in ("Location", "Rotation", "Scale")[len(numbers) :]:
-            value = follow(end.groups, mapping.inputs[name])
+            value = trace_input(end.groups, mapping.inputs[name])
             if value.output is not None:
-                raise unfit(f"through the nodes before {mapping.name}'s {name}")
+                raise unsupported(f"through the nodes before {mapping.name}'s {name}")
             numbers.append(value.socket.default_value)
         if mapping.vector_type == "NORMAL" or 0 in tuple(numbers[2]):
-            raise unfit(f"through {mapping.name}")
-        matrix, mapped = matrix @ _mapping(mapping.vector_type, *numbers), True
-        end = follow(end.groups, mapping.inputs["Vector"])
+            raise unsupported(f"through {mapping.name}")
+        matrix, mapped = matrix @ _mapping_matrix(mapping.vector_type, *numbers), True
+        end = trace_input(end.groups, mapping.inputs["Vector"])
     if end.output is None:
-        if mapped or end.hops:
-            raise unfit("at a single point")
-        name = shown
+        if mapped or end.steps:
+            raise unsupported("at a single point")
+        name = default_map
     else:
-        name = _uv_map(end.output, shown, unfit)
-    return Coordinates(name, tuple(tuple(row) for row in matrix[:2][:, [0, 1, 3]].tolist()))
+        name = _uv_map_of_output(end.output, default_map, unsupported)
+    return TextureCoordinates(name, tuple(tuple(row) for row in matrix[:2][:, [0, 1, 3]].tolist()))
 
 
-def _uv_map(output: Any, shown: str, unfit: Callable[[str], Unfit]) -> str:
+def _uv_map_of_output(
+    output: bpy.types.NodeSocket, default_map: str, unsupported: Callable[[str], InvalidMeshError]
+) -> str:
     node = output.node
     if node.type == "UVMAP" and not node.from_instancer:
-        return str(node.uv_map or shown)
+        return str(node.uv_map or default_map)
     if node.type == "TEX_COORD" and output.name == "UV" and not node.from_instancer:
-        return shown
+        return default_map
     if node.type == "ATTRIBUTE" and node.attribute_type == "GEOMETRY" and output.name == "Vector":
         return str(node.attribute_name)
-    raise unfit(f"through {node.name}'s {output.name}")
+    raise unsupported(f"through {node.name}'s {output.name}")
 
 
-def _mapping(kind: str, location: Any, rotation: Any, scale: Any) -> np.ndarray:
-    """(4, 4) of a Mapping node."""
+def _mapping_matrix(kind: str, location: Any, rotation: Any, scale: Any) -> np.ndarray:
+    """The (4, 4) matrix of a Mapping node of this vector type."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(Euler(rotation).to_matrix()) @ np.diag(scale)
     if kind != "VECTOR":

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The buttons. Generate is live from a button; called by a script it returns when the object is done."""
+"""The operators. Called from a button, Generate returns at once and a timer updates the object; called by a script
+(`execute`), it returns when the object is finished."""
 
 import random
 from typing import Any
@@ -8,14 +9,15 @@ import bpy
 from bpy.props import BoolProperty, StringProperty
 
 from . import history, jobs
-from .capture import why_not
-from .client import ClientError
-from .connection import data_folder, session, watch
+from .capture import capture_problem
+from .connection import client_factory, data_folder, health_monitor, shared_server
+from .errors import ClientError
+from .live_job import LiveJob, find_live_job, find_live_job_on, running_jobs
 from .local_server import log_tail
 from .properties import RequestProperties
 from .protocol import FAILED, MAX_SEED, to_dict
 
-_LIMIT = min(MAX_SEED, 2**31 - 1)  # of Blender's integers
+_SEED_LIMIT = min(MAX_SEED, 2**31 - 1)  # an integer property has 32 bits
 
 
 class MSD_OT_generate(RequestProperties, bpy.types.Operator):
@@ -30,8 +32,8 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
         settings = context.scene.msd
         if settings.mode == "generate":
             return True
-        problem = why_not(context)
-        if not problem and jobs.on(context.active_object):
+        problem = capture_problem(context)
+        if not problem and find_live_job_on(context.active_object):
             problem = "A job works on this object already: stop it first"
         cls.poll_message_set(problem or "Ready")
         return not problem
@@ -43,44 +45,44 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
                 setattr(self, name, getattr(settings, name))
         count, first = settings.variants if self.mode == "generate" else 1, self.seed
         cursor = context.scene.cursor
-        place = cursor.location.copy()
+        location = cursor.location.copy()
         for number in range(count):
-            self.seed = (first + number) % _LIMIT
-            cursor.location.x = place.x + 2.5 * number
-            result = self._start(context, live=True)
+            self.seed = (first + number) % _SEED_LIMIT
+            cursor.location.x = location.x + 2.5 * number
+            result = self._start(context, blocking=False)
             if result == {"CANCELLED"}:
                 break
-        cursor.location = place
+        cursor.location = location
         return result
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        return self._start(context, live=False)
+        return self._start(context, blocking=True)
 
-    def _start(self, context: bpy.types.Context, live: bool) -> set[str]:
+    def _start(self, context: bpy.types.Context, blocking: bool) -> set[str]:
         try:
             object = None
             if self.mode != "generate":
-                if problem := why_not(context):
+                if problem := capture_problem(context):
                     raise ValueError(problem + ".")
                 object = context.active_object
-            generation = jobs.start(self.request(), object, self.lock)
+            live_job = jobs.start(self.request(), object, self.lock)
         except (ValueError, ClientError) as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        if live:
-            jobs.watch()
+        if not blocking:
+            jobs.start_timer()
             return {"FINISHED"}
-        while generation in jobs.generations:
-            generation.live.wait(0.1)
+        while live_job in running_jobs:
+            live_job.session.wait(0.1)
             jobs.tick()
-        if generation.live.error:
-            self.report({"ERROR"}, generation.live.error)
+        if live_job.session.error:
+            self.report({"ERROR"}, live_job.session.error)
             return {"CANCELLED"}
         return {"FINISHED"}
 
 
 class _JobOperator:
-    """Mixed into the operators that act on one job of the scene: the named one, else the one that is shown."""
+    """Base of the operators on one job of the scene: the one named by `key`, else the one that the panel shows."""
 
     key: StringProperty(
         name="Job", description="Key of the job; empty: the one that the panel shows", options={"SKIP_SAVE", "HIDDEN"}
@@ -91,16 +93,19 @@ class _JobOperator:
         cls.poll_message_set("There is no job yet: generate something")
         return bool(context.scene.msd_jobs)
 
-    def item(self, context: bpy.types.Context) -> Any:
-        items = context.scene.msd_jobs
-        return history.of_key(self.key) if self.key else items[min(context.scene.msd_job, len(items) - 1)]
+    def record(self, context: bpy.types.Context) -> Any:
+        if self.key:
+            return history.find_record(self.key)
+        records = context.scene.msd_jobs
+        return records[min(context.scene.msd_job, len(records) - 1)]
 
-    def generation(self, context: bpy.types.Context) -> Any:
-        item = self.item(context)
-        found = item and jobs.of(item)
-        if found is None:
+    def live_job(self, context: bpy.types.Context) -> LiveJob | None:
+        """The running job; None, after an error report, where it has ended."""
+        record = self.record(context)
+        live_job = find_live_job(record.key) if record else None
+        if live_job is None:
             self.report({"ERROR"}, "This job does not run any more.")
-        return found
+        return live_job
 
 
 class MSD_OT_pause(_JobOperator, bpy.types.Operator):
@@ -110,9 +115,9 @@ class MSD_OT_pause(_JobOperator, bpy.types.Operator):
     bl_label = "Pause"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        if (generation := self.generation(context)) is None:
+        if (live_job := self.live_job(context)) is None:
             return {"CANCELLED"}
-        generation.live.pause()
+        live_job.session.pause()
         return {"FINISHED"}
 
 
@@ -123,15 +128,15 @@ class MSD_OT_resume(_JobOperator, bpy.types.Operator):
     bl_label = "Resume"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        item = self.item(context)
-        generation = item and jobs.of(item)
+        record = self.record(context)
+        live_job = find_live_job(record.key) if record else None
         try:
-            if generation is None and item and not item.ended or item.state == FAILED and item.job:
-                generation = jobs.attach(item)
-                jobs.watch()
-            if generation is None:
+            if live_job is None and record and not record.ended or record.state == FAILED and record.job:
+                live_job = jobs.attach(record)
+                jobs.start_timer()
+            if live_job is None:
                 raise ValueError("This job has ended: generate it again.")
-            generation.resume()
+            live_job.resume()
         except (ValueError, RuntimeError) as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -145,9 +150,9 @@ class MSD_OT_stop(_JobOperator, bpy.types.Operator):
     bl_label = "Stop and Keep"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        if (generation := self.generation(context)) is None:
+        if (live_job := self.live_job(context)) is None:
             return {"CANCELLED"}
-        generation.live.cancel()
+        live_job.session.cancel()
         return {"FINISHED"}
 
 
@@ -159,7 +164,7 @@ class MSD_OT_discard(_JobOperator, bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        jobs.discard(self.item(context))
+        jobs.discard(self.record(context))
         return {"FINISHED"}
 
 
@@ -174,9 +179,9 @@ class MSD_OT_again(_JobOperator, bpy.types.Operator):
     )
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        item = self.item(context)
+        record = self.record(context)
         try:
-            request = item.request
+            request = record.request
         except ValueError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -193,8 +198,8 @@ class MSD_OT_again(_JobOperator, bpy.types.Operator):
             setattr(settings, name, value)
         if request.elevation is not None:
             settings.elevation_min, settings.elevation_max = map(round, request.elevation)
-        settings.lock = item.lock
-        object = history.object_of(item)
+        settings.lock = record.lock
+        object = history.object_of(record)
         if request.mode != "generate" and object is not None:
             for each in context.selected_objects:
                 each.select_set(False)
@@ -215,14 +220,14 @@ class MSD_OT_restore(_JobOperator, bpy.types.Operator):
     before: BoolProperty(name="Before", description="The version from before the job", options={"SKIP_SAVE"})
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        item = self.item(context)
-        kept = item.before if self.before else item.result
-        object = history.object_of(item)
+        record = self.record(context)
+        version = record.before if self.before else record.result
+        object = history.object_of(record)
         problem = (
             "This job left no version."
-            if kept is None
+            if version is None
             else "A job works on this object: stop it first."
-            if object and jobs.on(object)
+            if object and find_live_job_on(object)
             else "Leave the object's mode first."
             if object and object.mode != "OBJECT"
             else ""
@@ -230,12 +235,12 @@ class MSD_OT_restore(_JobOperator, bpy.types.Operator):
         if problem:
             self.report({"ERROR"}, problem)
             return {"CANCELLED"}
-        if object is None:  # deleted since: make it again
-            object = bpy.data.objects.new(item.name, kept.copy())
+        if object is None:  # it was deleted: make it again
+            object = bpy.data.objects.new(record.name, version.copy())
             context.collection.objects.link(object)
-            object.location = item.place
-            item.object = object
-        history.restore(object, kept)
+            object.location = record.place
+            record.object = object
+        history.restore_version(object, version)
         return {"FINISHED"}
 
 
@@ -247,11 +252,11 @@ class MSD_OT_forget(_JobOperator, bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        item = self.item(context)
-        if jobs.of(item):
+        record = self.record(context)
+        if find_live_job(record.key):
             self.report({"ERROR"}, "The job runs: stop it first.")
             return {"CANCELLED"}
-        jobs.forget(item)
+        history.remove_record(record)
         return {"FINISHED"}
 
 
@@ -263,12 +268,12 @@ class MSD_OT_asset(_JobOperator, bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        item = self.item(context)
-        object = history.object_of(item)
+        record = self.record(context)
+        object = history.object_of(record)
         if object is None:
             self.report({"ERROR"}, "The job has no object: restore it first.")
             return {"CANCELLED"}
-        history.mark_asset(object, item)
+        history.mark_asset(object, record)
         return {"FINISHED"}
 
 
@@ -292,7 +297,7 @@ class MSD_OT_server_start(bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
-            watch.run(jobs.connector())
+            health_monitor.start_server(client_factory())
         except (ValueError, ClientError) as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -306,8 +311,8 @@ class MSD_OT_server_stop(bpy.types.Operator):
     bl_label = "Stop"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        session.stop(data_folder())
-        watch.again()
+        shared_server.stop(data_folder())
+        health_monitor.expire()
         return {"FINISHED"}
 
 

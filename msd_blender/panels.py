@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The sidebar's tab."""
+"""The panels of the sidebar's MSD tab."""
 
 import textwrap
 from typing import Any
@@ -7,17 +7,17 @@ from typing import Any
 import bpy
 from bpy.app.translations import pgettext_iface as translated
 
-from . import history, jobs, thumbnails
-from .capture import why_not
-from .connection import preferences, watch
-from .generation import Generation
-from .live import CONNECTING, describe, fraction
+from . import history, icons, jobs
+from .capture import capture_problem
+from .connection import health_monitor, preferences
+from .job_session import CONNECTING, format_progress, progress_fraction
+from .live_job import LiveJob, find_live_job, running_jobs
 from .presets import MSD_PT_presets
-from .protocol import FINISHED, PAUSED, QUEUED, RUNNING
+from .protocol import FINISHED, OPTIONS, PAUSED, QUEUED, RUNNING
 
 _STATES = {CONNECTING: "Connecting…", QUEUED: "Waiting its turn…", RUNNING: "Starting…", PAUSED: "Paused"}
 _ICONS = {FINISHED: "CHECKMARK", PAUSED: "PAUSE", "failed": "ERROR", "cancelled": "X"}
-_WISHES = {"pause": "Pausing…", "stop": "Stopping…"}
+_PENDING = {"pause": "Pausing…", "stop": "Stopping…"}
 
 
 class _Panel:
@@ -28,7 +28,7 @@ class _Panel:
 
 
 class _Settings(_Panel):
-    """Sub-panels of settings: names of properties."""
+    """Base of the sub-panels of settings. names: the properties that it shows."""
 
     bl_parent_id = "MSD_PT_generate"
     bl_options = {"DEFAULT_CLOSED"}
@@ -39,10 +39,12 @@ class _Settings(_Panel):
 
 
 def _props(layout: Any, settings: Any, *names: str) -> None:
+    """A row for each property, but for options that have no effect in the chosen mode."""
     layout.use_property_split = True
     layout.use_property_decorate = False
     for name in names:
-        layout.prop(settings, name)
+        if name not in OPTIONS or settings.mode in OPTIONS[name].modes:
+            layout.prop(settings, name)
 
 
 class MSD_PT_generate(_Panel, bpy.types.Panel):
@@ -70,8 +72,8 @@ class MSD_PT_generate(_Panel, bpy.types.Panel):
         row.operator(
             "msd.generate", text=settings.bl_rna.properties["mode"].enum_items[settings.mode].name, icon="PLAY"
         )
-        if settings.mode != "generate" and (problem := why_not(context)):
-            _lines(layout, translated(problem), context, icon="INFO")
+        if settings.mode != "generate" and (problem := capture_problem(context)):
+            _wrapped_text(layout, translated(problem), context, icon="INFO")
 
 
 class MSD_PT_result(_Settings, bpy.types.Panel):
@@ -81,8 +83,7 @@ class MSD_PT_result(_Settings, bpy.types.Panel):
         settings = context.scene.msd
         _props(self.layout, settings, "iterations", "target_faces", "texture_size")
         self.layout.column().prop(settings, "maps")
-        if settings.mode == "refine":
-            _props(self.layout, settings, "max_displacement", "remesh")
+        _props(self.layout, settings, "max_displacement", "remesh")
 
 
 class MSD_PT_mean_shift(_Settings, bpy.types.Panel):
@@ -106,7 +107,7 @@ class MSD_PT_shape(_Settings, bpy.types.Panel):
 
 class MSD_PT_model(_Settings, bpy.types.Panel):
     bl_label = "Model and Device"
-    names = ("model", "device")
+    names = ("model", "device", "rasterizer", "priority")
 
 
 class MSD_PT_jobs(_Panel, bpy.types.Panel):
@@ -116,41 +117,43 @@ class MSD_PT_jobs(_Panel, bpy.types.Panel):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        return bool(jobs.generations)
+        return bool(running_jobs)
 
     def draw(self, context: bpy.types.Context) -> None:
-        for generation in jobs.generations:
-            _draw_live(self.layout.box(), generation, context)
+        for live_job in running_jobs:
+            _draw_live(self.layout.box(), live_job, context)
 
 
-def _draw_live(box: Any, generation: Generation, context: bpy.types.Context) -> None:
-    live, key = generation.live, generation.request.client_key
-    item = history.of_key(key)
-    if item is not None:
-        box.prop(item, "prompt", text="")
-        if generation.object is not None and generation.object.vertex_groups:
-            box.prop_search(item, "lock", generation.object, "vertex_groups")
-    if icon := thumbnails.icon(key):
+def _draw_live(box: Any, live_job: LiveJob, context: bpy.types.Context) -> None:
+    session, key = live_job.session, live_job.request.client_key
+    record, object = history.find_record(key), live_job.object
+    if record is not None:
+        box.prop(record, "prompt", text="")
+        if object is not None and object.vertex_groups:
+            box.prop_search(record, "lock", object, "vertex_groups")
+    if icon := icons.icon_id(key):
         box.template_icon(icon, scale=5)
-    factor, text = 0.0, translated(_STATES.get(live.state, live.state))
-    if live.progress:
-        factor, text = fraction(live.progress), describe(live.progress)
-        if live.state == PAUSED:
-            text = f"{translated('Paused')}, {live.progress.iteration}/{live.progress.iterations}"
-    box.progress(factor=factor, text=translated(_WISHES[live.wish]) if live.wish else text)
+    factor, text = 0.0, translated(_STATES.get(session.state, session.state))
+    if session.progress:
+        factor, text = progress_fraction(session.progress), format_progress(session.progress)
+        if session.state == PAUSED:
+            text = f"{translated('Paused')}, {session.progress.iteration}/{session.progress.iterations}"
+    box.progress(factor=factor, text=translated(_PENDING[session.pending_action]) if session.pending_action else text)
     row = box.row(align=True)
-    resume = live.state == PAUSED or live.wish == "pause" or bool(live.refused)
+    resume = session.state == PAUSED or session.pending_action == "pause" or bool(session.edit_error)
     row.operator("msd.resume" if resume else "msd.pause", icon="PLAY" if resume else "PAUSE").key = key
     row.operator("msd.stop", text="Keep", icon="CHECKMARK").key = key
     row.operator("msd.discard", text="", icon="TRASH").key = key
-    if live.lost:
-        _lines(box, translated("Waiting for the server.") + " " + live.lost, context, icon="ERROR")
-    elif live.refused:
-        _lines(box, live.refused + " " + translated("Resume gives your change up."), context, icon="ERROR")
-    elif generation.asset is not None and generation.object is not None and generation.asset.busy:
-        _lines(box, translated("Updates wait until you leave this mode."), context, icon="INFO")
-    for line in live.log[-2:]:
-        _lines(box, line, context)
+    if session.connection_error:
+        _wrapped_text(
+            box, translated("Waiting for the server.") + " " + session.connection_error, context, icon="ERROR"
+        )
+    elif session.edit_error:
+        _wrapped_text(box, session.edit_error + " " + translated("Resume gives your change up."), context, icon="ERROR")
+    elif live_job.scene_object is not None and object is not None and live_job.scene_object.is_being_edited:
+        _wrapped_text(box, translated("Updates wait until you leave this mode."), context, icon="INFO")
+    for line in session.log[-2:]:
+        _wrapped_text(box, line, context)
 
 
 class MSD_UL_jobs(bpy.types.UIList):
@@ -166,9 +169,8 @@ class MSD_UL_jobs(bpy.types.UIList):
         index: int = 0,
         flag: int = 0,
     ) -> None:
-        picture = thumbnails.icon(item.key, item.picture)
-        if picture:
-            layout.label(text=item.name, icon_value=picture)
+        if icon_id := icons.icon_id(item.key, item.picture):
+            layout.label(text=item.name, icon_value=icon_id)
         else:
             layout.label(text=item.name, icon=_ICONS.get(item.state, "TIME"))
 
@@ -183,23 +185,23 @@ class MSD_PT_history(_Panel, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         layout, scene = self.layout, context.scene
         layout.template_list("MSD_UL_jobs", "", scene, "msd_jobs", scene, "msd_job", rows=3)
-        item = scene.msd_jobs[min(scene.msd_job, len(scene.msd_jobs) - 1)]
-        if jobs.of(item) is not None:
+        record = scene.msd_jobs[min(scene.msd_job, len(scene.msd_jobs) - 1)]
+        if find_live_job(record.key) is not None:
             return
-        if picture := thumbnails.icon(item.key, item.picture):
-            layout.template_icon(picture, scale=6)
+        if icon_id := icons.icon_id(record.key, record.picture):
+            layout.template_icon(icon_id, scale=6)
         column = layout.column(align=True)
-        if item.state in _ICONS:
-            column.label(text=item.state.capitalize(), icon=_ICONS[item.state])
-        if item.error:
-            _lines(column, item.error, context)
-        if item.job and (not item.ended or item.state == "failed"):
+        if record.state in _ICONS:
+            column.label(text=record.state.capitalize(), icon=_ICONS[record.state])
+        if record.error:
+            _wrapped_text(column, record.error, context)
+        if record.job and (not record.ended or record.state == "failed"):
             column.operator("msd.resume", text="Take Up Again", icon="PLAY")
         column.operator("msd.again", icon="FILE_REFRESH")
         column.operator("msd.again", text="Use These Settings", icon="SETTINGS").start = False
-        if item.result is not None:
+        if record.result is not None:
             column.operator("msd.restore", icon="LOOP_BACK")
-        if item.before is not None:
+        if record.before is not None:
             column.operator("msd.restore", text="Restore From Before", icon="LOOP_BACK").before = True
         column.operator("msd.mark_asset", icon="ASSET_MANAGER")
         row = layout.row(align=True)
@@ -211,39 +213,39 @@ class MSD_PT_server(_Panel, bpy.types.Panel):
     bl_label = "Server"
 
     def draw(self, context: bpy.types.Context) -> None:
-        layout, chosen, health = self.layout, preferences(), watch.health
-        if watch.look() and not bpy.app.timers.is_registered(_redraw):
+        layout, prefs, health = self.layout, preferences(), health_monitor.health
+        if health_monitor.refresh() and not bpy.app.timers.is_registered(_redraw):
             bpy.app.timers.register(_redraw, first_interval=0.2)
         column = layout.column(align=True)
         if health is not None:
             state = {"idle": "Ready", "busy": "Working", "starting": "Starting…"}.get(health.worker, "Running")
             column.label(text=translated(state), icon="CHECKMARK")
             if health.device:
-                _lines(
+                _wrapped_text(
                     column,
                     f"{health.device}, {health.memory / 1e9:.1f} / {health.memory_total / 1e9:.0f} GB",
                     context,
                     icon="MEMORY",
                 )
             column.label(text=context.scene.msd.model or translated("Bundled model"), icon="FILE_VOLUME")
-        elif watch.problem:
-            _lines(column, watch.problem, context, icon="ERROR")
+        elif health_monitor.problem:
+            _wrapped_text(column, health_monitor.problem, context, icon="ERROR")
         else:
-            column.label(text=translated("Asking…" if watch.asking else "Not running"), icon="X")
+            column.label(text=translated("Asking…" if health_monitor.is_requesting else "Not running"), icon="X")
         row = layout.row(align=True)
-        if chosen is None or chosen.place == "LOCAL":
+        if prefs is None or prefs.place == "LOCAL":
             if health is None:
                 row.operator("msd.server_start", icon="PLAY")
             else:
                 row.operator("msd.server_stop", icon="SNAP_FACE")
             row.operator("msd.server_log", icon="TEXT")
-        if chosen is not None:
+        if prefs is not None:
             layout.operator("preferences.addon_show", text="Preferences…", icon="PREFERENCES").module = __package__
 
 
 def _redraw() -> float | None:
-    """Wait for the server's answer, then draw it. (A thread must not touch Blender.)"""
-    if watch.asking:
+    """A timer that redraws the panel once the health request has ended. (Its thread must not call Blender.)"""
+    if health_monitor.is_requesting:
         return 0.2
     jobs.redraw()
     return None
@@ -253,8 +255,8 @@ def _placeholder(layout: Any, settings: Any, name: str, text: str) -> None:
     layout.prop(settings, name, text="", placeholder=text)
 
 
-def _lines(layout: Any, text: str, context: bpy.types.Context, icon: str = "NONE") -> None:
-    """A sentence in as many labels as the sidebar is narrow."""
+def _wrapped_text(layout: Any, text: str, context: bpy.types.Context, icon: str = "NONE") -> None:
+    """A sentence in as many labels as the sidebar's width needs."""
     scale = context.preferences.system.ui_scale
     width = max(16, int(context.region.width / (7.2 * scale)) - 8)
     column = layout.column(align=True)

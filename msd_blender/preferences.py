@@ -6,7 +6,7 @@ import atexit
 import bpy
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 
-from .connection import session, watch
+from .connection import health_monitor, shared_server
 from .protocol import DEFAULT_HOST, DEFAULT_PORT
 
 
@@ -52,11 +52,11 @@ class MSD_Preferences(bpy.types.AddonPreferences):
 
 def register() -> None:
     bpy.utils.register_class(MSD_Preferences)
-    atexit.register(session.close)
+    atexit.register(shared_server.close)
 
 
 def unregister() -> None:
-    atexit.unregister(session.close)
-    watch.close()
-    session.close()
+    atexit.unregister(shared_server.close)
+    health_monitor.close()
+    shared_server.close()
     bpy.utils.unregister_class(MSD_Preferences)

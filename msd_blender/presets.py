@@ -8,7 +8,7 @@ from bl_ui.utils import PresetPanel
 from .properties import RequestProperties
 
 _FOLDER = "msd"
-_OF_THE_TASK = {"prompt", "mode", "seed", "lock"}  # what a preset leaves alone
+_NOT_SAVED = {"prompt", "mode", "seed", "lock", "priority"}  # these belong to one job
 
 
 class MSD_OT_preset_add(AddPresetBase, bpy.types.Operator):
@@ -18,7 +18,7 @@ class MSD_OT_preset_add(AddPresetBase, bpy.types.Operator):
     bl_label = "Add Settings Preset"
     preset_menu = "MSD_PT_presets"
     preset_defines = ["settings = bpy.context.scene.msd"]
-    preset_values = [f"settings.{name}" for name in RequestProperties.__annotations__ if name not in _OF_THE_TASK]
+    preset_values = [f"settings.{name}" for name in RequestProperties.__annotations__ if name not in _NOT_SAVED]
     preset_subdir = _FOLDER
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the user chooses for a job: one set of properties, for the scene (panel) and the operator."""
+"""The options of a job as Blender properties, for the scene (its panel) and the operator alike."""
 
 from typing import Any
 
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
-from .connection import preferences, typed
-from .protocol import AXES, BACKGROUNDS, COUNTS, DEVICES, GUIDANCES, MAPS, MAX_PROMPT, MODES, NUMBERS, JobRequest
+from .connection import expand_path, preferences
+from .protocol import GUIDANCES, MODES, OPTIONS, JobRequest, Option
 
 _MODE_NAMES = {
     "generate": ("Generate", "Make an object from nothing", "OUTLINER_OB_MESH"),
@@ -22,165 +22,125 @@ _GUIDANCE_NAMES = {
 }
 QUALITIES = {"DRAFT": (160, 256), "STANDARD": (None, None), "HIGH": (1200, 1024)}  # iterations, texture size
 
-
-def _items(names: tuple[str, ...], empty: str = "") -> list[tuple[str, str, str]]:
-    """An enumeration's items; Blender knows no item without a name."""
-    return [
-        (name or "none", (name or empty).replace("_", " ").title() if name != "cpu" else "CPU", "") for name in names
-    ]
+_CHOICE_NAMES = {"cpu": "CPU", "cuda": "CUDA", "nvdiffrast": "nvdiffrast"}  # others are their identifiers, capitalized
+_NO_CHOICE = "none"  # stands for "": Blender has no item without a name
+_LARGEST = 2**31 - 1  # of Blender's integers
 
 
-def _number(title: str, field: str, what: str, **more: Any) -> Any:
-    low, high = NUMBERS[field]
-    return FloatProperty(
-        name=title,
-        description=f"{what}; 0: as the server finds right",
-        min=0,
-        max=high,
-        soft_max=more.pop("soft_max", high),
-        default=0,
-        **more,
-    )
+def _items(choices: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """An enumeration's items: (identifier, name, description)."""
+    names = [choice or _NO_CHOICE for choice in choices]
+    return [(name, _CHOICE_NAMES.get(name, name.title()), "") for name in names]
+
+
+def _property(name: str, title: str, **more: Any) -> Any:
+    """The property of an option: its description, range, choices and default are the option's.
+
+    Blender's numbers cannot be None: 0 stands for it. `more` overrides single arguments; none: what 0 means.
+    """
+    option = OPTIONS[name]
+    none = more.pop("none", option.none)
+    description = option.text[0].upper() + option.text[1:] + (f"; 0: {none}" if option.default is None else "")
+    arguments = {"name": title, "description": description}
+    if option.choices:
+        chosen = {"options": {"ENUM_FLAG"}} if option.many else {"default": option.default or _NO_CHOICE}
+        return EnumProperty(**{**arguments, "items": _items(option.choices), **chosen, **more})
+    if option.type is str:
+        return StringProperty(**{**arguments, "maxlen": option.length or 0, **more})
+    if option.type is bool:
+        return BoolProperty(**{**arguments, "default": option.default, **more})
+    low = 0 if option.default is None else option.low
+    number = {**arguments, "min": low, "max": min(option.high, _LARGEST), "default": option.default or 0, **more}
+    return IntProperty(**number) if option.type is int else FloatProperty(**number)
 
 
 class RequestProperties:
-    """Mixed into the scene's settings and the operator. (Annotations as values: Blender reads them so.)"""
+    """Mixed into the scene's settings and the operator. (Annotations as values: Blender reads them so.)
 
-    mode: EnumProperty(
-        name="Mode", description="What to do", items=[(name, *_MODE_NAMES[name], i) for i, name in enumerate(MODES)]
-    )
-    prompt: StringProperty(name="Prompt", description="What to make, for example: a red mushroom", maxlen=MAX_PROMPT)
-    negative_prompt: StringProperty(name="Negative", description="What to keep away from", maxlen=MAX_PROMPT)
-    guidance: EnumProperty(
-        name="Guidance",
-        description="How the prior pulls the asset",
-        items=[(name, *_GUIDANCE_NAMES.get(name, (name, ""))) for name in GUIDANCES],
+    Each is named as the option of `JobRequest` that it sets, but for quality, lock and the two ends of the elevation.
+    """
+
+    mode: _property("mode", "Mode", items=[(name, *_MODE_NAMES[name], i) for i, name in enumerate(MODES)])
+    prompt: _property("prompt", "Prompt")
+    negative_prompt: _property("negative_prompt", "Negative")
+    guidance: _property(
+        "guidance", "Guidance", items=[(name, *_GUIDANCE_NAMES.get(name, (name, ""))) for name in GUIDANCES]
     )
     quality: EnumProperty(
         name="Quality",
         description="How long to work, and how fine the texture is",
         items=[
             ("DRAFT", "Draft", "Quick: fewer iterations and a small texture"),
-            ("STANDARD", "Standard", "As the server finds right"),
+            ("STANDARD", "Standard", "Iterations and texture size are chosen by the server"),
             ("HIGH", "High", "Slow: three times the iterations and a texture of 1024 pixels"),
         ],
         default="STANDARD",
     )
-    seed: IntProperty(name="Seed", description="The same seed gives the same asset", min=0)
-    iterations: IntProperty(
-        name="Iterations", description="0: as the quality says", min=0, max=COUNTS["iterations"][1], soft_max=5000
-    )
-    target_faces: IntProperty(
-        name="Faces",
-        description="Triangles of the result; 0: as the server finds right",
-        min=0,
-        max=COUNTS["target_faces"][1],
-        soft_max=100_000,
-    )
-    texture_size: IntProperty(
-        name="Texture",
-        description="Edge of a new texture in pixels; 0: as the quality says",
-        subtype="PIXEL",
-        min=0,
-        max=COUNTS["texture_size"][1],
-    )
-    maps: EnumProperty(
-        name="Maps", description="What is painted beside base colour", options={"ENUM_FLAG"}, items=_items(MAPS)
-    )
+    seed: _property("seed", "Seed")
+    iterations: _property("iterations", "Iterations", none="as the quality says", soft_max=5000)
+    target_faces: _property("target_faces", "Faces", soft_max=100_000)
+    texture_size: _property("texture_size", "Texture", none="as the quality says", subtype="PIXEL")
+    maps: _property("maps", "Maps")
     lock: StringProperty(
         name="Lock", description="Vertex group that must not move or change: its members with a weight above one half"
     )
-    max_displacement: _number(
-        "Move at Most", "max_displacement", "How far a vertex may move", subtype="DISTANCE", soft_max=10
-    )
-    remesh: BoolProperty(
-        name="Remesh",
-        description="The topology may change, and a texture becomes vertex colors; else only vertices move",
-    )
-    guidance_scale: _number("Guidance Scale", "guidance_scale", "How strongly the prompt pulls", soft_max=100)
-    diversity: _number(
-        "Diversity",
-        "diversity",
-        "Width of the mean shift at the start: smaller keeps more of what "
-        "the prompt can mean, larger settles on one thing",
-        soft_max=10,
-    )
-    sharpness: _number("Sharpness", "sharpness", "Width of the mean shift at the end: smaller is sharper", soft_max=2)
-    regularization: _number(
-        "Smoothness", "regularization", "How strongly smooth surfaces weigh, 1 is usual", soft_max=10
-    )
-    symmetry: EnumProperty(
-        name="Symmetry",
-        description="Axis whose plane through the origin the shape mirrors in",
-        items=_items(AXES, "none"),
-    )
-    flat: BoolProperty(name="Flat Shading", description="Flat instead of smooth normals while it is optimized")
+    max_displacement: _property("max_displacement", "Move at Most", subtype="DISTANCE", soft_max=10)
+    remesh: _property("remesh", "Remesh")
+    guidance_scale: _property("guidance_scale", "Guidance Scale", soft_max=100)
+    diversity: _property("diversity", "Diversity", soft_max=10)
+    sharpness: _property("sharpness", "Sharpness", soft_max=2)
+    regularization: _property("regularization", "Smoothness", soft_max=10)
+    symmetry: _property("symmetry", "Symmetry")
+    flat: _property("flat", "Flat Shading")
     elevation_min: IntProperty(
         name="Elevation Min", description="Lowest camera, in degrees", min=-90, max=90, default=-90
     )
     elevation_max: IntProperty(
         name="Max",
-        description="Highest camera, in degrees; both at their ends: as the server finds right",
+        description=f"Highest camera, in degrees; both at their ends: {OPTIONS['elevation'].none}",
         min=-90,
         max=90,
         default=90,
     )
-    field_of_view: FloatProperty(
-        name="Field of View",
-        description="Of the cameras, in degrees; 0: as the server finds right",
-        min=0,
-        max=NUMBERS["field_of_view"][1],
-    )
-    background: EnumProperty(
-        name="Background", description="What is behind the object while it is optimized", items=_items(BACKGROUNDS)
-    )
-    model: StringProperty(
-        name="Model",
-        subtype="DIR_PATH",
-        description="Folder of a Stable Diffusion pipeline on the server; empty: the bundled prior",
-    )
-    device: EnumProperty(name="Device", description="What the server works on", items=_items(DEVICES))
+    field_of_view: _property("field_of_view", "Field of View")
+    background: _property("background", "Background")
+    model: _property("model", "Model", subtype="DIR_PATH")
+    device: _property("device", "Device")
+    rasterizer: _property("rasterizer", "Rasterizer")
+    priority: _property("priority", "Priority")
 
     def request(self) -> JobRequest:
-        """The chosen values, checked but for the mesh, which is uploaded later. Raises `ProtocolError`."""
+        """The request with the options that apply to the mode; its mesh is uploaded later. Raises `ProtocolError`."""
+        values = {
+            name: self._value(option)
+            for name, option in OPTIONS.items()
+            if not option.internal and self.mode in option.modes
+        }
         iterations, texture_size = QUALITIES[self.quality]
-        refine = self.mode == "refine"
+        values["iterations"] = values["iterations"] or iterations
+        values["texture_size"] = values["texture_size"] or texture_size
         chosen = preferences()
-        server = chosen.url if chosen and chosen.place == "URL" else ""
-        request = JobRequest(
-            self.prompt,
-            self.negative_prompt,
-            seed=self.seed,
-            guidance=self.guidance,
-            iterations=self.iterations or iterations,
-            guidance_scale=self.guidance_scale or None,
-            model=typed(self.model, server),
-            device=self.device,
-            diversity=self.diversity or None,
-            sharpness=self.sharpness or None,
-            target_faces=self.target_faces or None,
-            texture_size=self.texture_size or texture_size,
-            maps=[name for name in MAPS if name in self.maps],
-            flat=self.flat,
-            symmetry="" if self.symmetry == "none" else self.symmetry,
-            max_displacement=self.max_displacement or None if refine else None,
-            remesh=self.remesh and refine,
-            regularization=self.regularization or None,
-            field_of_view=self.field_of_view or None,
-            elevation=None
-            if (self.elevation_min, self.elevation_max) == (-90, 90)
-            else [self.elevation_min, self.elevation_max],
-            background=self.background,
-        ).validate()
-        request.mode = self.mode
-        return request
+        values["model"] = expand_path(self.model, chosen.url if chosen and chosen.place == "URL" else "")
+        return JobRequest(**values).validate(uploaded=False)
+
+    def _value(self, option: Option) -> Any:
+        """The value of an option, as the protocol has it."""
+        if option.name == "elevation":
+            ends = [self.elevation_min, self.elevation_max]
+            return None if ends == [option.low, option.high] else ends
+        value = getattr(self, option.name)
+        if option.many:
+            return [choice for choice in option.choices if choice in value]
+        if option.choices:
+            return "" if value == _NO_CHOICE else value
+        return value or None if option.default is None else value
 
 
 class MSD_PG_settings(RequestProperties, bpy.types.PropertyGroup):
     """The panel's values, saved with the scene."""
 
     variants: IntProperty(
-        name="Variants", description="So many objects, of as many seeds, side by side", default=1, min=1, max=16
+        name="Variants", description="Number of objects, of successive seeds, side by side", default=1, min=1, max=16
     )
 
 

@@ -1,53 +1,96 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures as Blender's icons: for the panel, the history and the asset browser."""
+"""Small pictures of a job's asset, for the panel, the history and the asset browser. Needs no bpy, so threads may
+use it."""
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+import math
+import zlib
 
-import bpy
-import bpy.utils.previews
 import numpy as np
 
-from .pictures import from_text
-
-_icons: Any = None  # Blender's collection of previews, by the job's key
-
-
-def _fill(preview: Any, image: np.ndarray) -> None:
-    pixels = np.full((*image.shape[:2], 4), 1, np.float32)
-    pixels[..., :3] = image / np.float32(255)
-    preview.image_size = image.shape[1], image.shape[0]
-    preview.image_pixels_float.foreach_set(pixels.ravel())
-    small = np.ascontiguousarray(pixels[::3, ::3])  # what lists show
-    preview.icon_size = small.shape[1], small.shape[0]
-    preview.icon_pixels_float.foreach_set(small.ravel())
+SIZE = 96  # pixels
+_SAMPLES = 30_000  # surface points per picture
+_BACKGROUND = 56
+_DEFAULT_GREY = 180.0
 
 
-def show(key: str, image: np.ndarray) -> None:
-    """Let `icon` of this key be the picture from now on."""
-    if _icons is not None:
-        _fill(_icons[key] if key in _icons else _icons.new(key), image)
+def render_thumbnail(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """(SIZE, SIZE, 3) uint8 sRGB, bottom row first, of a snapshot's arrays: its "preview" array if it has one, else
+    shaded points of the surface. Raises IndexError or ValueError for arrays that do not fit each other."""
+    preview = arrays.get("preview")
+    return _resize(preview) if preview is not None else _render_points(arrays)
 
 
-def icon(key: str, text: str = "") -> int:
-    """Number of the key's icon for `template_icon`, 0 for none; text: the picture where it is not shown yet."""
-    if _icons is not None and key not in _icons and text and (image := from_text(text)) is not None:
-        show(key, image)
-    return _icons[key].icon_id if _icons is not None and key in _icons else 0
+def _resize(image: np.ndarray) -> np.ndarray:
+    rows, columns = (np.arange(SIZE) * size // SIZE for size in image.shape[:2])
+    return np.ascontiguousarray(image[rows][:, columns])
 
 
-def preview_of(object: Any, image: np.ndarray) -> None:
-    """The picture as the object's own preview, which the asset browser shows."""
-    _fill(object.preview_ensure(), image)
+def _render_points(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Splat points of the faces, seen from the front, 30° to the right and 20° above; the nearest point wins."""
+    image = np.full((SIZE, SIZE, 3), _BACKGROUND, np.uint8)
+    corners = arrays["positions"][arrays["faces"]]
+    if not len(corners):
+        return image
+    random = np.random.default_rng(0)
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    area = np.linalg.norm(normal, axis=1)
+    azimuth, elevation = math.radians(30), math.radians(20)
+    right, back = (
+        np.array([math.cos(azimuth), math.sin(azimuth), 0]),
+        np.array(
+            [math.sin(azimuth) * math.cos(elevation), -math.cos(azimuth) * math.cos(elevation), math.sin(elevation)]
+        ),
+    )
+    up = np.cross(back, right)
+    visible = area * (normal @ back > 0)
+    if not visible.sum() > 0:
+        return image
+    face = random.choice(len(corners), _SAMPLES, p=visible / visible.sum())
+    root, share = np.sqrt(random.random(_SAMPLES, np.float32)), random.random(_SAMPLES, np.float32)
+    weights = np.stack([1 - root, root * (1 - share), root * share], 1)  # uniform on a triangle
+    points = np.einsum("pc,pcx->px", weights, corners[face])
+    low, high = corners.min((0, 1)), corners.max((0, 1))
+    points = 1.25 * (points - (low + high) / 2) / max(float(np.linalg.norm(high - low)), 1e-9)
+    x, y = (np.clip(((points @ axis + 0.5) * SIZE).astype(np.intp), 0, SIZE - 2) for axis in (right, up))
+    shade = 0.55 + 0.45 * np.abs((normal[face] / area[face, None]) @ ((back + up + right) / math.sqrt(3)))
+    order = np.argsort(points @ back)
+    colour = _point_colours(arrays, face, weights) * shade[:, None]
+    # A point covers four pixels, so that the far side does not shine through.
+    rows, columns = (y[order, None] + [0, 0, 1, 1]).ravel(), (x[order, None] + [0, 1, 0, 1]).ravel()
+    image[rows, columns] = np.repeat(colour[order], 4, axis=0)
+    return image
 
 
-def register() -> None:
-    global _icons
-    _icons = bpy.utils.previews.new()
+def _point_colours(arrays: dict[str, np.ndarray], face: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(P, 3) base colours in 0..255 of points given by their faces (P,) and barycentric weights (P, 3)."""
+    if "uvs" in arrays and "texture.0" in arrays:
+        uv = np.einsum("pc,pcx->px", weights, arrays["uvs"][face])
+        colours = np.full((len(face), 3), _DEFAULT_GREY)
+        slots = arrays["slots"][face] if "slots" in arrays else np.zeros(len(face), int)
+        for slot in np.unique(slots).tolist():
+            texture = arrays.get(f"texture.{slot}")
+            if texture is not None:
+                here = slots == slot
+                size = np.array(texture.shape[1::-1])
+                column, row = np.clip((uv[here] * size).astype(np.intp), 0, size - 1).T
+                colours[here] = texture[row, column]
+        return colours
+    if "colours" in arrays:
+        return np.einsum("pc,pcx->px", weights, arrays["colours"][arrays["faces"][face]].astype(np.float32))
+    return np.full((len(face), 3), _DEFAULT_GREY)
 
 
-def unregister() -> None:
-    global _icons
-    bpy.utils.previews.remove(_icons)
-    _icons = None
+def encode_thumbnail(image: np.ndarray) -> str:
+    """A thumbnail as text, for a string property."""
+    return base64.b64encode(zlib.compress(image.tobytes())).decode()
+
+
+def decode_thumbnail(text: str) -> np.ndarray | None:
+    """The (SIZE, SIZE, 3) uint8 thumbnail of `encode_thumbnail`; None where the text is no thumbnail."""
+    try:
+        return np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(SIZE, SIZE, 3)
+    except (ValueError, zlib.error):
+        return None

@@ -16,6 +16,6 @@ for version; do
     "$python" -c 'import bpy; print("Blender", bpy.app.version_string)'
     # Not the tests' own conftest.py, which needs the server's packages.
     MSD_SERVER_PYTHON=$PWD/.venv/bin/python "$python" -m pytest -q --confcutdir tests/blender -p no:cacheprovider \
-        tests/blender/test_scene.py tests/blender/test_capture.py tests/blender/test_extension.py
+        tests/blender/test_scene_object.py tests/blender/test_capture.py tests/blender/test_extension.py
     "$python" -m benchmarks.blender
 done

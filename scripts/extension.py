@@ -21,8 +21,9 @@ def build(folder: Path) -> Path:
     with tempfile.TemporaryDirectory() as stage:
         # The builder wants the manifest beside __init__.py; from there the package could not be imported by
         # its name in the repository, so the two meet in a folder of their own.
-        for source in (ROOT / "blender_manifest.toml", ROOT / "LICENSE", *(ROOT / "msd_blender").glob("*.py")):
-            shutil.copy(source, stage)
+        shutil.copytree(ROOT / "msd_blender", stage, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        for name in ("blender_manifest.toml", "LICENSE"):
+            shutil.copy(ROOT / name, stage)
         _run("build", "--source-dir", stage, "--output-dir", str(folder))
     made = max(folder.glob("msd_blender-*.zip"), key=lambda path: path.stat().st_mtime)
     _run("validate", str(made))

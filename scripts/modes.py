@@ -25,10 +25,10 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msd_blender.protocol import JobRequest, Progress, Snapshot
-from server.bundled.captions import article, pairs
-from server.bundled.compare import compare
-from server.geometry.hygiene import report
+from server.bundled_prior import captions
+from server.evaluation.compare import compare_shapes
 from server.geometry.mesh import Mesh
+from server.geometry.mesh_quality import quality_report
 from server.optimize import generate, warm_up
 from server.optimize.output import turntable
 from server.rendering import rasterize
@@ -48,7 +48,7 @@ def run(folder: Path, request: JobRequest, mesh: Mesh | None = None) -> tuple[Me
             if isinstance(message, Progress):
                 phase[0] = message.phase
             if isinstance(message, Snapshot):
-                here = Mesh.of(message.arrays)
+                here = Mesh.from_arrays(message.arrays)
                 seen["after"] = here
                 if mesh is None and phase[0] in ("volume", "surface"):
                     seen["before"] = here
@@ -56,13 +56,13 @@ def run(folder: Path, request: JobRequest, mesh: Mesh | None = None) -> tuple[Me
         generate(request, folder, hear, lambda: False, mesh=mesh)
         for name, each in seen.items():
             np.savez(folder / f"{name}.npz", **each.arrays())  # type: ignore[arg-type]
-    before, after = (Mesh.of(dict(np.load(folder / f"{name}.npz"))) for name in ("before", "after"))
+    before, after = (Mesh.from_arrays(dict(np.load(folder / f"{name}.npz"))) for name in ("before", "after"))
     return before, after
 
 
 def measured(mesh: Mesh, noun: str) -> dict[str, Any]:
     shape = trimesh.Trimesh(mesh.positions, mesh.faces, process=False)
-    return {**report(mesh), "f_score": compare(shape, noun).f_score}
+    return {**quality_report(mesh), "f_score": compare_shapes(shape, noun).f_score}
 
 
 def line(prompt: str, before: dict[str, Any], after: dict[str, Any], seconds: float) -> str:
@@ -100,7 +100,7 @@ def main() -> None:
     if not path.exists():
         script = Path(__file__).with_name("suzanne.py")
         subprocess.run([sys.executable, script, path, "1"], check=True, capture_output=True)
-    monkey = Mesh.of(dict(np.load(path)))
+    monkey = Mesh.from_arrays(dict(np.load(path)))
     rows.append(("given", monkey, True))
     half = replace(monkey, locked=(monkey.positions[:, 0] < 0).astype(np.uint8))
     for mode, prompt in (("texture", "a red apple"), ("refine", "a red apple")):
@@ -109,8 +109,8 @@ def main() -> None:
             _, after = run(given.work / name.replace(", ", "-").replace(" ", "-"), request, mesh)
             rows.append((f"{name}:\n{prompt}", after, True))
             write(given.output, rows, lines, given.seed)
-    for i, (colour, noun) in enumerate(pairs(given.prompts)):
-        prompt = f"{article(colour)} {colour} {noun}"
+    for i, (colour, noun) in enumerate(captions.balanced_prompts(given.prompts)):
+        prompt = captions.prompt(colour, noun)
         folder = given.work / prompt.replace(" ", "-")
         before, after = run(folder, JobRequest(prompt, **wish))
         seconds = json.loads((folder / "job.json").read_text())["seconds_total"]

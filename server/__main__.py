@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import fcntl
 import gc
@@ -23,99 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from msd_blender import __version__
-from msd_blender.protocol import (
-    AXES,
-    DEFAULT_HOST,
-    DEFAULT_PORT,
-    DEVICES,
-    GUIDANCES,
-    MAPS,
-    MODES,
-    PROTOCOL_VERSION,
-    RASTERIZERS,
-    JobRequest,
-    Log,
-    Progress,
-    Snapshot,
-)
+from msd_blender.protocol import MODES, PROTOCOL_VERSION, JobRequest, Log, Progress, Snapshot
 
 from . import logs
-from .paths import PathError, Results, expanded, expanded_text, is_full, opened, writable
+from .cli import parser
+from .jobs import EXECUTORS
+from .paths import PathError, Results, is_full, opened, writable
 
 OK, FAILURE, INTERRUPTED = 0, 1, 130
 
 
 class UsageError(Exception):
-    """What cannot be done as asked, in one sentence."""
-
-
-def default_data() -> Path:
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "msd_blender"
-
-
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m server", description="The msd_blender server.")
-    commands = top.add_subparsers(dest="command", required=True)
-
-    serve = commands.add_parser("serve", help="answer Blender's panel and other clients")
-    serve.add_argument(
-        "--host",
-        default=DEFAULT_HOST,
-        help="where to listen; beyond this machine, clients need the token in server.json",
-    )
-    serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes any free one")
-    serve.add_argument("--data", type=expanded, default=default_data(), metavar="DIR", help="jobs and their files")
-    serve.add_argument(
-        "--models",
-        type=expanded,
-        action="append",
-        metavar="DIR",
-        help="open models only below this folder; may be given again. Without it: any on this "
-        "machine's own address, none but the bundled one beyond it",
-    )
-    serve.add_argument("--parent", type=int, metavar="PID", help="end when this process has ended")
-
-    doctor = commands.add_parser("doctor", help="say what this machine has and what is missing")
-    doctor.add_argument("--host", default=DEFAULT_HOST)
-    doctor.add_argument("--port", type=int, default=DEFAULT_PORT)
-    doctor.add_argument("--data", type=expanded, default=default_data(), metavar="DIR")
-    doctor.add_argument(
-        "--models", type=expanded, action="append", metavar="DIR", help="a model to look at; may be given again"
-    )
-
-    generate = commands.add_parser("generate", help="make an asset here and now, without Blender")
-    texture = commands.add_parser("texture", help="paint a mesh, whose vertices and UVs stay as they are")
-    refine = commands.add_parser("refine", help="paint a mesh and move its vertices")
-    for command in (generate, texture, refine):
-        add = command.add_argument
-        add("prompt", metavar="PROMPT")
-        add("--output", type=expanded, required=True, metavar="DIR", help="gets mesh.glb, texture.png, …")
-        add("--overwrite", action="store_true", help="replace files there that are no result of this command")
-        add("--format", nargs="+", default=[], metavar="SUFFIX", help="further files of the mesh: obj, ply, usda, …")
-        if command is not generate:
-            add("--input", type=expanded, required=True, metavar="FILE", help="a .glb, .gltf, .obj, .ply or .usd file")
-        add("--negative-prompt", default="", metavar="TEXT")
-        add("--seed", type=int, default=0, metavar="N")
-        add("--guidance", default="msd", choices=GUIDANCES)
-        add("--guidance-scale", type=float, metavar="X")
-        add("--diversity", type=float, metavar="X", help="the mean shift's bandwidth at the start")
-        add("--sharpness", type=float, metavar="X", help="the mean shift's bandwidth at the end")
-        add("--iterations", type=int, metavar="N")
-        add("--texture-size", type=int, metavar="N", help="edge of a new texture in pixels")
-        add("--maps", nargs="+", default=[], choices=MAPS, help="what is painted beside base colour")
-        add("--symmetry", default="", choices=AXES, help="the axis that the shape mirrors along")
-        add("--flat", action="store_true", help="flat instead of smooth normals")
-        add("--model", type=expanded_text, default="", metavar="DIR", help="a diffusers Stable Diffusion folder")
-        add("--rasterizer", default="auto", choices=RASTERIZERS)
-        add("--device", default="auto", choices=DEVICES)
-    for command in (generate, refine):
-        command.add_argument("--target-faces", type=int, metavar="N", help="triangles of the result")
-    refine.add_argument("--max-displacement", type=float, metavar="M", help="how far a vertex may move, metres")
-    refine.add_argument(
-        "--remesh", action="store_true", help="the topology may change; a texture becomes vertex colours"
-    )
-    return top
+    """A command cannot be done. The message is one sentence that says what to do."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -136,7 +54,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(host: str, port: int, data: Path, parent: int | None, models: list[Path] | None) -> int:
+def serve(host: str, port: int, data: Path, parent: int | None, models: list[Path] | None, executor: str) -> int:
     """Answer until a signal says stop."""
     import uvicorn
 
@@ -147,7 +65,7 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
 
     from .api.app import create_app
     from .api.auth import is_loopback
-    from .api.patience import PatientProtocol
+    from .api.header_timeout import HeaderTimeoutProtocol
     from .jobs.queue import Queue
     from .jobs.store import Store
 
@@ -162,11 +80,11 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
     shown = f"[{host}]" if ":" in host else host
     token = secrets.token_urlsafe(32)
 
-    queue = Queue(Store(data))
+    queue = Queue(Store(data), EXECUTORS[executor]())
     if models is None and not is_loopback(host):
         models = []
     app = create_app(queue, host, "" if is_loopback(host) else token, __version__, models)
-    server = Server(uvicorn.Config(app, http=PatientProtocol, log_level="warning", timeout_graceful_shutdown=1))
+    server = Server(uvicorn.Config(app, http=HeaderTimeoutProtocol, log_level="warning", timeout_graceful_shutdown=1))
 
     def stop(*_: Any) -> None:
         server.should_exit = True
@@ -219,10 +137,10 @@ def within_memory(run: Callable[[int], None], report: Callable[[Log], None]) -> 
 
     Raises UsageError where one view is too much, and where the device fails.
     """
-    from .jobs.executor import HALVED, HALVINGS, TOO_LITTLE_MEMORY
+    from .jobs.messages import HALVED, MAX_HALVINGS, TOO_LITTLE_MEMORY
     from .optimize import is_device_fault, is_out_of_memory, release
 
-    for halvings in range(HALVINGS + 1):
+    for halvings in range(MAX_HALVINGS + 1):
         try:
             return run(halvings)
         except Exception as error:  # what it holds of the device goes with it, before the next try
@@ -234,14 +152,14 @@ def within_memory(run: Callable[[int], None], report: Callable[[Log], None]) -> 
             if not is_out_of_memory(error):
                 raise
         release()
-        if halvings < HALVINGS:
+        if halvings < MAX_HALVINGS:
             report(Log(HALVED, "warning"))
     raise UsageError(TOO_LITTLE_MEMORY)
 
 
-def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Path | None = None, **request: Any) -> int:
+def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Path | None = None, **options: Any) -> int:
     """Run one job in this process, with its progress on stderr. Ctrl-C keeps the last state."""
-    wish = JobRequest(**request, mode=mode, mesh=str(input or "")).validate()
+    request = JobRequest(**options, mode=mode).validate(uploaded=False)
     writable(output)
     stopped = threading.Event()
     live = sys.stderr.isatty()
@@ -272,13 +190,13 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
     print("Loading …", file=sys.stderr, flush=True)
     from .checkpoint import Checkpoints
     from .geometry import files
-    from .geometry.check import check
+    from .geometry.validation import validate
     from .optimize import Settings
     from .optimize import generate as run
 
-    suffixes = [files.known(suffix) for suffix in format]
+    suffixes = [files.normalize_suffix(suffix) for suffix in format]
     with opened() as read:
-        mesh = check(files.load(input, lambda note: report(Log(note, "warning")))) if input else None
+        mesh = validate(files.load(input, lambda note: report(Log(note, "warning")))) if input else None
     results = Results(output, mode, overwrite, [*read, *([input] if input else [])])
     results.expect(suffixes)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -287,20 +205,23 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
         checkpoints = Checkpoints(Path(kept))
         within_memory(
             lambda halvings: run(
-                wish,
+                request,
                 folder,
                 report,
                 stopped.is_set,
-                replace(Settings.of(wish, halvings), snapshots=0),  # nobody looks
+                replace(Settings.of(request, halvings), snapshots=0),  # nobody looks
                 checkpoints,
                 mesh=mesh,
             ),
             report,
         )
+        if input:
+            record = json.loads((folder / "job.json").read_text())
+            (folder / "job.json").write_text(json.dumps({**record, "input": str(input)}, indent=2) + "\n")
         if suffixes:
             made = files.load(folder / "mesh.glb")
             for suffix in suffixes:
-                files.save(made, folder / f"mesh{suffix}", wish.flat, lambda note: report(Log(note, "warning")))
+                files.save(made, folder / f"mesh{suffix}", request.flat, lambda note: report(Log(note, "warning")))
     print(f"{'Stopped; what was reached is' if stopped.is_set() else 'Done:'} in {output}", file=sys.stderr)
     return INTERRUPTED if stopped.is_set() else OK
 

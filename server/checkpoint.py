@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checkpoints: tensors and JSON in one safetensors file, whole on the disk or not there.
+"""Checkpoints: tensors and JSON as the bytes of one safetensors file, written so that a crash leaves no half of it.
 
-The server itself only counts them: torch is imported where tensors are.
+The server process only keeps the bytes: torch is imported by the functions that handle tensors.
 """
 
 from __future__ import annotations
@@ -9,23 +9,40 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
 
-def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write a file that survives a crash at any moment: beside it first, to the disk, then in its place.
+def serialize(tensors: dict[str, Tensor], state: dict[str, object]) -> bytes:
+    """The bytes of a checkpoint: a safetensors file whose metadata has `state` as JSON."""
+    from safetensors.torch import save as to_bytes
 
-    Raises OSError, for instance on a full disk; what was at `path` then still is.
-    """
-    from safetensors.torch import save as serialize
-
-    data = serialize(
+    return to_bytes(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, {"state": json.dumps(state)}
     )
+
+
+def deserialize(data: bytes) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """The (tensors, state) of `serialize`. Raises ValueError for bytes that are damaged or something else."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    try:
+        tensors = from_bytes(data)  # checks the header, whose JSON has no accessor for its metadata
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return tensors, json.loads(header["__metadata__"]["state"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"The checkpoint cannot be read ({error}).") from None
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file that survives a crash at any moment: beside its place first, to the disk, then renamed.
+
+    Raises OSError, for instance on a full disk; a file that was at `path` before then still is.
+    """
     part = path.with_name(path.name + ".part")
     try:
         with open(part, "wb") as file:
@@ -43,7 +60,12 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         os.close(folder)
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def save(path: Path, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
+    """Write a checkpoint as `write` does. Raises OSError."""
+    write(path, serialize(tensors, state))
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The (tensors, state) of `save`. Raises ValueError for a file that is damaged or something else."""
     from safetensors import SafetensorError, safe_open
 
@@ -52,6 +74,18 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["state"])
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise ValueError(f"The checkpoint {path.name} cannot be read ({error}).") from None
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a file is a whole checkpoint, by its header, its length and its state; needs no torch."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            json.loads(file.metadata()["state"])
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
+        return False
+    return True
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
@@ -76,24 +110,30 @@ def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
 class Checkpoints:
     """The newest checkpoints of one run, in a folder of their own.
 
-    count: how many are kept. size: bytes that they may take together; the newest is always kept.
+    Args:
+        count: how many are kept.
+        size: bytes that they may take together; the newest is always kept.
     """
 
     def __init__(self, folder: Path, count: int = 2, size: int = 1 << 30):
         self.folder, self.count, self.size = folder, count, size
 
-    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Add the checkpoint of a step, then drop what is too old. Raises OSError; the older ones then stay."""
+    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
+        """Add the checkpoint of a step, then drop the oldest. Raises OSError; the older ones then stay."""
+        self.write(step, serialize(tensors, state))
+
+    def write(self, step: int, data: bytes) -> None:
+        """As `save`, with the bytes of `serialize`."""
         self.folder.mkdir(exist_ok=True)
-        save(self.folder / f"{step:09}.safetensors", tensors, state)
+        write(self.folder / f"{step:09}.safetensors", data)
         kept = 0
         for i, path in enumerate(self._newest_first()):
             kept += path.stat().st_size
             if i and (i >= self.count or kept > self.size):
                 path.unlink()
 
-    def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest checkpoint that can be read; None where there is none."""
+    def newest(self) -> tuple[dict[str, Tensor], dict[str, object]] | None:
+        """The (tensors, state) of the newest checkpoint that can be read; None where there is none."""
         for path in self._newest_first():
             try:
                 return load(path)
@@ -101,9 +141,16 @@ class Checkpoints:
                 continue
         return None
 
+    def read(self) -> tuple[int, bytes] | None:
+        """The (step, bytes) of the newest checkpoint that can be read; None where there is none."""
+        for path in self._newest_first():
+            if is_readable(path):
+                return int(path.stem), path.read_bytes()
+        return None
+
     @property
     def step(self) -> int:
-        """Of the newest checkpoint; -1 where there is none."""
+        """The step of the newest checkpoint; -1 where there is none."""
         return next((int(path.stem) for path in self._newest_first()), -1)
 
     def _newest_first(self) -> list[Path]:

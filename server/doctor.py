@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .priors import BUNDLED_MODEL, PriorError
-from .priors.files import check
+from .priors import BUNDLED_MODEL, PriorError, check
 
 GOOD, NOTE, BAD = "ok", "note", "MISSING"
 ROOM = 2 << 30  # bytes that jobs should find on the disk
@@ -308,7 +307,7 @@ def bundled() -> Finding:
     found = model(BUNDLED_MODEL)
     if found.grade == GOOD:
         return Finding(GOOD, "bundled model")
-    return Finding(BAD, f"bundled model: {found.what}", "git checkout server/bundled/model")
+    return Finding(BAD, f"bundled model: {found.what}", "git checkout server/bundled_prior/model")
 
 
 def model(folder: Path) -> Finding:

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from server.checkpoint import Checkpoints, load, load_optimizer, optimizer_tensors, save
+from server.checkpoint import Checkpoints, deserialize, load, load_optimizer, optimizer_tensors, save, serialize
 
 
 def test_comes_back_bit_for_bit(tmp_path):
@@ -84,3 +84,23 @@ def test_a_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch, call):
         several.save(2, {"a": torch.ones(2)}, {"step": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["000000001.safetensors"]
     assert several.newest()[1] == {"step": 1}
+
+
+def test_bytes_go_another_way_and_come_back_bit_for_bit(tmp_path):
+    tensors, state = {"a": torch.randn(3, 4), "b": torch.arange(5)}, {"phase": "volume"}
+    data = serialize(tensors, state)
+    here = Checkpoints(tmp_path / "here")
+    here.write(7, data)
+    assert here.step == 7 and here.read() == (7, data)
+    for back in (here.newest(), deserialize(data)):
+        assert back[1] == state and all(torch.equal(back[0][name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("damage", [b"", b"nothing", b"\x10" + bytes(20), serialize({"a": torch.ones(9)}, {})[:-1]])
+def test_damaged_bytes_are_refused_and_their_file_is_passed_over(tmp_path, damage):
+    with pytest.raises(ValueError, match="cannot be read"):
+        deserialize(damage)
+    several = Checkpoints(tmp_path)
+    several.write(1, whole := serialize({"a": torch.ones(2)}, {}))
+    several.write(2, damage)
+    assert several.read() == (1, whole)

@@ -122,6 +122,8 @@ def test_a_mesh_from_a_file_is_painted_and_comes_in_other_formats(tiny, tmp_path
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     assert {"mesh.glb", "mesh.obj", "mesh.ply", "texture.png", "job.json"} <= {path.name for path in made.iterdir()}
+    record = json.loads((made / "job.json").read_text())
+    assert (record["input"], record["request"]["mesh"]) == (str(given), "")
     before, after = trimesh.load(given, force="mesh"), trimesh.load(made / "mesh.ply", force="mesh")
     np.testing.assert_array_equal(np.unique(after.vertices, axis=0), np.unique(before.vertices, axis=0))
     assert len(after.faces) == len(before.faces)
@@ -136,7 +138,7 @@ def test_a_mesh_from_a_file_is_painted_and_comes_in_other_formats(tiny, tmp_path
         (["--input", "{}/lines.obj"], "lines (1), which are left out"),
     ],
 )
-def test_what_cannot_be_painted_is_one_sentence(tmp_path, changes, says):
+def test_a_mesh_that_cannot_be_painted_is_refused_in_one_sentence(tmp_path, changes, says):
     trimesh.creation.box().export(tmp_path / "mesh.ply")
     (tmp_path / "mesh.fbx").touch()
     (tmp_path / "lines.obj").write_text("v 0 0 0\nv 1 0 0\nl 1 2\n")
@@ -164,7 +166,7 @@ def server(*arguments, **options):
 
 
 def crate(folder, mesh="crate.obj", library="wood.mtl", picture="wood.png"):
-    """An OBJ with an MTL and a picture beside it; what the files hold."""
+    """Write an OBJ with an MTL and a picture beside it; return the files' contents by name."""
     folder.mkdir(exist_ok=True)
     Image.new("RGB", (4, 4), (200, 100, 50)).save(folder / picture)
     (folder / library).write_text(f"newmtl wood\nmap_Kd {picture}\n")
@@ -189,7 +191,7 @@ def contents(folder):
         ({}, os.symlink, [], "job.json"),
     ],
 )
-def test_nothing_that_was_read_is_written_over(tmp_path, names, link, format, kept):
+def test_no_input_file_is_written_over(tmp_path, names, link, format, kept):
     """The mesh, its MTL, its picture, under a second name as well; not with --overwrite either."""
     out = tmp_path / "out"
     crate(out, **names)

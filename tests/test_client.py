@@ -105,7 +105,7 @@ def test_a_stream_of_events_that_breaks_is_taken_up_where_it_was():
 
 
 def test_a_stream_that_never_comes_back_is_given_up(monkeypatch):
-    monkeypatch.setattr(module, "RETRIES", 1)
+    monkeypatch.setattr(module, "MAX_RECONNECTS", 1)
     with answering(http(b"")) as (url, asked), pytest.raises(ClientError, match="was lost"):
         list(Client(url).events("x"))
     assert len(asked) == 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What one side writes the other reads, and damage is refused in one sentence."""
+"""Messages and frames arrive as they were sent; damaged ones and bad options are refused in one sentence."""
 
 import io
 import json
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msd_blender.protocol import (
     ARRAYS,
     MAX_PROMPT,
+    OPTIONS,
     SLOT_ARRAYS,
     Edit,
     Job,
@@ -54,7 +55,7 @@ def snapshot(version=1, **changes):
 @given(messages, st.integers(0, 10**9))
 def test_events_round_trip(message, number):
     lines = encode_event(number, message).decode().split("\n")
-    assert lines[-2:] == ["", ""]  # what ends an event
+    assert lines[-2:] == ["", ""]  # the empty line that ends an event
     assert decode_event(lines[:-2]) == (number, message)
 
 
@@ -80,7 +81,7 @@ def test_snapshots_round_trip_one_after_another():
     assert read_snapshot(stream.read) is None
 
 
-def test_only_what_changed_is_sent_and_put_back():
+def test_only_changed_arrays_are_sent_and_put_back():
     old, new = snapshot(1), snapshot(2, positions=np.ones((4, 3), np.float32))
     news = new.since(old)
     assert set(news.arrays) == {"positions"}
@@ -91,7 +92,7 @@ def test_only_what_changed_is_sent_and_put_back():
     assert new.since(None) is new
 
 
-def test_what_an_edit_took_away_does_not_come_back():
+def test_arrays_that_an_edit_removed_do_not_come_back():
     whole = snapshot(1)
     old = Snapshot(1, 7, {**whole.arrays, "texture.1": np.zeros((2, 2, 3), np.uint8)})
     new = Snapshot(2, 8, whole.arrays, edits=1)
@@ -108,14 +109,14 @@ def test_damaged_frames_are_refused_and_nothing_else(data):
     for damaged in (bytes(frame), bytes(frame[:cut])):
         try:
             for name, array in decode_snapshot(damaged).arrays.items():
-                check_array(name, array)  # what is let through is at least well formed
+                check_array(name, array)  # undetected damage still gives well-formed arrays
         except ProtocolError:
             pass
 
 
 @pytest.mark.parametrize("offset, bits", [(6, 1), (6, 32), (6, 64), (8, 8), (8, 99), (4, 255)])
-def test_what_only_other_zip_programs_write_is_refused(offset, bits):
-    """Flags (encrypted, patched), compression methods and versions of which zipfile says NotImplementedError."""
+def test_zip_features_that_python_lacks_are_refused(offset, bits):
+    """Flags (encrypted, patched), compression methods and versions for which zipfile raises NotImplementedError."""
     frame = bytearray(encode_snapshot(snapshot())[8:])
     local, central = frame.index(b"PK\x03\x04"), frame.index(b"PK\x01\x02")
     frame[local + offset] |= bits
@@ -193,9 +194,28 @@ def test_whole_numbers_are_whole_however_json_writes_them():
         ({"symmetry": "w"}, "symmetry must be"),
     ],
 )
-def test_a_wish_out_of_range_is_refused_in_a_sentence(changes, says):
+def test_options_out_of_range_are_refused_in_a_sentence(changes, says):
     with pytest.raises(ProtocolError, match=says):
         JobRequest("a chair", **changes).validate()
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.name)
+def test_a_number_may_have_the_ends_of_its_range_and_nothing_beyond(option):
+    if option.type not in (int, float):
+        return
+    for end, beyond in ((option.low, -1), (option.high, 1)):
+        wrap = (lambda value: [value, value]) if option.many else (lambda value: value)
+        option.check(wrap(end))
+        with pytest.raises(ProtocolError, match=f"{option.name} must be a .*number from"):
+            option.check(wrap(end + beyond))
+        with pytest.raises(ProtocolError):
+            option.check(wrap(True))
+
+
+def test_a_mesh_is_asked_for_only_where_one_was_uploaded():
+    assert JobRequest("a chair", mode="texture").validate(uploaded=False).mesh == ""
+    with pytest.raises(ProtocolError, match="mode must be"):
+        JobRequest("a chair", mode="carve").validate(uploaded=False)
 
 
 @pytest.mark.parametrize(

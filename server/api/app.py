@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The routes, as the docstring of `msd_blender.protocol` lists them."""
+"""The HTTP routes, which the docstring of `msd_blender.protocol` lists."""
 
 from __future__ import annotations
 
@@ -13,51 +13,28 @@ from fastapi import Body, FastAPI, Header, HTTPException, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
-from msd_blender.protocol import (
-    AXES,
-    BACKGROUNDS,
-    COUNTS,
-    DEVICES,
-    FILES,
-    GUIDANCES,
-    MAPS,
-    MAX_PRIORITY,
-    MAX_PROMPT,
-    MAX_SEED,
-    MODES,
-    NUMBERS,
-    QUEUED,
-    RASTERIZERS,
-    Edit,
-    Health,
-    Job,
-    JobRequest,
-    ProtocolError,
-    Upload,
-    from_dict,
-)
+from msd_blender.protocol import FILES, QUEUED, Edit, Health, Job, JobRequest, ProtocolError, Upload, from_dict
 
-from ..jobs.meshes import NoMesh
 from ..jobs.queue import Queue, QueueError
-from ..jobs.store import ROOM
+from ..jobs.store import MIN_FREE_BYTES
+from ..jobs.uploads import UploadNotFound
 from . import metrics
 from .auth import Guard, RateLimit, allowed_model
+from .schema import edit_schema, request_schema
 
-LAST_EVENT = 2**63 - 1  # what SQLite can count to
+LAST_EVENT = 2**63 - 1  # the largest integer of SQLite
 MAX_QUEUED = 1000  # jobs that wait
 MAX_READERS = 200  # open streams
 MAX_UPLOADS = 4  # meshes that are being sent
 UPLOAD_SECONDS = 120.0  # for one to arrive
-NO_ROOM = f"The disk of the data folder {{}} has less than {ROOM >> 20} MB left: make room there, then try again."
+DISK_FULL = (
+    f"The disk of the data folder {{}} has less than {MIN_FREE_BYTES >> 20} MB left: make room there, then try again."
+)
 SUBMISSIONS = 600  # a minute and address
 PAGE = Path(__file__).parent / "page"
 KINDS = {".glb": "model/gltf-binary", ".png": "image/png", ".json": "application/json"}  # of FILES
-TEXT = r"^[^\x00]*$"
-# Something to see: what Python, JavaScript and Rust hold to be white differs by these few.
-WORDS = r"^[^\x00]*[^\s\x00\x1c-\x1f\x85\ufeff][^\x00]*$"
-MESH = "^[0-9a-f]{64}$"
 EVENT = {
     "type": "object",
     "description": "each event; its data is JSON",
@@ -77,8 +54,8 @@ class Refusal(BaseModel):
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Refusal, "description": what}
-    for status, what in {
+    status: {"model": Refusal, "description": reason}
+    for status, reason in {
         401: "the token is missing or wrong",
         403: "another host or site is named",
         408: "the body did not arrive in time",
@@ -97,67 +74,13 @@ BUSY: dict[int | str, dict[str, Any]] = {429: {"model": Refusal, "description": 
 JobId = Annotated[str, PathParameter(max_length=64)]
 
 
-def request_schema() -> dict[str, Any]:
-    """`JobRequest` with its ranges: what the route itself is documented with, since the protocol checks it."""
-    schema = TypeAdapter(JobRequest).json_schema()
-    properties = schema["properties"]
-    for name, more in {
-        "prompt": {"minLength": 1, "maxLength": MAX_PROMPT, "pattern": WORDS},
-        "negative_prompt": {"maxLength": MAX_PROMPT, "pattern": TEXT},
-        "model": {"pattern": TEXT},
-        "client_key": {"pattern": TEXT},
-        "seed": {"minimum": 0, "maximum": MAX_SEED},
-        "guidance": {"enum": list(GUIDANCES)},
-        "rasterizer": {"enum": list(RASTERIZERS)},
-        "device": {"enum": list(DEVICES)},
-        "mode": {"enum": list(MODES)},
-        "symmetry": {"enum": list(AXES)},
-        "background": {"enum": list(BACKGROUNDS)},
-        "priority": {"minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY},
-    }.items():
-        properties[name] |= more
-    properties["maps"]["items"] |= {"enum": list(MAPS)}
-    properties["elevation"]["anyOf"][0] |= {
-        "minItems": 2,
-        "maxItems": 2,
-        "items": {"type": "number", "minimum": -90, "maximum": 90},
-    }
-    for name, (low, high) in {**COUNTS, **NUMBERS}.items():
-        properties[name]["anyOf"][0] |= {"minimum": low, "maximum": high}
-    return schema | {
-        "oneOf": [
-            {"properties": {"mode": {"const": MODES[0]}, "mesh": {"const": ""}}},
-            {
-                "properties": {"mode": {"enum": list(MODES[1:])}, "mesh": {"pattern": MESH}},
-                "required": ["mode", "mesh"],
-            },
-        ]
-    }
-
-
-def edit_schema() -> dict[str, Any]:
-    """`Edit` with its ranges, as `request_schema`."""
-    schema = TypeAdapter(Edit).json_schema()
-    wish, properties = request_schema()["properties"], schema["properties"]
-    for name in ("prompt", "negative_prompt"):
-        properties[name]["anyOf"][0] |= {
-            key: wish[name][key] for key in ("minLength", "maxLength", "pattern") if key in wish[name]
-        }
-    properties["mesh"] |= {"pattern": f"^$|{MESH}"}
-    return schema | {
-        "anyOf": [
-            *({"properties": {name: {"type": "string"}}, "required": [name]} for name in ("prompt", "negative_prompt")),
-            {"properties": {"mesh": {"pattern": MESH}}, "required": ["mesh"]},
-        ]
-    }
-
-
 def create_app(
     queue: Queue, host: str = "127.0.0.1", token: str = "", version: str = "", models: list[Path] | None = None
 ) -> FastAPI:
     """The application on a started queue. With a token every request must carry it.
 
-    models: folders below which a request's model must lie; None allows any.
+    Args:
+        models: folders below which a request's model must lie; None allows any.
     """
     app = FastAPI(title="msd_blender server", version=version or "0", docs_url=None, redoc_url=None, responses=REFUSALS)
     app.add_middleware(Guard, host=host, token=token)
@@ -168,8 +91,8 @@ def create_app(
     async def refuse(request: Request, error: ProtocolError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
 
-    @app.exception_handler(NoMesh)
-    async def missing(request: Request, error: NoMesh) -> JSONResponse:
+    @app.exception_handler(UploadNotFound)
+    async def missing(request: Request, error: UploadNotFound) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 404)
 
     @app.exception_handler(QueueError)
@@ -201,13 +124,21 @@ def create_app(
         return job
 
     def admit_reader() -> None:
-        if queue.readers >= MAX_READERS:
+        if queue.streams.readers >= MAX_READERS:
             raise HTTPException(429, f"The server has {MAX_READERS} readers already: try again later.")
 
     @app.get("/v1/health")
     def health() -> Health:
         """The server's state and the version of its protocol."""
-        return Health(version=version, pid=os.getpid(), worker=queue.state, **queue.device())
+        device = queue.device()
+        return Health(
+            version=version,
+            pid=os.getpid(),
+            device=device.device,
+            memory=device.memory,
+            memory_total=device.memory_total,
+            worker=queue.state,
+        )
 
     @app.get(
         "/v1/metrics",
@@ -234,12 +165,12 @@ def create_app(
         nonlocal uploads
         if uploads >= MAX_UPLOADS:
             raise HTTPException(429, f"{MAX_UPLOADS} meshes are being sent already: try again later.")
-        if not queue.store.has_room():
-            raise HTTPException(507, NO_ROOM.format(queue.store.data))
+        if not queue.store.has_free_space():
+            raise HTTPException(507, DISK_FULL.format(queue.store.data))
         uploads += 1
         try:
             async with asyncio.timeout(UPLOAD_SECONDS):
-                return await queue.store.meshes.receive(request.stream(), queue.store.meshes_in_use())
+                return await queue.store.uploads.receive(request.stream(), queue.store.uploads_in_use())
         except TimeoutError:
             raise HTTPException(408, f"The mesh did not arrive within {UPLOAD_SECONDS:g} seconds.") from None
         except OSError as error:
@@ -259,8 +190,8 @@ def create_app(
     )
     def submit(request: Request, body: Annotated[dict[str, Any], Body()]) -> Job:
         """Queue a job; a known `client_key` gives the job that it made before."""
-        wish = from_dict(JobRequest, body).validate()
-        if not allowed_model(wish.model, models):
+        job_request = from_dict(JobRequest, body).validate()
+        if not allowed_model(job_request.model, models):
             raise HTTPException(
                 403,
                 "This server opens models only below the folders that it was started with "
@@ -270,11 +201,11 @@ def create_app(
             raise HTTPException(429, f"At most {SUBMISSIONS} jobs a minute can be submitted: try again later.")
         if queue.store.count(QUEUED) >= MAX_QUEUED:
             raise HTTPException(429, f"{MAX_QUEUED} jobs wait already: cancel some, or try again later.")
-        if not queue.store.has_room():
-            raise HTTPException(507, NO_ROOM.format(queue.store.data))
-        if wish.mesh:
-            queue.store.meshes.find(wish.mesh)
-        return queue.submit(wish)
+        if not queue.store.has_free_space():
+            raise HTTPException(507, DISK_FULL.format(queue.store.data))
+        if job_request.mesh:
+            queue.store.uploads.find(job_request.mesh)
+        return queue.submit(job_request)
 
     @app.get("/v1/jobs")
     def jobs() -> list[Job]:
@@ -283,11 +214,12 @@ def create_app(
 
     @app.get("/v1/jobs/{id}", responses=NO_JOB)
     def job(id: JobId) -> Job:
+        """One job: its state, its request and its files."""
         return job_of(id)
 
     @app.post("/v1/jobs/{id}/cancel", responses=NO_JOB)
     def cancel(id: JobId) -> Job:
-        """Stop a job; what a running one has reached is kept."""
+        """Stop a job; a running one leaves its last state as its files."""
         return queue.cancel(job_of(id).id)
 
     @app.post("/v1/jobs/{id}/pause", responses=CONFLICT)
@@ -306,7 +238,7 @@ def create_app(
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": edit_schema()}}}},
     )
     def edit(id: JobId, body: Annotated[dict[str, Any], Body()]) -> Job:
-        """Let a job go on from what an artist changed: its prompts, or the asset itself."""
+        """Let a job go on from an artist's edit: of its prompts, or of the asset itself."""
         return queue.edit(job_of(id).id, from_dict(Edit, body).validate())
 
     @app.get(
@@ -318,7 +250,7 @@ def create_app(
         """Server-sent events after a number, to the end of the job."""
         job_of(id)
         admit_reader()
-        return StreamingResponse(queue.events(id, last_event_id), media_type="text/event-stream")
+        return StreamingResponse(queue.streams.events(id, last_event_id), media_type="text/event-stream")
 
     @app.get(
         "/v1/jobs/{id}/snapshots",
@@ -333,7 +265,7 @@ def create_app(
         """Length-prefixed frames of the asset as it grows."""
         job_of(id)
         admit_reader()
-        return StreamingResponse(queue.snapshots(id), media_type="application/octet-stream")
+        return StreamingResponse(queue.streams.snapshots(id), media_type="application/octet-stream")
 
     @app.get(
         "/v1/jobs/{id}/files/{name}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who may speak to the server."""
+"""The guard before all routes: which requests the server answers, by host, token, size and pace."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msd_blender.protocol import MAX_UPLOAD
 
-MAX_BODY = 1 << 16  # bytes, but for
-UPLOAD = ("POST", "/v1/meshes")  # which takes MAX_UPLOAD
+MAX_BODY = 1 << 16  # bytes of any request but
+UPLOAD = ("POST", "/v1/meshes")  # whose limit is MAX_UPLOAD
 BODY_SECONDS = 10.0  # for a request's body to arrive
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -69,7 +69,7 @@ class RateLimit:
 
 
 def allowed_model(model: str, roots: list[Path] | None) -> bool:
-    """Whether a request may name this model's folder: any where `roots` is None, else what lies below one of them.
+    """Whether a request may name this model's folder: any where `roots` is None, else one below one of them.
 
     Links are followed first, so that none leads out.
     """
@@ -85,8 +85,9 @@ def allowed_model(model: str, roots: list[Path] | None) -> bool:
 class Guard:
     """Turns away requests that name another host (DNS rebinding), lack the token, or are too large or too slow.
 
-    host: what the server is bound to; its own name, or on every address any name, is accepted.
-    token: "" on loopback, where no token is asked for.
+    Args:
+        host: the address that the server is bound to. A request must name it, or any host if that is every address.
+        token: "" on loopback, where none is needed.
     """
 
     def __init__(self, app: ASGIApp, host: str, token: str = ""):
@@ -107,7 +108,7 @@ class Guard:
         status, detail = self._refusal(headers, scope["path"], MAX_UPLOAD if upload else MAX_BODY)
         if not (status or upload):  # an upload goes to the disk as it comes, with a deadline of its own
             try:
-                receive = await asyncio.wait_for(_whole(receive), BODY_SECONDS)
+                receive = await asyncio.wait_for(_buffered(receive), BODY_SECONDS)
             except TimeoutError:
                 status, detail = 408, f"The request's body did not arrive within {BODY_SECONDS:g} seconds."
         if status:
@@ -133,8 +134,8 @@ class Guard:
         return self.host in ("", "0.0.0.0", "::") or name == self.host.lower() or is_loopback(name)
 
 
-async def _whole(receive: Receive) -> Receive:
-    """A `receive` whose first message has the whole body; what comes later, such as a disconnect, is passed on."""
+async def _buffered(receive: Receive) -> Receive:
+    """A `receive` whose first message has the whole body; later messages, such as a disconnect, are passed on."""
     parts, more = [], True
     while more:
         message = await receive()

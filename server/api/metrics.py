@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What GET /v1/metrics says, in Prometheus's text format."""
+"""The answer of GET /v1/metrics: counts in Prometheus's text format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..jobs.queue import Queue
 
 
 class Collector:
-    """Reads a queue when it is asked."""
+    """Reads the counts from a queue at each request."""
 
     def __init__(self, queue: Queue):
         self.queue = queue
@@ -26,18 +26,16 @@ class Collector:
             jobs.add_metric([state], self.queue.store.count(state))
         yield jobs
         yield CounterMetricFamily(
-            "msd_events", "Events that jobs have sent since the server started", self.queue.counts["events"]
+            "msd_events", "Events that jobs have sent since the server started", self.queue.streams.events_sent
         )
         yield CounterMetricFamily(
-            "msd_snapshots", "Snapshots that jobs have sent since the server started", self.queue.counts["snapshots"]
+            "msd_snapshots", "Snapshots that jobs have sent since the server started", self.queue.streams.snapshots_sent
         )
-        yield CounterMetricFamily(
-            "msd_worker_deaths", "Workers that ended without being asked to", self.queue.counts["deaths"]
-        )
-        yield GaugeMetricFamily("msd_readers", "Open streams of events and snapshots", self.queue.readers)
+        yield CounterMetricFamily("msd_worker_deaths", "Workers that ended without being asked to", self.queue.crashes)
+        yield GaugeMetricFamily("msd_readers", "Open streams of events and snapshots", self.queue.streams.readers)
         workers = GaugeMetricFamily("msd_workers", "Workers by state", labels=["state"])
         for state in ("starting", "idle", "busy"):
-            workers.add_metric([state], self.queue.worker_states.count(state))
+            workers.add_metric([state], self.queue.executor_states.count(state))
         yield workers
         # Linux counts in kilobytes.
         yield GaugeMetricFamily(

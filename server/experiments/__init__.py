@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The guidances measured: on densities with known truth, and on pictures. ``python -m server.experiments NAME``."""
+"""Measurements of the guidances, on densities in closed form and on pictures: ``python -m server.experiments NAME``."""

@@ -13,10 +13,10 @@ from ..priors.base import PriorError
 
 NAMES = {
     "estimators": "bias, variance and cost of the mean shift's estimators, and where to stop",
-    "convergence": "where each guidance takes points, at equal calls and at equal iterations",
-    "diversity": "modes covered, by the bandwidth that MSD starts with",
-    "landscapes": "the losses that SDS and MSD descend, and what the bandwidth does",
-    "text-to-2d": "pictures by each guidance of a text-to-image prior, against its own samples",
+    "convergence": "the end points of each guidance, at equal calls and at equal iterations",
+    "diversity": "modes found, by the bandwidth that MSD starts with",
+    "landscapes": "the losses that SDS and MSD descend, and the effect of the bandwidth",
+    "text-to-2d": "pictures by each guidance on a text-to-image prior, compared with its own samples",
 }
 
 
@@ -33,9 +33,11 @@ def main(arguments: list[str] | None = None) -> None:
         type=expanded,
         required=True,
         metavar="DIR",
-        help="where to write; denoisers that were trained there before are used again",
+        help="folder to write; denoisers that were trained there before are used again",
     )
-    parser.add_argument("--quick", action="store_true", help="a short form that shows that it works, not what holds")
+    parser.add_argument(
+        "--quick", action="store_true", help="a short run that shows that it works, without meaningful numbers"
+    )
     parser.add_argument(
         "--model",
         type=expanded_text,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where each guidance takes points: at equal denoiser calls, at equal iterations, with classes, in many dimensions."""
+"""The end points of each guidance: at equal denoiser calls, at equal iterations, with classes, in many dimensions."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "VSD": ("vsd", LEVELS),
 }
 SETS = ("fractal", "pinwheel", "gaussians", "spiral")
-RATES = (0.1, 0.2, 0.5, 1.0)  # every method's steps are tried; its best, by NLL, is what counts
+RATES = (0.1, 0.2, 0.5, 1.0)  # step sizes; each method's best, by NLL, counts
 CALLS, ITERATIONS = 400, 100
 
 
 def grid(edge: int, reach: float = 2.5) -> Tensor:
-    """(edge^2, 2) starts that cover the density and what is round it."""
+    """(edge^2, 2) starting points on a grid that covers the density and its surroundings."""
     axis = torch.linspace(-reach, reach, edge)
     return torch.cartesian_prod(axis, axis)
 
 
-def ascend(
+def descend(
     prior: Any,
     method: tuple[str, dict[str, Any]],
     start: Tensor,
@@ -47,9 +47,9 @@ def ascend(
     condition: Any = None,
     seed: int = 0,
 ) -> tuple[Tensor, int]:
-    """Plain descent x <- x - rate * gradient from start (N, D); returns where it ends and the calls per point.
+    """Gradient descent x <- x - rate * gradient from start (N, D); returns the end points and the calls per point.
 
-    Until `calls` denoiser calls are spent or for so many `iterations`, whichever is given.
+    It ends after `calls` denoiser calls or after `iterations`, whichever is given.
     """
     kind, settings = method
     guidance, generator = create(kind, **settings), torch.Generator().manual_seed(seed)
@@ -57,18 +57,18 @@ def ascend(
     while (spent < calls) if calls else (made < iterations):
         step = guidance.step(prior, x, condition, spent / calls if calls else made / iterations, generator)
         x = x - rate * step.gradient
-        spent, made = spent + step.denoiser_calls, made + 1
+        spent, made = spent + step.nfe, made + 1
     return x, spent
 
 
-def compare(
+def best_rows(
     prior: Any, density: Mixture, start: Tensor, methods: dict[str, tuple[str, dict[str, Any]]], **budget: int
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """A row and the final points of each method, at its best rate."""
+    """For each method the row and the end points of its best rate."""
     for name, method in methods.items():
         best: tuple[dict[str, Any], Tensor] | None = None
         for rate in RATES:
-            x, calls = ascend(prior, method, start, rate, **budget)
+            x, calls = descend(prior, method, start, rate, **budget)
             row = {
                 "method": name,
                 "rate": rate,
@@ -81,8 +81,8 @@ def compare(
         yield best
 
 
-def of_the_data(density: Mixture, count: int) -> dict[str, Any]:
-    """The row of the density's own samples."""
+def data_row(density: Mixture, count: int) -> dict[str, Any]:
+    """The row of samples of the density."""
     x, _ = density.sample(count, torch.Generator().manual_seed(7))
     return {
         "method": "the data itself",
@@ -93,12 +93,15 @@ def of_the_data(density: Mixture, count: int) -> dict[str, Any]:
 
 
 def purity(prior: Any, density: Mixture, start: Tensor, scale: float, calls: int) -> Iterator[dict[str, Any]]:
-    """How many points that asked for a class end where it is the likeliest; half the points ask for each."""
+    """For each method the share of points that end where the class of their condition is the most likely one.
+
+    Half of the points have either class.
+    """
     wanted = torch.arange(len(start)) % 2
     for name, method in METHODS.items():
         best: dict[str, Any] | None = None
         for rate in RATES:
-            x, spent = ascend(prior, method, start, rate, calls=calls, condition=Labels(wanted, scale))
+            x, spent = descend(prior, method, start, rate, calls=calls, condition=Labels(wanted, scale))
             row = {
                 "method": name,
                 "guidance scale": scale,
@@ -114,7 +117,7 @@ def purity(prior: Any, density: Mixture, start: Tensor, scale: float, calls: int
 
 
 def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
-    """Tables, and a picture of where the points end for each kind of denoiser."""
+    """Write the tables, and a picture of the end points for each kind of denoiser."""
     start = grid(6 if quick else 20)
     count = 200 if quick else 2000
     calls, iterations = (40, 10) if quick else (CALLS, ITERATIONS)
@@ -129,9 +132,9 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
                 if denoiser == "ideal"
                 else learn(density, output / "learned" / f"{name}.safetensors", steps=100 if quick else 6000)
             )
-            own = of_the_data(density, count)
+            own = data_row(density, count)
             for what, budget in (("iterations", iterations), ("calls", calls)):
-                found = list(compare(prior, density, start, METHODS, **{what: budget}))
+                found = list(best_rows(prior, density, start, METHODS, **{what: budget}))
                 tables[f"{name}, {denoiser} denoiser, {budget} {what}"] = [row for row, _ in found] + [own]
             ends[name] = [(row["method"], x) for row, x in found]
             report.write(output, "Convergence", tables)
@@ -146,8 +149,8 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
         start = 1.5 * torch.randn(36 if quick else 200, dimensions, generator=generator)
         methods = {name: METHODS[name] for name in ("MSD", "SDS", "SDS, annealed")}
         tables[f"8 Gaussians in {dimensions} dimensions, ideal denoiser, {calls} calls"] = [
-            row for row, _ in compare(density, density, start, methods, calls=calls)
-        ] + [of_the_data(density, count)]
+            row for row, _ in best_rows(density, density, start, methods, calls=calls)
+        ] + [data_row(density, count)]
     report.write(output, "Convergence", tables)
     return tables
 

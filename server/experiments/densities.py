@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Densities whose truth is a closed form: mixtures of round Gaussians, from a few to a fractal's thousand."""
+"""Densities in closed form: mixtures of isotropic Gaussians, from eight of them to a fractal's thousand."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ CHUNK = 1 << 24  # numbers of a batch-by-components matrix at a time
 
 @dataclass(frozen=True)
 class Labels:
-    """A condition: a class for each latent, under classifier-free guidance where the scale is not 1."""
+    """A condition: a class for each latent, with classifier-free guidance where the scale is not 1."""
 
     classes: Tensor  # (B,) long
     guidance_scale: float = 1.0
 
     @property
-    def denoiser_calls(self) -> int:
+    def nfe(self) -> int:
         return 1 if self.guidance_scale == 1 else 2
 
-    def unguided(self) -> Labels:
+    def without_cfg(self) -> Labels:
         """The same classes without classifier-free guidance."""
         return Labels(self.classes)
 
 
 def guided(denoise: Callable[[Any], Tensor], condition: Labels | None) -> Tensor:
-    """D = D_none + w (D_class - D_none), as one call of a prior; `denoise` takes classes or None."""
+    """Classifier-free guidance: D = D_none + w (D_class - D_none); `denoise` takes classes or None."""
     if condition is None:
         return denoise(None)
     positive = denoise(condition.classes)
@@ -59,7 +59,7 @@ class Mixture:
         return self.means.shape[1]
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Labels | None = None) -> Tensor:
-        """E[clean | x], exactly, of the whole density or of one class; as `Prior.denoise`."""
+        """E[clean | x] in closed form, of the whole density or of one class; as `Prior.denoise`."""
 
         def exact(classes: Tensor | None) -> Tensor:
             step = max(1, CHUNK // len(self.means))
@@ -80,13 +80,13 @@ class Mixture:
 
     def _posterior_mean(self, x: Tensor, sigma: Tensor, classes: Tensor | None) -> Tensor:
         if (sigma == sigma[0]).all():
-            sigma = sigma[:1]  # spares passes over batch by components
+            sigma = sigma[:1]  # one level saves passes over batch by components
         variance = self.stds.to(x).square()[None] + sigma.to(x)[:, None].square()
         log = self._log_parts(x, variance)
         if classes is not None:
             log = log.masked_fill(self.classes[None] != classes[:, None], -torch.inf)
         share, means = log.softmax(dim=1), self.means.to(x)
-        keep = self.stds.to(x).square() / variance  # how much of x each part would keep
+        keep = self.stds.to(x).square() / variance  # the share of x that each component keeps
         if len(keep) == 1:
             return share @ ((1 - keep).T * means) + share @ keep.T * x
         keep = share * keep
@@ -94,7 +94,7 @@ class Mixture:
 
     def _log_parts(self, x: Tensor, variance: Tensor) -> Tensor:
         """log of w_k N(x; m_k, variance_k I), (B, K)."""
-        # Not by a matrix product: its rounding is as large as the narrowest parts' variances.
+        # Not by a matrix product, whose rounding error is as large as the narrowest components' variances.
         distance = torch.cdist(x, self.means.to(x), compute_mode="donot_use_mm_for_euclid_dist").square()
         height = self.weights.to(x).log() - self.dimensions / 2 * (2 * math.pi * variance).log()
         return torch.addcdiv(height, distance, variance, value=-0.5)
@@ -110,7 +110,7 @@ class Mixture:
         return log.masked_fill(~mask, -torch.inf).logsumexp(dim=1) - share
 
     def class_of(self, x: Tensor) -> Tensor:
-        """The likeliest class at each point, (B,)."""
+        """The most likely class at each point, (B,)."""
         count = int(self.classes.max()) + 1
         log = self._log_parts(x, self.stds.to(x).square().expand(len(x), -1))
         return torch.stack([log[:, self.classes == c].logsumexp(dim=1) for c in range(count)], dim=1).argmax(dim=1)
@@ -140,13 +140,13 @@ class Mixture:
         return torch.stack(found).float()
 
     def quantile(self, share: float, count: int = 20_000) -> float:
-        """The log density that `share` of the samples stay below: the edge of the density."""
+        """The quantile of the samples' own log density."""
         x, _ = self.sample(count, torch.Generator().manual_seed(12345))
         return float(self.log_density(x).quantile(share))
 
 
 def _mixture(means: Tensor, stds: Tensor, classes: Tensor | None = None, weights: Tensor | None = None) -> Mixture:
-    """Moved and scaled to zero mean and unit standard deviation over all coordinates."""
+    """A mixture, shifted and scaled to zero mean and unit standard deviation over all coordinates."""
     weights = torch.ones(len(means)) if weights is None else weights
     weights = weights / weights.sum()
     means = means - weights @ means
@@ -156,13 +156,13 @@ def _mixture(means: Tensor, stds: Tensor, classes: Tensor | None = None, weights
 
 
 def gaussians(count: int = 8, std: float = 0.12) -> Mixture:
-    """Round Gaussians on a ring; two classes, in turn."""
+    """Gaussians on a ring, which belong to two classes alternately."""
     angle = 2 * math.pi * torch.arange(count) / count
     return _mixture(torch.stack([angle.cos(), angle.sin()], dim=1), torch.full((count,), std), torch.arange(count) % 2)
 
 
 def scattered(count: int = 24, dimensions: int = 2, std: float = 0.06, seed: int = 0) -> Mixture:
-    """Round Gaussians at random places, of unequal weights: some are found more easily than others."""
+    """Gaussians at random places, of unequal weights, so that some are found more easily than others."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(count, dimensions, generator=generator)
     return _mixture(
@@ -171,7 +171,7 @@ def scattered(count: int = 24, dimensions: int = 2, std: float = 0.06, seed: int
 
 
 def pinwheel(arms: int = 5, parts: int = 40) -> Mixture:
-    """Bent arms round a centre, wider and thinner outward; a class each arm in turn of two."""
+    """Bent arms round a centre, which widen outward and belong to two classes alternately."""
     t = torch.linspace(0.3, 1.5, parts).repeat(arms)
     arm = torch.arange(arms).repeat_interleave(parts)
     angle = 2 * math.pi * arm / arms + 0.9 * t
@@ -179,7 +179,7 @@ def pinwheel(arms: int = 5, parts: int = 40) -> Mixture:
 
 
 def spiral(parts: int = 100, turns: float = 2.5) -> Mixture:
-    """One arm, a string of beads three deviations apart; its inner and its outer half are the classes."""
+    """One spiral arm of Gaussians; its inner and its outer half are two classes."""
     t = torch.linspace(0.04, 1, parts).sqrt()
     angle = 2 * math.pi * turns * t
     return _mixture(
@@ -190,8 +190,10 @@ def spiral(parts: int = 100, turns: float = 2.5) -> Mixture:
 
 
 def fractal(levels: int = 7, parts: int = 4, seed: int = 4) -> Mixture:
-    """Two classes that branch like trees, each branch thinner and shorter than the one before, interleaved:
-    in the spirit of the density of Karras et al. 2024 (arXiv 2406.02507, section 3)."""
+    """Two interleaved classes that branch like trees, each branch thinner and shorter than the one before.
+
+    Modelled on the density of Karras et al. 2024 (arXiv 2406.02507, section 3).
+    """
     generator = torch.Generator().manual_seed(seed)
     means: list[Tensor] = []
     stds, weights, classes = list[float](), list[float](), list[int]()

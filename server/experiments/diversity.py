@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many modes are found, by the bandwidth that MSD starts with: its diversity setting.
+"""The number of modes found, by the bandwidth that MSD starts with: its diversity setting.
 
-On densities with known modes, and on a text-to-image prior, where the spread of the same prompt's pictures counts.
+On densities with known modes, and on a text-to-image prior, where the spread of a prompt's pictures is measured.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from .. import priors
-from ..bundled import captions, judge
+from ..bundled_prior import captions
+from ..evaluation.classifier import load_classifier
 from ..guidance import Geometric
 from ..guidance.msd import RENDERS
 from ..priors.sampling import sample
 from . import report
-from .convergence import CALLS, ascend
+from .convergence import CALLS, descend
 from .densities import Mixture, fractal, pinwheel, scattered
 from .metrics import measure
 from .text_to_2d import SCALE, score, sheet
@@ -38,12 +39,12 @@ SETS: dict[str, Any] = {
 }
 
 
-def rows_of(density: Mixture, count: int) -> list[dict[str, Any]]:
+def rows_for_density(density: Mixture, count: int) -> list[dict[str, Any]]:
     """A row for each start of the bandwidth; the points begin as white noise of the data's standard deviation."""
     start = torch.randn(count, density.dimensions, generator=torch.Generator().manual_seed(2))
     rows = []
     for width in STARTS:
-        x, _ = ascend(density, ("msd", {"bandwidth": Geometric(width, END)}), start, 0.5, calls=CALLS)
+        x, _ = descend(density, ("msd", {"bandwidth": Geometric(width, END)}), start, 0.5, calls=CALLS)
         found = measure(x, density, torch.Generator().manual_seed(1))
         rows.append(
             {
@@ -58,51 +59,51 @@ def rows_of(density: Mixture, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def of_pictures(output: Path, quick: bool, model: str) -> list[dict[str, Any]]:
-    """A row for each start, of latents that begin as white noise; and pictures.png, samples in its first row.
+def rows_for_pictures(output: Path, quick: bool, model: str) -> list[dict[str, Any]]:
+    """A row for each start of the bandwidth, from latents of white noise; writes pictures.png, first row samples.
 
-    spread: mean distance of two pictures of one prompt in the judge's features, as a share of the samples'.
+    spread: mean distance of two pictures of one prompt in the classifier's features, relative to the samples'.
     """
     kinds, seeds = (2, 2) if quick else (4, 8)
     prior = priors.load(model or None, "cpu")
-    pairs = [pair for pair in captions.pairs(kinds) for _ in range(seeds)]
-    texts = [f"a {colour} {noun}, front view" for colour, noun in pairs]
-    condition = prior.condition(texts, "", SCALE)
+    labels = [pair for pair in captions.balanced_prompts(kinds) for _ in range(seeds)]
+    texts = [f"a {colour} {noun}, front view" for colour, noun in labels]
+    condition = prior.text_condition(texts, "", SCALE)
     generator = torch.Generator().manual_seed(4)
-    start = torch.randn(len(pairs), *prior.latent_shape, generator=generator)
-    ends = {"samples": sample(prior, start.shape, condition, 4 if quick else 25, generator)}
+    start = torch.randn(len(labels), *prior.latent_shape, generator=generator)
+    ends = {"samples": sample(prior, start.shape, condition, 4 if quick else 25, generator, prior.sigma_range)}
     for name, (end, settings) in IMAGE_SETTINGS.items():
         for width in IMAGE_STARTS[::4] if quick else IMAGE_STARTS:
             msd = ("msd", {"bandwidth": Geometric(width, min(width, end)), **settings})
-            ends[f"{name}, {width:g}"], _ = ascend(
+            ends[f"{name}, {width:g}"], _ = descend(
                 prior, msd, start, 0.5, calls=16 if quick else CALLS, condition=condition
             )
     shown = {name: prior.decode(latents) for name, latents in ends.items()}
     with torch.no_grad():
-        features = {name: judge.load().features(pictures) for name, pictures in shown.items()}
+        features = {name: load_classifier().features(pictures) for name, pictures in shown.items()}
 
     def spread(name: str) -> float:
         return float(torch.stack([torch.pdist(part).mean() for part in features[name].split(seeds)]).mean())
 
-    sheet(list(shown.values()), output / "pictures.png", columns=len(pairs))
+    sheet(list(shown.values()), output / "pictures.png", columns=len(labels))
     return [
         {
             "start": name,
             "spread": spread(name) / spread("samples"),
             "deviation of the latents": float(latents.std()),
-            **score(shown[name], pairs, shown["samples"]),
+            **score(shown[name], labels, shown["samples"]),
         }
         for name, latents in ends.items()
     ]
 
 
 def run(output: Path, quick: bool = False, model: str = "") -> dict[str, list[dict[str, Any]]]:
-    """A table for each density and for the prior, coverage.png (each line a share of its best) and pictures.png."""
+    """Write a table for each density and the prior, coverage.png (relative to each line's best) and pictures.png."""
     names = list(SETS)[:2] if quick else list(SETS)
-    tables = {name: rows_of(SETS[name](), 64 if quick else 512) for name in names}
+    tables = {name: rows_for_density(SETS[name](), 64 if quick else 512) for name in names}
     report.write(output, "Diversity", tables)
     _plot(tables, output / "coverage.png")
-    tables["Text-to-image prior"] = of_pictures(output, quick, model)
+    tables["Text-to-image prior"] = rows_for_pictures(output, quick, model)
     report.write(output, "Diversity", tables)
     return tables
 
@@ -118,7 +119,7 @@ def _plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
             xlabel="bandwidth at the start, in the data's standard deviations",
             xscale="log",
             ylim=(0, 1.05),
-            ylabel="modes, had they equal shares, of the most",
+            ylabel="effective number of modes, relative to the most",
         )
         axes[0, 0].set_xticks(STARTS, [f"{start:g}" for start in STARTS])
         axes[0, 0].minorticks_off()

@@ -16,9 +16,9 @@ from .densities import Mixture, fractal
 from .learned import learn
 
 BANDWIDTHS = (1.0, 0.3, 0.1, 0.03)
-STEPS = 18  # of the full process whose stop is studied
+STEPS = 18  # of the whole reverse process
 STOPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18)
-PAPER = 8  # steps of the paper's estimator, all of them made
+PAPER = 8  # steps of the paper's estimator, which cannot stop early
 
 
 def measure(
@@ -48,29 +48,29 @@ def measure(
         "mean": float(squared_bias.sqrt()),
         "error": float(error.sqrt()),
         "nmse": nmse,
-        "calls": step.denoiser_calls,
-        "efficiency": 1 / (nmse * step.denoiser_calls) if nmse > 1e-9 else float("inf"),
+        "calls": step.nfe,
+        "efficiency": 1 / (nmse * step.nfe) if nmse > 1e-9 else float("inf"),
         "sigma": float(step.sigma[0]),
     }
 
 
-def near(density: Mixture, count: int, bandwidth: float) -> Tensor:
-    """(count, D) points as an optimization under this bandwidth meets them: data, as far away as its kernel."""
+def near_data(density: Mixture, count: int, bandwidth: float) -> Tensor:
+    """(count, D) points as an optimization with this bandwidth visits them: samples, moved by its kernel."""
     generator = torch.Generator().manual_seed(11)
     y, _ = density.sample(count, generator)
     return y + bandwidth * torch.randn(y.shape, generator=generator)
 
 
-def away(count: int) -> Tensor:
-    """(count, 2) points of a grid, most of them far from the data: what a learned denoiser has not seen."""
+def far_from_data(count: int) -> Tensor:
+    """(count, 2) points of a grid, most of them far from the data, where a learned denoiser was not trained."""
     axis = torch.linspace(-2, 2, round(count**0.5))
     return torch.cartesian_prod(axis, axis)
 
 
 def biases(density: Mixture, points: int, estimates: int, steps: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Rows over bandwidths, estimators and the length of the process, none of which stops early.
+    """Rows over bandwidths, estimators and lengths of the process, without early stops.
 
-    An eighth of the estimates for those that are biased, where this is plain with fewer.
+    The biased estimators get an eighth of the estimates, which suffices to show their bias.
     """
     return [
         {
@@ -80,7 +80,7 @@ def biases(density: Mixture, points: int, estimates: int, steps: tuple[int, ...]
             **measure(
                 density,
                 density,
-                near(density, points, bandwidth),
+                near_data(density, points, bandwidth),
                 estimates if estimator == "exact" else estimates // 8,
                 bandwidth,
                 estimator=estimator,
@@ -104,16 +104,16 @@ def stops(prior: Any, density: Mixture, points: int, estimates: int) -> list[dic
             **measure(prior, density, x, estimates, bandwidth, steps=STEPS, stop_at=stop),
         }
         for bandwidth in BANDWIDTHS
-        for place, x in (("near", near(density, points, bandwidth)), ("away", away(points)))
+        for place, x in (("near", near_data(density, points, bandwidth)), ("away", far_from_data(points)))
         for stop in STOPS
     ]
 
 
 def defaults(prior: Any, density: Mixture, points: int, estimates: int) -> list[dict[str, Any]]:
-    """MSD as it comes beside the paper's estimator at as many steps, all of which it needs."""
+    """Rows over bandwidths: MSD with its default settings beside the paper's estimator with `PAPER` steps."""
     rows = []
     for bandwidth in BANDWIDTHS:
-        x = near(density, points, bandwidth)
+        x = near_data(density, points, bandwidth)
         ours = measure(prior, density, x, estimates, bandwidth)
         paper = measure(prior, density, x, estimates, bandwidth, estimator="paper", steps=PAPER)
         rows.append(
@@ -132,7 +132,7 @@ def defaults(prior: Any, density: Mixture, points: int, estimates: int) -> list[
 
 
 def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
-    """The tables bias, stops and defaults, with their plots bias.png and stops.png."""
+    """Write the tables of bias, stops and defaults, and the plots bias.png and stops.png."""
     points, estimates, spread = (16, 64, 32) if quick else (64, 4096, 512)
     density = fractal()
     learned = learn(density, output / "learned" / "fractal.safetensors", steps=100 if quick else 6000)

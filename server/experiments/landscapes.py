@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What SDS and MSD descend, as pictures: the loss landscapes and the bandwidth (arXiv 2502.15989, Figures 3 and 5)."""
+"""Pictures of the losses that SDS and MSD descend, and of the bandwidth (arXiv 2502.15989, Figures 3 and 5)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import report
-from .convergence import LEVELS, METHODS, ascend, grid
+from .convergence import LEVELS, METHODS, descend, grid
 from .densities import DENSITIES, Mixture, scattered
 
 BANDWIDTHS = (30.0, 1.0, 0.3, 0.1, 0.03)
@@ -23,7 +23,7 @@ SETS: dict[str, Any] = {
 
 
 def sds_loss(density: Mixture, x: Tensor, draws: int = 64, seed: int = 0) -> Tensor:
-    """(N,) the function whose gradient SDS has on average: -E over sigma and n of sigma^2 log p_sigma(x + sigma n).
+    """(N,) the function whose gradient is the mean of SDS's: -E over sigma and n of sigma^2 log p_sigma(x + sigma n).
 
     Its gradient is E[x + sigma n - D(x + sigma n; sigma)] by Tweedie's formula; the same draws for all x.
     """
@@ -44,7 +44,7 @@ def msd_loss(density: Mixture, x: Tensor, bandwidth: float) -> Tensor:
 
 
 def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
-    """landscapes.png, bandwidths.png, and a table of the distance from each loss's minima to the modes."""
+    """Write landscapes.png, bandwidths.png and a table of the distances between each loss's minima and the modes."""
     edge = 60 if quick else 220
     names = list(SETS)[:1] if quick else list(SETS)
     rows: list[dict[str, Any]] = []
@@ -84,7 +84,7 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
 
 
 def _minima(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows, columns) of the points below their eight neighbours, the border left out."""
+    """(rows, columns) of the points that lie below their eight neighbours; the border is left out."""
     inner = values[1:-1, 1:-1]
     around = torch.stack(
         [
@@ -99,7 +99,7 @@ def _minima(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bandwidths(path: Path, edge: int, arrows: int) -> None:
-    """The smoothed density, the mean shift's direction, and where points end that keep to one bandwidth."""
+    """Plot the smoothed density, the mean shift's direction, and the end points of descents at one bandwidth."""
     density = DENSITIES["pinwheel"]()
     start = grid(12)
     with report.figure(path, 1, len(BANDWIDTHS), width=2.4, height=2.6) as axes:
@@ -113,6 +113,8 @@ def _bandwidths(path: Path, edge: int, arrows: int) -> None:
             shift = density.denoise(x, torch.full((len(x),), bandwidth)) - x
             way = shift / shift.norm(dim=1, keepdim=True).clamp(min=1e-6)
             axis.quiver(*x.T, *way.T, color="steelblue", scale=26, width=0.004)
-            end, _ = ascend(density, ("msd", {**METHODS["MSD"][1], "bandwidth": bandwidth}), start, 0.3, iterations=100)
+            end, _ = descend(
+                density, ("msd", {**METHODS["MSD"][1], "bandwidth": bandwidth}), start, 0.3, iterations=100
+            )
             axis.plot(*end.T, ".", color="crimson", markersize=3)
             axis.set_title(f"λ = {bandwidth:g}", fontsize=9)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The learned denoiser of a density: what a guidance meets in practice, where only samples were seen."""
+"""The learned denoiser of a density: as in practice, it was trained on samples and does not know the density."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Learned:
 
     @torch.no_grad()
     def denoise(self, x: Tensor, sigma: Tensor, condition: Labels | None = None) -> Tensor:
-        return guided(lambda classes: self.network.denoise(x.float(), sigma.float(), classes), condition).to(x)
+        return guided(lambda classes: self.network(x.float(), sigma.float(), classes), condition).to(x)
 
 
 def learn(density: Mixture, path: Path, steps: int = 6000, batch: int = 1024, seed: int = 0) -> Learned:
-    """Train on samples of the density, or read what an earlier run left in `path` (safetensors).
+    """Train on samples of the density, or load the weights that an earlier run left in `path` (safetensors).
 
-    EDM's loss and noise distribution (Karras 2022, table 1), labels dropped one time in ten.
+    EDM's loss and noise distribution (Karras 2022, table 1), a tenth of the labels dropped.
     """
     network: Any = MLPDenoiser(
         (density.dimensions,), width=128, layers=4, classes=int(density.classes.max()) + 1, detail=(1.0, 4.0, 16.0)
@@ -45,7 +45,7 @@ def learn(density: Mixture, path: Path, steps: int = 6000, batch: int = 1024, se
         sigma = (1.4 * torch.randn(batch, generator=generator) - 1.6).exp()
         noisy = clean + sigma[:, None] * torch.randn(clean.shape, generator=generator)
         weight = (1 + sigma**-2)[:, None]
-        loss = (weight * (network.denoise(noisy, sigma, classes) - clean).square()).mean()
+        loss = (weight * (network(noisy, sigma, classes) - clean).square()).mean()
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1, (steps - step) / (0.7 * steps))
         optimizer.zero_grad()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How good points are as points of a density whose truth is known."""
+"""Quality measures of points against a density that is known in closed form."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ EDGE = 0.05  # quantile of the samples' own log density
 
 
 def measure(x: Tensor, density: Mixture, generator: torch.Generator, count: int = 1000) -> dict[str, float]:
-    """All metrics of points x (N, D) against the density and `count` of its samples.
+    """All measures of points x (N, D) against the density and `count` of its samples.
 
     nll: mean of -log p; inside: share above the density's 5 % quantile; precision, recall: share of points
     (of samples) within the 3-nearest-neighbour radius of a sample (a point) (Kynkaanniemi et al. 2019); mmd:
     squared maximum mean discrepancy, Gaussian kernel at the samples' median distance, unbiased (Gretton et al.
-    2012, equation 3); mode_distance: mean distance to the nearest mode; modes: how many are the nearest one of some
-    point that is inside; modes_evenly: as many modes with equal shares would have the same entropy.
+    2012, equation 3); mode_distance: mean distance to the nearest mode; modes: the number of
+    modes that are the nearest one of some point inside; modes_evenly: the exponential of the entropy of the points'
+    shares, the number of modes with equal shares that has it.
     """
     samples, _ = density.sample(count, generator)
     x = x.float()
@@ -39,7 +40,7 @@ def measure(x: Tensor, density: Mixture, generator: torch.Generator, count: int 
 
 
 def _covered(points: Tensor, by: Tensor, neighbours: int = 3) -> float:
-    """The share of points that lie within some ball of `by`, each as wide as to hold its nearest neighbours."""
+    """The share of points within a ball around one of `by` that reaches to that one's `neighbours`-th neighbour."""
     radius = torch.cdist(by, by).kthvalue(neighbours + 1, dim=1).values
     return float((torch.cdist(points, by) <= radius).any(dim=1).float().mean())
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an experiment leaves in its folder: table.json, table.md and pictures."""
+"""An experiment's files: table.json, table.md and pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib import pyplot
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table of rows that have the same keys, numbers in three digits or, from 100 on, whole."""
+    """A Markdown table of rows with the same keys; numbers have three digits, from 100 on none after the point."""
     names = list(rows[0])
     lines = [names, ["---"] * len(names), *([_cell(row[name]) for name in names] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -31,7 +31,7 @@ def _cell(value: Any) -> str:
 
 
 def write(output: Path, title: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """table.json and table.md; tables by their headings."""
+    """Write table.json and table.md; tables are given by their headings."""
     output.mkdir(parents=True, exist_ok=True)
     (output / "table.json").write_text(json.dumps(tables, indent=1) + "\n")
     (output / "table.md").write_text(
@@ -43,7 +43,7 @@ def write(output: Path, title: str, tables: Mapping[str, Sequence[Mapping[str, A
 def figure(
     path: Path, rows: int = 1, columns: int = 1, width: float = 3.4, height: float = 3.0, **settings: Any
 ) -> Iterator[Any]:
-    """(rows, columns) axes, an array; written to the path (PNG) at the end."""
+    """A figure's axes, an array (rows, columns); it is saved to the path (PNG) at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     made, axes = pyplot.subplots(
         rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained", **settings
@@ -58,7 +58,7 @@ def figure(
 def background(
     axis: Any, log_density: Callable[[Tensor], Tensor], reach: float = 2.6, edge: int = 160, floor: float = -8.0
 ) -> None:
-    """A log density of the plane in grey, down to `floor` below its highest; the axis without its ticks."""
+    """Draw a log density of the plane in grey, down to `floor` below its maximum, without ticks."""
     ticks = torch.linspace(-reach, reach, edge)
     values = log_density(torch.cartesian_prod(ticks, ticks)).view(edge, edge).T
     axis.imshow(

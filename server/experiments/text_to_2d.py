@@ -2,7 +2,7 @@
 """Text to pictures: every guidance optimizes coordinate networks on a text-to-image prior, at equal denoiser calls.
 
 The setting of the paper's text-to-2D comparison (arXiv 2502.15989, Figure 4): a picture is a small network of its
-coordinates, so a method can not paint pixels one by one; reference are samples of the same prior.
+coordinates, so that a method cannot set pixels one by one. The reference is samples of the same prior.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import priors
-from ..bundled import captions, judge
+from ..bundled_prior import captions
+from ..evaluation.classifier import frechet_distance, load_classifier
 from ..guidance import Geometric, create
 from ..guidance.msd import RENDERS
 from ..priors.base import PriorError
@@ -69,7 +70,7 @@ class Pictures(nn.Module):
     """N pictures, each an own network of Fourier features of the coordinates (Tancik et al. 2020, equation 5).
 
     features: random frequencies, standard deviation `bandwidth` periods per picture edge. The last layer starts
-    small, so that all pictures start nearly grey: from a contrasty start backgrounds went to pure colours.
+    small, so that all pictures start nearly grey.
     """
 
     frequencies: Tensor
@@ -103,7 +104,7 @@ class Pictures(nn.Module):
 
 @dataclass
 class Curve:
-    """One method's pictures at rising numbers of denoiser calls, and what is measured on them."""
+    """One method's pictures at increasing numbers of denoiser calls, and the time that all took."""
 
     calls: list[int] = field(default_factory=list)
     pictures: list[Tensor] = field(default_factory=list)  # each (N, 3, H, W)
@@ -111,12 +112,12 @@ class Curve:
 
 
 def optimize(prior: Any, choice: Choice, prompts: list[str], calls: int, seed: int, stops: int = 4) -> Curve:
-    """Pictures of the prompts, one each, after `calls` denoiser calls per picture and at `stops` on the way."""
+    """Optimize a picture for each prompt; returns `stops` states, the last after `calls` denoiser calls a picture."""
     guidance = create(choice.guidance, **choice.settings)
     generator = torch.Generator().manual_seed(seed)
     pictures = Pictures(len(prompts), generator).to(prior.device)
     optimizer = torch.optim.Adam(pictures.parameters(), lr=choice.learning_rate)
-    condition = prior.condition(prompts, "", SCALE)
+    condition = prior.text_condition(prompts, "", SCALE)
     curve, spent, start = Curve(), 0, time.perf_counter()
     while spent < calls:
         latents = prior.encode(pictures(prior.resolution))
@@ -124,7 +125,7 @@ def optimize(prior: Any, choice: Choice, prompts: list[str], calls: int, seed: i
         latents.backward(step.gradient)
         optimizer.step()
         optimizer.zero_grad()
-        spent += step.denoiser_calls
+        spent += step.nfe
         if spent >= calls * (len(curve.calls) + 1) / stops:
             with torch.no_grad():
                 curve.calls.append(spent)
@@ -136,16 +137,16 @@ def optimize(prior: Any, choice: Choice, prompts: list[str], calls: int, seed: i
 Features = Callable[[Tensor], Tensor]  # pictures (N, 3, H, W), sRGB in [0, 1] -> (N, d)
 
 
-def judges_features(pictures: Tensor) -> Tensor:
-    """The judge's own, (N, 32)."""
+def classifier_features(pictures: Tensor) -> Tensor:
+    """The classifier's feature vectors, (N, 32)."""
     with torch.no_grad():
-        return judge.load().features(pictures)
+        return load_classifier().features(pictures)
 
 
 def clip_features(folder: Path) -> Features:
-    """Projected image embeddings of a CLIP model in transformers' layout, safetensors, on this disk.
+    """The projected image embeddings of a CLIP model: a local folder in transformers' layout with safetensors.
 
-    Raises PriorError where the folder has none.
+    Raises PriorError where the folder holds no such model.
     """
     from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
@@ -167,20 +168,20 @@ def clip_features(folder: Path) -> Features:
 
 
 def score(
-    pictures: Tensor, pairs: list[tuple[str, str]], reference: Tensor, clip: Features | None = None
+    pictures: Tensor, labels: list[tuple[str, str]], reference: Tensor, clip: Features | None = None
 ) -> dict[str, float]:
-    """Fréchet distances to the reference pictures, and the share of nouns and colours that the judge reads right."""
-    read = judge.load().read(pictures)
+    """Fréchet distances to the reference pictures, and the shares of nouns and colours that are classified right."""
+    predictions = load_classifier().predict(pictures)
     distances = {
-        name: judge.frechet_distance(features(pictures), features(reference))
-        for name, features in (("frechet", judges_features), ("frechet, CLIP", clip))
+        name: frechet_distance(features(pictures), features(reference))
+        for name, features in (("frechet", classifier_features), ("frechet, CLIP", clip))
         if features
     }
     return {
         **distances,
-        "noun": float(np.mean([r["noun"] == n for r, (_, n) in zip(read, pairs)])),
-        "colour": float(np.mean([r["colour"] == c for r, (c, _) in zip(read, pairs)])),
-        "both": float(np.mean([(r["colour"], r["noun"]) == pair for r, pair in zip(read, pairs)])),
+        "noun": float(np.mean([p["noun"] == n for p, (_, n) in zip(predictions, labels)])),
+        "colour": float(np.mean([p["colour"] == c for p, (c, _) in zip(predictions, labels)])),
+        "both": float(np.mean([(p["colour"], p["noun"]) == pair for p, pair in zip(predictions, labels)])),
     }
 
 
@@ -192,11 +193,11 @@ def sheet(rows: list[Tensor], path: Path, columns: int = 16) -> None:
 
 
 def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed: int = 0) -> dict[str, Any]:
-    """Run every method with all its settings, and show the best of each; writes tables and pictures."""
+    """Run every method with all its settings and show the best of each; writes tables and pictures."""
     count, calls, batch = (4, 16, 4) if quick else (48, 400, 16)
     prior = priors.load(model or None, "cpu")
-    pairs = captions.pairs(count)
-    texts = [f"{captions.article(colour)} {colour} {noun}, front view" for colour, noun in pairs]
+    labels = captions.balanced_prompts(count)
+    texts = [captions.prompt(*pair, "front") for pair in labels]
     batches = [texts[i : i + batch] for i in range(0, count, batch)]
 
     def drawn(seed: int) -> Tensor:
@@ -206,23 +207,24 @@ def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed
                     sample(
                         prior,
                         (len(part), *prior.latent_shape),
-                        prior.condition(part, "", SCALE),
+                        prior.text_condition(part, "", SCALE),
                         4 if quick else 25,
                         torch.Generator().manual_seed(seed + i),
+                        prior.sigma_range,
                     )
                 )
                 for i, part in enumerate(batches)
             ]
         )
 
-    looked = clip_features(Path(clip)) if clip else None
+    clip_of = clip_features(Path(clip)) if clip else None
     reference = torch.cat([drawn(1000 * i) for i in range(1, 2 if quick else 5)])
     rows: list[dict[str, Any]] = [
         {
             "method": "DDIM, other seeds",
             "settings": "",
             "calls": 50,
-            **score(drawn(9000), pairs, reference, looked),
+            **score(drawn(9000), labels, reference, clip_of),
             "seconds": 0,
         }
     ]
@@ -235,7 +237,8 @@ def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed
             parts = [optimize(prior, choice, part, calls, seed + i) for i, part in enumerate(batches)]
             stops = [torch.cat([part.pictures[k] for part in parts]) for k in range(len(parts[0].calls))]
             curve = [
-                {"calls": spent, **score(each, pairs, reference, looked)} for spent, each in zip(parts[0].calls, stops)
+                {"calls": spent, **score(each, labels, reference, clip_of)}
+                for spent, each in zip(parts[0].calls, stops)
             ]
             found.append((curve, stops[-1]))
             trials.append(
@@ -269,5 +272,5 @@ def _plot(curves: dict[str, list[dict[str, Any]]], samples: dict[str, Any], path
                 axis.plot([row["calls"] for row in curve], [row[key] for row in curve], marker="o", label=name)
             axis.axhline(samples[key], color="black", linestyle=":", label=samples["method"])
         axes[0, 0].set(xlabel="denoiser calls per picture", ylabel="Fréchet distance", yscale="log")
-        axes[0, 1].set(xlabel="denoiser calls per picture", ylabel="noun and colour read right", ylim=(0, 1.02))
+        axes[0, 1].set(xlabel="denoiser calls per picture", ylabel="noun and colour classified right", ylim=(0, 1.02))
         axes[0, 1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)

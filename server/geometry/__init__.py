@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Shapes: a field on a grid, the mesh of its surface, regularizers, unwrapping and export."""
+"""Geometry: fields on grids, their surfaces as meshes, remeshing, UVs, regularizers, mesh files."""

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 class Field(nn.Module):
     """A sum of trilinear grids, coarse to fine: channel 0 is the occupancy logit, 1..3 the colour logits.
 
-    The surface is the zero level of the occupancy logit, positive inside. Optimizing the sum rather than
+    The surface is the zero level set of the occupancy logit, positive inside. Optimizing the sum rather than
     the finest grid alone is a preconditioner: a step moves low frequencies first, so surfaces and colours
-    come out smooth. Grid axes are (z, y, x), as `torch.nn.functional.grid_sample` wants them.
+    come out smooth. Grid axes are (z, y, x), the order of `torch.nn.functional.grid_sample`.
 
     Args:
         levels: points along an edge of each grid, ascending.
-        radius: the start is a ball of this radius, in metres.
+        radius: of the ball with which the field begins, in metres.
     """
 
     def __init__(self, levels: tuple[int, ...], radius: float = 0.6, device: str | torch.device = "cpu"):
@@ -35,14 +35,14 @@ class Field(nn.Module):
         return self.levels[-1]
 
     def grid(self) -> Tensor:
-        """(1, 4, n, n, n) logits at the finest resolution, smooth."""
+        """(1, 4, n, n, n) logits at the finest resolution, smoothed by `smooth`."""
         total = self.grids[-1]
         for coarse in self.grids[:-1]:
             total = total + F.interpolate(coarse, size=(self.resolution,) * 3, mode="trilinear", align_corners=True)
         return smooth(total)
 
     def refined(self, levels: tuple[int, ...], occupancy: Tensor) -> Field:
-        """A field of other levels with this one's colours and a given (1, 1, n, n, n) occupancy logit."""
+        """A field of other levels with this one's colours and the given occupancy logit (1, 1, n, n, n)."""
         field = Field(levels, device=occupancy.device)
         size = (field.resolution,) * 3
         with torch.no_grad():
@@ -52,14 +52,14 @@ class Field(nn.Module):
 
 
 def smooth(grid: Tensor) -> Tensor:
-    """A (1, C, n, n, n) grid under the binomial filter (1, 2, 1) / 4 along each axis, its border repeated.
+    """A (1, C, n, n, n) grid filtered by the binomial kernel (1, 2, 1) / 4 along each axis, its border repeated.
 
-    On parameters it is a preconditioner, as the Laplacian one of Nicolet et al. 2021: gradients reach
-    neighbours too, and what only one point wants, mostly noise, is damped.
+    On parameters it is a preconditioner like the Laplacian one of Nicolet et al. 2021: gradients reach neighbouring
+    points, too, and a gradient of one point alone, which is mostly noise, is damped.
     """
     channels = grid.shape[1]
     kernel = _binomial(grid.device).expand(channels, -1, -1, -1, -1)
-    for _ in range(3):  # each turn of the axes brings the next one to the front
+    for _ in range(3):  # each permutation brings the next axis to the front
         grid = F.conv3d(F.pad(grid, (0, 0, 0, 0, 1, 1), mode="replicate"), kernel, groups=channels)
         grid = grid.permute(0, 1, 3, 4, 2)
     return grid.contiguous()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Marching tetrahedra: the zero level of a grid as a mesh, differentiable in the grid's values.
+"""Marching tetrahedra: the zero level set of a grid as a mesh, differentiable in the grid's values.
 
 Doi and Koide 1991; as a differentiable layer, Shen et al. 2021 (DMTet). Each cube is cut into six
-tetrahedra round its diagonal, so the result is closed and manifold whatever the signs are.
+tetrahedra round its diagonal, so the result is watertight and manifold for any signs.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def marching_tetrahedra(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The surface where `values` is zero, on the cube [-1, 1]^3.
+    """The surface where `values` is zero, on the cube [-1, 1]^3 in metres.
 
     Args:
         values: (n, n, n), axes (z, y, x), positive inside; the border counts as outside.

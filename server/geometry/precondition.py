@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Smooth steps on a mesh: Nicolet, Jacobson and Jakob, "Large Steps in Inverse Rendering of Geometry", 2021."""
+"""Smoothed steps on a mesh: Nicolet, Jacobson and Jakob, "Large Steps in Inverse Rendering of Geometry", 2021."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor
 class Preconditioner:
     """The change of variables u = M x, M = I + strength L, with L the combinatorial Laplacian of a mesh.
 
-    A gradient step on u is one on x smoothed by M⁻¹ twice: noise is damped, the shape moves as a whole. A locked
-    vertex is a Dirichlet boundary, so what is free joins it smoothly; its row of u is its position itself, which
-    gets no gradient and comes back bit for bit.
+    A gradient step on u is a step on x smoothed by M⁻¹ twice: noise is damped, and the shape moves as a whole. A
+    locked vertex is a Dirichlet boundary, which the free ones join smoothly; its row of u is its position itself,
+    which gets no gradient and comes back bit for bit.
 
-    Solved in float64 whatever the dtype of x, so that x and u are equal to float32's last digits after a round
-    trip. On the CPU the same input gives the same bytes.
+    Solved in float64 for any dtype of x, so that a round trip of x and u changes the last digits of float32 at most.
+    On the CPU the same input gives the same bytes.
 
     Args:
         faces: (F, 3) any triangles: open, non-manifold, degenerate, in several components.
-        vertices: V, of which some may be in no face: these are not smoothed.
-        strength: of the smoothing, in squared edges; 0 is none.
-        locked: (V,) bool, what must not move.
+        vertices: V. Those without a face are not smoothed.
+        strength: lambda of the paper, in squared edges; 0 does not smooth.
+        locked: (V,) bool, the vertices that must not move.
     """
 
     def __init__(self, faces: Tensor, vertices: int, strength: float = 19.0, locked: Tensor | None = None):

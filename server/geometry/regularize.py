@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Penalties that keep a field and its mesh smooth and solid; those of a mesh take any triangles."""
+"""Regularizers that keep a field and its mesh smooth and solid."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ def bending(grid: Tensor) -> Tensor:
 
 
 def binary_entropy(alpha: Tensor) -> Tensor:
-    """Mean entropy of opacities in [0, 1], in nats: fog costs, empty and solid do not."""
+    """Mean entropy in nats of opacities in [0, 1], any shape: high for fog, near 0 for empty or solid space."""
     alpha = alpha.clamp(1e-4, 1 - 1e-4)
     return -(alpha * alpha.log() + (1 - alpha) * (1 - alpha).log()).mean()
 
 
 def normal_consistency(positions: Tensor, faces: Tensor) -> Tensor:
-    """Mean of 1 - cos of the angle between the two faces at an edge; 0 where no edge has two.
+    """Mean of 1 - cos of the angle between the normals of the two faces at an edge; 0 where no edge has two.
 
-    An edge with one face or more than two says nothing, and which way round its two faces are does not count.
+    positions: (V, 3); faces: (F, 3) any triangles. Edges with one face or more than two are left out, and the winding
+    of the two faces does not matter.
     """
     corners = positions[faces.long()]
     normals = F.normalize(
@@ -42,44 +43,6 @@ def normal_consistency(positions: Tensor, faces: Tensor) -> Tensor:
     if not len(pair):
         return 0 * positions.sum()
     one, other = order[pair], order[pair + 1]
-    turn = 2 * (ends[one, 0] == ends[other, 1]).long() - 1  # faces alike round run along it either way
+    turn = 2 * (ends[one, 0] == ends[other, 1]).long() - 1  # faces with the same winding run along it both ways
     one, other = one % len(faces), other % len(faces)
     return (1 - turn * (normals[one] * normals[other]).sum(dim=1)).mean()
-
-
-def laplacian(positions: Tensor, faces: Tensor) -> Tensor:
-    """Mean squared distance of a vertex from the mean of its neighbours, in squared metres."""
-    a, b = edges(faces, len(positions))
-    start, end = torch.cat([a, b]), torch.cat([b, a])
-    count = torch.bincount(start, minlength=len(positions))[:, None]
-    mean = torch.zeros_like(positions).index_add(0, start, positions[end]) / count.clamp(min=1)
-    return torch.where(count > 0, positions - mean, 0).square().sum() / max(len(positions), 1)
-
-
-def edge_length(positions: Tensor, faces: Tensor, length: Tensor | float | None = None) -> Tensor:
-    """Mean squared relative deviation of the edges from `length`, metres, one or (E,) as `edges` has them.
-
-    None is their mean length: triangles then tend to be equilateral and as large as each other.
-    """
-    a, b = edges(faces, len(positions))
-    if not len(a):
-        return 0 * positions.sum()
-    # Where an edge has no length its root has no slope: better none than infinity.
-    lengths = (positions[a] - positions[b]).square().sum(dim=1).clamp(min=1e-30).sqrt()
-    if length is None:
-        length = lengths.detach().mean()
-    return (lengths / length - 1).square().mean()
-
-
-def offset(positions: Tensor, start: Tensor, free: float = 0.0) -> Tensor:
-    """Mean squared distance of the vertices from where they started, beyond the first `free` metres."""
-    distance = (positions - start).square().sum(dim=1).clamp(min=1e-30).sqrt()
-    return (distance - free).clamp(min=0).square().sum() / max(len(positions), 1)
-
-
-def edges(faces: Tensor, vertices: int) -> tuple[Tensor, Tensor]:
-    """(E,) lower and higher ends of each edge once."""
-    ends = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).long().sort(dim=1).values
-    key = torch.unique(ends[:, 0] * vertices + ends[:, 1])
-    low, high = key // max(vertices, 1), key % max(vertices, 1)
-    return low[low != high], high[low != high]

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""UV maps: unwrapping, and what is wrong or stretched in one that a mesh has."""
+"""UV maps: unwrapping, and tests for missing, overlapping and stretched UVs."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import xatlas
 from numba import njit
 
-EDGE = 1e-3  # of a picture: what is as good as inside
-_PACKED = 1024  # texels along an edge at which charts are packed, at most
+TILE_TOLERANCE = 1e-3  # how far UVs may lie outside of a tile and still count as inside
+_MAX_PACK_RESOLUTION = 1024  # texels along an edge; xatlas packs slowly above it
 
 
 def unwrap(
@@ -21,22 +19,22 @@ def unwrap(
     Args:
         positions: (V, 3) float32. faces: (F, 3).
         resolution: of the texture, in texels along an edge.
-        padding: texels between charts at that resolution, at least: a bilinear lookup needs 2, each mipmap level
-            doubles what it needs.
+        padding: least gutter between charts in texels at that resolution: bilinear sampling needs 2, and each mip
+            level twice as many as the one before.
     Returns:
         (source vertex of each new vertex (N,) int64, faces (F, 3) int32 in the same order, UVs (N, 2) float32 in
-        [0, 1], square on a square texture, bottom left origin). No two faces overlap: see `overlapping`. A face
-        without an area has none in UVs either.
+        [0, 1] for a square texture, origin bottom left). No two faces overlap (see `overlapping`). A face without an
+        area has none in UV space either.
     """
     if not len(faces):
         return np.zeros(0, np.int64), np.zeros((0, 3), np.int32), np.zeros((0, 2), np.float32)
     size = np.ptp(positions[np.unique(faces)], axis=0).max() or 1
     scaled = np.ascontiguousarray((positions - positions[faces[0, 0]]) / size, np.float32)
-    packed = min(resolution, _PACKED)
+    packed = min(resolution, _MAX_PACK_RESOLUTION)
     chart, pack = xatlas.ChartOptions(), xatlas.PackOptions()
-    # The atlas comes out larger than it was asked to be, and so the gaps in the texture smaller.
+    # xatlas makes the atlas larger than this resolution, which narrows the gutters of the texture.
     pack.resolution, pack.padding = packed, int(np.ceil(1.25 * padding * packed / resolution))
-    alone = np.zeros(len(faces), bool)  # faces that are charts of their own
+    alone = np.zeros(len(faces), bool)  # faces that become charts of their own
     for attempt in range(10):
         source, split, uvs, edge = _atlas(scaled, faces, alone, chart, pack)
         overlap = overlapping(uvs[split])
@@ -52,7 +50,7 @@ def unwrap(
 
 
 def _atlas(
-    positions: np.ndarray, faces: np.ndarray, alone: np.ndarray, chart: Any, pack: Any
+    positions: np.ndarray, faces: np.ndarray, alone: np.ndarray, chart: xatlas.ChartOptions, pack: xatlas.PackOptions
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """`unwrap`'s result and the atlas's longer edge, in texels."""
     atlas = xatlas.Atlas()
@@ -75,8 +73,10 @@ def _atlas(
 
 
 def missing_uvs(uvs: np.ndarray | None, faces: int) -> np.ndarray:
-    """(F,) bool: the faces of (F, 3, 2) UVs that cannot hold a picture, because theirs are not finite or have no
-    area. All of `faces`, where there are no UVs."""
+    """(F,) bool: faces whose UVs (F, 3, 2) cannot hold a texture, because they are not finite or have no area.
+
+    True for all of the `faces` (a number) where `uvs` is None.
+    """
     if uvs is None:
         return np.ones(faces, bool)
     finite = np.isfinite(uvs).all(axis=(1, 2))
@@ -84,26 +84,32 @@ def missing_uvs(uvs: np.ndarray | None, faces: int) -> np.ndarray:
     return ~finite | (np.abs(_cross(b - a, c - a)) / 2 < 1e-12)  # a millionth of a square's edge
 
 
-def within_tile(uvs: np.ndarray) -> np.ndarray:
-    """(F, 3, 2) UVs, each face that lies in another tile of a repeated picture moved into the first one, [0, 1]: it
-    shows the same there. Faces that reach over an edge stay where they are."""
-    low = np.floor(np.where(np.isfinite(uvs), uvs, 0).min(axis=1, keepdims=True) + EDGE)
+def move_to_unit_tile(uvs: np.ndarray) -> np.ndarray:
+    """UVs (F, 3, 2) with each face that lies in another tile of a repeated texture moved to the unit square.
+
+    It shows the same there. Faces that cross a tile's border stay where they are.
+    """
+    low = np.floor(np.where(np.isfinite(uvs), uvs, 0).min(axis=1, keepdims=True) + TILE_TOLERANCE)
     moved = uvs - low
-    outside = ((uvs < 0) | (uvs > 1)).any(axis=(1, 2)) & ~beyond(moved)
+    outside = ((uvs < 0) | (uvs > 1)).any(axis=(1, 2)) & ~outside_unit_tile(moved)
     return np.where(outside[:, None, None], moved, uvs).astype(uvs.dtype)
 
 
-def beyond(uvs: np.ndarray) -> np.ndarray:
-    """(F,) bool: the faces of (F, 3, 2) UVs that reach out of the picture."""
-    return ((uvs < -EDGE) | (uvs > 1 + EDGE)).any(axis=(1, 2))
+def outside_unit_tile(uvs: np.ndarray) -> np.ndarray:
+    """(F,) bool: faces whose UVs (F, 3, 2) leave the unit square."""
+    return ((uvs < -TILE_TOLERANCE) | (uvs > 1 + TILE_TOLERANCE)).any(axis=(1, 2))
 
 
 def stretch(positions: np.ndarray, faces: np.ndarray, uvs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the map from the surface to UVs does to each face that has an area in both (Sander et al. 2001).
+    """Stretch of the map from the surface to UV space, of the N faces that have an area in both.
 
+    The singular values of its Jacobian are those of Sander et al. 2001, "Texture Mapping Progressive Meshes".
+
+    Args:
+        positions: (V, 3). faces: (F, 3). uvs: (F, 3, 2).
     Returns:
         angles: (N,) the ratio of the larger to the smaller singular value, 1 for a similarity.
-        areas: (N,) the area in UVs over that on the surface, over the map's mean: 1 for all texels as large.
+        areas: (N,) the face's texel density by area over the map's mean, 1 where all texels are equally large.
     """
     p, q = positions[faces].astype(np.float64), uvs.astype(np.float64)
     a, b = p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]
@@ -112,7 +118,7 @@ def stretch(positions: np.ndarray, faces: np.ndarray, uvs: np.ndarray) -> tuple[
     flat = np.abs(_cross(q[:, 1] - q[:, 0], q[:, 2] - q[:, 0]))
     some = (area > 1e-12 * area.max(initial=0)) & (flat > 0)
     a, b, q, long, area, flat = (each[some] for each in (a, b, q, long, area, flat))
-    # The face laid flat: its first edge along x; then the map's Jacobian.
+    # Coordinates in the face's plane, its first edge along x, and then the map's Jacobian.
     x, y = (a * b).sum(axis=1) / long, area / long
     columns = np.stack(
         [
@@ -127,9 +133,9 @@ def stretch(positions: np.ndarray, faces: np.ndarray, uvs: np.ndarray) -> tuple[
 
 
 def overlapping(uvs: np.ndarray) -> np.ndarray:
-    """(F,) bool: whose interior in (F, 3, 2) float32 UVs meets another face's; touching is no overlap.
+    """(F,) bool: faces whose interior in UVs (F, 3, 2) float32 meets another face's; touching is no overlap.
 
-    Exact for multiples of 2⁻²⁴, as UVs of [½, 1] all are: differences and their products fit float64.
+    Exact for multiples of 2⁻²⁴, as all float32 in [½, 1] are: differences and their products fit into float64.
     """
     corners = np.ascontiguousarray(uvs, np.float64)
     hit = np.zeros(len(corners), bool)
@@ -169,7 +175,7 @@ def _apart(s: np.ndarray, t: np.ndarray) -> bool:
 
 @njit(cache=True)
 def _sweep(uvs: np.ndarray, order: np.ndarray, hit: np.ndarray) -> None:
-    """Mark the triangles that overlap another, going along the first axis."""
+    """Mark the overlapping triangles by sweep and prune along the first axis."""
     count = len(uvs)
     low, high = np.empty((count, 2)), np.empty((count, 2))
     for i in range(count):

@@ -38,7 +38,7 @@ class Geometric:
 
     def __call__(self, progress: float) -> float:
         t = _unit(progress)
-        return self.start ** (1 - t) * self.end**t
+        return float(self.start ** (1 - t) * self.end**t)
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class Linear:
 class Adaptive:
     """A bandwidth that falls when the mean shift says that the latents have converged under it.
 
-    It starts at `start` and is lowered by `ratio`, down to `end`, when the shift's length (the root mean square
-    of its entries, told to `observe` at each step) is below `tolerance` bandwidths, or when its mean over the last
-    `patience` steps is no longer at least a twentieth below that of the ones before: what is left is the
-    estimator's own spread. `converged` once that happens at `end`: a rule to stop by. Progress is not looked at.
+    It starts at `start` and falls by `ratio`, down to `end`, when the root mean square of a step's shift is below
+    `tolerance` bandwidths, or when its mean over the last `patience` steps is less than a twentieth below the mean of
+    the steps before, since the rest is the estimator's own spread. `converged` becomes true when that happens at
+    `end`: a rule to stop by. Progress plays no part.
     """
 
     def __init__(self, start: float, end: float, ratio: float = 0.7, tolerance: float = 0.02, patience: int = 6):
@@ -80,11 +80,11 @@ class Adaptive:
         return self._value
 
     def observe(self, length: float) -> None:
-        """Hear of a step's shift."""
+        """Take a step's shift, as the root mean square of its entries."""
         self._lengths.append(length)
         before, last = self._lengths[-2 * self.patience : -self.patience], self._lengths[-self.patience :]
-        settled = len(before) == self.patience and sum(last) > 0.95 * sum(before)
-        if length > self.tolerance * self._value and not settled:
+        stalled = len(before) == self.patience and sum(last) > 0.95 * sum(before)
+        if length > self.tolerance * self._value and not stalled:
             return
         self.converged = self._value <= self.end
         self._value, self._lengths = max(self.end, self.ratio * self._value), []

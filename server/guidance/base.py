@@ -1,40 +1,64 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a guidance is: one step from latents to where a prior would have them."""
+"""The contract of a guidance: one step from latents toward where a prior would have them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..priors.base import Prior
+from ..priors.base import Denoiser
+from ..priors.conditions import Condition
 from .bandwidth import Geometric
 
 
 @dataclass(frozen=True)
 class GuidanceStep:
-    """What one step found; both tensors have the latents' shape and dtype and carry no graph."""
+    """The result of one step; both tensors have the latents' shape and dtype and carry no graph."""
 
     target: Tensor  # (B, …) the point that each latent is pulled toward
-    gradient: Tensor  # (B, …) descend it: latents.backward(gradient)
-    denoiser_calls: int  # network evaluations per latent, classifier-free guidance's two counted as two
+    gradient: Tensor  # (B, …) descend it: latents.backward(gradient), each latent's own, not divided by the batch
+    nfe: int  # network evaluations for each latent, classifier-free guidance's two counted as two
     sigma: Tensor  # (B,) noise level of the last denoiser call
     bandwidth: float | None = None  # MSD's lambda at this step
     converged: bool = False  # an adaptive bandwidth says that going on would move nothing
 
+    @property
+    def denoiser_calls(self) -> int:
+        """`nfe`, by its public name."""
+        return self.nfe
+
 
 class Guidance(Protocol):
-    """Gradients on latents; knows a prior, no mesh and no file."""
+    """Gradients on latents; knows a denoiser, no mesh and no file. A subclass implements `step`."""
 
     def step(
         self,
-        prior: Prior,
-        latents: Tensor,  # (B, …) any float type; computed in float32 or better
-        condition: Any = None,  # handed to prior.denoise as it is
-        progress: float = 0.0,  # of the whole optimization, in [0, 1]
-        generator: torch.Generator | None = None,  # the only source of randomness
-    ) -> GuidanceStep: ...
+        prior: Denoiser,
+        latents: Tensor,
+        condition: Condition | None = None,
+        progress: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> GuidanceStep:
+        """One step of all latents.
+
+        Args:
+            latents: (B, …) of any float type; computed in float32 or better.
+            condition: handed to `prior.denoise` as it is.
+            progress: of the stretch that a schedule spans, in [0, 1]; in a job, of its phase.
+            generator: the only source of randomness; None is torch's global one.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that the next steps depend on and that no setting says, for a checkpoint; often nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Go on from `state_dict` of a guidance with the same settings."""
+        return None
 
 
 def working(latents: Tensor) -> Tensor:

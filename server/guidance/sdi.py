@@ -2,17 +2,17 @@
 """Score distillation via inversion (Lukoianov et al. 2024, arXiv 2405.15891)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..priors.base import Prior, denoiser_calls, per_sample, unguided
-from .base import GuidanceStep, NoiseLevels, working
+from ..priors.base import Denoiser, append_dims
+from ..priors.conditions import Condition, nfe, without_cfg
+from .base import Guidance, GuidanceStep, NoiseLevels, working
 
 
 @dataclass
-class SDI(NoiseLevels):
+class SDI(NoiseLevels, Guidance):
     """SDS whose noise is not drawn but found: the latents are carried up to sigma by the prior's own flow.
 
     The target D(z; sigma) is then what the prior makes of these latents, without the variance that random
@@ -34,25 +34,25 @@ class SDI(NoiseLevels):
     @torch.no_grad()
     def step(
         self,
-        prior: Prior,
+        prior: Denoiser,
         latents: Tensor,
-        condition: Any = None,
+        condition: Condition | None = None,
         progress: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> GuidanceStep:
         """One denoising of the inverted latents; the gradient is latents - target; as `Guidance.step`."""
         x = working(latents)
         sigma = self.draw(x, progress, generator)
-        flow = unguided(condition)
+        flow = without_cfg(condition)
         target = prior.denoise(self.invert(prior, x, sigma, flow), sigma, condition)
         return GuidanceStep(
             target=target.to(latents.dtype),
             gradient=(x - target).to(latents.dtype),
-            denoiser_calls=self.steps * denoiser_calls(flow) + denoiser_calls(condition),
+            nfe=self.steps * nfe(flow) + nfe(condition),
             sigma=sigma,
         )
 
-    def invert(self, prior: Prior, x: Tensor, sigma: Tensor, condition: Any = None) -> Tensor:
+    def invert(self, prior: Denoiser, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         """x (B, …), taken for data at level sigma_min, carried up the probability-flow ODE to sigma (B,).
 
         dz/dsigma = (z - D(z; sigma)) / sigma (Karras 2022, equation 1 in variance-exploding form), Euler.
@@ -61,6 +61,6 @@ class SDI(NoiseLevels):
         for i in range(1, self.steps + 1):
             higher = self.sigma_min * (sigma / self.sigma_min) ** (i / self.steps)
             clean = prior.denoise(z, level, condition)
-            z = clean + (z - clean) * per_sample(higher / level, z)
+            z = clean + (z - clean) * append_dims(higher / level, z)
             level = higher
         return z

@@ -2,17 +2,17 @@
 """Score distillation sampling (Poole et al. 2022, arXiv 2209.14988): the baseline."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..priors.base import Prior, denoiser_calls, per_sample, randn
-from .base import GuidanceStep, NoiseLevels, working
+from ..priors.base import Denoiser, append_dims, randn
+from ..priors.conditions import Condition, nfe
+from .base import Guidance, GuidanceStep, NoiseLevels, working
 
 
 @dataclass
-class SDS(NoiseLevels):
+class SDS(NoiseLevels, Guidance):
     """Pulls latents toward D(x + sigma n; sigma): the noise prediction's error, times sigma.
 
     anneal: the stronger baseline; without it the usual form.
@@ -21,9 +21,9 @@ class SDS(NoiseLevels):
     @torch.no_grad()
     def step(
         self,
-        prior: Prior,
+        prior: Denoiser,
         latents: Tensor,
-        condition: Any = None,
+        condition: Condition | None = None,
         progress: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> GuidanceStep:
@@ -31,10 +31,7 @@ class SDS(NoiseLevels):
         x = working(latents)
         sigma = self.draw(x, progress, generator)
         noise = randn(x.shape, generator, x.device)
-        target = prior.denoise(x + per_sample(sigma, x) * noise, sigma, condition)
+        target = prior.denoise(x + append_dims(sigma, x) * noise, sigma, condition)
         return GuidanceStep(
-            target=target.to(latents.dtype),
-            gradient=(x - target).to(latents.dtype),
-            denoiser_calls=denoiser_calls(condition),
-            sigma=sigma,
+            target=target.to(latents.dtype), gradient=(x - target).to(latents.dtype), nfe=nfe(condition), sigma=sigma
         )

@@ -1,56 +1,43 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the queue needs of whatever runs its jobs. Another kind of executor is another file beside `worker`."""
+"""The interface between the queue and whatever runs its jobs; `server.jobs.EXECUTORS` names those there are."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Protocol
 
-from msd_blender.protocol import JobRequest
-
-# Of the views at once, until one is left: what is done where memory runs out.
-HALVINGS = 2
-HALVED = "The device ran out of memory: going on with half as many views at once."
-TOO_LITTLE_MEMORY = (
-    "The device has too little memory even for one view at a time: close other programs on it, or "
-    "choose a smaller model or texture size."
-)
+from .messages import ExecutorMessage, JobInput
 
 
-class ExecutorDied(Exception):
+class ExecutorCrashed(Exception):
     """An executor ended without being asked to."""
 
 
 class Executor(Protocol):
-    """Runs one job at a time. It says, as (letter, body):
+    """Runs one job at a time, on one device.
 
-    R ready for work, and M now and then: its device, as `Health` names it, in JSON; E an event (`encode_event`);
-    S a snapshot frame (`encode_snapshot`); and of a job's end D done, P paused at a checkpoint, O out of memory,
-    F failed with a sentence, X its device failed, with a sentence: it is of no more use.
+    It first sends `Ready`. Of each job it sends any number of `Report`s and then one `Outcome`; it may send a
+    `DeviceStatus` at any time. The calls do not block, but for `receive`, and all come from one thread.
     """
 
-    def run(
-        self,
-        request: JobRequest,
-        folder: Path,
-        halvings: int = 0,
-        mesh: Path | None = None,
-        edit: tuple[int, Path] | None = None,
-    ) -> None:
-        """Start a job, or go on with it, in its folder.
-
-        halvings: see `Settings.of`. mesh: the upload that the request names. edit: the newest one that takes the
-        asset's place, and its number.
-        """
+    def run(self, job: JobInput) -> None:
+        """Start a job, or go on with it from its checkpoint."""
 
     def cancel(self) -> None:
-        """End the job soon, with what it has as its result."""
+        """Ask the job to end soon, `Finished` with the asset as it is. Without a job this does nothing."""
 
     def pause(self) -> None:
-        """End the job soon, at a checkpoint."""
+        """Ask the job to send a checkpoint and end soon, `Paused`. Without a job this does nothing."""
 
-    def receive(self, timeout: float) -> tuple[str, bytes] | None:
-        """What it says next, None after `timeout` seconds of silence. Raises `ExecutorDied`."""
+    def receive(self, timeout: float) -> ExecutorMessage | None:
+        """The next message; None after `timeout` seconds without one.
+
+        The caller has handled a message when it asks for the next one: an executor may hold the job back until then,
+        so that checkpoints come no faster than they are written. Raises `ExecutorCrashed`.
+        """
 
     def kill(self) -> None:
-        """End it now; it may have died before."""
+        """End the executor now, and free all that it holds; it may have crashed before."""
+
+
+StartExecutor = Callable[[], Executor]

@@ -13,6 +13,7 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from msd_blender.protocol import (
     FILES,
@@ -33,7 +34,8 @@ from msd_blender.protocol import (
 )
 
 from ..checkpoint import Checkpoints
-from .meshes import Meshes
+from .messages import Checkpoint, EditedMesh, JobInput
+from .uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, client_key TEXT UNIQUE, st
 CREATE TABLE IF NOT EXISTS events (job TEXT NOT NULL, number INTEGER NOT NULL, data BLOB NOT NULL,
                                    PRIMARY KEY (job, number)) WITHOUT ROWID;
 """
-# What each version of the tables adds to the one before; PRAGMA user_version counts them.
+# The changes of each version of the tables to the one before; PRAGMA user_version counts them.
 _CHANGES = [
     """ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
        ALTER TABLE jobs ADD COLUMN halvings INTEGER NOT NULL DEFAULT 0;
@@ -53,29 +55,32 @@ _CHANGES = [
        ALTER TABLE jobs ADD COLUMN edited TEXT NOT NULL DEFAULT '';""",
 ]
 _COLUMNS = "id, state, request, created, error, edits"
-PAGE = 500  # events that are read at once
-LAST = "last.snapshot"  # in an ended job's folder: a frame
-SPARE = 4 << 20  # bytes kept back, to write down how a job ended on a full disk
-ROOM = 48 << 20  # bytes that a job should find free
+PAGE = 500  # events in one read
+LAST = "last.snapshot"  # a frame, in the folder of an ended job
+SPARE_BYTES = 4 << 20  # reserved, so that the end of a job can be written on a full disk
+MIN_FREE_BYTES = 48 << 20  # of the disk, for the server to take a job or an upload
 
 
 class StoreError(OSError):
-    """The store cannot be opened, in one sentence."""
+    """The store cannot be opened. The message is one sentence that says what to do."""
 
 
 class Store:
-    """All jobs of a data folder. Safe to use from several threads."""
+    """All jobs of a data folder, its only owner. Safe to use from several threads.
+
+    A job under way has the folder ``jobs/ID.part`` with its checkpoints, an ended one ``jobs/ID`` with its files.
+    """
 
     def __init__(self, data: Path):
         self.data = data
         self._spare = data / "spare"
-        self.meshes = Meshes(data / "meshes")
+        self.uploads = Uploads(data / "meshes")
         self._lock = threading.Lock()
         try:
             self._db = sqlite3.connect(data / "jobs.sqlite", check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute("PRAGMA cache_size=-256")  # KiB: its 2 MB fill slowly, which looks like a leak
+            self._db.execute("PRAGMA cache_size=-256")  # KiB: the usual 2 MB fill slowly, which looks like a leak
             self._db.executescript(_TABLES)
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             for number, change in enumerate(_CHANGES[version:], version + 1):
@@ -85,28 +90,28 @@ class Store:
                 f"The jobs in {data / 'jobs.sqlite'} cannot be opened ({error}): move that file away, "
                 "or choose another --data."
             ) from None
-        self._keep_spare()
+        self._reserve_spare()
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
-    def _execute(self, query: str, *values: object) -> list[tuple]:
+    def _execute(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._lock:
             return self._db.execute(query, values).fetchall()
 
-    def _keep_spare(self) -> None:
-        if self.has_room() and not self._spare.exists():
+    def _reserve_spare(self) -> None:
+        if self.has_free_space() and not self._spare.exists():
             with open(self._spare, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, SPARE)
+                os.posix_fallocate(file.fileno(), 0, SPARE_BYTES)
 
-    def use_spare(self) -> None:
-        """Give up the bytes that are kept back: the next job takes them again, where it can."""
+    def release_spare(self) -> None:
+        """Free the reserved bytes on a full disk; the next job reserves them again, if it can."""
         self._spare.unlink(missing_ok=True)
 
-    def has_room(self) -> bool:
-        """Whether the disk has the bytes for another job, `ROOM`."""
-        return shutil.disk_usage(self.data).free >= ROOM
+    def has_free_space(self) -> bool:
+        """Whether the disk has `MIN_FREE_BYTES`."""
+        return shutil.disk_usage(self.data).free >= MIN_FREE_BYTES
 
     def add(self, request: JobRequest) -> tuple[Job, bool]:
         """(the job of this request, whether it is new): a known `client_key` gives the job it made before."""
@@ -121,17 +126,17 @@ class Store:
             time.time(),
             request.priority,
         )
-        found = self.get(job)
-        if found is not None:
-            return found, True
-        ((known,),) = self._execute("SELECT id FROM jobs WHERE client_key = ?", request.client_key)
-        return self._known(known), False
+        added = self.get(job)
+        if added is not None:
+            return added, True
+        ((same,),) = self._execute("SELECT id FROM jobs WHERE client_key = ?", request.client_key)
+        return self._existing(same), False
 
     def get(self, job: str) -> Job | None:
         rows = self._execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", job)
         return self._job(rows[0]) if rows else None
 
-    def _known(self, job: str) -> Job:
+    def _existing(self, job: str) -> Job:
         found = self.get(job)
         assert found is not None
         return found
@@ -140,48 +145,70 @@ class Store:
         """Newest first."""
         return [self._job(row) for row in self._execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY rowid DESC")]
 
-    def _job(self, row: tuple) -> Job:
+    def _job(self, row: tuple[Any, ...]) -> Job:
         job, state, request, created, error, edits = row
-        there: list[str] = []
+        present: list[str] = []
         if state in FINAL_STATES:
             with suppress(OSError):
-                there = os.listdir(self.folder(job))
-        files = [name for name in FILES if name in there]
+                present = os.listdir(self.folder(job))
+        files = [name for name in FILES if name in present]
         return Job(job, state, from_dict(JobRequest, json.loads(request)), created, error, files, edits)
 
     def folder(self, job: str) -> Path:
-        """Where an ended job's files are."""
+        """The folder of an ended job's files."""
         return self.data / "jobs" / job
 
-    def open_folder(self, job: str) -> Path:
-        """The folder in which a job works: its checkpoints stay there from one run to the next."""
-        folder = self._part(job)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._keep_spare()
-        return folder
+    def open_folder(self, job: str) -> None:
+        """Make the folder of a job that is to run; checkpoints in it stay. Raises OSError."""
+        self._part(job).mkdir(parents=True, exist_ok=True)
+        self._reserve_spare()
 
     def checkpoints(self, job: str) -> Checkpoints:
         return Checkpoints(self._part(job) / "checkpoints")
 
-    def keep_snapshot(self, job: str, snapshot: Snapshot) -> None:
-        """Keep a job's last snapshot, for readers that come after this server has ended; a full disk has none."""
-        with suppress(OSError):
-            (self._part(job) / LAST).write_bytes(encode_snapshot(snapshot))
+    def job_input(self, job: Job) -> JobInput:
+        """All that an executor needs to run a job from where it is. Raises `UploadNotFound`, OSError."""
+        mesh, edited = job.request.mesh, self.edited(job.id)
+        checkpoint = self.checkpoints(job.id).read()
+        return JobInput(
+            job.id,
+            job.request,
+            self.uploads.read(mesh) if mesh else None,
+            Checkpoint(*checkpoint) if checkpoint else None,
+            EditedMesh(job.edits, self.uploads.read(edited)) if edited else None,
+            self.halvings(job.id),
+        )
 
     def last_snapshot(self, job: str) -> Snapshot | None:
-        """Of an ended job; None where there is none that is whole."""
+        """The last snapshot of an ended job; None where there is none that can be read."""
         try:
             return decode_snapshot((self.folder(job) / LAST).read_bytes()[8:])
         except (OSError, ProtocolError):
             return None
 
-    def keep_folder(self, job: str) -> None:
-        """Take the files of a running job as its result: all of them, or none if the server dies before."""
-        shutil.rmtree(self._part(job) / "checkpoints", ignore_errors=True)
-        self._part(job).replace(self.folder(job))
+    def keep_files(self, job: str, files: dict[str, bytes], snapshot: Snapshot | None) -> None:
+        """Write the files that a job leaves, and end the life of its checkpoints.
+
+        Either all files are kept, or, if this raises OSError or the server dies, none. The last snapshot is for
+        readers that come after this server has ended, and is left out where the disk has no place for it.
+        """
+        part = self._part(job)
+        try:
+            for name, data in files.items():
+                if name not in FILES:
+                    raise ValueError(f"A job leaves {', '.join(FILES)}, not {name!r}.")
+                (part / name).write_bytes(data)
+        except OSError:
+            for name in files:
+                (part / name).unlink(missing_ok=True)
+            raise
+        self._close_folder(job, snapshot)
 
     def keep_shown(self, job: Job, shown: Snapshot | None) -> None:
-        """End a job that wrote no files with what its readers saw last, if there is anything and room for it."""
+        """Make files of the snapshot that readers saw last, for a job that left none.
+
+        A job that showed nothing, or a disk that has no place for the files, leaves no folder.
+        """
         from ..geometry import files  # needs SciPy, which the server itself does not
         from ..geometry.mesh import Mesh
 
@@ -189,14 +216,23 @@ class Store:
         if shown is None:
             return
         try:
-            files.save_result(Mesh.of(shown.arrays), self.open_folder(job.id), job.request.flat)
-            self.keep_snapshot(job.id, shown)
-            self.keep_folder(job.id)
+            self.open_folder(job.id)
+            files.save_result(Mesh.from_arrays(shown.arrays), self._part(job.id), job.request.flat)
+            self._close_folder(job.id, shown)
         except Exception:  # the job must end all the same
-            log.exception("What job %s showed could not be kept", job.id)
+            log.exception("The last snapshot of job %s could not be made its result", job.id)
             self.discard_folder(job.id)
 
+    def _close_folder(self, job: str, snapshot: Snapshot | None) -> None:
+        part = self._part(job)
+        if snapshot is not None:
+            with suppress(OSError):
+                (part / LAST).write_bytes(encode_snapshot(snapshot))
+        shutil.rmtree(part / "checkpoints", ignore_errors=True)
+        part.replace(self.folder(job))
+
     def discard_folder(self, job: str) -> None:
+        """Delete the checkpoints of a job; the files of an ended one stay."""
         shutil.rmtree(self._part(job), ignore_errors=True)
 
     def _part(self, job: str) -> Path:
@@ -204,35 +240,39 @@ class Store:
 
     def set_state(self, job: str, state: str, error: str = "") -> Job:
         self._execute("UPDATE jobs SET state = ?, error = ? WHERE id = ?", state, error, job)
-        return self._known(job)
+        return self._existing(job)
 
     def next_queued(self) -> Job | None:
-        """The one of highest priority that has waited longest; the clock may jump, the order of rows does not."""
+        """The job of the highest priority that has waited longest, by the order of rows: the clock may jump."""
         rows = self._execute(
             f"SELECT {_COLUMNS} FROM jobs WHERE state = ? ORDER BY priority DESC, rowid LIMIT 1", QUEUED
         )
         return self._job(rows[0]) if rows else None
 
     def count(self, state: str) -> int:
-        ((number,),) = self._execute("SELECT COUNT(*) FROM jobs WHERE state = ?", state)
-        return number
+        """The number of jobs in a state."""
+        return self._number("SELECT COUNT(*) FROM jobs WHERE state = ?", state)
+
+    def _number(self, query: str, *values: object) -> int:
+        ((number,),) = self._execute(query, *values)
+        return int(number)
 
     def take_up_running(self) -> list[Job]:
-        """Jobs that a server which died left running: queued again, or finished where their files are there."""
+        """End the running state that a dead server left: finished where a job's files are all there, else queued."""
         rows = self._execute("SELECT id FROM jobs WHERE state = ? ORDER BY rowid", RUNNING)
         return [self.set_state(job, FINISHED if self.folder(job).exists() else QUEUED) for (job,) in rows]
 
     def halvings(self, job: str) -> int:
-        """How often a job's views at once were halved for lack of memory."""
-        ((number,),) = self._execute("SELECT halvings FROM jobs WHERE id = ?", job)
-        return number
+        """How often a job's number of views was halved for lack of memory."""
+        return self._number("SELECT halvings FROM jobs WHERE id = ?", job)
 
     def halve(self, job: str) -> int:
+        """Halve a job's number of views once more; the new count of halvings."""
         self._execute("UPDATE jobs SET halvings = halvings + 1 WHERE id = ?", job)
         return self.halvings(job)
 
-    def add_death(self, job: str) -> int:
-        """Note that a job's worker died; how many have since the last new checkpoint."""
+    def add_crash(self, job: str) -> int:
+        """Count a crash of a job's executor; the number of crashes since its last new checkpoint."""
         step = self.checkpoints(job).step
         self._execute(
             "UPDATE jobs SET deaths = CASE WHEN ? > death_step THEN 1 ELSE deaths + 1 END, death_step = ? WHERE id = ?",
@@ -240,15 +280,15 @@ class Store:
             step,
             job,
         )
-        ((number,),) = self._execute("SELECT deaths FROM jobs WHERE id = ?", job)
-        return number
+        return self._number("SELECT deaths FROM jobs WHERE id = ?", job)
 
     def edit(self, job: str, edit: Edit) -> Job:
-        """Take an edit into the job's request; its mesh counts as one more of `Job.edits`."""
-        request = self._known(job).request
-        for name in ("prompt", "negative_prompt"):
-            if (value := getattr(edit, name)) is not None:
-                setattr(request, name, value)
+        """Apply an edit to the job's request; an edited mesh adds one to `Job.edits`."""
+        request = self._existing(job).request
+        if edit.prompt is not None:
+            request.prompt = edit.prompt
+        if edit.negative_prompt is not None:
+            request.negative_prompt = edit.negative_prompt
         self._execute(
             "UPDATE jobs SET request = ?, edits = edits + ?, edited = CASE WHEN ? THEN ? ELSE edited END WHERE id = ?",
             json.dumps(to_dict(request)),
@@ -257,15 +297,15 @@ class Store:
             edit.mesh,
             job,
         )
-        return self._known(job)
+        return self._existing(job)
 
     def edited(self, job: str) -> str:
-        """The id of the newest mesh that an edit put in the asset's place, "" for none."""
+        """The id of the newest edited mesh, "" for none."""
         ((mesh,),) = self._execute("SELECT edited FROM jobs WHERE id = ?", job)
-        return mesh
+        return str(mesh)
 
-    def meshes_in_use(self) -> set[str]:
-        """The ids of uploads that jobs which have not ended still need."""
+    def uploads_in_use(self) -> set[str]:
+        """The ids of the uploads that jobs still need."""
         rows = self._execute("SELECT request, edited FROM jobs WHERE state IN (?, ?, ?)", QUEUED, RUNNING, PAUSED)
         return {mesh for request, edited in rows for mesh in (json.loads(request).get("mesh", ""), edited)} - {""}
 
@@ -273,11 +313,11 @@ class Store:
         self._execute("INSERT INTO events VALUES (?, ?, ?)", job, number, data)
 
     def events(self, job: str, after: int = 0) -> list[tuple[int, bytes]]:
-        """The first of those after a number, `PAGE` at most."""
+        """The (number, bytes) of the first events after a number, `PAGE` at most."""
         return self._execute(
             "SELECT number, data FROM events WHERE job = ? AND number > ? ORDER BY number LIMIT ?", job, after, PAGE
         )
 
     def last_event(self, job: str) -> int:
-        ((number,),) = self._execute("SELECT COALESCE(MAX(number), 0) FROM events WHERE job = ?", job)
-        return number
+        """The number of a job's newest event, 0 for none."""
+        return self._number("SELECT COALESCE(MAX(number), 0) FROM events WHERE job = ?", job)

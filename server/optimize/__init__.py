@@ -5,14 +5,18 @@ import gc
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ..geometry.check import check
+from .. import priors
 from ..geometry.mesh import Mesh
+from ..geometry.validation import validate
+from ..rendering.rasterize import cpu
 from .device import device_in_use, is_device_fault, is_out_of_memory
-from .generate import Paused, forget_priors, generate, load_prior
+from .loop import Optimization, Paused, generate
 from .settings import Settings
 
 __all__ = [
+    "Optimization",
     "Paused",
     "Settings",
     "checked",
@@ -25,25 +29,22 @@ __all__ = [
 ]
 
 
-def checked(arrays: dict[str, np.ndarray]) -> Mesh:
+def checked(arrays: dict[str, NDArray[np.generic]]) -> Mesh:
     """The mesh of an upload's arrays. Raises ValueError with one sentence where it cannot be worked on."""
-    return check(Mesh.of(arrays))
+    return validate(Mesh.from_arrays(arrays))
 
 
 def release() -> None:
-    """Give back the memory that only the next job needs: the loaded prior, and what PyTorch keeps of the card."""
-    forget_priors()
+    """Give back the memory that only the next job needs: the loaded prior, and PyTorch's reserve on the card."""
+    priors.clear_cache()
     gc.collect()
     torch.cuda.empty_cache()
 
 
 def warm_up() -> None:
     """Load the bundled prior and compile the rasterizer's kernels, so that the first job starts at once."""
-    from ..priors import PriorError
-    from ..rendering.rasterize import cpu
-
     cpu.warm_up()
     try:
-        load_prior("", "cpu")
-    except PriorError:
+        priors.load_cached("", torch.device("cpu"))
+    except priors.PriorError:
         pass  # a job that names its own model needs no bundled one

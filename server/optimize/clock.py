@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the time of a run goes."""
+"""Seconds that each part of a run takes, on the device's own timeline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol, Self
 
 import torch
 
@@ -21,7 +21,7 @@ class Mark(Protocol):
     def synchronize(self) -> None:
         """Wait until it has."""
 
-    def elapsed_time(self, end: Any, /) -> float:
+    def elapsed_time(self, end: Self, /) -> float:
         """Milliseconds to a later one; both have come."""
 
 
@@ -68,7 +68,7 @@ class Clock:
         return cls(cuda_mark if device.type == "cuda" else HostMark)
 
     def resume(self, seconds: dict[str, float], elapsed: float) -> None:
-        """Add what was spent before."""
+        """Add the seconds of the run before it was stopped."""
         for name, value in seconds.items():
             self._seconds[name] += value
         self._start -= elapsed
@@ -83,13 +83,13 @@ class Clock:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What the device has done so far; 0 for other names."""
+        """The parts that the device has finished; 0 for other names."""
         while self._pending and self._pending[0][2].query():
             name, start, end = self._pending.popleft()
             self._seconds[name] += start.elapsed_time(end) / 1000
         return self._seconds
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Wait until the device has done all that was asked."""
         if self._pending:
             self._pending[-1][2].synchronize()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
@@ -26,8 +27,22 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and available else "cpu")
 
 
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """A block in which PyTorch gives the same bits every time on the CPU; on CUDA atomic adds may differ.
+
+    Without it several threads add up an indexing's gradient in any order.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def device_in_use() -> dict[str, str | int]:
-    """What jobs run on where their request leaves it open: its name, and the bytes that this process holds and all."""
+    """The device of jobs whose request leaves it open: its name, the bytes this process holds of it and all it has."""
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
         return {"device": card.name, "memory": torch.cuda.memory_reserved(0), "memory_total": card.total_memory}

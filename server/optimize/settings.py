@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The settings of a generation: what the defaults are, and how a request changes them."""
+"""The settings of a run: their defaults, and how a request changes them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from msd_blender.protocol import JobRequest
 
+from ..assets import Asset, MeshOptions, RefineAsset, Surface, TextureAsset, Volume
 from ..guidance.bandwidth import Geometric
 from ..guidance.msd import RENDERS
 from ..rendering.cameras import FIELD_OF_VIEW
@@ -15,86 +16,95 @@ from ..rendering.cameras import FIELD_OF_VIEW
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of the optimization on one representation.
+    """One stretch of the optimization, on one representation.
 
-    levels: of the field, see `geometry.field.Field`; none where a mesh has taken its place.
-    bandwidth: of the mean shift, in latents of unit standard deviation; it falls over the phase.
-    learning_rate: Adam's, in logits; it falls to a tenth, so that what is noise averages out.
-    penalty: weight of the regularizers beside the guidance's gradient.
-    resolution: edge of a render, as a share of the edge that the prior wants.
-    emphasis: the guidance scale starts so many times higher and comes down by the phase's middle. Where the shape
-        is decided the view's word must outweigh what the picture already looks like, or every side becomes a
-        front (Janus); more than a chair needs closes a donut.
-    contrast: the share of side views that are told from overhead, see `priors.prompts.negative_prompts`: without it
-        a mushroom becomes a ball.
+    Args:
+        asset: its class.
+        levels: of the field, see `geometry.field.Field`; none for a mesh.
+        bandwidth: of the mean shift, in latents of unit standard deviation; it falls over the phase.
+        learning_rate: Adam's, in logits; it falls to a tenth, so that noise averages out.
+        penalty: weight of the regularizers beside the guidance's gradient.
+        resolution: edge of a render, as a share of the edge that the prior takes.
+        guidance_boost: factor of the guidance scale at the start; it falls to 1 by the phase's middle. While the shape
+            forms, the view's word must weigh more than the shape so far, or every side becomes a front (Janus). Too
+            high a factor closes the hole of a donut.
+        against_overhead: share of the side views whose negative prompt is the overhead view, see
+            `priors.prompts.negative_prompts`; without any, a mushroom becomes a ball.
     """
 
+    asset: type[Asset]
     iterations: int
     levels: tuple[int, ...]
     bandwidth: Geometric
     learning_rate: float
     penalty: float
     resolution: float = 1.0
-    emphasis: float = 1.0
-    contrast: float = 0.0
+    guidance_boost: float = 1.0
+    against_overhead: float = 0.0
 
-    def guidance(self, name: str) -> dict[str, Any]:
+    def guidance(self, name: str) -> dict[str, object]:
         """Settings for `guidance.create(name)`."""
         return {"bandwidth": self.bandwidth, **RENDERS} if name == "msd" else {}
 
 
-# What each mode does, in order: (what is worked on, the name of its `Settings`).
-PLANS: dict[str, tuple[tuple[str, str], ...]] = {
-    "generate": (("volume", "volume"), ("surface", "surface"), ("texture", "finish")),
-    "texture": (("texture", "texture"),),
-    "refine": (("refine", "refine"),),
+# The phases of each mode, in order: fields of `Settings`.
+PLANS: dict[str, tuple[str, ...]] = {
+    "generate": ("volume", "surface", "finish"),
+    "texture": ("texture",),
+    "refine": ("refine",),
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything of a generation that the request does not name, with its defaults.
+    """Everything of a run that the request does not name, with its defaults.
 
-    finish: the texture of a mesh that was made from nothing, which begins with the field's colours.
-    elevation, field_of_view: of the cameras, as `rendering.cameras.sample`.
+    Args:
+        volume, surface, finish: the phases of mode generate; the last textures the mesh, beginning with the field's
+            colours.
+        colour_levels: see `assets.colour_grid.ColourGrid`.
+        snapshots: over the whole run, 0 for none.
+        snapshot_seconds: at most, from one snapshot to the next.
+        made_texture_size: pixels, of a mesh that was made from nothing; texture_size: of any other.
+        elevation, field_of_view: of the cameras, as `rendering.cameras.sample`.
     """
 
     views: int = 4
     guidance_scale: float = 5.0
-    volume: Phase = field(
-        default_factory=lambda: Phase(
-            270,
-            (5, 9, 17, 33),
-            Geometric(4.0, 1.5),
-            learning_rate=0.07,
-            penalty=50,
-            resolution=0.5,
-            emphasis=1.7,
-            contrast=0.5,
-        )
+    volume: Phase = Phase(
+        Volume, 270, (5, 9, 17, 33), Geometric(4.0, 1.5), 0.07, 50, 0.5, guidance_boost=1.7, against_overhead=0.5
     )
-    surface: Phase = field(
-        default_factory=lambda: Phase(190, (5, 9, 17, 33, 49), Geometric(2.4, 0.6), learning_rate=0.02, penalty=50)
-    )
-    finish: Phase = field(default_factory=lambda: Phase(50, (), Geometric(0.9, 0.6), learning_rate=0.02, penalty=50))
-    texture: Phase = field(
-        default_factory=lambda: Phase(300, (), Geometric(4.0, 0.75), learning_rate=0.05, penalty=50, emphasis=1.5)
-    )
-    refine: Phase = field(default_factory=lambda: Phase(300, (), Geometric(3.0, 0.75), learning_rate=0.03, penalty=50))
-    paint: tuple[int, ...] = (5, 9, 17, 33, 65)  # levels of `assets.paint.Paint`
-    snapshots: int = 40  # over the whole run, 0 for none, and
-    snapshot_seconds: float = 10.0  # at most this long from one to the next
-    made_texture_size: int = 512  # of a mesh that was made from nothing
+    surface: Phase = Phase(Surface, 190, (5, 9, 17, 33, 49), Geometric(2.4, 0.6), 0.02, 50)
+    finish: Phase = Phase(TextureAsset, 50, (), Geometric(0.9, 0.6), 0.02, 50)
+    texture: Phase = Phase(TextureAsset, 300, (), Geometric(4.0, 0.75), 0.05, 50, guidance_boost=1.5)
+    refine: Phase = Phase(RefineAsset, 300, (), Geometric(3.0, 0.75), 0.03, 50)
+    colour_levels: tuple[int, ...] = (5, 9, 17, 33, 65)
+    snapshots: int = 40
+    snapshot_seconds: float = 10.0
+    made_texture_size: int = 512
     texture_size: int = 1024
     elevation: tuple[float, float] | None = None
     field_of_view: float = FIELD_OF_VIEW
 
-    def plan(self, mode: str) -> list[tuple[str, Phase]]:
-        """What a mode works on, with its phases in order."""
-        return [(kind, getattr(self, name)) for kind, name in PLANS[mode]]
+    def plan(self, mode: str) -> list[Phase]:
+        """The phases of a mode, in order."""
+        return [getattr(self, name) for name in PLANS[mode]]
 
     def iterations(self, mode: str) -> int:
-        return sum(phase.iterations for _, phase in self.plan(mode))
+        return sum(phase.iterations for phase in self.plan(mode))
+
+    def mesh_options(self, request: JobRequest) -> MeshOptions:
+        """How a request's mesh is worked on."""
+        from_scratch = request.mode == "generate"
+        return MeshOptions(
+            from_scratch,
+            self.colour_levels,
+            tuple(request.maps),
+            self.made_texture_size if from_scratch else self.texture_size,
+            request.flat,
+            request.symmetry,
+            request.max_displacement,
+        )
 
     @classmethod
     def of(cls, request: JobRequest, halvings: int = 0) -> Settings:
@@ -112,8 +122,7 @@ class Settings:
             changes["elevation"] = (float(min(request.elevation)), float(max(request.elevation)))
         if request.field_of_view is not None:
             changes["field_of_view"] = float(request.field_of_view)
-        names = [name for _, name in PLANS[request.mode]]
-        phases = [getattr(default, name) for name in names]
+        names, phases = PLANS[request.mode], default.plan(request.mode)
         if request.iterations is not None:
             phases = [
                 replace(phase, iterations=count) for phase, count in zip(phases, _shares(request.iterations, phases))
@@ -124,7 +133,7 @@ class Settings:
             replace(phase, bandwidth=_bandwidth(request, phase.bandwidth, i == 0, i == len(phases) - 1))
             for i, phase in enumerate(phases)
         ]
-        return replace(default, **changes, **dict(zip(names, phases)))
+        return replace(default, **changes | dict(zip(names, phases)))
 
 
 def _shares(count: int, phases: list[Phase]) -> list[int]:
@@ -140,7 +149,8 @@ def _shares(count: int, phases: list[Phase]) -> list[int]:
 
 
 def _bandwidth(request: JobRequest, own: Geometric, first: bool, last: bool) -> Geometric:
-    """Diversity is where the first phase starts, sharpness where the last one ends; no other goes beyond them."""
+    """The schedule of a phase: the first starts at the request's diversity, the last ends at its sharpness, and the
+    phases between stay within the two."""
     start, end = own.start, own.end
     if request.diversity is not None:
         start = request.diversity if first else min(start, request.diversity)

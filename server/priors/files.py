@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether a folder holds a model that can be loaded, asked of its files: no network is built, no weight is read."""
+"""Checks of a model folder's files, so that a bad one is refused before a network is built or a weight is read."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .base import PriorError
 
@@ -26,13 +27,28 @@ _LONGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
 AGAIN = "download the model again"
 
 
-def check(folder: Path) -> None:
-    """Raise PriorError, with one sentence that says what to do, unless `LatentDiffusion` can read this folder."""
-    _place(folder)
-    index = _json(folder / "model_index.json")
-    kind = index.get("_class_name")
-    if kind != PIPELINE:
+@dataclass(frozen=True)
+class Words:
+    """The words that a small model was trained on, from `words.json` in its folder.
+
+    things: objects that it can make, for a sentence. words: all words of its captions.
+    """
+
+    things: tuple[str, ...]
+    words: frozenset[str]
+
+
+def pipeline_class(folder: Path) -> str:
+    """The class of diffusers that a folder's model_index.json names. Raises PriorError where it has none."""
+    _check_place(folder)
+    return str(read_json(folder / "model_index.json").get("_class_name"))
+
+
+def check_stable_diffusion(folder: Path) -> None:
+    """Raise PriorError, with one sentence that says what to do, unless `StableDiffusion` can read this folder."""
+    if (kind := pipeline_class(folder)) != PIPELINE:
         raise PriorError(f"{folder} holds a {kind}: use a {PIPELINE} (1.x or 2.x), whose only input is text.")
+    index = read_json(folder / "model_index.json")
     for part in (*CLASSES, "scheduler"):
         if not (folder / part).is_dir():
             raise PriorError(f"{folder} has no {part} folder: download the whole model again.")
@@ -41,20 +57,32 @@ def check(folder: Path) -> None:
         name = entry[-1] if isinstance(entry, list) and entry else None
         if name not in known:
             raise PriorError(f"The {part} of {folder} is a {name}: use a model whose {part} is a {known[0]}.")
-    unet, vae, text = (_json(folder / part / "config.json") for part in STEMS)
-    _scheduler(folder, _json(folder / "scheduler" / "scheduler_config.json"))
-    _tokenizer(folder / "tokenizer")
-    _fit(folder, unet, vae, text)
+    unet, vae, text = (read_json(folder / part / "config.json") for part in STEMS)
+    _check_scheduler(folder, read_json(folder / "scheduler" / "scheduler_config.json"))
+    _check_tokenizer(folder / "tokenizer")
+    _check_fit(folder, unet, vae, text)
     for part in STEMS:
-        _weights(folder / part)
+        _check_weights(folder / part)
+
+
+def words(folder: Path) -> Words | None:
+    """The words that a model knows; None for one that says nothing of them. Raises PriorError for a damaged file."""
+    path = folder / "words.json"
+    if not path.is_file():
+        return None
+    lists = read_json(path)
+    try:
+        return Words(tuple(map(str, lists["things"])), frozenset(map(str, lists["words"])))
+    except (KeyError, TypeError):
+        raise PriorError(f"{path} is damaged: {AGAIN}.") from None
 
 
 def variant(folder: Path) -> str | None:
-    """Of a part's weights, those to load: None for the plain ones, else as in `model.fp16.safetensors`."""
+    """The variant of a part's weights to load, as "fp16" in `model.fp16.safetensors`; None for the plain ones."""
     return min(_entries(folder), key=lambda name: (name != "", name != "fp16", name)) or None
 
 
-def _place(folder: Path) -> None:
+def _check_place(folder: Path) -> None:
     if folder.is_dir():
         if not (folder / "model_index.json").exists():
             single = next(iter(sorted(folder.glob("*.safetensors"))), "a single-file checkpoint")
@@ -82,7 +110,7 @@ def _place(folder: Path) -> None:
     )
 
 
-def _scheduler(folder: Path, config: dict[str, Any]) -> None:
+def _check_scheduler(folder: Path, config: dict[str, Any]) -> None:
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise PriorError(
@@ -95,17 +123,17 @@ def _scheduler(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _tokenizer(folder: Path) -> None:
+def _check_tokenizer(folder: Path) -> None:
     if not (folder / "tokenizer.json").is_file():
         for name in ("vocab.json", "merges.txt"):
             if not (folder / name).is_file():
                 raise PriorError(f"{folder} has no {name}: download the whole model again.")
     for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).exists():
-            _json(folder / name)
+            read_json(folder / name)
 
 
-def _fit(folder: Path, unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any]) -> None:
+def _check_fit(folder: Path, unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any]) -> None:
     """Raise PriorError where the parts do not go together."""
     channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if channels != latents:
@@ -144,16 +172,16 @@ def _entries(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _weights(folder: Path) -> None:
+def _check_weights(folder: Path) -> None:
     """Raise PriorError unless all weights of a part are there and whole."""
     found = _entries(folder)
     if not found:
-        _nothing(folder)
+        _explain_no_weights(folder)
     for path in found[variant(folder) or ""]:
         if path.suffix == ".safetensors":
-            _header(path)
+            _tensor_names(path)
             continue
-        shards = _json(path).get("weight_map")
+        shards = read_json(path).get("weight_map")
         if (
             not isinstance(shards, dict)
             or not shards
@@ -164,14 +192,14 @@ def _weights(folder: Path) -> None:
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise PriorError(f"{folder} lacks {len(missing)} of its {len(names)} shards ({missing[0]}): {AGAIN}.")
-        held = {name: _header(folder / name) for name in names}
+        held = {name: _tensor_names(folder / name) for name in names}
         for key, name in shards.items():
             if key not in held[name]:
                 raise PriorError(f"{folder / name} lacks {key}, which {path.name} says it has: {AGAIN}.")
 
 
-def _nothing(folder: Path) -> None:
-    """Say what is there in place of weights that can be read."""
+def _explain_no_weights(folder: Path) -> NoReturn:
+    """Raise PriorError with the reason why a folder has no weights that can be read."""
     stem, names = STEMS[folder.name], sorted(path.name for path in folder.iterdir())
     for name in names:
         if match := re.fullmatch(re.escape(stem) + r"\.safetensors\.([^.]+)\.index\.json", name):
@@ -197,7 +225,7 @@ def _nothing(folder: Path) -> None:
     raise PriorError(f"{folder} has no safetensors weights: download the whole model again.")
 
 
-def _header(path: Path) -> set[str]:
+def _tensor_names(path: Path) -> set[str]:
     """The names of a safetensors file's tensors. Raises PriorError unless the file is as long as they need."""
     try:
         size = path.stat().st_size
@@ -228,7 +256,7 @@ def _header(path: Path) -> set[str]:
     return set(header)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

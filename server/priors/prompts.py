@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""View words: telling the prior which side of the object a camera sees (DreamFusion, section 3.2); and prompts as
-tokens, of which none is lost in silence."""
+"""Prompts: view words say which side of the object a camera sees (DreamFusion, section 3.2), and a prompt that is too
+long for a model loses nothing in silence."""
+
+from __future__ import annotations
 
 import math
 import re
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Counter-clockwise from above, an eighth of a turn each. Finer words than front, side and back, because the mean
-# of all that "side view" can mean is symmetric, and so is then the object: a stool for a chair.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Counter-clockwise from above, an eighth of a turn each. Finer words than front, side and back, because the pictures
+# of a plain "side view" look left as often as right: their mean is symmetric, and turns a chair into a stool.
 DIRECTIONS = ("front", "front right", "right side", "back right", "back", "back left", "left side", "front left")
 VIEWS = (*DIRECTIONS, "overhead")
 _OWN_VIEW = re.compile(
@@ -25,7 +31,7 @@ _CAMERA = re.compile(f", (?:{'|'.join(sorted(VIEWS, key=len, reverse=True))}) vi
 _TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
 # How other programs weigh words: (word:1.3), ((word)), [word:other:0.5].
 _WEIGHT = re.compile(r"\([^()]+:\s*-?[\d.]+\s*\)|\({2,}[^()]+\){2,}|\[[^\[\]]+:[^\[\]]*\]")
-NAMED = 12  # unknown characters in a sentence
+MAX_NAMED = 12  # unknown characters in a sentence
 
 
 def view_word(azimuth: float, elevation: float) -> str:
@@ -37,8 +43,11 @@ def view_word(azimuth: float, elevation: float) -> str:
 
 
 def without_view(prompt: str) -> str:
-    """The prompt without a view of its own, which would contradict a camera's: a prompt that says "front view" for
-    all sides makes fronts of them (Hong et al. 2023, prompt debiasing). A prompt of nothing else stays."""
+    """The prompt without a view of its own, so that it does not contradict a camera's view.
+
+    A prompt that says "front view" for every camera makes a front of every side (Hong et al. 2023, prompt debiasing).
+    A prompt that is nothing but a view stays as it is.
+    """
     return _OWN_VIEW.sub(" ", prompt).replace(" ,", ",").strip(" ,") or prompt
 
 
@@ -52,21 +61,24 @@ def view_prompts(prompt: str, azimuth: ArrayLike, elevation: ArrayLike) -> list[
     return [f"{prompt}, {view_word(float(a), float(e))} view" for a, e in zip(*angles, strict=True)]
 
 
-def negative_prompts(prompt: str, elevation: ArrayLike, negative: str, contrast: ArrayLike) -> list[str]:
-    """`negative` once per camera; with the prompt's view from overhead where `contrast` says so, unless that is the
-    camera's own: "a red mushroom, overhead view, blurry".
+def negative_prompts(prompt: str, elevation: ArrayLike, negative_prompt: str, against_overhead: ArrayLike) -> list[str]:
+    """The negative prompt once per camera, preceded by the overhead view of the prompt where `against_overhead` asks.
 
-    A side's word means many elevations, and the mode among them hides most: a mushroom from high up is a ball. What
-    the guidance scale multiplies is then what tells the side from overhead, the stem. Perp-Neg (Armandpour et al.
-    2023, arXiv 2304.04968) has such negatives beside the empty one; where chance picks either, none costs more.
+    For "a red mushroom" and "blurry" that is "a red mushroom, overhead view, blurry"; cameras that are overhead
+    themselves keep "blurry". A side's word covers many elevations, and the most likely pictures among them hide parts:
+    a mushroom from high up is a ball. With this negative, classifier-free guidance amplifies the difference between
+    side and overhead, which is the stem. Perp-Neg (Armandpour et al. 2023, arXiv 2304.04968) evaluates such a negative
+    beside the empty one; drawing one of the two at random costs nothing.
 
-    elevation: degrees; contrast: truths; (B,) arrays that broadcast.
+    Args:
+        elevation: (B,) degrees.
+        against_overhead: (B,) bool; both broadcast.
     """
     (overhead,) = view_prompts(prompt, 0, 90)
-    against = f"{overhead}, {negative}" if negative else overhead
-    pairs = np.broadcast_arrays(np.atleast_1d(elevation), np.atleast_1d(contrast))
+    against = f"{overhead}, {negative_prompt}" if negative_prompt else overhead
+    pairs = np.broadcast_arrays(np.atleast_1d(elevation), np.atleast_1d(against_overhead))
     return [
-        against if yes and view_word(0, float(angle)) != "overhead" else negative
+        against if yes and view_word(0, float(angle)) != "overhead" else negative_prompt
         for angle, yes in zip(*pairs, strict=True)
     ]
 
@@ -75,15 +87,15 @@ def negative_prompts(prompt: str, elevation: ArrayLike, negative: str, contrast:
 class Tokens:
     """A text as a text encoder reads it."""
 
-    ids: list[int]  # as many as it reads, with start, end and padding
+    ids: list[int]  # of the encoder's full length, with start, end and padding
     mask: list[int]  # 1 for a token, 0 for padding
-    cut: str  # of the text, in the tokenizer's spelling, for which there was no room
+    cut: str  # the part without room, in the tokenizer's spelling
 
 
-def tokenize(tokenizer: Any, text: str, length: int) -> Tokens:
-    """A text as `length` tokens. Where it is longer, a camera's view stays, and the words before it lose their end.
+def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> Tokens:
+    """A text as `length` tokens. In a longer text the camera's view stays, and the words before it lose their end.
 
-    Without a camera's view it loses its end, as with the tokenizer alone.
+    A longer text without a camera's view loses its end, as with the tokenizer alone.
     """
     text = without_tags(text)
     ids = tokenizer(text, verbose=False).input_ids
@@ -97,51 +109,65 @@ def tokenize(tokenizer: Any, text: str, length: int) -> Tokens:
     )
     room = length - 2
     kept, end = before[: max(0, room - len(after))], after[:room]
-    cut = [tokenizer.decode(rest).strip("\ufffd ") for rest in (before[len(kept) :], after[len(end) :]) if rest]
+    cut = [str(tokenizer.decode(rest)).strip("\ufffd ") for rest in (before[len(kept) :], after[len(end) :]) if rest]
     return Tokens([ids[0], *kept, *end, ids[-1]], [1] * length, " … ".join(cut) or "…")
 
 
 def without_tags(text: str) -> str:
-    """The text without the tags by which other programs load networks, such as <lora:name:0.8>."""
+    """The text without the tags that load networks in other programs, such as <lora:name:0.8>."""
     return re.sub(rf"[\s,]*{_TAG.pattern}", "", text, flags=re.IGNORECASE).lstrip(" ,") if _TAG.search(text) else text
 
 
-def remarks(tokenizer: Any, length: int, prompt: str, negative: str = "", contrast: bool = False) -> list[str]:
-    """One sentence for each way in which a model of `length` tokens does not get a job's prompts as they were meant.
+def unknown_words(prompt: str, known: Collection[str]) -> list[str]:
+    """The words of a prompt that are not among the known ones, in order."""
+    found = re.findall(r"[a-z0-9']+", without_tags(prompt).lower())
+    return [word for word in dict.fromkeys(found) if word not in known]
 
-    contrast: views from overhead get into negative prompts, see `negative_prompts`.
+
+def prompt_warnings(
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    prompt: str,
+    negative_prompt: str = "",
+    against_overhead: bool = False,
+) -> list[str]:
+    """One sentence for each part of a job's prompts that does not reach a model of `length` tokens.
+
+    against_overhead: views from overhead get into negative prompts, see `negative_prompts`.
     """
 
-    def cut(*texts: str) -> str:
+    def longest_cut(*texts: str) -> str:
         return max((tokenize(tokenizer, text, length).cut for text in texts), key=len)
 
-    said = []
-    words = f"The model reads {length - 2} tokens"
-    lost = cut(*view_prompts(prompt, range(0, 360, 45), 0), *view_prompts(prompt, 0, 90))
-    if lost:
-        said.append(f"{words}, the view's words among them, and does not get {lost!r}: shorten the prompt.")
-    if lost_too := cut(negative):
-        said.append(f"{words} of a negative prompt and does not get {lost_too!r}: shorten the negative prompt.")
-    if contrast and negative and (both := cut(*negative_prompts(prompt, 0, negative, True))) not in (lost, lost_too):
-        said.append(
-            f"{words} of prompt and negative prompt together, where they stand against views from overhead, "
-            f"and does not get {both!r} there: shorten one of them."
-        )
-    together = f"{prompt} {negative}"
+    warnings = []
+    reads = f"The model reads {length - 2} tokens"
+    cut = longest_cut(*view_prompts(prompt, range(0, 360, 45), 0), *view_prompts(prompt, 0, 90))
+    if cut:
+        warnings.append(f"{reads}, the view's words among them, and does not get {cut!r}: shorten the prompt.")
+    if negative_cut := longest_cut(negative_prompt):
+        warnings.append(f"{reads} of a negative prompt and does not get {negative_cut!r}: shorten the negative prompt.")
+    if against_overhead and negative_prompt:
+        both_cut = longest_cut(*negative_prompts(prompt, 0, negative_prompt, True))
+        if both_cut and both_cut not in (cut, negative_cut):
+            warnings.append(
+                f"{reads} of prompt and negative prompt together, where they stand against views from overhead, "
+                f"and does not get {both_cut!r} there: shorten one of them."
+            )
+    together = f"{prompt} {negative_prompt}"
     if unknown := _unknown_characters(tokenizer, without_tags(together)):
-        more = ", …" if len(unknown) > NAMED else ""
-        said.append(
-            f"The model does not know {', '.join(unknown[:NAMED])}{more}: what they mean is lost. Write the "
+        more = ", …" if len(unknown) > MAX_NAMED else ""
+        warnings.append(
+            f"The model does not know {', '.join(unknown[:MAX_NAMED])}{more}: what they mean is lost. Write the "
             "prompt in English words."
         )
     if weights := _WEIGHT.findall(together):
-        said.append(f"{', '.join(weights)} gets no weight, but is read as text: write the words alone.")
+        warnings.append(f"{', '.join(weights)} gets no weight, but is read as text: write the words alone.")
     if tags := _TAG.findall(together):
-        said.append(f"{', '.join(tags)} is left out, as no LoRA is loaded by a prompt.")
-    return said
+        warnings.append(f"{', '.join(tags)} is left out, as no LoRA is loaded by a prompt.")
+    return warnings
 
 
-def _unknown_characters(tokenizer: Any, text: str) -> list[str]:
+def _unknown_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     """Letters, digits and pictures for which the tokenizer has single bytes, or nothing; in order."""
 
     def known(character: str) -> bool:

@@ -1,33 +1,39 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A plain sampler for any prior: what the density itself looks like, for contact sheets and tests."""
+"""A plain sampler for any denoiser: it shows the density itself, for contact sheets and tests."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .base import Prior, karras, randn
+from .base import Denoiser, karras_sigmas, randn
+from .conditions import Condition
+
+SIGMA_RANGE = (0.03, 14.6)  # Stable Diffusion's
 
 
 @torch.no_grad()
 def sample(
-    prior: Prior,
-    shape: tuple[int, ...],  # (B, …)
-    condition: Any = None,
+    denoiser: Denoiser,
+    shape: Sequence[int],
+    condition: Condition | None = None,
     steps: int = 30,
     generator: torch.Generator | None = None,
-    sigmas: tuple[float, float] | None = None,
+    sigma_range: tuple[float, float] = SIGMA_RANGE,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Latents (B, …), float32, drawn by the probability-flow ODE: deterministic DDIM in VE form.
+    """Latents of `shape` (B, …), float32, drawn by the probability-flow ODE: deterministic DDIM in VE form.
 
     Euler steps over a Karras grid (Karras 2022, algorithm 1 without its second-order correction).
-    sigmas: lowest and highest noise level; without it the prior's own `sigmas`, or Stable Diffusion's range.
+
+    Args:
+        sigma_range: lowest and highest noise level, such as a prior's own `sigma_range`.
+        device: of the latents.
     """
-    low, high = getattr(prior, "sigmas", (0.03, 14.6)) if sigmas is None else sigmas
-    device = getattr(prior, "device", "cpu" if generator is None else generator.device)
-    levels = karras(steps, high, low)
-    x = levels[0] * randn(shape, generator, device)
-    for sigma, lower in zip(levels, [*levels[1:], 0.0], strict=True):
-        clean = prior.denoise(x, torch.full(shape[:1], sigma, device=x.device), condition)
+    low, high = sigma_range
+    sigmas = karras_sigmas(steps, high, low)
+    x = sigmas[0] * randn(tuple(shape), generator, device)
+    for sigma, lower in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
+        clean = denoiser.denoise(x, torch.full((len(x),), sigma, device=x.device), condition)
         x = clean + (x - clean) * (lower / sigma)
     return x

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Cameras, light and the differentiable pictures that a prior judges."""
+"""Cameras, shading, rasterizers and a ray marcher: differentiable images of meshes and fields."""

@@ -2,7 +2,7 @@
 """Batches of perspective cameras that look at the origin.
 
 Right-handed, Z up. Azimuth 0 is the front: the camera stands at -Y and looks along +Y; azimuth grows
-counter-clockwise seen from above, so 90 degrees is at +X. Row 0 of every picture is the bottom.
+counter-clockwise seen from above, so 90 degrees is at +X. Row 0 of every image is the bottom.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What the bundled prior was trained on, and a fair choice for any other.
+# The bundled prior was trained on pictures of such cameras (`bundled_prior.objects`); they suit other priors as well.
 FIELD_OF_VIEW = 40.0  # degrees, vertical
-DISTANCE = (2.85, 3.15)  # metres
-ELEVATION = (-10.0, 45.0)  # degrees
-OVERHEAD = (58.0, 72.0)
-OVERHEAD_SHARE = 0.15
+DISTANCE, DISTANCE_JITTER = 3.0, 0.15  # metres: the middle, and how far either side of it
+ELEVATION = (-10.0, 45.0)  # degrees, from the sides
+OVERHEAD = (58.0, 72.0)  # degrees, from above
+OVERHEAD_SHARE = 0.15  # of the cameras
+ORBIT_ELEVATION = 20.0  # degrees, of a turntable's cameras
+OBJECT_RADIUS = 0.85  # metres: an object fills the ball of this radius around the origin
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Cameras:
 
     @property
     def position(self) -> Tensor:
-        """(B, 3)."""
+        """(B, 3) metres, in the world."""
         c = self.elevation.cos()
         direction = torch.stack([self.azimuth.sin() * c, -self.azimuth.cos() * c, self.elevation.sin()], dim=1)
         return self.distance[:, None] * direction
@@ -62,7 +64,7 @@ class Cameras:
         return matrix
 
     def projection(self) -> Tensor:
-        """(B, 4, 4): camera to OpenGL clip space, square pictures."""
+        """(B, 4, 4): camera to OpenGL clip space, for square images."""
         near = 0.1
         far = (self.distance.double().amax() + 5).clamp(min=10) if len(self) else 10.0
         focal = 1 / (self.fov / 2).tan()
@@ -74,7 +76,7 @@ class Cameras:
         return matrix
 
     def clip(self, positions: Tensor) -> Tensor:
-        """(B, V, 4) clip-space positions of (V, 3) world positions."""
+        """(B, V, 4) clip-space positions of (V, 3) world positions in metres."""
         homogeneous = F.pad(positions, (0, 1), value=1.0)
         return homogeneous @ (self.projection() @ self.view()).transpose(1, 2).to(positions.dtype)
 
@@ -100,8 +102,8 @@ def sample(
     Args:
         elevation: lowest and highest, degrees; None is `ELEVATION` with a share of `OVERHEAD`.
         field_of_view: vertical, degrees.
-        distance: nearest and farthest, metres; None is `DISTANCE`, or at another field of view the distances from
-            which the ball of radius 1 fills as much of the picture.
+        distance: nearest and farthest, metres; None is `DISTANCE` with its jitter, or at another field of view the
+            distances from which the ball of radius 1 fills as much of the picture.
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -109,7 +111,7 @@ def sample(
 
     if distance is None:
         away = math.sin(math.radians(FIELD_OF_VIEW / 2)) / math.sin(math.radians(field_of_view / 2))
-        distance = away * DISTANCE[0], away * DISTANCE[1]
+        distance = away * (DISTANCE - DISTANCE_JITTER), away * (DISTANCE + DISTANCE_JITTER)
     start = torch.rand(1, generator=generator)
     azimuth = 2 * math.pi * ((torch.arange(batch) + uniform(-0.5, 0.5)) / batch + start)
     low, high = uniform(*(elevation or ELEVATION)), uniform(*OVERHEAD)
@@ -119,8 +121,8 @@ def sample(
     return Cameras(*parts).to(device)
 
 
-def orbit(count: int, elevation: float = 20.0, device: str | torch.device = "cpu") -> Cameras:
+def orbit(count: int, elevation: float = ORBIT_ELEVATION, device: str | torch.device = "cpu") -> Cameras:
     """`count` cameras evenly round the object from the front on, at an elevation in degrees."""
     azimuth = 2 * math.pi * torch.arange(count, device=device) / count
     full = torch.ones_like(azimuth)
-    return Cameras(azimuth, math.radians(elevation) * full, 3.0 * full, math.radians(FIELD_OF_VIEW) * full)
+    return Cameras(azimuth, math.radians(elevation) * full, DISTANCE * full, math.radians(FIELD_OF_VIEW) * full)

@@ -1,44 +1,32 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A mesh with vertex colours or textures, seen by a batch of cameras."""
+"""Differentiable images of a mesh with vertex colours or textures, seen by a batch of cameras."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import cameras as camera
-from .cameras import Cameras
+from msd_blender.protocol import METALLIC, ROUGHNESS
+
+from .cameras import Cameras, orbit
+from .normals import face_normals, vertex_normals
 from .rasterize import Rasterizer
 from .shading import Lights
-from .textured import METALLIC, ROUGHNESS, Textured
+from .textures import UVTextures
 
-GROUND = 0.75  # sRGB grey behind a turntable and a preview
-
-
-def vertex_normals(positions: Tensor, faces: Tensor) -> Tensor:
-    """(V, 3) unit normals, each the area-weighted mean of its faces'."""
-    index = faces.long()
-    corners = positions[index]
-    normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    total = torch.zeros_like(positions).index_add(0, index.T.reshape(-1), normals.repeat(3, 1))
-    return F.normalize(total, dim=1, eps=1e-12)
-
-
-def face_normals(positions: Tensor, faces: Tensor) -> Tensor:
-    """(F, 3) unit normals, 0 where a face has no area."""
-    corners = positions[faces.long()]
-    return F.normalize(
-        torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), dim=1, eps=1e-20
-    )
+TURNTABLE_BACKGROUND = 0.75  # sRGB grey, behind previews too
+TURNTABLE_VIEWS = 8
 
 
 def render(
     rasterizer: Rasterizer,
     positions: Tensor,
     faces: Tensor,
-    colours: Tensor | Textured,
+    colours: Tensor | UVTextures,
     cameras: Cameras,
     lights: Lights,
     backgrounds: Tensor,
@@ -49,51 +37,70 @@ def render(
 
     Args:
         positions, faces: (V, 3) metres, (F, 3) int32.
-        colours: (V, 3) sRGB in [0, 1], or textures; with more than base colours they are shaded physically.
+        colours: (V, 3) sRGB in [0, 1], or textures. Textures with any map besides base colour are shaded by
+            `Lights.shade_physically`, all else by `Lights.shade`.
         backgrounds: (B, 3) sRGB.
-        flat: normals of the faces instead of smooth ones.
+        flat: shade with the faces' normals instead of smooth ones.
     """
     clip = cameras.clip(positions)
     rast = rasterizer.rasterize(clip, faces, (resolution, resolution))
-    if isinstance(colours, Textured):
-        base, roughness, metallic, bumps = colours.sample(rasterizer, rast, clip, faces)
+    if isinstance(colours, UVTextures):
+        base, roughness, metallic, normal_map = colours.sample(rasterizer, rast, clip, faces)
         assert base is not None
         normals = _normals(rasterizer, positions, rast, faces, flat)
-        if bumps is not None:
-            normals = colours.bend(normals, bumps, rasterizer, positions, rast, faces)
-        if colours.physical:
-            place = rasterizer.interpolate(positions[None], rast, faces)
-            toward = F.normalize(cameras.position[:, None, None] - place, dim=-1)
-            roughness = torch.full_like(base[..., :1], ROUGHNESS) if roughness is None else roughness
-            metallic = torch.full_like(base[..., :1], METALLIC) if metallic is None else metallic
-            shaded = lights.shade_physically(base, normals, toward, roughness, metallic)
-        else:
-            shaded = lights.shade(base, normals)
+        if normal_map is not None:
+            normals = colours.apply_normal_map(normals, normal_map, rasterizer, positions, rast, faces)
+        buffer = GBuffer(base, normals, roughness, metallic, colours.physical)
     elif flat:
         pixels = rasterizer.interpolate(colours[None], rast, faces)
-        shaded = lights.shade(pixels, _normals(rasterizer, positions, rast, faces, flat))
+        buffer = GBuffer(pixels, _normals(rasterizer, positions, rast, faces, flat))
     else:
         attributes = torch.cat([colours, vertex_normals(positions, faces)], dim=1)[None]
         pixels = rasterizer.interpolate(attributes, rast, faces)
-        shaded = lights.shade(pixels[..., :3], F.normalize(pixels[..., 3:], dim=-1, eps=1e-6))
-    return _finish(rasterizer, shaded, rast, clip, faces, backgrounds)
+        buffer = GBuffer(pixels[..., :3], F.normalize(pixels[..., 3:], dim=-1, eps=1e-6))
+    return shade(rasterizer, buffer, positions, rast, clip, faces, cameras, lights, backgrounds)
 
 
-def render_normals(
+@dataclass(frozen=True)
+class GBuffer:
+    """The visible surface, pixel by pixel; anything where nothing is visible.
+
+    physical: shaded with roughness and metallic, whose defaults stand where they are None.
+    """
+
+    base: Tensor  # (B, H, W, 3) base colour, sRGB in [0, 1]
+    normals: Tensor  # (B, H, W, 3) unit
+    roughness: Tensor | None = None  # (B, H, W, 1) in [0, 1]
+    metallic: Tensor | None = None  # (B, H, W, 1) in [0, 1]
+    physical: bool = False
+
+
+def shade(
     rasterizer: Rasterizer,
+    buffer: GBuffer,
     positions: Tensor,
+    rast: Tensor,
+    clip: Tensor,
     faces: Tensor,
     cameras: Cameras,
+    lights: Lights,
     backgrounds: Tensor,
-    resolution: int,
-    flat: bool = False,
 ) -> Tensor:
-    """Shape without colour or light: the normals in the camera's axes as (n + 1) / 2; otherwise as `render`."""
-    clip = cameras.clip(positions)
-    rast = rasterizer.rasterize(clip, faces, (resolution, resolution))
-    normals = _normals(rasterizer, positions, rast, faces, flat)
-    seen = torch.einsum("bhwi,bji->bhwj", normals, torch.stack(cameras.axes(), dim=1).to(normals.dtype))
-    return _finish(rasterizer, (seen + 1) / 2, rast, clip, faces, backgrounds)
+    """(B, H, W, 3) pictures of a rasterized surface: lit, before its backgrounds (B, 3), with smooth edges.
+
+    positions, faces: (V, 3) and (F, 3), those that `rast` and `clip` are of.
+    """
+    if buffer.physical:
+        point = rasterizer.interpolate(positions[None], rast, faces)
+        toward = F.normalize(cameras.position[:, None, None] - point, dim=-1)
+        default = torch.full_like(buffer.base[..., :1], ROUGHNESS), torch.full_like(buffer.base[..., :1], METALLIC)
+        roughness = default[0] if buffer.roughness is None else buffer.roughness
+        metallic = default[1] if buffer.metallic is None else buffer.metallic
+        lit = lights.shade_physically(buffer.base, buffer.normals, toward, roughness, metallic)
+    else:
+        lit = lights.shade(buffer.base, buffer.normals)
+    composed = torch.where(rast[..., 3:] > 0, lit, backgrounds[:, None, None])
+    return rasterizer.antialias(composed, rast, clip, faces)
 
 
 def _normals(rasterizer: Rasterizer, positions: Tensor, rast: Tensor, faces: Tensor, flat: bool) -> Tensor:
@@ -106,44 +113,39 @@ def _normals(rasterizer: Rasterizer, positions: Tensor, rast: Tensor, faces: Ten
     return F.normalize(rasterizer.interpolate(attributes[None], rast, corners), dim=-1, eps=1e-6)
 
 
-def _finish(
-    rasterizer: Rasterizer, shaded: Tensor, rast: Tensor, clip: Tensor, faces: Tensor, backgrounds: Tensor
-) -> Tensor:
-    """The picture before its backgrounds, with smooth edges."""
-    picture = torch.where(rast[..., 3:] > 0, shaded, backgrounds[:, None, None])
-    return rasterizer.antialias(picture, rast, clip, faces)
-
-
 @torch.no_grad()
 def turntable(
     rasterizer: Rasterizer,
     positions: np.ndarray,
     faces: np.ndarray,
-    colours: np.ndarray | Textured,
+    colours: np.ndarray | UVTextures,
     device: str | torch.device = "cpu",
-    views: int = 8,
+    views: int = TURNTABLE_VIEWS,
     size: int = 160,
     flat: bool = False,
 ) -> np.ndarray:
-    """(size, views * size, 3) uint8, top row first: the mesh, centred, seen all round.
+    """(size, views * size, 3) uint8 sRGB, top row first: the mesh, centred, from evenly spaced views side by side.
 
-    colours: (V, 3) uint8 sRGB, or textures on the device.
+    Args:
+        positions, faces: (V, 3) float32 metres, (F, 3) int32.
+        colours: (V, 3) uint8 sRGB, or textures on the device.
+        size: edge of a view in pixels; it is drawn at twice that and averaged.
     """
-    place = torch.from_numpy(positions).to(device)
-    if len(place):
-        place = place - (place.amax(dim=0) + place.amin(dim=0)) / 2
-    cams = camera.orbit(views, device=device)
-    look = colours if isinstance(colours, Textured) else torch.from_numpy(colours).to(device) / 255
-    pictures = render(
+    centred = torch.from_numpy(positions).to(device)
+    if len(centred):
+        centred = centred - (centred.amax(dim=0) + centred.amin(dim=0)) / 2
+    cameras = orbit(views, device=device)
+    appearance = colours if isinstance(colours, UVTextures) else torch.from_numpy(colours).to(device) / 255
+    images = render(
         rasterizer,
-        place,
+        centred,
         torch.from_numpy(faces).to(device),
-        look,
-        cams,
-        Lights.headlight(cams),
-        torch.full((views, 3), GROUND, device=device),
+        appearance,
+        cameras,
+        Lights.headlight(cameras),
+        torch.full((views, 3), TURNTABLE_BACKGROUND, device=device),
         2 * size,
         flat,
     )
-    pictures = F.avg_pool2d(pictures.movedim(-1, 1), 2).flip(2)
-    return (255 * torch.cat(list(pictures), dim=2)).round().byte().movedim(0, -1).cpu().numpy()
+    images = F.avg_pool2d(images.movedim(-1, 1), 2).flip(2)
+    return (255 * torch.cat(list(images), dim=2)).round().byte().movedim(0, -1).cpu().numpy()

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Shading in linear light, Lambert's or physically based, under one random lamp near the camera and an environment;
-backgrounds of one colour."""
+"""Shading in linear light, Lambert's or physically based, under one lamp and an environment; backgrounds."""
 
 from __future__ import annotations
 
@@ -12,30 +11,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cameras import Cameras
+from .colour import linear_to_srgb, srgb_to_linear
 
-
-def srgb_to_linear(colour: Tensor) -> Tensor:
-    """IEC 61966-2-1, values in [0, 1]."""
-    curve = ((colour.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4
-    return torch.where(colour <= 0.04045, colour / 12.92, curve)
-
-
-def linear_to_srgb(colour: Tensor) -> Tensor:
-    """The inverse of `srgb_to_linear`, with finite gradients at 0."""
-    curve = 1.055 * colour.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
-    return torch.where(colour <= 0.0031308, 12.92 * colour, curve)
-
-
-SHADES = {"white": 1.0, "gray": 0.5, "black": 0.0}
-MIN_ROUGHNESS = 0.1  # a lamp at infinity has no size: its glint must keep one
+BACKGROUND_GREYS = {"white": 1.0, "gray": 0.5, "black": 0.0}
+# Of random lamps and backgrounds. The bundled prior's corpus has the same (`bundled_prior.objects`).
+LAMP_TILT = 50.0  # degrees off the camera, at most
+AMBIENT, DIFFUSE = (0.35, 0.55), (0.5, 0.65)  # shares of linear light
+GREYS = (0.1, 0.95)  # sRGB of the grey backgrounds
+COLOURED_SHARE = 0.3  # of the backgrounds
+MIN_ROUGHNESS = 0.1  # a lamp at infinity is a point, whose highlight would otherwise shrink to one, too
 
 
 @dataclass(frozen=True)
 class Lights:
-    """One lamp at infinity for each of B views.
+    """One lamp at infinity and an environment for each of B views.
 
-    direction (B, 3) unit, toward the lamp; ambient (B,) and diffuse (B,) shares of linear light.
-    sky (B, 3), at most 1 long: the environment sheds ambient * (1 + sky . d) from direction d.
+    direction (B, 3): unit vector toward the lamp. ambient, diffuse (B,): the environment's and the lamp's irradiance
+    over pi, in linear light. sky (B, 3), at most 1 long: the environment's radiance from direction d is
+    ambient * (1 + sky . d); None is an even one.
     """
 
     direction: Tensor
@@ -45,22 +38,22 @@ class Lights:
 
     @classmethod
     def sample(cls, cameras: Cameras, generator: torch.Generator) -> Lights:
-        """Lamps up to 50 degrees off the camera, more often above it than below."""
+        """Random lamps up to `LAMP_TILT` degrees off the camera, more often above it than below."""
         batch, device = len(cameras), cameras.azimuth.device
 
         def uniform(low: float, high: float) -> Tensor:
             return (low + (high - low) * torch.rand(batch, generator=generator)).to(device, non_blocking=True)
 
-        tilt, side = uniform(0, math.radians(50)), uniform(-math.radians(70), math.radians(70))
+        tilt, side = uniform(0, math.radians(LAMP_TILT)), uniform(-math.radians(70), math.radians(70))
         right, up, backward = cameras.axes()
         off = side.sin()[:, None] * right + side.cos()[:, None] * up
         direction = tilt.cos()[:, None] * backward + tilt.sin()[:, None] * off
-        return cls(direction, uniform(0.35, 0.55), uniform(0.5, 0.65))
+        return cls(direction, uniform(*AMBIENT), uniform(*DIFFUSE))
 
     def under_sky(self, generator: torch.Generator) -> Lights:
         """The same lamps in an environment that is brighter on one random side, more often above than below.
 
-        What a texture shows under ever other lamps and skies is albedo: no light of one place stays in it.
+        A texture that is optimized under changing lamps and skies keeps albedo only: no baked light.
         """
         toward = F.normalize(torch.randn(len(self.ambient), 3, generator=generator) + torch.tensor([0, 0, 1.0]), dim=1)
         strength = 0.9 * torch.rand(len(self.ambient), 1, generator=generator)
@@ -75,7 +68,7 @@ class Lights:
         return cls(math.cos(angle) * backward + math.sin(angle) * up, 0.45 * full, 0.6 * full)
 
     def shade(self, albedo: Tensor, normals: Tensor) -> Tensor:
-        """(B, ..., 3) sRGB in [0, 1] of albedo (B, ..., 3) sRGB seen under unit normals (B, ..., 3)."""
+        """(B, ..., 3) sRGB in [0, 1]: Lambert's shading of albedo (B, ..., 3) sRGB with unit normals (B, ..., 3)."""
         shape = (len(self.ambient), *[1] * (normals.ndim - 2))
         cosine = (normals * self.direction.view(*shape, 3)).sum(dim=-1).clamp(min=0)
         light = self.ambient.view(shape) + self.diffuse.view(shape) * cosine
@@ -89,9 +82,10 @@ class Lights:
     ) -> Tensor:
         """(B, ..., 3) sRGB in [0, 1] of the metallic-roughness material of glTF 2.0 and Blender's Principled BSDF.
 
-        Lambert and a GGX lobe (Walter et al. 2007) with Schlick's Fresnel term and the Schlick-Smith shadowing of
-        Karis 2013; the environment's mirror image by the fit of Karis 2014. Lamp and environment are those of
-        `shade`, which is the limit of this without the lobe.
+        A Lambert and a GGX lobe (Walter et al. 2007, "Microfacet Models for Refraction through Rough Surfaces") with
+        Schlick's Fresnel term and the Schlick-Smith shadowing of Karis 2013 ("Real Shading in Unreal Engine 4"). The
+        environment's reflection follows the fit of Karis 2014 ("Physically Based Shading on Mobile"). Without the
+        GGX lobe it is `shade`.
 
         Args:
             base: (B, ..., 3) sRGB.
@@ -115,7 +109,7 @@ class Lights:
         nh, vh = dot(normals, half).clamp(0, 1), dot(toward, half).clamp(0, 1)
 
         scale, offset = _environment_fit(roughness, nv)
-        # One bounce between rough facets loses what more would give back, and Blender's lobe does (Turquin 2019).
+        # A single bounce between rough facets loses energy; Blender's lobe adds it back likewise (Turquin 2019).
         gain = 1 + mirror * (1 / (scale + offset) - 1)
         fresnel = mirror + (1 - mirror) * (1 - vh) ** 5
         # pi * D, as `diffuse` is the lamp's irradiance over pi
@@ -143,18 +137,18 @@ def backgrounds(
 ) -> Tensor:
     """(B, 3) sRGB, of a kind in `protocol.BACKGROUNDS`.
 
-    Random ones are mostly greys, some coloured, so that no object can hide in its background; the others draw
-    nothing from the generator.
+    Random ones are mostly greys, some coloured, so that no object can hide in its background. The other kinds use no
+    random numbers. Raises ValueError for an unknown kind.
     """
-    if kind in SHADES:
-        return torch.full((batch, 3), SHADES[kind], device=device)
+    if kind in BACKGROUND_GREYS:
+        return torch.full((batch, 3), BACKGROUND_GREYS[kind], device=device)
     if kind != "random":
-        raise ValueError(f"There is no background {kind!r}: choose random, {', '.join(SHADES)}.")
-    grey = (0.1 + 0.85 * torch.rand(batch, 1, generator=generator)).expand(-1, 3)
+        raise ValueError(f"There is no background {kind!r}: choose random, {', '.join(BACKGROUND_GREYS)}.")
+    grey = (GREYS[0] + (GREYS[1] - GREYS[0]) * torch.rand(batch, 1, generator=generator)).expand(-1, 3)
     hue = torch.rand(batch, 1, generator=generator) + torch.tensor([0.0, 1 / 3, 2 / 3])
     pure = (3 * (2 * (hue % 1 - 0.5).abs()) - 1).clamp(0, 1)
     strength = 0.2 + 0.4 * torch.rand(batch, 1, generator=generator)
     value = 0.4 + 0.5 * torch.rand(batch, 1, generator=generator)
     coloured = value * (1 - strength + strength * pure)
-    pick = torch.rand(batch, 1, generator=generator) < 0.3
+    pick = torch.rand(batch, 1, generator=generator) < COLOURED_SHARE
     return torch.where(pick, coloured, grey).to(device, non_blocking=True)

@@ -12,9 +12,9 @@ from torch import Tensor
 from .cameras import Cameras
 from .shading import Lights
 
-# Extinction per metre where the logit is 0, whatever the density: seen from afar, a wisp over some tenths of
-# a metre is half opaque, so the outline of the fog lies where the mesh of the same field will have its own.
-SURFACE = 3.0
+# Extinction per metre where the logit is 0, at any density. Some tenths of a metre of it are half opaque, so the
+# volume's outline lies at the outline of the mesh that is extracted from the same field later.
+SURFACE_EXTINCTION = 3.0
 
 
 def march(
@@ -26,12 +26,13 @@ def march(
     density: float,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Render a field inside the ball of radius 1.
+    """Render a field inside the ball of radius 1 by emission and absorption.
 
     Args:
         grid: (1, 4, n, n, n) over the cube [-1, 1]^3, axes (z, y, x): occupancy logit, colour logits.
+        resolution: edge of the square images, pixels.
         samples: along each ray, stratified, jittered by the generator.
-        density: extinction of a fully occupied point, per metre, above `SURFACE`.
+        density: extinction of a fully occupied point, per metre, above `SURFACE_EXTINCTION`.
     Returns:
         premultiplied colour (B, H, W, 3), shaded by the normals of the occupancy, and opacity (B, H, W, 1);
         bottom row first.
@@ -46,12 +47,12 @@ def march(
     points = origin[:, None, None, None] + depth[..., None] * direction[..., None, :]
 
     occupancy = grid[:, :1]
-    slope = torch.cat([_central(occupancy, axis) for axis in (4, 3, 2)], dim=1)
+    slope = torch.cat([_central_difference(occupancy, axis) for axis in (4, 3, 2)], dim=1)
     values = F.grid_sample(torch.cat([grid, slope], dim=1), points.view(1, 1, 1, -1, 3), align_corners=True)
     values = values.view(7, *points.shape[:-1])
 
     step = 2 * half / samples
-    absorbed = density * step * (values[0] - math.log(density / SURFACE - 1)).sigmoid()
+    absorbed = density * step * (values[0] - math.log(density / SURFACE_EXTINCTION - 1)).sigmoid()
     transmitted = (-absorbed.cumsum(dim=-1)).exp()
     weight = F.pad(transmitted, (1, 0), value=1.0)[..., :-1] - transmitted
     albedo = (weight * values[1:4].sigmoid()).sum(dim=-1).movedim(0, -1)
@@ -62,9 +63,9 @@ def march(
 
 
 def device_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:
-    """A generator of the device that is seeded by one of the CPU; on the CPU that one itself.
+    """A generator on the device, seeded by the given one of the CPU; on the CPU the given one itself.
 
-    A card would wait for the millions of numbers of a picture's rays, were they drawn on the CPU.
+    The millions of random numbers of an image's rays would take a GPU long to wait for if the CPU drew them.
     """
     if device.type == "cpu":
         return generator
@@ -72,7 +73,7 @@ def device_generator(generator: torch.Generator, device: torch.device) -> torch.
     return torch.Generator(device).manual_seed(seed)
 
 
-def _central(grid: Tensor, axis: int) -> Tensor:
+def _central_difference(grid: Tensor, axis: int) -> Tensor:
     """Central difference along one axis of a (1, 1, n, n, n) grid."""
     pad = [0] * 6
     pad[2 * (4 - axis)] = pad[2 * (4 - axis) + 1] = 1

@@ -16,7 +16,7 @@ def ask(tmp_path):
     store = Store(tmp_path)
 
     def make(host="127.0.0.1", token=""):
-        return TestClient(create_app(Queue(store), host, token), "http://127.0.0.1", raise_server_exceptions=False)
+        return TestClient(create_app(Queue(store, []), host, token), "http://127.0.0.1", raise_server_exceptions=False)
 
     yield make
     store.close()

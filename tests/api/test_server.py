@@ -174,16 +174,6 @@ def test_a_worker_that_dies_is_replaced_and_its_job_goes_on(server, tiny):
     assert ["died" in message.message for message in rest if isinstance(message, Log)] == [True]
 
 
-def test_a_job_that_kills_every_worker_has_failed(server, tiny):
-    client = server.client()
-    job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 100_000}))
-    for message in client.events(job.id):
-        if isinstance(message, Progress) and message.iteration == 1:
-            os.kill(server.worker(), signal.SIGKILL)
-    assert message.state == FAILED and "3 times" in message.error
-    assert follow(client, client.submit(JobRequest("a blue chair", **tiny)))[-1].state == FINISHED
-
-
 def test_a_paused_job_frees_the_worker_and_goes_on_where_it_was(server, tiny):
     client = server.client()
     job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 60}))

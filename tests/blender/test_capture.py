@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from msd_blender import materials
-from msd_blender.capture import Source, Unfit, capture, positions, why_not
-from msd_blender.protocol import JobRequest, Snapshot, decode_snapshot, encode_snapshot
-from msd_blender.scene import Asset
+from msd_blender.capture import capture, capture_problem, read_positions
+from msd_blender.errors import InvalidMeshError
+from msd_blender.protocol import Snapshot, decode_snapshot, encode_snapshot
+from msd_blender.scene_object import SceneObject
+from tests.blender.helpers import answer, artist_state, request
+from tests.blender.snapshots import grid
 
 pytestmark = pytest.mark.usefixtures("empty_scene")
 
@@ -26,71 +29,47 @@ def cube() -> bpy.types.Object:
     return object
 
 
-def state(object: bpy.types.Object) -> tuple:
-    """What texture mode must not touch."""
-    mesh = object.data
-    uvs = np.empty(2 * len(mesh.loops), np.float32)
-    mesh.uv_layers.active.uv.foreach_get("vector", uvs)
-    return (
-        positions(mesh).tobytes(),
-        uvs.tobytes(),
-        [tuple(p.vertices) for p in mesh.polygons],
-        [m.name for m in object.modifiers],
-        [g.name for g in object.vertex_groups],
-        object["mine"],
-        [slot.material.name for slot in object.material_slots],
-    )
-
-
-def request(mode: str, **settings: object) -> JobRequest:
-    return JobRequest("a crate", mode=mode, mesh="m", client_key="key", **settings)  # type: ignore[arg-type]
-
-
-def answer(source: Source, **arrays: np.ndarray) -> Snapshot:
-    return Snapshot(1, 1, {**{name: source.arrays[name] for name in ("positions", "faces", "uvs", "slots")}, **arrays})
-
-
 def test_a_cube_as_arrays() -> None:
     object = cube()
     object.rotation_euler, object.location = (0, 0, np.pi / 2), (5, 0, 0)
     object.scale = (2, 1, 1)
     bpy.context.view_layer.update()
-    source = capture(object, "refine", "lock")
-    arrays = decode_snapshot(encode_snapshot(Snapshot(1, 1, source.arrays))[8:]).arrays
+    captured = capture(object, "refine", "lock")
+    arrays = decode_snapshot(encode_snapshot(Snapshot(1, 1, captured.arrays))[8:]).arrays
     assert arrays["faces"].shape == (12, 3) and arrays["uvs"].shape == (12, 3, 2)
     np.testing.assert_allclose(np.ptp(arrays["positions"], axis=0), (2, 4, 2), atol=1e-5)  # turned, not moved
     assert arrays["locked"].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
-    assert source.slots == [(0, 1001)] and not arrays["slots"].any() and "texture.0" not in arrays
+    assert captured.slots == [(0, 1001)] and not arrays["slots"].any() and "texture.0" not in arrays
 
 
 def test_outward_stays_outward_where_the_scale_mirrors() -> None:
     object = cube()
     object.scale = (-1, 1, 2)
     bpy.context.view_layer.update()
-    source = capture(object, "refine")
-    corners = source.arrays["positions"][source.arrays["faces"]]
+    captured = capture(object, "refine")
+    corners = captured.arrays["positions"][captured.arrays["faces"]]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     assert ((normals * corners.mean(1)).sum(1) > 0).all()
-    asset = Asset(request("refine"), object, source)
-    before = positions(object.data)
-    asset.apply(answer(source, positions=source.arrays["positions"] * np.float32(2)))
-    np.testing.assert_allclose(positions(object.data), before * 2, atol=1e-5)
+    scene_object = SceneObject(request("refine"), object, captured)
+    before = read_positions(object.data)
+    scene_object.apply(answer(captured, positions=captured.arrays["positions"] * np.float32(2)))
+    np.testing.assert_allclose(read_positions(object.data), before * 2, atol=1e-5)
 
 
 def test_texture_writes_images_and_nothing_else() -> None:
     object = cube()
-    before = state(object)
-    source = capture(object, "texture")
-    asset = Asset(request("texture", maps=["roughness", "metallic", "normal"]), object, source)
+    before = artist_state(object)
+    captured = capture(object, "texture")
+    scene_object = SceneObject(request("texture", maps=["roughness", "metallic", "normal"]), object, captured)
     maps = {
         "texture.0": np.full((8, 8, 3), (10, 200, 30), np.uint8),
         "roughness.0": np.full((8, 8), 51, np.uint8),
         "metallic.0": np.full((8, 8), 255, np.uint8),
         "normal.0": np.full((8, 8, 3), (128, 128, 255), np.uint8),
     }
-    asset.apply(answer(source, positions=source.arrays["positions"] + np.float32(1), **maps))
-    asset.finish(job="j", state="finished")
-    assert state(object) == before
+    scene_object.apply(answer(captured, positions=captured.arrays["positions"] + np.float32(1), **maps))
+    scene_object.finalize(job="j", state="finished")
+    assert artist_state(object) == before
     material = object.data.materials[0]
     for kind, space in (
         ("texture", "sRGB"),
@@ -100,21 +79,21 @@ def test_texture_writes_images_and_nothing_else() -> None:
     ):
         image = materials.image_of(material, kind)
         assert image.packed_file and image.colorspace_settings.name == space
-        shown = materials.pixels_of(image)
+        shown = materials.read_tile(image)
         expected = maps[f"{kind}.0"]
         flat = expected if expected.ndim == 3 else expected[..., None]
         np.testing.assert_array_equal(shown[..., :3], np.broadcast_to(flat, (8, 8, 3)))
-    assert materials.principled(material).inputs["Normal"].links[0].from_node.type == "NORMAL_MAP"
+    assert materials.ensure_principled(material).inputs["Normal"].links[0].from_node.type == "NORMAL_MAP"
 
 
 def test_refine_moves_vertices_and_keeps_the_quads() -> None:
     object = cube()
-    source = capture(object, "refine", "lock")
-    asset = Asset(request("refine"), object, source)
-    moved = source.arrays["positions"] * np.float32(1.5)
-    asset.apply(answer(source, positions=moved))
-    np.testing.assert_allclose(positions(object.data), moved)
-    assert len(object.data.polygons) == 6 and state(object)[3:] == (["Bevel"], ["lock"], 7, ["paint"])
+    captured = capture(object, "refine", "lock")
+    scene_object = SceneObject(request("refine"), object, captured)
+    moved = captured.arrays["positions"] * np.float32(1.5)
+    scene_object.apply(answer(captured, positions=moved))
+    np.testing.assert_allclose(read_positions(object.data), moved)
+    assert len(object.data.polygons) == 6 and artist_state(object)[3:] == (["Bevel"], ["lock"], 7, ["paint"])
 
 
 def test_remesh_carries_over_what_the_artist_made() -> None:
@@ -122,11 +101,9 @@ def test_remesh_carries_over_what_the_artist_made() -> None:
     layer = object.data.uv_layers.new(name="mine")
     layer.uv.foreach_set("vector", np.full(48, 0.25, np.float32))
     object.data.attributes.new("heat", "FLOAT", "POINT").data.foreach_set("value", np.full(8, 3.0, np.float32))
-    source = capture(object, "refine")
-    asset = Asset(request("refine", remesh=True), object, source)
-    from tests.blender.snapshots import grid
-
-    asset.apply(grid(9))
+    captured = capture(object, "refine")
+    scene_object = SceneObject(request("refine", remesh=True), object, captured)
+    scene_object.apply(grid(9))
     mesh = object.data
     assert len(mesh.vertices) == 81 and len(mesh.polygons) == 128
     assert {layer.name for layer in mesh.uv_layers} >= {"mine"} and mesh.attributes["heat"].data[80].value == 3
@@ -142,66 +119,92 @@ def test_slots_are_materials_and_tiles_there_and_back() -> None:
     mesh.materials.append(metal)
     mesh.polygons.foreach_set("material_index", [0, 0, 0, 0, 1, 1])
     tiles = {1001: np.full((8, 8, 3), 90, np.uint8), 1002: np.full((4, 4, 3), 160, np.uint8)}
-    materials.show(paint, "texture", materials.new_tiled_image("tiles", "texture", tiles), "UVMap")
+    materials.assign_image(paint, "texture", materials.new_tiled_image("tiles", "texture", tiles), "UVMap")
     flat = np.full((24, 2), 0.5, np.float32)
     flat[4:8, 0] = 1.5  # the second face, in the second tile
     flat[20:, 0] = 3.5  # where the image repeats, that is the first
     mesh.uv_layers.active.uv.foreach_set("vector", flat.ravel())
-    source = capture(object, "texture")
-    assert source.slots == [(0, 1001), (0, 1002), (1, 1001)]
-    assert source.arrays["texture.0"].shape == (8, 8, 3) and source.arrays["texture.1"][0, 0, 0] == 160
-    assert (source.arrays["uvs"] == 0.5).all() and np.bincount(source.arrays["slots"]).tolist() == [6, 2, 4]
+    captured = capture(object, "texture")
+    assert captured.slots == [(0, 1001), (0, 1002), (1, 1001)]
+    assert captured.arrays["texture.0"].shape == (8, 8, 3) and captured.arrays["texture.1"][0, 0, 0] == 160
+    assert (captured.arrays["uvs"] == 0.5).all() and np.bincount(captured.arrays["slots"]).tolist() == [6, 2, 4]
 
-    asset = Asset(request("texture"), object, source)
+    scene_object = SceneObject(request("texture"), object, captured)
     new = {f"texture.{i}": np.full((8, 8, 3), 20 * (i + 1), np.uint8) for i in range(3)}
-    asset.apply(answer(source, **new))
-    asset.finish(job="j")
+    scene_object.apply(answer(captured, **new))
+    scene_object.finalize(job="j")
     image = materials.image_of(paint, "texture")
     assert image.name != "tiles" and bpy.data.images["tiles"].source == "TILED"  # the artist's own is there yet
-    assert [materials.pixels_of(image, tile)[0, 0, 0] for tile in (1001, 1002)] == [20, 40]
-    assert materials.pixels_of(materials.image_of(metal, "texture"))[0, 0, 0] == 60
+    assert [materials.read_tile(image, tile)[0, 0, 0] for tile in (1001, 1002)] == [20, 40]
+    assert materials.read_tile(materials.image_of(metal, "texture"))[0, 0, 0] == 60
 
 
 def test_a_material_that_others_have_is_copied_first() -> None:
     object = cube()
     other = bpy.data.objects.new("other", object.data.copy())
     bpy.context.collection.objects.link(other)
-    source = capture(object, "texture")
-    Asset(request("texture"), object, source).apply(answer(source, **{"texture.0": np.zeros((8, 8, 3), np.uint8)}))
+    captured = capture(object, "texture")
+    SceneObject(request("texture"), object, captured).apply(
+        answer(captured, **{"texture.0": np.zeros((8, 8, 3), np.uint8)})
+    )
     assert materials.image_of(other.data.materials[0], "texture") is None
     assert materials.image_of(object.data.materials[0], "texture") is not None
 
 
 def test_what_does_not_fit_is_one_sentence() -> None:
     object = cube()
-    with pytest.raises(Unfit, match="no vertex group 'none'"):
+    with pytest.raises(InvalidMeshError, match="no vertex group 'none'"):
         capture(object, "refine", "none")
     object.data.uv_layers.active.uv[0].vector = (1.4, 0.5)
-    with pytest.raises(Unfit, match="cross the border of a tile"):
+    with pytest.raises(InvalidMeshError, match="cross the border of a tile"):
         capture(object, "texture")
     object.data.uv_layers.remove(object.data.uv_layers.active)
-    with pytest.raises(Unfit, match="no UV map"):
+    with pytest.raises(InvalidMeshError, match="no UV map"):
         capture(object, "texture")
     assert "uvs" not in capture(object, "refine").arrays
     object.shape_key_add(name="Basis")
-    with pytest.raises(Unfit, match="shape keys"):
+    with pytest.raises(InvalidMeshError, match="shape keys"):
         capture(object, "refine")
     object.scale = (0, 1, 1)
     bpy.context.view_layer.update()
-    with pytest.raises(Unfit, match="scaled to nothing"):
+    with pytest.raises(InvalidMeshError, match="scaled to nothing"):
         capture(object)
     bpy.ops.object.mode_set(mode="EDIT")
-    with pytest.raises(Unfit, match="Edit Mode"):
+    with pytest.raises(InvalidMeshError, match="Edit Mode"):
         capture(object)
-    assert "Edit Mode" in why_not(bpy.context)
+    assert "Edit Mode" in capture_problem(bpy.context)
     bpy.ops.object.mode_set(mode="OBJECT")
     bpy.ops.mesh.primitive_cube_add()
     object.select_set(True)
-    assert why_not(bpy.context).startswith("2 meshes are selected")
+    assert capture_problem(bpy.context).startswith("2 meshes are selected")
     bpy.context.object.data.clear_geometry()
     object.select_set(False)
-    assert "no faces" in why_not(bpy.context)
-    with pytest.raises(Unfit, match="no faces"):
+    assert "no faces" in capture_problem(bpy.context)
+    with pytest.raises(InvalidMeshError, match="no faces"):
         capture(bpy.context.object)
     bpy.ops.object.empty_add()
-    assert "Select a mesh" in why_not(bpy.context)
+    assert "Select a mesh" in capture_problem(bpy.context)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 5e-4, 1e-7])
+def test_a_small_scale_is_taken(scale: float) -> None:
+    object = cube()
+    object.scale = (scale,) * 3
+    bpy.context.view_layer.update()
+    arrays = capture(object, "texture").arrays
+    np.testing.assert_allclose(np.ptp(arrays["positions"], axis=0), 2 * scale, rtol=1e-5)
+
+
+def test_vertices_that_the_server_leaves_keep_their_bits() -> None:
+    object = cube()
+    object.rotation_euler, object.scale = (0.3, 0.2, 0.1), (0.7, 0.7, 1.3)
+    bpy.context.view_layer.update()
+    before = np.array([vertex.co for vertex in object.data.vertices])
+    captured = capture(object, "refine")
+    scene_object = SceneObject(request("refine"), object, captured)
+    moved = captured.arrays["positions"].copy()
+    moved[0] += 1
+    scene_object.apply(answer(captured, positions=moved))
+    after = np.array([vertex.co for vertex in object.data.vertices])
+    np.testing.assert_array_equal(after[1:], before[1:])
+    assert np.abs(after[0] - before[0]).max() > 0.1 and not scene_object.has_edits()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m msd_blender`` as a user runs it: its files, its sentences, its exit codes."""
+"""``python -m msd_blender`` as a user runs it: its files, messages and exit codes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +14,9 @@ import bpy
 import pytest
 
 from msd_blender.local_server import LocalServer
+from tests.blender.command_line import Run
 
 pytestmark = pytest.mark.process
-
-ROOT = Path(__file__).parents[2]
-
-
-class Run:
-    """A generate command under way, whose processes can be found by a mark in their environment."""
-
-    def __init__(self, prompt: str, output: Path, *more: str, command: str = "generate") -> None:
-        self.mark = uuid.uuid4().hex
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "msd_blender", command, prompt, "--output", str(output), *more],
-            cwd=ROOT,
-            env={**os.environ, "MSD_TEST": self.mark},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def wait_for_progress(self, lines: int = 2) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
-            lines -= "%" in line
-            if not lines:
-                return
-        raise AssertionError("the command ended before it made progress")
-
-    def end(self) -> tuple[int, str]:
-        """(exit code, stderr); nothing that was started is left."""
-        _, said = self.process.communicate()
-        deadline = time.monotonic() + 30
-        while (left := self.processes()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not left
-        assert "Traceback" not in said
-        return self.process.returncode, said
-
-    def processes(self) -> dict[int, str]:
-        """Command lines by process id."""
-        found = {}
-        for folder in Path("/proc").iterdir():
-            try:
-                if self.mark.encode() in (folder / "environ").read_bytes():
-                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
-            except (OSError, ValueError):
-                continue
-        return found
 
 
 def check_glb(path: Path) -> None:
@@ -82,15 +33,15 @@ def open_blend(path: Path) -> bpy.types.Object:
 
 def test_a_prompt_becomes_files(tmp_path: Path) -> None:
     blend = tmp_path / "new" / "mushroom.blend"
-    code, said = Run("a red mushroom", blend, "--iterations", "8", "--seed", "3").end()
-    assert code == 0, said
+    code, stderr = Run("a red mushroom", blend, "--iterations", "8", "--seed", "3").end()
+    assert code == 0, stderr
     assert {path.name for path in blend.parent.iterdir()} == {
         "mushroom.blend",
         "mushroom.glb",
         "turntable.png",
         "job.json",
     }
-    assert "100%" in said and str(blend) in said
+    assert "100%" in stderr and str(blend) in stderr
 
     made = open_blend(blend)
     assert made.name == "a red mushroom" and made["msd_seed"] == 3 and made["msd_prompt"] == "a red mushroom"
@@ -119,10 +70,10 @@ def test_a_mesh_file_is_worked_on(command: str, server: LocalServer, tiny: dict[
         "--input",
         str(tmp_path / "in.blend"),
     ]
-    code, said = Run("a crate", tmp_path / "out.blend", *more, command=command).end()
-    assert code == 2 and "Cube, Sphere" in said
-    code, said = Run("a crate", tmp_path / "out.blend", *more, "--object", "Cube", command=command).end()
-    assert code == 0, said
+    code, stderr = Run("a crate", tmp_path / "out.blend", *more, command=command).end()
+    assert code == 2 and "Cube, Sphere" in stderr
+    code, stderr = Run("a crate", tmp_path / "out.blend", *more, "--object", "Cube", command=command).end()
+    assert code == 0, stderr
     check_glb(tmp_path / "out.glb")
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "out.blend"))
     made = bpy.data.objects["Cube"]
@@ -135,8 +86,8 @@ def test_interrupt_keeps_the_last_state(tmp_path: Path) -> None:
     run = Run("a red mushroom", blend, "--iterations", "40")
     run.wait_for_progress()
     run.process.send_signal(signal.SIGINT)
-    code, said = run.end()
-    assert code == 130, said
+    code, stderr = run.end()
+    assert code == 130, stderr
     assert open_blend(blend)["msd_state"] == "cancelled"
     check_glb(blend.with_suffix(".glb"))
     assert json.loads((tmp_path / "job.json").read_text())["state"] == "cancelled"
@@ -149,8 +100,8 @@ def test_a_server_that_dies_costs_nothing_that_arrived(tmp_path: Path) -> None:
     for pid, command in run.processes().items():
         if " serve " in command:
             os.kill(pid, signal.SIGKILL)
-    code, said = run.end()
-    assert code == 1 and said.strip().splitlines()[-1].startswith("Error: The server at")
+    code, stderr = run.end()
+    assert code == 1 and stderr.strip().splitlines()[-1].startswith("Error: The server at")
     assert open_blend(blend)["msd_state"] == "failed"
     check_glb(blend.with_suffix(".glb"))
 
@@ -166,8 +117,8 @@ def test_a_server_that_dies_costs_nothing_that_arrived(tmp_path: Path) -> None:
 )
 def test_bad_input_is_refused_before_work_starts(prompt: str, output: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    code, said = Run(prompt, tmp_path / output).end()
-    assert code == 2 and sentence in said
+    code, stderr = Run(prompt, tmp_path / output).end()
+    assert code == 2 and sentence in stderr
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -175,23 +126,23 @@ def test_a_mesh_file_that_is_none_is_refused(tmp_path: Path) -> None:
     for name, sentence in (("none.glb", "There is no file"), ("x.txt", "must end in"), ("bad.obj", "meshes of")):
         if name == "bad.obj":
             (tmp_path / name).write_text("no mesh")
-        code, said = Run("a crate", tmp_path / "x.blend", "--input", str(tmp_path / name), command="texture").end()
-        assert code == 2 and sentence in said, said
+        code, stderr = Run("a crate", tmp_path / "x.blend", "--input", str(tmp_path / name), command="texture").end()
+        assert code == 2 and sentence in stderr, stderr
 
 
 def test_an_unreachable_server_is_refused(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        code, said = Run(
+        code, stderr = Run(
             "a red mushroom", tmp_path / "x.blend", "--server", f"http://127.0.0.1:{taken.getsockname()[1]}"
         ).end()
-    assert code == 1 and "No server answers" in said
+    assert code == 1 and "No server answers" in stderr
 
 
 def test_a_wrong_model_is_refused_and_saved_work_stays(server: LocalServer, tmp_path: Path) -> None:
     blend = tmp_path / "x.blend"
     blend.write_bytes(b"earlier work")
     for model in (tmp_path / "missing", tmp_path):
-        code, said = Run("a red mushroom", blend, "--server", server.url, "--model", str(model), "--overwrite").end()
-        assert code == 1 and str(model) in said, said
+        code, stderr = Run("a red mushroom", blend, "--server", server.url, "--model", str(model), "--overwrite").end()
+        assert code == 1 and str(model) in stderr, stderr
     assert blend.read_bytes() == b"earlier work"

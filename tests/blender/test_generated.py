@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two-way editing under generated node trees, slots and image sharing: every job ends, with no more edits than the
-artist made, and without touching what was not asked for."""
+"""Two-way editing under random node trees, slots and image sharing: every job ends, with no more edits than the artist
+made, and changes nothing that it was not asked to paint."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from msd_blender import jobs, materials
-from msd_blender.capture import Unfit, positions
+from msd_blender.capture import read_positions
 from msd_blender.client import Client
+from msd_blender.errors import InvalidMeshError
+from msd_blender.live_job import LiveJob, running_jobs
 from msd_blender.local_server import LocalServer
 from msd_blender.nodes import KINDS
 from msd_blender.protocol import FINISHED, MAPS, JobRequest
-from tests.blender.test_jobs import addon, remote  # noqa: F401
 
 pytestmark = pytest.mark.long
 
@@ -180,11 +181,11 @@ class Scene:
         bpy.context.view_layer.update()
         return object
 
-    # What the artist does while the job runs.
+    # The artist's operations while the job runs.
 
-    def act(self, generation: jobs.Generation) -> int:
-        """One thing; how many edits it may be."""
-        object, draw = generation.object, self.draw
+    def act(self, live_job: LiveJob) -> int:
+        """Do one random operation; whether it may be an edit."""
+        object, draw = live_job.object, self.draw
         if object is None:
             return 0
         shown = [
@@ -197,7 +198,7 @@ class Scene:
 
         def paint() -> None:
             for image in shown[:1]:
-                pixels = materials.read(image).reshape(image.size[1], image.size[0], 4)
+                pixels = materials.read_pixels(image).reshape(image.size[1], image.size[0], 4)
                 pixels[:3, :3] = draw.random()
                 image.pixels.foreach_set(pixels.ravel())
 
@@ -233,12 +234,12 @@ class Scene:
                     return
 
         def move() -> None:
-            mine = positions(object.data)
+            mine = read_positions(object.data)
             mine[draw.randrange(8)] += np.float32(0.1)
             object.data.attributes["position"].data.foreach_set("vector", mine.ravel())
 
         def pause() -> None:
-            generation.live.pause()
+            live_job.session.pause()
 
         def duplicate() -> None:
             for slot in object.material_slots:
@@ -256,7 +257,7 @@ class Scene:
 
 
 def signature(socket: Any, groups: tuple[Any, ...] = ()) -> Any:
-    """All that a shader's input shows, by what it is and not by its name."""
+    """The nodes, values and images behind a shader's input, without their names."""
     link = next((each for each in socket.links), None)
     if link is None:
         value = getattr(socket, "default_value", None)
@@ -285,17 +286,17 @@ signature.asked = ()  # type: ignore[attr-defined]
 
 
 def _asked(node: Any, kinds: tuple[str, ...]) -> set[str]:
-    from msd_blender.nodes import SHADERS
+    from msd_blender.nodes import SHADER_SOCKETS
 
-    return {SHADERS.get(node.type, {}).get(kind, "") for kind in kinds}
+    return {SHADER_SOCKETS.get(node.type, {}).get(kind, "") for kind in kinds}
 
 
 def _digest(image: Any) -> str:
-    return hashlib.sha256(materials.read(image).tobytes()).hexdigest() if image.size[0] else image.name
+    return hashlib.sha256(materials.read_pixels(image).tobytes()).hexdigest() if image.size[0] else image.name
 
 
 def look(material: Any, asked: tuple[str, ...] = ()) -> Any:
-    """What a material shows but for the sockets of some kinds."""
+    """The `signature` of a material, without the sockets of some kinds."""
     if not material.use_nodes:
         return None
     signature.asked = asked  # type: ignore[attr-defined]
@@ -306,11 +307,11 @@ def look(material: Any, asked: tuple[str, ...] = ()) -> Any:
 def shape(object: Any) -> tuple[Any, ...]:
     mesh = object.data
     uvs = [np.array([each.vector for each in layer.uv]).tobytes() for layer in mesh.uv_layers]
-    return positions(mesh).tobytes(), uvs, [polygon.material_index for polygon in mesh.polygons]
+    return read_positions(mesh).tobytes(), uvs, [polygon.material_index for polygon in mesh.polygons]
 
 
 def run(seed: int, server: LocalServer, tiny: dict[str, Any]) -> str:
-    """One job; how it ended."""
+    """Run one job; returns how it ended."""
     draw = random.Random(seed)
     scene = Scene(draw)
     count = draw.choice([0, 0, 1, 2, 3])
@@ -336,24 +337,24 @@ def run(seed: int, server: LocalServer, tiny: dict[str, Any]) -> str:
         for object in (scene.object, scene.other)
     ]
     try:
-        generation = jobs.start(request, scene.object)
-    except Unfit as refused:
+        live_job = jobs.start(request, scene.object)
+    except InvalidMeshError as refused:
         assert str(refused).endswith(".") and "\n" not in str(refused)
         assert (looks(), pictures(), shape(scene.object)) == (before, given, form)
         return "refused"
-    live, done, deadline = generation.live, 0, time.monotonic() + SECONDS
-    replaced = {name for name in names[0] if any(name in note and "no shader" in note for note in live.log)}
-    while jobs.generations:
+    session, done, deadline = live_job.session, 0, time.monotonic() + SECONDS
+    replaced = {name for name in names[0] if any(name in note and "no shader" in note for note in session.log)}
+    while running_jobs:
         jobs.tick()
-        assert time.monotonic() < deadline, f"seed {seed} does not end: {live.state}, {live.job}"
-        if live.state == "paused":
+        assert time.monotonic() < deadline, f"seed {seed} does not end: {session.state}, {session.job}"
+        if session.state == "paused":
             bpy.ops.msd.resume()
-        elif count and live.snapshot is not None and not live.editing and live.state == "running":
+        elif count and session.snapshot is not None and not session.edit_pending and session.state == "running":
             count -= 1
-            done += scene.act(generation)
+            done += scene.act(live_job)
         time.sleep(0.01)
-    assert (live.state, live.error) == (FINISHED, ""), (seed, live.error)
-    edits = Client(server.url, server.token).job(live.id).edits
+    assert (session.state, session.error) == (FINISHED, ""), (seed, session.error)
+    edits = Client(server.url, server.token).job(session.id).edits
     assert edits <= done, f"seed {seed}: {edits} edits of {done}"
     assert pictures() == given, f"seed {seed}: an artist's image was written"
     if not done:
@@ -365,21 +366,18 @@ def run(seed: int, server: LocalServer, tiny: dict[str, Any]) -> str:
                 assert after[name] == was, f"seed {seed}: {name} was not asked for"
             elif name not in replaced and was is not None:
                 assert rest[name] == unasked[name], f"seed {seed}: {name}, what was not asked for"
-        assert generation.asset is not None and live.snapshot is not None
-        source = generation.asset.source
-        for slot, (index, _) in enumerate(source.slots if "uvs" in source.arrays else []):
+        assert live_job.scene_object is not None and session.snapshot is not None
+        captured = live_job.scene_object.captured
+        for slot, (index, _) in enumerate(captured.slots if "uvs" in captured.arrays else []):
             image = materials.image_of(scene.object.material_slots[index].material, "texture")
             np.testing.assert_array_equal(
-                materials.pixels_of(image)[..., :3], live.snapshot.arrays[f"texture.{slot}"], f"seed {seed}"
+                materials.read_tile(image)[..., :3], session.snapshot.arrays[f"texture.{slot}"], f"seed {seed}"
             )
     return f"{edits} of {done}"
 
 
 def test_generated_jobs_end_and_keep_what_was_not_asked_for(
-    remote: LocalServer,  # noqa: F811
-    tiny: dict[str, Any],
-    request: pytest.FixtureRequest,
-    capsys: pytest.CaptureFixture[str],
+    remote: LocalServer, tiny: dict[str, Any], request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = request.config.getoption("--long")
     ends, began = [], time.monotonic()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is read and written without a window: paths, and what lies there already."""
+"""The files that are read and written without a window, and the existing ones that are not replaced."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ import bpy
 import pytest
 
 from msd_blender import connection
+from msd_blender.errors import InvalidInputError
 from msd_blender.local_server import LocalServer
-from msd_blender.output import BadInput, Output, command, open_mesh
-from tests.blender.test_commands import ROOT, Run
+from msd_blender.output import Output, command_key, open_mesh
+from tests.blender.command_line import ROOT, Run
 
 pytestmark = pytest.mark.usefixtures("empty_scene")
 
 
 def elsewhere(code: str) -> str:
-    """What a Blender of its own prints. (Its glTF add-on and PyTorch in one process end in a deadlock.)"""
+    """The output of code in a Blender process of its own. (Its glTF add-on and PyTorch in one process deadlock.)"""
     code = "import bpy\nbpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)\n" + code
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout
 
@@ -44,15 +45,15 @@ def test_an_input_is_never_written_over(server: LocalServer, tiny: dict[str, Any
     elsewhere(f"bpy.ops.mesh.primitive_cube_add()\nbpy.ops.export_scene.gltf(filepath={str(glb)!r})")
     before = glb.read_bytes()
     more = [*settings(server, tiny), "--overwrite", "--input", str(glb)]
-    code, said = Run("a wooden crate", tmp_path / "crate.blend", *more, command="texture").end()
-    assert code == 2 and f"{glb} would be written over, and it is the input: choose another --output." in said
+    code, stderr = Run("a wooden crate", tmp_path / "crate.blend", *more, command="texture").end()
+    assert code == 2 and f"{glb} would be written over, and it is the input: choose another --output." in stderr
     assert glb.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["crate.glb"]
     blend = saved(tmp_path / "crate.blend")
     (tmp_path / "hard.blend").hardlink_to(blend)
     (tmp_path / "soft.blend").symlink_to(blend)
     open_mesh(blend)
     for name in ("crate", "hard", "soft"):
-        with pytest.raises(BadInput, match="it is the input"):
+        with pytest.raises(InvalidInputError, match="it is the input"):
             Output(tmp_path / f"{name}.blend", ["texture"], overwrite=True)
 
 
@@ -60,11 +61,11 @@ def test_what_the_open_file_is_made_of_is_read_too(tmp_path: Path) -> None:
     image = bpy.data.images.new("picture", 8, 8)
     image.filepath_raw, image.file_format = str(tmp_path / "turntable.png"), "PNG"
     image.save()
-    with pytest.raises(BadInput, match="turntable.png would be written over"):
+    with pytest.raises(InvalidInputError, match="turntable.png would be written over"):
         Output(tmp_path / "x.blend", ["generate"], overwrite=True)
     bpy.data.images.remove(image)
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "open.blend"))
-    with pytest.raises(BadInput, match="open.blend would be written over"):
+    with pytest.raises(InvalidInputError, match="open.blend would be written over"):
         Output(tmp_path / "open.blend", ["generate"], overwrite=True)
     open_mesh(saved(tmp_path / "crate.blend"))
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
@@ -77,36 +78,36 @@ def test_a_command_replaces_its_own_results_and_nothing_else(
 ) -> None:
     blend, more = tmp_path / "chair.blend", settings(server, tiny)
     blend.with_suffix(".glb").write_text("mine")
-    code, said = Run("a blue chair", blend, *more).end()
-    assert code == 2 and "chair.glb is there already" in said and "--overwrite" in said
+    code, stderr = Run("a blue chair", blend, *more).end()
+    assert code == 2 and "chair.glb is there already" in stderr and "--overwrite" in stderr
     assert [path.name for path in tmp_path.iterdir()] == ["chair.glb"]
-    code, said = Run("a blue chair", blend, *more, "--overwrite").end()
-    assert code == 0, said
+    code, stderr = Run("a blue chair", blend, *more, "--overwrite").end()
+    assert code == 0, stderr
     first = blend.read_bytes()
-    code, said = Run("a blue chair", blend, *more, "--seed", "5").end()
-    assert code == 0 and blend.read_bytes() != first, said
-    code, said = Run("a table", tmp_path / "table.blend", *more).end()  # shares turntable.png and job.json
-    assert code == 0, said
+    code, stderr = Run("a blue chair", blend, *more, "--seed", "5").end()
+    assert code == 0 and blend.read_bytes() != first, stderr
+    code, stderr = Run("a table", tmp_path / "table.blend", *more).end()  # shares turntable.png and job.json
+    assert code == 0, stderr
     results = json.loads((tmp_path / "job.json").read_text())["results"]
     assert results.keys() == {"chair.blend", "chair.glb", "table.blend", "table.glb", "turntable.png"}
     assert all(
         known["sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name, known in results.items()
     )
-    assert Output(blend, command("generate", "a blue chair"))  # still known
-    for other in (command("generate", "a table"), command("texture", "a blue chair")):
-        with pytest.raises(BadInput, match="chair.blend is there already"):
+    assert Output(blend, command_key("generate", "a blue chair"))  # still known
+    for other in (command_key("generate", "a table"), command_key("texture", "a blue chair")):
+        with pytest.raises(InvalidInputError, match="chair.blend is there already"):
             Output(blend, other)
     with open(blend, "ab") as file:
         file.write(b"an artist's work")
-    with pytest.raises(BadInput, match="chair.blend is there already"):
-        Output(blend, command("generate", "a blue chair"))
+    with pytest.raises(InvalidInputError, match="chair.blend is there already"):
+        Output(blend, command_key("generate", "a blue chair"))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"results": 3}', '{"results": {"x.glb": 3}}', "\0"])
 def test_a_record_of_somebody_else_is_kept(content: str, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(content)
     (tmp_path / "x.glb").write_text("mine")
-    with pytest.raises(BadInput, match="is there already"):
+    with pytest.raises(InvalidInputError, match="is there already"):
         Output(tmp_path / "x.blend", ["generate"])
 
 
@@ -115,7 +116,7 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
     (tmp_path / "far" / "real.blend").write_text("earlier")
     (tmp_path / "x.blend").symlink_to(tmp_path / "far" / "real.blend")
     files = Output(tmp_path / "x.blend", ["generate"], overwrite=True)
-    with files._whole(files.blend) as part:
+    with files._atomic_write(files.blend) as part:
         part.write_text("new")
     assert (tmp_path / "x.blend").is_symlink() and (tmp_path / "far" / "real.blend").read_text() == "new"
 
@@ -130,11 +131,15 @@ def test_letter_case_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(open_mesh("~/B.Ply").data.polygons) == 6
     files = Output("~/new/X.Blend", ["generate"])
     assert files.blend == tmp_path / "new" / "X.Blend" and files.glb.name == "X.glb"
-    with files._whole(files.blend) as part:
+    with files._atomic_write(files.blend) as part:
         bpy.ops.wm.save_as_mainfile(filepath=str(part), copy=True)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["X.Blend"]
-    assert connection.typed("~/models") == connection.typed("~/models", "http://127.0.0.1:1") == f"{tmp_path}/models"
-    assert connection.typed("~/models", "https://far.example") == "~/models"  # its own home, not ours
+    assert (
+        connection.expand_path("~/models")
+        == connection.expand_path("~/models", "http://127.0.0.1:1")
+        == f"{tmp_path}/models"
+    )
+    assert connection.expand_path("~/models", "https://far.example") == "~/models"  # its own home, not ours
 
 
 def test_a_file_saved_in_edit_mode_is_taken(tmp_path: Path) -> None:
@@ -147,7 +152,7 @@ def test_a_file_saved_in_edit_mode_is_taken(tmp_path: Path) -> None:
 
 
 def test_helpers_of_an_importer_are_no_meshes(tmp_path: Path) -> None:
-    said = elsewhere(f"""
+    printed = elsewhere(f"""
 bpy.ops.mesh.primitive_cube_add()
 cube = bpy.context.object
 bpy.ops.object.armature_add()
@@ -159,24 +164,25 @@ bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
 from msd_blender.output import open_mesh
 print("found", open_mesh({str(tmp_path / "x.glb")!r}).name, len(bpy.data.meshes))
 """)
-    assert "found Cube 2" in said
+    assert "found Cube 2" in printed
 
 
 def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
-    said = elsewhere(f"""
+    printed = elsewhere(f"""
 import resource
-from msd_blender.output import Output, OutputError, _export_glb
+from msd_blender.errors import OutputError
+from msd_blender.output import Output, _export_glb
 bpy.ops.mesh.primitive_uv_sphere_add(segments=99, ring_count=99)
 files = Output({str(tmp_path / "x.blend")!r}, ["generate"])
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 for path, write in ((files.blend, lambda part: bpy.ops.wm.save_as_mainfile(filepath=str(part), copy=True)),
                     (files.glb, lambda part: _export_glb(bpy.context.object, part))):
     try:
-        with files._whole(path) as part:
+        with files._atomic_write(path) as part:
             write(part)
     except OutputError as error:
         print("said", error)
 """)
-    lines = [line for line in said.splitlines() if line.startswith("said")]
+    lines = [line for line in printed.splitlines() if line.startswith("said")]
     assert lines == [f"said {tmp_path / name} could not be written: File too large." for name in ("x.blend", "x.glb")]
     assert not list(tmp_path.iterdir())

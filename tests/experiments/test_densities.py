@@ -60,8 +60,8 @@ def test_guidance_scale():
     sigma, classes = torch.full((6,), 0.4), torch.arange(6) % 2
     none, one = density.denoise(x, sigma), density.denoise(x, sigma, Labels(classes))
     torch.testing.assert_close(density.denoise(x, sigma, Labels(classes, 3.0)), none + 3 * (one - none))
-    assert Labels(classes).denoiser_calls == 1 and Labels(classes, 3.0).denoiser_calls == 2
-    assert torch.equal(density.denoise(x, sigma, Labels(classes, 3.0).unguided()), one)
+    assert Labels(classes).nfe == 1 and Labels(classes, 3.0).nfe == 2
+    assert torch.equal(density.denoise(x, sigma, Labels(classes, 3.0).without_cfg()), one)
 
 
 def test_metrics_tell_samples_from_others():

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from server.bundled import captions
+from server.bundled_prior import captions
 from server.experiments import convergence, estimators, landscapes, text_to_2d
 from server.experiments.densities import fractal, pinwheel
 from server.guidance import create
@@ -20,7 +20,7 @@ from server.priors.base import PriorError
 @pytest.mark.parametrize("bandwidth, least", [(1.0, 2), (0.3, 2), (0.1, 10), (0.03, 10)])
 def test_the_default_stop_is_more_efficient_than_the_papers_estimator(bandwidth, least):
     density = fractal()
-    x = estimators.near(density, 64, bandwidth)
+    x = estimators.near_data(density, 64, bandwidth)
     ours = estimators.measure(density, density, x, 64, bandwidth)
     paper = estimators.measure(density, density, x, 64, bandwidth, estimator="paper", steps=8)
     assert ours["efficiency"] > least * paper["efficiency"]
@@ -29,7 +29,7 @@ def test_the_default_stop_is_more_efficient_than_the_papers_estimator(bandwidth,
 @pytest.mark.slow
 def test_exact_is_unbiased_where_the_others_are_not():
     density = fractal()
-    x = estimators.near(density, 64, 1.0)
+    x = estimators.near_data(density, 64, 1.0)
 
     def bias(**settings):
         return estimators.measure(density, density, x, 256, 1.0, **settings)
@@ -41,7 +41,7 @@ def test_exact_is_unbiased_where_the_others_are_not():
 
 def test_an_early_stop_lowers_the_variance():
     density = fractal()
-    x = estimators.near(density, 64, 0.1)
+    x = estimators.near_data(density, 64, 0.1)
     early, late = (estimators.measure(density, density, x, 64, 0.1, steps=18, stop_at=stop) for stop in (6, 18))
     assert early["calls"] == 6 and late["calls"] == 18
     assert 5 * early["nmse"] < late["nmse"]
@@ -50,7 +50,7 @@ def test_an_early_stop_lowers_the_variance():
 def test_msd_ends_inside_where_sds_does_not():
     density = pinwheel()
     x = {
-        name: convergence.ascend(density, convergence.METHODS[name], convergence.grid(10), 0.3, calls=200)
+        name: convergence.descend(density, convergence.METHODS[name], convergence.grid(10), 0.3, calls=200)
         for name in ("MSD", "SDS")
     }
     inside = {name: (density.log_density(end) > density.quantile(0.05)).float().mean() for name, (end, _) in x.items()}
@@ -86,11 +86,14 @@ def test_clip_features_come_from_a_folder_on_the_disk(tmp_path):
         )
     ).save_pretrained(tmp_path)
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    pairs, pictures = captions.pairs(12), torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    labels, pictures = (
+        captions.balanced_prompts(12),
+        torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0)),
+    )
     clip = text_to_2d.clip_features(tmp_path)
     assert clip(pictures).shape == (12, 8)
-    assert abs(text_to_2d.score(pictures, pairs, pictures, clip)["frechet, CLIP"]) < 1e-2
-    assert text_to_2d.score(pictures**2, pairs, pictures, clip)["frechet, CLIP"] > 1e-2
+    assert abs(text_to_2d.score(pictures, labels, pictures, clip)["frechet, CLIP"]) < 1e-2
+    assert text_to_2d.score(pictures**2, labels, pictures, clip)["frechet, CLIP"] > 1e-2
     with pytest.raises(PriorError, match="no CLIP model"):
         text_to_2d.clip_features(tmp_path / "none")
 

@@ -9,6 +9,9 @@ import struct
 import numpy as np
 from PIL import Image
 
+from server.geometry.files import load
+from server.geometry.validation import validate
+
 KINDS = {"i1": 5120, "u1": 5121, "i2": 5122, "u2": 5123, "u4": 5125, "f4": 5126}
 SHAPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -145,3 +148,21 @@ def image(document, binary, texture):
 def pixels(document, binary, texture):
     with Image.open(io.BytesIO(image(document, binary, texture))) as opened:
         return np.asarray(opened)
+
+
+def opened(file, tmp_path, name="mesh.glb"):
+    """(the mesh, what was said)."""
+    said = []
+    return validate(load(file.save(tmp_path / name), said.append)), said
+
+
+def seen(mesh, name="texture.0"):
+    """(F, 3) the colour in the middle of each face, of a picture that repeats."""
+    picture = mesh.textures[name]
+    place = mesh.uvs.mean(axis=1) % 1
+    return picture[(place[:, 1] * len(picture)).astype(int), (place[:, 0] * picture.shape[1]).astype(int)]
+
+
+def corners(mesh):
+    """The corners in the file's axes."""
+    return mesh.positions[mesh.faces] @ np.float32([[1, 0, 0], [0, 0, -1], [0, 1, 0]])

@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from server.geometry.field import Field, grid_points, sample, smooth
 from server.geometry.marching import marching_tetrahedra
-from server.geometry.mesh import Mesh, bridged, edge_counts, largest_parts
-from server.geometry.regularize import bending, binary_entropy, normal_consistency, total_variation
+from server.geometry.mesh import Mesh, edge_counts
+from server.geometry.occupancy import bridge_gaps, remove_floaters
 from server.geometry.uvs import unwrap
 
 
@@ -91,8 +91,8 @@ def test_floaters_go_and_large_parts_stay():
     inside[2:10, 2:10, 2:10] = inside[12:18, 12:18, 12:18] = True
     kept = inside.copy()
     inside[18, 2, 2] = True
-    np.testing.assert_array_equal(largest_parts(inside), kept)
-    assert not largest_parts(np.zeros((3, 3, 3), bool)).any()
+    np.testing.assert_array_equal(remove_floaters(inside), kept)
+    assert not remove_floaters(np.zeros((3, 3, 3), bool)).any()
 
 
 @pytest.mark.parametrize(("gap", "parts"), [(1, 1), (3, 1), (5, 2)])
@@ -100,7 +100,7 @@ def test_a_gap_between_two_parts_is_bridged_where_it_is_narrow(gap, parts):
     inside = np.zeros((30, 30, 30), bool)
     inside[2:12, 11:19, 11:19] = True  # a stem
     inside[12 + gap : 12 + gap + 6, 4:26, 4:26] = True  # under its cap
-    made = bridged(inside)
+    made = bridge_gaps(inside)
     assert ndimage.label(made)[1] == parts and not (inside & ~made).any()
     added = made & ~inside
     assert not added[:11].any()  # a fillet at most
@@ -112,20 +112,9 @@ def test_what_hangs_together_stays_as_it_is_and_floaters_are_left_alone():
     table[12:15, 2:18, 2:18] = True
     for y in (5, 8):  # legs two points apart, and a crumb between
         table[2:12, y : y + 1, 9:12] = True
-    np.testing.assert_array_equal(bridged(table), table)
+    np.testing.assert_array_equal(bridge_gaps(table), table)
     table[4, 6, 16] = True
-    np.testing.assert_array_equal(bridged(table), table)
-
-
-def test_regularizers_are_zero_where_they_should_be():
-    linear = grid_points(5)[..., 0][None, None]
-    assert bending(linear) < 1e-10 < total_variation(linear)
-    assert binary_entropy(torch.tensor([0.0, 1.0])) < 0.01
-    assert float(binary_entropy(torch.tensor([0.5]))) == pytest.approx(math.log(2))
-    box = trimesh.creation.box()
-    faces = torch.tensor(np.asarray(box.faces), dtype=torch.int32)
-    # of a box's 18 edges, 12 turn by 90 degrees and 6 are diagonals of its flat sides
-    assert float(normal_consistency(torch.tensor(np.asarray(box.vertices)), faces)) == pytest.approx(12 / 18)
+    np.testing.assert_array_equal(bridge_gaps(table), table)
 
 
 @pytest.fixture
@@ -152,4 +141,4 @@ def test_unwrapped_charts_lie_in_the_unit_square_without_overlap(mesh):
 def test_it_stands_on_the_ground(mesh):
     grounded = mesh.on_ground()
     assert grounded.positions[:, 2].min() == 0
-    np.testing.assert_allclose(grounded.positions + grounded.lift, mesh.positions, atol=1e-6)
+    np.testing.assert_allclose(grounded.positions + grounded.ground_offset, mesh.positions, atol=1e-6)

@@ -11,14 +11,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from msd_blender.protocol import JobRequest
-from server.geometry.check import check
+from msd_blender.protocol import ROUGHNESS, JobRequest
+from server.geometry.colour import linear_to_srgb, tint
 from server.geometry.files import load, save
-from server.geometry.files.common import ROUGHNESS, corner_normals, png, vertex_normals
-from server.geometry.files.glb import sized
-from server.geometry.files.glb_reader import alpha, maps, pixels
-from server.geometry.material import Material, tinted
-from server.geometry.mesh import Mesh, linear_to_srgb
+from server.geometry.files.common import corner_normals
+from server.geometry.files.gltf.materials import alpha_map, pixels, texture_maps
+from server.geometry.files.images import encode_png, resize_nearest
+from server.geometry.material import Material
+from server.geometry.mesh import Mesh
+from server.geometry.normals import vertex_normals
+from server.geometry.validation import validate
 from server.optimize import Settings, generate
 
 pytestmark = pytest.mark.long
@@ -83,7 +85,9 @@ def meshes(draw, unwrapped=False):
     for slot in np.unique(mesh.face_slots).tolist():
         if draw(st.booleans()):
             mesh.materials[slot] = draw(materials(rng, mesh.uvs is not None))
-            mesh.textures.update({f"{kind}.{slot}": values for kind, values in maps(mesh.materials[slot]).items()})
+            mesh.textures.update(
+                {f"{kind}.{slot}": values for kind, values in texture_maps(mesh.materials[slot]).items()}
+            )
         if mesh.uvs is not None and draw(st.booleans()):  # painted
             size = mesh.textures.get(f"texture.{slot}", np.zeros((4, 8))).shape[:2]
             for kind in draw(st.sets(st.sampled_from(["texture", "roughness", "metallic", "normal"]))):
@@ -102,7 +106,7 @@ def _any_normals(mesh, rng):
 
 
 def _smooth(mesh, rng):
-    return vertex_normals(mesh)[mesh.faces]
+    return vertex_normals(mesh.positions, mesh.faces)[mesh.faces]
 
 
 def _some_flat(mesh, rng):
@@ -130,7 +134,7 @@ def materials(draw, rng, pictured):
     pictures = []
 
     def texture(*shape):
-        pictures.append((png(rng.integers(0, 256, shape, dtype=np.uint8)), {}))
+        pictures.append((encode_png(rng.integers(0, 256, shape, dtype=np.uint8)), {}))
         return {"index": len(pictures) - 1}
 
     if pictured and draw(st.booleans()):
@@ -171,13 +175,15 @@ def seen(mesh):
             kind: mesh.textures.get(f"{kind}.{slot}") for kind in ("texture", "roughness", "metallic", "normal")
         }
         faces = mesh.face_slots == slot
-        painted = slot not in mesh.materials or not np.array_equal(pictures["texture"], maps(own).get("texture"))
+        painted = slot not in mesh.materials or not np.array_equal(
+            pictures["texture"], texture_maps(own).get("texture")
+        )
         if mesh.colours is not None and (pictures["texture"] is None or not painted):
             found["colour"][faces] = mesh.colours[mesh.faces[faces]] / 255
         elif pictures["texture"] is None:
             found["colour"][faces] = linear_to_srgb(own.base_factor[:3])
         for kind in ("roughness", "metallic"):
-            value = own.surface.get(f"{kind}Factor", 1) if pictures[kind] is None else pictures[kind] / 255
+            value = own.metallic_roughness.get(f"{kind}Factor", 1) if pictures[kind] is None else pictures[kind] / 255
             found[kind].append(np.asarray(value, float))
             pictures[kind] = None
         found["pictures"].append([None if values is None else values for values in pictures.values()])
@@ -185,16 +191,16 @@ def seen(mesh):
         mode, cutoff = own.gltf.get("alphaMode", "OPAQUE"), own.gltf.get("alphaCutoff", 0.5)
         shown = np.ones((1, 1))
         if mode == "BLEND" or (mode == "MASK" and cutoff > 0):
-            picture = alpha(own)
+            picture = alpha_map(own)
             shown = own.base_factor[3] * (np.ones((1, 1)) if picture is None else picture / 255)
         if pictures["texture"] is not None:
-            shown = sized(shown, *pictures["texture"].shape[:2])
+            shown = resize_nearest(shown, *pictures["texture"].shape[:2])
         found["alpha"].append(shown)
         found["cutoff"].append(cutoff if mode == "MASK" else 0.0)
         glow = pixels(own, own.gltf.get("emissiveTexture"), "RGB")
         light = np.array(own.gltf.get("emissiveFactor", (0, 0, 0)), float)
         found["emission"].append(
-            linear_to_srgb(light) if glow is None else tinted(glow, light) / 255 if light.any() else np.zeros(3)
+            linear_to_srgb(light) if glow is None else tint(glow, light) / 255 if light.any() else np.zeros(3)
         )
         shade = pixels(own, info := own.gltf.get("occlusionTexture"), "RGB")
         found["occlusion"].append(
@@ -231,7 +237,7 @@ def test_a_mesh_comes_back_equal_in_all_that_its_format_holds(tmp_path, suffix, 
     if suffix.startswith("usd"):
         pytest.importorskip("pxr")
     lost, said = [], []
-    save(mesh, tmp_path / f"mesh.{suffix}", say=lost.append)
+    save(mesh, tmp_path / f"mesh.{suffix}", warn=lost.append)
     back = load(tmp_path / f"mesh.{suffix}", said.append)
     other = differing(seen(mesh), seen(back))
     if suffix == "obj" and any("has other names" in note for note in lost):
@@ -265,8 +271,8 @@ def test_texture_with_nothing_to_paint_gives_the_mesh_back(tiny, tmp_path, mesh)
     request = JobRequest(
         **tiny | {"prompt": "a red cube", "mode": "texture", "mesh": "x", "texture_size": 64, "iterations": 1}
     )
-    quick = replace(Settings.of(request), paint=(5,), views=1, snapshot_seconds=1e9)
-    generate(request, tmp_path, lambda report: None, lambda: False, quick, mesh=check(frozen(mesh)))
+    quick = replace(Settings.of(request), colour_levels=(5,), views=1, snapshot_seconds=1e9)
+    generate(request, tmp_path, lambda report: None, lambda: False, quick, mesh=validate(frozen(mesh)))
     back = load(tmp_path / "mesh.glb")
     before, after = seen(mesh), seen(back)
     begun = {slot: mesh.textures.get(f"texture.{slot}") for slot in np.unique(mesh.face_slots).tolist()}
@@ -277,7 +283,7 @@ def test_texture_with_nothing_to_paint_gives_the_mesh_back(tiny, tmp_path, mesh)
             own = mesh.materials.get(slot, Material()).colour
             given_ = picture if picture is not None else np.uint8([204] * 3) if own is None else own
             np.testing.assert_array_equal(made, np.broadcast_to(given_, made.shape))
-        before["alpha"][i] = sized(before["alpha"][i], *made.shape[:2])
+        before["alpha"][i] = resize_nearest(before["alpha"][i], *made.shape[:2])
     del before["colour"]  # which is in the pictures now
     assert not differing(before, after) - {"vertices"}
 
@@ -295,7 +301,7 @@ def blender(tmp_path_factory):
     collect()
     files = [(mesh, suffix, folder / f"{i}.{suffix}") for i, mesh in enumerate(made) for suffix in ("glb", "obj")]
     for mesh, _, path in files:
-        save(mesh, path, say=lambda note: None)
+        save(mesh, path, warn=lambda note: None)
     subprocess.run(
         [
             sys.executable,
@@ -333,7 +339,7 @@ def test_blender_sees_the_same(blender):
                 for kind in ("roughness", "metallic"):
                     if f"{kind}.{slot}" not in mesh.textures:
                         assert found[f"{name}/{kind.title()}"] == pytest.approx(
-                            given_.surface[f"{kind}Factor"], abs=0.51 / 255
+                            given_.metallic_roughness[f"{kind}Factor"], abs=0.51 / 255
                         ), (suffix, kind)
             picture = mesh.textures.get(f"texture.{slot}")
             if picture is not None:  # GLB's own have their factor in a node behind them

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from server.bundled.compare import truth
-from server.geometry.clean import clean, components
+from server.evaluation.compare import ground_truth
 from server.geometry.mesh import Mesh
+from server.geometry.remeshing import connected_components, remesh
 from server.geometry.uvs import missing_uvs, overlapping, stretch, unwrap
 from server.rendering import rasterize
 
@@ -27,8 +27,8 @@ def drawn(split, uvs, size):
 
 @pytest.fixture(scope="module")
 def rocket():
-    shape = truth("rocket", 49)
-    return clean(Mesh(np.asarray(shape.vertices, np.float32), np.asarray(shape.faces, np.int32)), 3000)
+    shape = ground_truth("rocket", 49)
+    return remesh(Mesh(np.asarray(shape.vertices, np.float32), np.asarray(shape.faces, np.int32)), 3000)
 
 
 @pytest.mark.parametrize(("resolution", "padding"), [(256, 2), (1024, 8)])
@@ -48,7 +48,7 @@ def test_charts_keep_their_distance_and_their_shape(rocket, resolution, padding)
     area = np.abs(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])).sum() / 2
     assert (face >= 0).mean() == pytest.approx(area, rel=0.01)  # overlapping charts would cover less
     assert area > 0.3
-    chart = np.where(face >= 0, components(split, len(uvs))[1][split[face, 0]], -1)
+    chart = np.where(face >= 0, connected_components(split, len(uvs))[1][split[face, 0]], -1)
     reach = 2 * padding * size // resolution
     for each in np.unique(chart[chart >= 0]):
         rows, columns = np.nonzero(chart == each)

@@ -10,7 +10,7 @@ import torch
 import trimesh
 
 from msd_blender.protocol import JobRequest
-from server.bundled.evaluate import measure
+from server.evaluation.text_to_3d import measure_job
 from server.optimize import generate, is_out_of_memory, release
 from server.rendering import cameras, rasterize
 from tests.optimize.jobs import JOBS, request_of, stop_and_go_on
@@ -40,7 +40,7 @@ def test_the_bundled_prior_makes_what_the_prompt_says(rasterizer, tmp_path, caps
         lambda message: None,
         lambda: False,
     )
-    row = measure(tmp_path, "red", "mushroom")
+    row = measure_job(tmp_path, "red", "mushroom")
     with capsys.disabled():
         print(
             f"\n{rasterizer}: {row['iterations'] / row['seconds']:.1f} iterations/s, F-score {row['f_score']:.3f}, "

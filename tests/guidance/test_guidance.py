@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import server.guidance
+from msd_blender import protocol
 from server.guidance import GUIDANCES, create
 from server.guidance.msd import ESTIMATORS
 
@@ -97,12 +98,20 @@ def test_a_users_own_prior(name):
     assert distance[1] < 0.5 * distance[0], distance
 
 
+class Guided:
+    """A condition under classifier-free guidance that has no form without."""
+
+    nfe = 2
+
+    def without_cfg(self):
+        return self
+
+
 @every_guidance
 def test_counts_what_the_condition_costs(name, mixture):
-    guided = SimpleNamespace(denoiser_calls=2)  # as under classifier-free guidance
-    step = create(name).step(mixture, torch.zeros(1, 2), guided, generator=torch.Generator().manual_seed(0))
+    step = create(name).step(mixture, torch.zeros(1, 2), Guided(), generator=torch.Generator().manual_seed(0))
     student = 2 if name == "vsd" else 0  # its own network: one evaluation, one to fit it
-    assert step.denoiser_calls == 2 * len(mixture.levels) + student
+    assert step.nfe == 2 * len(mixture.levels) + student
 
 
 def test_unknown_names_and_settings():
@@ -117,3 +126,7 @@ def test_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert blocks
     exec("\n".join(blocks), {})
+
+
+def test_jobs_may_choose_every_guidance():
+    assert tuple(GUIDANCES) == protocol.GUIDANCES

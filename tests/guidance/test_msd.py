@@ -6,7 +6,7 @@ import torch
 
 from server.guidance import Geometric, create
 from server.guidance.msd import RENDERS
-from server.priors.base import karras
+from server.priors.base import karras_sigmas
 
 
 def points():
@@ -102,7 +102,7 @@ def test_calls_and_levels(mixture, stop_at, bandwidth):
     """stop_at counts evaluations; levels fall, never above lambda; sigma_max is kept to."""
     guidance = create("msd", bandwidth=bandwidth, steps=18, stop_at=stop_at, sigma_max=5.0)
     step = guidance.step(mixture, torch.zeros(1, 2).double(), generator=torch.Generator().manual_seed(0))
-    assert len(mixture.levels) == step.denoiser_calls == stop_at
+    assert len(mixture.levels) == step.nfe == stop_at
     assert mixture.levels == sorted(mixture.levels, reverse=True)
     assert mixture.levels[0] == bandwidth == step.bandwidth
     assert max(mixture.levels[1:], default=0) < 5.0
@@ -123,7 +123,7 @@ def test_default_stop(mixture, bandwidth, steps):
             mixture, x, generator=torch.Generator().manual_seed(0)
         )
         ratio = (float(step.sigma) / bandwidth) ** 2
-        return step.denoiser_calls, bandwidth * math.sqrt(ratio / (1 - ratio)) if ratio < 1 else math.inf
+        return step.nfe, bandwidth * math.sqrt(ratio / (1 - ratio)) if ratio < 1 else math.inf
 
     calls, level = sigma(None)
     low_enough = min(4 * bandwidth, 5 / 4)
@@ -167,10 +167,10 @@ def test_bad_settings():
 
 
 def test_karras_grid():
-    grid = karras(18, 80.0, 0.002)
+    grid = karras_sigmas(18, 80.0, 0.002)
     assert grid[0] == 80.0 and grid[-1] == 0.002 and len(grid) == 18
     assert grid == sorted(grid, reverse=True)
     assert grid[1] == pytest.approx((80 ** (1 / 7) + (0.002 ** (1 / 7) - 80 ** (1 / 7)) / 17) ** 7)
-    assert karras(1, 3.0, 0.1) == [3.0]
+    assert karras_sigmas(1, 3.0, 0.1) == [3.0]
     with pytest.raises(ValueError, match="noise grid"):
-        karras(3, 0.1, 3.0)
+        karras_sigmas(3, 0.1, 3.0)

@@ -44,7 +44,7 @@ def test_only_the_denoising_is_guided():
     z = sdi.invert(density, x, step.sigma, Labels(classes))
     torch.testing.assert_close(step.target, density.denoise(z, step.sigma, guided))
     assert (z - sdi.invert(density, x, step.sigma, guided)).norm(dim=1).min() > 0.1
-    assert step.denoiser_calls == sdi.steps + 2
+    assert step.nfe == sdi.steps + 2
 
 
 def test_bad_settings():

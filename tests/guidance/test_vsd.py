@@ -21,7 +21,7 @@ def test_the_student_learns_the_particles(mixture):
     noisy = clean + 0.8 * torch.randn(500, 2, generator=generator)
     ideal = centre + std**2 / (std**2 + 0.64) * (noisy - centre)
     with torch.no_grad():
-        error = (guidance._student.denoise(noisy, sigma) - ideal).square().mean().sqrt()
+        error = (guidance._fitted[0].denoise(noisy, sigma) - ideal).square().mean().sqrt()
     assert error < 0.1 < (noisy - ideal).square().mean().sqrt()
 
 

@@ -9,19 +9,18 @@ from pathlib import Path
 from server.jobs import worker
 
 SLOW = 2.5  # seconds of an iteration
-run_worker = worker._main  # before a test puts `main` in its place
 MESSAGES = {
     "X": "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later",
     "O": "Cuda error: 2[cudaMalloc(&m_gpuPtr, bytes);]",
 }
 
 
-def main(pipe, device):
+def main(pipe, device, folder):
     from server import optimize
 
     generate, faults = optimize.generate, Path(os.environ["MSD_FAULTS"])
 
-    loop = sys.modules["server.optimize.generate"].Generation
+    loop = sys.modules["server.optimize.loop"].Optimization
     iterate = loop._iterate
 
     def slow(self, *given):
@@ -37,4 +36,4 @@ def main(pipe, device):
         generate(*given)
 
     optimize.generate = failing
-    run_worker(pipe, device)
+    worker.main(pipe, device, folder)

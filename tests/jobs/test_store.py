@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from msd_blender.protocol import FINISHED, QUEUED, RUNNING, JobRequest
+from server.checkpoint import deserialize
+from server.jobs.messages import JobInput
 from server.jobs.store import PAGE, Store, StoreError
 
 
@@ -63,18 +65,18 @@ def test_what_a_dead_server_left_running_waits_again_with_its_checkpoints(store)
         store.set_state(job.id, RUNNING)
         store.open_folder(job.id)
     store.checkpoints(running.id).save(7, {"a": torch.zeros(1)}, {})
-    store.keep_folder(whole.id)
+    store.keep_files(whole.id, {}, None)
     taken = {job.id: job.state for job in store.take_up_running()}
     assert taken == {running.id: QUEUED, whole.id: FINISHED} and store.next_queued().id == running.id
     assert store.checkpoints(running.id).step == 7 and store.get(queued.id).state == QUEUED
 
 
-def test_deaths_count_from_the_last_new_checkpoint(store):
+def test_crashes_count_from_the_last_new_checkpoint(store):
     job = store.add(JobRequest("a"))[0].id
-    assert [store.add_death(job), store.add_death(job)] == [1, 2]
+    assert [store.add_crash(job), store.add_crash(job)] == [1, 2]
     store.open_folder(job)
     store.checkpoints(job).save(7, {"a": torch.zeros(1)}, {})
-    assert [store.add_death(job), store.add_death(job)] == [1, 2]
+    assert [store.add_crash(job), store.add_crash(job)] == [1, 2]
     assert store.halvings(job) == 0 and store.halve(job) == 1 == store.halvings(job)
 
 
@@ -101,12 +103,32 @@ def test_a_long_journal_is_read_in_pages(store):
 
 def test_files_are_a_jobs_own_only_once_they_are_kept(store):
     job = store.add(JobRequest("a"))[0].id
-    (store.open_folder(job) / "mesh.glb").write_text("whole")
+    store.open_folder(job)
     assert store.set_state(job, FINISHED).files == []
-    store.keep_folder(job)
+    store.keep_files(job, {"mesh.glb": b"whole"}, None)
     assert store.get(job).files == ["mesh.glb"]
-    store.discard_folder(job)  # of what is kept nothing is lost
+    store.discard_folder(job)  # which has no say in what is kept
     assert (store.folder(job) / "mesh.glb").read_text() == "whole"
+
+
+def test_a_job_leaves_known_files_only(store):
+    job = store.add(JobRequest("a"))[0].id
+    store.open_folder(job)
+    with pytest.raises(ValueError, match="../evil"):
+        store.keep_files(job, {"../evil": b""}, None)
+
+
+def test_a_job_is_given_its_newest_checkpoint_that_can_be_read(store):
+    job = store.add(JobRequest("a", seed=3))[0]
+    assert store.job_input(job) == JobInput(job.id, job.request)
+    store.open_folder(job.id)
+    store.checkpoints(job.id).save(7, {"a": torch.ones(3)}, {"iteration": 7})
+    store.checkpoints(job.id).write(8, b"damaged")
+    store.halve(job.id)
+    given = store.job_input(job)
+    assert given.checkpoint.step == 7 and given.halvings == 1
+    tensors, state = deserialize(given.checkpoint.data)
+    assert torch.equal(tensors["a"], torch.ones(3)) and state == {"iteration": 7}
 
 
 def test_events_are_replayed_after_a_number(store):

@@ -54,9 +54,7 @@ def request_of(job, model, **changes):
 def short(request):
     """Two iterations in every phase."""
     settings = replace(Settings.of(request), snapshots=2)
-    return replace(
-        settings, **{name: replace(getattr(settings, name), iterations=2) for _, name in PLANS[request.mode]}
-    )
+    return replace(settings, **{name: replace(getattr(settings, name), iterations=2) for name in PLANS[request.mode]})
 
 
 def stop_and_go_on(request, mesh, folder):

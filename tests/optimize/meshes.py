@@ -27,7 +27,7 @@ def suzanne(folder) -> Mesh:
         timeout=120,
         env={**os.environ, "BLENDER_USER_RESOURCES": str(folder / "blender")},
     )
-    mesh = Mesh.of(dict(np.load(path)))
+    mesh = Mesh.from_arrays(dict(np.load(path)))
     return Mesh(mesh.positions, mesh.faces, rainbow(mesh.positions), mesh.uvs)
 
 

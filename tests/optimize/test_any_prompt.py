@@ -8,7 +8,7 @@ import pytest
 import trimesh
 
 from msd_blender.protocol import JobRequest
-from server.bundled import shapes
+from server.bundled_prior import shapes
 from server.optimize import generate
 
 pytestmark = pytest.mark.long

@@ -61,7 +61,7 @@ def test_what_is_pending_counts_once_it_has_settled():
     with clock("encode"):
         stream.work(3.0)
     assert clock.seconds["encode"] == 0
-    clock.settle()
+    clock.synchronize()
     assert clock.seconds["encode"] == pytest.approx(3.0)
     assert clock.seconds["encode"] == pytest.approx(3.0)
 
@@ -83,5 +83,5 @@ def test_a_cards_work_is_booked_where_it_was_asked():
             x = x @ x / 64
     with clock("read"):
         float(x.sum())
-    clock.settle()
+    clock.synchronize()
     assert clock.seconds["work"] > 10 * clock.seconds["read"]

@@ -24,7 +24,7 @@ from tests import nvdiffrast_contract
 from tests.emulated import DEVICE, EmulatedCholespy, Emulation, counted_waits
 from tests.optimize.jobs import JOBS, request_of, short, stop_and_go_on
 
-loop = importlib.import_module("server.optimize.generate")
+loop = importlib.import_module("server.optimize.loop")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ LIMITS = {"volume": 6, "surface": 13, "texture": 6}
 def test_an_iteration_waits_for_the_device_as_seldom_as_it_can(device, rasterizer, tiny, tmp_path, monkeypatch, capsys):
     request = JobRequest("a red mushroom", model=tiny["model"], texture_size=64, target_faces=200)
     counts = {phase: [] for phase in LIMITS}
-    iterate = loop.Generation._iterate
+    iterate = loop.Optimization._iterate
 
     def counted(self, asset, *rest):
         with counted_waits() as waits:
@@ -75,7 +75,7 @@ def test_an_iteration_waits_for_the_device_as_seldom_as_it_can(device, rasterize
         counts[asset.name].append(waits)
         return step
 
-    monkeypatch.setattr(loop.Generation, "_iterate", counted)
+    monkeypatch.setattr(loop.Optimization, "_iterate", counted)
     loop.generate(request, tmp_path, lambda message: None, lambda: False, short(request))
     for phase, found in counts.items():
         last = found[-1]  # the first one also fills caches
@@ -139,7 +139,7 @@ def test_a_guidance_step_with_the_bundled_prior(device, name):
     prior, generator = priors.load(None, DEVICE, torch.float32), torch.Generator().manual_seed(0)
     pixels = torch.rand(1, 3, prior.resolution, prior.resolution, device=DEVICE, requires_grad=True)
     latents = prior.encode(pixels)
-    step = guidance.create(name).step(prior, latents, prior.condition(["a red chair"]), 0.5, generator)
+    step = guidance.create(name).step(prior, latents, prior.text_condition(["a red chair"]), 0.5, generator)
     latents.backward(step.gradient)
     assert pixels.grad.device == DEVICE and pixels.grad.cpu().isfinite().all()
 

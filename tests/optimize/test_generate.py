@@ -13,10 +13,10 @@ from scipy.spatial import cKDTree
 
 from msd_blender.protocol import FILES, JobRequest, Log, Progress, Snapshot
 from server.geometry.field import Field
+from server.geometry.isosurface import extract_mesh
 from server.geometry.mesh import edge_counts
 from server.guidance.bandwidth import Geometric
 from server.optimize import generate
-from server.optimize.assets import extract
 from server.optimize.settings import Settings
 from server.priors import PriorError
 
@@ -110,21 +110,21 @@ def test_a_field_that_vanished_still_has_a_mesh():
     field = Field((9,))
     with torch.no_grad():
         field.grids[0][:, 0] = -5 - torch.rand(9, 9, 9, generator=torch.Generator().manual_seed(0))
-    assert len(extract(field.grid()).faces)
+    assert len(extract_mesh(field.grid()).faces)
     with torch.no_grad():
         field.grids[0][:, 0] = -5
-    assert len(extract(field.grid()).faces)
+    assert len(extract_mesh(field.grid()).faces)
 
 
 def test_iterations_are_shared_out_as_the_defaults_are():
     default, half = Settings(), Settings.of(JobRequest("x", iterations=210))
     assert half.iterations("generate") == 210
-    for (_, phase), (_, whole) in zip(half.plan("generate"), default.plan("generate")):
+    for phase, whole in zip(half.plan("generate"), default.plan("generate")):
         assert phase.iterations / 210 == pytest.approx(whole.iterations / default.iterations("generate"), abs=0.01)
 
 
 def test_a_request_changes_the_settings():
-    wish = JobRequest(
+    request = JobRequest(
         "x",
         diversity=2.0,
         sharpness=0.1,
@@ -134,8 +134,8 @@ def test_a_request_changes_the_settings():
         field_of_view=60,
         guidance_scale=7,
     )
-    default, changed = Settings(), Settings.of(wish)
-    assert [phase.bandwidth for _, phase in changed.plan("generate")] == [
+    default, changed = Settings(), Settings.of(request)
+    assert [phase.bandwidth for phase in changed.plan("generate")] == [
         Geometric(2.0, 1.5),
         Geometric(2.0, 0.6),
         Geometric(0.9, 0.1),

@@ -11,9 +11,8 @@ from PIL import Image
 
 from msd_blender.protocol import JobRequest, Log, Snapshot
 from server.checkpoint import Checkpoints
+from server.geometry.colour import srgb_to_linear, tint
 from server.geometry.files import load
-from server.geometry.material import tinted
-from server.geometry.mesh import srgb_to_linear
 from server.optimize import Paused, generate
 from tests.geometry.gltf import BLUE, GREEN, RED, SQUARE, TWO, UVS, WHITE, File, encoded, image, pixels, quadrants, read
 
@@ -179,7 +178,7 @@ def test_normals_that_an_artist_bent_stay_where_nothing_moves(tiny, tmp_path):
     bent = np.random.default_rng(0).normal(size=(36, 3))
     bent /= np.linalg.norm(bent, axis=1, keepdims=True)
     mesh, _ = opened(box(File(), NORMAL=bent.astype(np.float32)), tmp_path)
-    moved = mesh.moved(mesh.positions + np.float32([0, 0, 1]) * (mesh.positions[:, :1] > 0))
+    moved = mesh.with_positions(mesh.positions + np.float32([0, 0, 1]) * (mesh.positions[:, :1] > 0))
     still = (mesh.positions[mesh.faces][..., 0] < 0).all(axis=1)
     np.testing.assert_array_equal(moved.normals[still], mesh.normals[still])
     assert (moved.normals[~still] != mesh.normals[~still]).any()
@@ -205,7 +204,7 @@ def test_vertex_colours_multiply_a_picture_and_then_are_in_it(tiny, tmp_path):
     mesh, said = opened(box(file, file.material(texture=texture), COLOR_0=colours), tmp_path)
     mesh = replace(mesh, locked=(mesh.positions[:, 2] > 0).astype(np.uint8))
     arrays, _ = run(tmp_path / "out", tiny, mesh)
-    shown = tinted(mesh.textures["texture.0"], srgb_to_linear(mesh.colours[0] / 255))
+    shown = tint(mesh.textures["texture.0"], srgb_to_linear(mesh.colours[0] / 255))
     top = (mesh.locked[mesh.faces] > 0).all(axis=1)
     place = (mesh.uvs[top].mean(axis=1) * 8).astype(int)
     np.testing.assert_array_equal(arrays["texture.0"][place[:, 1], place[:, 0]], shown[place[:, 1], place[:, 0]])

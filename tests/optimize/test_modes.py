@@ -76,7 +76,7 @@ def test_texture_leaves_vertices_and_uvs_as_they_are_and_shows_no_seam(tiny, tmp
     mesh = sample(name) if name else monkey
     arrays, said = run(tmp_path, tiny, mesh, texture_size=1024)
     same(arrays, mesh, "positions", "faces", "uvs", "colours")
-    seam, interior = seam_and_interior(Mesh.of(arrays))
+    seam, interior = seam_and_interior(Mesh.from_arrays(arrays))
     with capsys.disabled():
         print(
             f"\n{name or 'Suzanne'}, {len(mesh.faces):,} faces: the colour jumps {seam:.2f} across seams, "

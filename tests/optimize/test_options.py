@@ -117,7 +117,7 @@ def test_every_pair_of_options_ends_well(tiny, tmp_path, mode, pytestconfig):
         mesh = None if parts is None else artists(parts)
         request = JobRequest("a red mushroom", mode=mode, model=tiny["model"], mesh="x" if mesh else "", **row)
         try:
-            settings = replace(Settings.of(request), paint=(5, 9))  # the finer grids take the time
+            settings = replace(Settings.of(request), colour_levels=(5, 9))  # the finer grids take the time
             generate(request, folder, lambda message: None, lambda: False, settings, mesh=mesh)
         except Exception as error:
             raise AssertionError(f"{mode} with {row} and a mesh of {parts}") from error

@@ -8,8 +8,7 @@ import pytest
 
 from msd_blender.protocol import JobRequest, Log
 from server.checkpoint import Checkpoints
-from server.optimize import generate
-from server.optimize.generate import Paused
+from server.optimize import Paused, generate
 
 FILES = ("mesh.glb", "texture.png", "turntable.png")
 
@@ -53,7 +52,7 @@ def test_the_same_bytes_wherever_it_was_stopped(tiny, tmp_path, guidance, stops)
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_is_said_once_and_survived(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["server.optimize.generate"], "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(sys.modules["server.optimize.loop"], "CHECKPOINT_SECONDS", 0.0)
     (tmp_path / "file").touch()  # a folder cannot be made here
     said = []
     run(

@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from server.doctor import BAD, GOOD, model
-from server.priors import PriorError, load
-from server.priors.files import check
+from server.priors import PriorError, check, load
 
 INDEX, SCHEDULER, UNET = "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"
 WEIGHTS = {
@@ -188,7 +187,10 @@ def test_shards_are_read_of_a_variant_too(folder, variant):
     assert model(folder).grade == GOOD
     x, sigma = torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(0)), torch.ones(2)
     for made, expected in (
-        (prior.denoise(x, sigma, prior.condition(["a cat"])), whole.denoise(x, sigma, whole.condition(["a cat"]))),
+        (
+            prior.denoise(x, sigma, prior.text_condition(["a cat"])),
+            whole.denoise(x, sigma, whole.text_condition(["a cat"])),
+        ),
         (prior.decode(x), whole.decode(x)),
     ):
         assert torch.equal(made, expected)

@@ -12,7 +12,7 @@ from server.priors.prompts import (
     DIRECTIONS,
     VIEWS,
     negative_prompts,
-    remarks,
+    prompt_warnings,
     tokenize,
     view_prompts,
     view_word,
@@ -117,7 +117,7 @@ def test_a_text_without_a_camera_is_what_the_tokenizer_makes_of_it(tokenizer, te
 def test_a_text_that_fits_is_what_the_tokenizer_makes_of_it(tokenizer):
     (text,) = view_prompts("a spotted red mushroom", 45, 0)
     assert tokenize(tokenizer, text, 16).ids == tokenizer(text, padding="max_length", max_length=16).input_ids
-    assert not tokenize(tokenizer, text, 16).cut and not remarks(tokenizer, 16, "a spotted red mushroom")
+    assert not tokenize(tokenizer, text, 16).cut and not prompt_warnings(tokenizer, 16, "a spotted red mushroom")
 
 
 @pytest.mark.parametrize("prompt", [LONG, "x" * 1000, "赤いキノコ" * 200, f"front view of {LONG}", f"({LONG}:1.3)"])
@@ -142,7 +142,7 @@ def test_a_negative_prompt_gives_way_before_the_view_that_it_is_about(tokenizer)
 def test_sides_differ_for_the_network_too():
     prior = load(None, "cpu")
     for prompt in ("a red mushroom", LONG):
-        embedded = prior.condition(view_prompts(prompt, range(0, 360, 45), 0), guidance_scale=1).embeddings
+        embedded = prior.text_condition(view_prompts(prompt, range(0, 360, 45), 0), guidance_scale=1).embeddings
         assert len({tuple(each.flatten().tolist()) for each in embedded}) == 8
 
 
@@ -168,7 +168,7 @@ def test_sides_differ_for_the_network_too():
     ],
 )
 def test_what_the_model_does_not_get_is_said(tokenizer, length, given, words):
-    said = remarks(tokenizer, length, *given)
+    said = prompt_warnings(tokenizer, length, *given)
     assert len(said) == len(words), said
     for sentence, pattern in zip(said, words):
         assert re.search(pattern, sentence) and not set("\n\ufffd") & set(sentence), sentence

@@ -24,7 +24,7 @@ def test_samples_have_the_densitys_moments():
 def test_same_seed_same_bytes(prior):
     def draw(seed):
         generator = torch.Generator().manual_seed(seed)
-        return sample(prior, (2, *prior.latent_shape), prior.condition(["a cat"]), 4, generator)
+        return sample(prior, (2, *prior.latent_shape), prior.text_condition(["a cat"]), 4, generator, prior.sigma_range)
 
     assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
     assert draw(1).isfinite().all()

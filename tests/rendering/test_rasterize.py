@@ -2,6 +2,7 @@
 """The CPU rasterizer against hand-computed pixels, a brute-force oracle and finite differences."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from msd_blender.protocol import RASTERIZERS
 from server.rendering import cameras, rasterize
+from server.rendering.rasterize.cpu import CpuRasterizer
 
 cpu = rasterize.create("cpu")
 TRIANGLE = torch.tensor([[0, 1, 2]], dtype=torch.int32)
@@ -193,4 +196,24 @@ def test_registry():
     with pytest.raises(ValueError, match="CUDA"):
         rasterize.create("nvdiffrast", "cpu")
     with pytest.raises(ValueError, match="auto, nvdiffrast or cpu"):
+        rasterize.create("opengl")
+    assert ("auto", *rasterize.BACKENDS) == RASTERIZERS
+
+
+def test_a_rasterizer_is_added_by_one_line_of_the_registry(monkeypatch):
+    """Whatever offers `is_available` and `create` will do, such as this one without antialiasing."""
+
+    class Aliased(CpuRasterizer):
+        def antialias(self, colour, rast, clip, faces):
+            return colour
+
+    backend = SimpleNamespace(is_available=lambda device: True, create=lambda device: Aliased())
+    monkeypatch.setitem(rasterize.BACKENDS, "aliased", backend)
+    aliased = rasterize.create("aliased", "cpu")
+    clip = flat([[-0.5, -0.4, 0.5], [0.6, -0.5, 0.5], [0.1, 0.7, 0.5]])
+    rast = aliased.rasterize(clip, TRIANGLE, (16, 16))
+    cover = (rast[..., 3:] > 0).double()
+    assert aliased.antialias(cover, rast, clip, TRIANGLE).unique().tolist() == [0, 1]
+    assert len(cpu.antialias(cover, rast, clip, TRIANGLE).unique()) > 2
+    with pytest.raises(ValueError, match="auto, nvdiffrast, cpu or aliased"):
         rasterize.create("opengl")

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from server.geometry.field import Field
 from server.geometry.marching import marching_tetrahedra
 from server.rendering import cameras, rasterize
-from server.rendering.render import render, turntable, vertex_normals
-from server.rendering.shading import Lights, backgrounds, linear_to_srgb, srgb_to_linear
+from server.rendering.colour import linear_to_srgb, srgb_to_linear
+from server.rendering.normals import vertex_normals
+from server.rendering.render import render, turntable
+from server.rendering.shading import Lights, backgrounds
 from server.rendering.volume import march
 
 

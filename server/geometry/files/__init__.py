@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Meshes as files, in our axes: Z up, metres. A format is one module with `load` and `save`, and its line here."""
+"""Meshes as files, in this project's axes: Z up, metres.
+
+To add a format: write a module with `load` and `save` as `FileFormat` has them, and add a line for each of its suffixes
+to `FORMATS`.
+"""
 
 from __future__ import annotations
 
@@ -7,85 +11,120 @@ import logging
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from ..material import Material
-from ..mesh import Mesh
-from . import glb, obj, ply, usd
-from .common import Say
-from .pictures import with_tiles
+from ..mesh import Mesh, corners_exist
+from . import gltf, obj, ply, usd
+from .common import MeshFileError, Warn
+from .udim import split_untextured_tiles
+
+__all__ = ["FORMATS", "FileFormat", "MeshFileError", "Warn", "load", "normalize_suffix", "save", "save_result"]
 
 _log = logging.getLogger(__name__)
-FORMATS = {".glb": glb, ".gltf": glb, ".obj": obj, ".ply": ply, ".usda": usd, ".usdc": usd, ".usd": usd}
 
 
-def save(mesh: Mesh, path: Path, flat: bool = False, say: Say = _log.warning) -> list[Path]:
-    """Write a mesh in the format that the file's name ends in; return all files, pictures beside it too.
+class FileFormat(Protocol):
+    """A module that reads and writes a format."""
+
+    def load(self, path: Path, warn: Warn) -> Mesh:
+        """The mesh of a file. Raises `MeshFileError`; OSError, KeyError, IndexError and the like become one.
+
+        warn: takes one sentence for each thing that is left out or guessed; the same one may come again.
+        """
+        ...
+
+    def save(self, mesh: Mesh, path: Path, flat: bool, warn: Warn) -> list[Path]:
+        """Write a mesh; return all files written, images beside it too.
+
+        flat: write flat normals. warn: takes one sentence with all that the format has no place for.
+        """
+        ...
+
+
+FORMATS: dict[str, FileFormat] = {
+    ".glb": gltf,
+    ".gltf": gltf,
+    ".obj": obj,
+    ".ply": ply,
+    ".usda": usd,
+    ".usdc": usd,
+    ".usd": usd,
+}
+
+
+def save(mesh: Mesh, path: Path, flat: bool = False, warn: Warn = _log.warning) -> list[Path]:
+    """Write a mesh in the format of the path's suffix; return all files written, images beside it too.
 
     Each slot is a material. GLB and OBJ are Y up, as their readers expect. PLY has no materials: vertices, faces,
-    vertex colours and normals only. flat: flat normals instead of the mesh's own or smooth ones.
-    say: takes one sentence with all that the mesh has and the format does not hold.
+    vertex colours and normals only.
 
-    Raises ValueError for a format that is not known or not installed.
+    Args:
+        flat: write flat normals instead of the mesh's own or smooth ones.
+        warn: takes one sentence with all that the mesh has and the format has no place for.
+
+    Raises ValueError for a format that is unknown or not installed.
     """
-    return _format(path).save(mesh, path, flat, say)
+    return _format(path).save(mesh, path, flat, warn)
 
 
 def save_result(mesh: Mesh, folder: Path, flat: bool = False) -> None:
-    """Write a job's mesh.glb, and texture.png, the first texture's base colour, where it has one."""
+    """Write a job's mesh.glb and, where it has textures, texture.png, the first slot's base colour."""
     save(mesh, folder / "mesh.glb", flat)
-    if pictures := sorted(name for name in mesh.textures if name.startswith("texture.")):
-        slot = int(pictures[0].partition(".")[2])
-        base = glb.with_alpha(mesh.textures[pictures[0]], mesh.materials.get(slot, Material()))
+    if names := sorted(name for name in mesh.textures if name.startswith("texture.")):
+        slot = int(names[0].partition(".")[2])
+        base = gltf.with_alpha(mesh.textures[names[0]], mesh.materials.get(slot, Material()))
         Image.fromarray(base[::-1].copy()).save(folder / "texture.png")
 
 
-def load(path: Path, say: Say = _log.warning) -> Mesh:
-    """The triangles of a file, with UVs, a slot for each material and its textures where it has some.
+def load(path: Path, warn: Warn = _log.warning) -> Mesh:
+    """The triangles of a file with its UVs, a slot for each material, and its textures.
 
-    Nothing outside the file's own folder is read, and no links out of it are followed. UVs stay as they are, outside
-    of 0 to 1 too: each UDIM tile is a slot, unless one picture repeats in all of them.
-    say: takes one sentence for each thing that the file has and the mesh does not, each sentence once.
+    Only files in the mesh's own folder are read, and links out of it are not followed. UVs stay as they are, outside
+    of [0, 1], too: each UDIM tile is a slot, unless one texture repeats in all of them.
 
-    Raises ValueError with one sentence that says what to do.
+    Args:
+        warn: takes one sentence for each thing that the file has and the mesh has not, each sentence once.
+
+    Raises `MeshFileError` with one sentence that says what to do.
     """
-    said = set[str]()
+    warned = set[str]()
 
-    def say_once(note: str) -> None:
-        if note not in said:
-            said.add(note)
-            say(note)
+    def warn_once(note: str) -> None:
+        if note not in warned:
+            warned.add(note)
+            warn(note)
 
     try:
-        mesh: Mesh = _format(path).load(path, say_once)
+        mesh = _format(path).load(path, warn_once)
     except OSError as error:
-        raise ValueError(f"{path.name} cannot be read: {error.strerror or error}.") from None
+        raise MeshFileError(f"{path.name} cannot be read: {error.strerror or error}.") from None
     except KeyError as error:
-        raise ValueError(f"{path.name} is damaged, it lacks {error}: export it again.") from None
+        raise MeshFileError(f"{path.name} is damaged, it lacks {error}: export it again.") from None
     except (IndexError, TypeError, AttributeError, UnicodeDecodeError, struct.error, OverflowError) as error:
-        raise ValueError(f"{path.name} is damaged ({error}): export it again.") from None
+        raise MeshFileError(f"{path.name} is damaged ({error}): export it again.") from None
     if not len(mesh.faces):
-        raise ValueError(f"{path.name} has no faces: export an object with a surface.")
-    inside = 0 <= int(mesh.faces.min()) and int(mesh.faces.max()) < len(mesh.positions)
-    if not inside or not np.isfinite(mesh.positions).all():
-        raise ValueError(f"{path.name} has faces or vertices that are nowhere: export it again.")
+        raise MeshFileError(f"{path.name} has no faces: export an object with a surface.")
+    if not corners_exist(mesh.faces, len(mesh.positions)) or not np.isfinite(mesh.positions).all():
+        raise MeshFileError(f"{path.name} has faces or vertices that are nowhere: export it again.")
     if mesh.uvs is None and mesh.textures:
-        say_once(f"{path.name} has pictures but no UVs for them to lie by, so that it is read without them.")
+        warn_once(f"{path.name} has pictures but no UVs for them to lie by, so that it is read without them.")
         mesh = replace(mesh, textures={})
-    return with_tiles(mesh, path.name, say_once)
+    return split_untextured_tiles(mesh, path.name, warn_once)
 
 
-def known(suffix: str) -> str:
-    """A format's suffix with its dot, "obj" or ".OBJ" too. Raises ValueError for one that is not known."""
+def normalize_suffix(suffix: str) -> str:
+    """A format's suffix with its dot in lower case, of "obj" or ".OBJ" too. Raises ValueError for an unknown one."""
     suffix = f".{suffix.lower().lstrip('.')}"
     _format(Path(f"mesh{suffix}"))
     return suffix
 
 
-def _format(path: Path):  # type: ignore[no-untyped-def]
+def _format(path: Path) -> FileFormat:
     try:
         return FORMATS[path.suffix.lower()]
     except KeyError:
-        raise ValueError(f"{path.name} is of no known format: name it {', '.join(FORMATS)}.") from None
+        raise MeshFileError(f"{path.name} is of no known format: name it {', '.join(FORMATS)}.") from None

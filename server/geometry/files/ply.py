@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Stanford PLY: writes vertices, faces, vertex colours and normals, binary."""
+"""Stanford PLY. Written are vertices, faces, vertex colours and normals, in binary."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from ..material import to_byte
+from ..colour import to_srgb_bytes
 from ..mesh import Mesh
-from .common import MARKS, Say, corner_normals, decoded, turned, vertex_normals
-from .looks import FEATURES, Look, dressed, hard, look, say_lost
-from .pictures import Picture, textured
+from ..normals import vertex_normals
+from .common import MeshFileError, Warn, corner_normals, transform_normals
+from .features import FEATURES, has_hard_edges, warn_unsupported
+from .lookup import BYTE_ORDER_MARKS, decode_text
 from .polygons import triangulate
+from .simple_materials import SimpleMaterial, slot_material, with_materials
+from .texture_files import TextureFile, load_textures
 
-# The names of the format's numbers, old and new.
+# The format's types, by their old and new names.
 TYPES = {
     "char": "i1",
     "int8": "i1",
@@ -45,10 +48,10 @@ CORNERS = ("vertex_indices", "vertex_index")
 COLOURS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 
 
-def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
-    """Colours are sRGB, as other programs write and read them; without any the materials' own count."""
+def save(mesh: Mesh, path: Path, flat: bool, warn: Warn) -> list[Path]:
+    """Vertex colours are sRGB, as in other programs; where the mesh has none, the materials' base colours."""
     colours, whole = _with_alpha(mesh)
-    say_lost(mesh, set(FEATURES) - ({"transparency"} if whole else set()), path, say)
+    warn_unsupported(mesh, set(FEATURES) - ({"transparency"} if whole else set()), path, warn)
     columns: list[Any] = [("position", "<f4", (3,)), *([] if flat else [("normal", "<f4", (3,))])]
     header = [
         "ply",
@@ -62,8 +65,8 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
     vertices = np.zeros(len(mesh.positions), columns)
     vertices["position"] = mesh.positions
     if not flat:
-        vertices["normal"] = vertex_normals(mesh)
-        if mesh.normals is not None and not hard(mesh):
+        vertices["normal"] = vertex_normals(mesh.positions, mesh.faces)
+        if mesh.normals is not None and not has_hard_edges(mesh):
             vertices["normal"][mesh.faces] = corner_normals(mesh)
     if colours is not None:
         vertices["colour"] = colours
@@ -75,15 +78,15 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
 
 
 def _with_alpha(mesh: Mesh) -> tuple[np.ndarray | None, bool]:
-    """((V, 3) or (V, 4) uint8, None for no colours; whether the transparency is all in it: one alpha for all)."""
-    looks = [look(mesh, slot) for slot in np.unique(mesh.face_slots).tolist()]
-    alphas = {found.alpha if "alpha" not in pictures else None for found, pictures in looks}
+    """((V, 3) or (V, 4) uint8, None for no colours; whether they hold the transparency: all slots have one alpha)."""
+    slot_materials = [slot_material(mesh, slot) for slot in np.unique(mesh.face_slots).tolist()]
+    alphas = {found.alpha if "alpha" not in pictures else None for found, pictures in slot_materials}
     alpha = alphas.pop() if len(alphas) == 1 else None
     colours = mesh.colours
-    if colours is None and any(found.base not in (None, (1, 1, 1)) for found, _ in looks):
+    if colours is None and any(found.base not in (None, (1, 1, 1)) for found, _ in slot_materials):
         colours = np.full((len(mesh.positions), 3), 255, np.uint8)
-        for slot, (found, _) in zip(np.unique(mesh.face_slots).tolist(), looks):
-            colours[mesh.faces[mesh.face_slots == slot]] = to_byte(np.array(found.base or (1, 1, 1)))
+        for slot, (found, _) in zip(np.unique(mesh.face_slots).tolist(), slot_materials):
+            colours[mesh.faces[mesh.face_slots == slot]] = to_srgb_bytes(np.array(found.base or (1, 1, 1)))
     if alpha is None or alpha == 1:
         return colours, alpha is not None
     colours = np.full((len(mesh.positions), 3), 255, np.uint8) if colours is None else colours
@@ -101,40 +104,40 @@ class _Element:
 _Column = Any  # (N,) numbers, or of lists (lengths (N,), all their values)
 
 
-def load(path: Path, say: Say) -> Mesh:
+def load(path: Path, warn: Warn) -> Mesh:
     """Positions, faces and strips, colours and normals of vertices, UVs of corners or vertices, a slot for each
     picture."""
     content = path.read_bytes()
-    content = decoded(content).encode() if content.startswith(tuple(MARKS)) else content
+    content = decode_text(content).encode() if content.startswith(tuple(BYTE_ORDER_MARKS)) else content
     try:
         form, elements, pictures, start = _header(content)
         read = _ascii if form == "ascii" else _binary
         tables = read(content[start:], elements, ">" if form == "binary_big_endian" else "<")
     except ValueError:
-        raise ValueError(f"{path.name} is damaged, or no PLY file: export it again.") from None
+        raise MeshFileError(f"{path.name} is damaged, or no PLY file: export it again.") from None
     if others := [element.name for element in elements if element.count and element.name not in KNOWN]:
-        say(f"{path.name} has {', '.join(others)}, which are left out: only faces have a surface.")
+        warn(f"{path.name} has {', '.join(others)}, which are left out: only faces have a surface.")
     vertices, faces, strips = (tables.get(name, {}) for name in KNOWN)
     if lacking := [name for name in "xyz" if not isinstance(vertices.get(name), np.ndarray)]:
-        raise ValueError(f"{path.name} has vertices without {', '.join(lacking)}: export it again.")
+        raise MeshFileError(f"{path.name} has vertices without {', '.join(lacking)}: export it again.")
     positions = np.stack([vertices[name] for name in "xyz"], axis=1)
     counts, corners = _list(faces, *CORNERS)
     faces = faces if len(counts) else {}
     more = _unrolled(_list(strips, *CORNERS)[1]).reshape(-1)
     counts, corners = np.concatenate([counts, np.full(len(more) // 3, 3)]), np.concatenate([corners, more])
     if corners.dtype.kind not in "iu" or ((corners < 0) | (corners >= len(positions))).any():
-        raise ValueError(f"{path.name} has faces with corners that are not there: export it again.")
-    triangles, polygons = triangulate(positions[corners], counts, path.name, say)
-    uvs = _uvs(vertices, faces, counts, corners, path, say)
+        raise MeshFileError(f"{path.name} has faces with corners that are not there: export it again.")
+    triangles, polygons = triangulate(positions[corners], counts, path.name, warn)
+    uvs = _uvs(vertices, faces, counts, corners, path, warn)
     uvs = None if uvs is None else uvs[triangles]
-    slots, textures, _ = textured(
+    slots, textures, _ = load_textures(
         _slots(faces, len(counts), len(pictures))[polygons],
         uvs,
-        [{"texture": Picture(name, path, "RGB")} for name in pictures] + [{}],
+        [{"texture": TextureFile(name, path, "RGB")} for name in pictures] + [{}],
         path.name,
-        say,
+        warn,
     )
-    colours, alpha = _colours(vertices, faces, path, say)
+    colours, alpha = _colours(vertices, faces, path, warn)
     mesh = Mesh(
         positions.astype(np.float32),
         corners[triangles].astype(np.int32),
@@ -144,20 +147,22 @@ def load(path: Path, say: Say) -> Mesh:
         textures=textures,
         normals=_normals(vertices, corners[triangles]),
     )
-    looks = {slot: Look(alpha=alpha) for slot in np.unique(slots).tolist()} if alpha < 1 else {}
-    return dressed(mesh, looks, (), path.name, say)
+    slot_materials = {slot: SimpleMaterial(alpha=alpha) for slot in np.unique(slots).tolist()} if alpha < 1 else {}
+    return with_materials(mesh, slot_materials, (), path.name, warn)
 
 
 def _normals(vertices: dict[str, _Column], corners: np.ndarray) -> np.ndarray | None:
-    """(F, 3, 3) float32 of the corners (F, 3); None where no vertex has some."""
+    """(F, 3, 3) float32 normals of the corners (F, 3); None where no vertex has one."""
     if not all(isinstance(vertices.get(name), np.ndarray) for name in ("nx", "ny", "nz")):
         return None
-    normals = turned(np.stack([vertices[name] for name in ("nx", "ny", "nz")], axis=1).astype(float), np.eye(4))
+    normals = transform_normals(
+        np.stack([vertices[name] for name in ("nx", "ny", "nz")], axis=1).astype(float), np.eye(4)
+    )
     return normals[corners].astype(np.float32) if np.isfinite(normals).any() else None
 
 
 def _list(table: dict[str, _Column], *names: str) -> tuple[np.ndarray, np.ndarray]:
-    """(lengths, values) of the first of these lists; nothing where there is none."""
+    """(lengths, values) of the first of these lists; empty arrays where there is none."""
     return next(
         (table[name] for name in names if isinstance(table.get(name), tuple)),
         (np.zeros(0, np.int64), np.zeros(0, np.int64)),
@@ -165,7 +170,7 @@ def _list(table: dict[str, _Column], *names: str) -> tuple[np.ndarray, np.ndarra
 
 
 def _unrolled(strip: np.ndarray) -> np.ndarray:
-    """(T, 3) triangles of strips, which -1 parts; every second triangle of a strip is turned round."""
+    """(T, 3) triangles of strips, which -1 parts; every second triangle of a strip has the opposite winding."""
     numbers = np.arange(len(strip))
     begun = np.maximum.accumulate(np.where(np.append(-1, strip[:-1]) == -1, numbers, 0)) if len(strip) else numbers
     triangles = np.stack([strip[:-2], strip[1:-1], strip[2:]], axis=1) if len(strip) > 2 else np.zeros((0, 3), int)
@@ -179,15 +184,15 @@ def _uvs(
     counts: np.ndarray,
     corners: np.ndarray,
     path: Path,
-    say: Say,
+    warn: Warn,
 ) -> np.ndarray | None:
-    """(C, 2) float32 of each corner, not a number for those without; None if none has some."""
+    """(C, 2) float32 UVs of the corners, NaN for those without; None if no corner has some."""
     lengths, values = _list(faces, "texcoord")
     if len(values):
         lengths = np.append(lengths, np.zeros(len(counts) - len(lengths), int))
         fitting = lengths == 2 * counts
         if bad := int((~fitting & (lengths > 0)).sum()):
-            say(f"{path.name} has faces with UVs for some of their corners only ({bad:,}), which have none.")
+            warn(f"{path.name} has faces with UVs for some of their corners only ({bad:,}), which have none.")
         uvs = np.full((len(corners), 2), np.nan, np.float32)
         uvs[np.repeat(fitting, counts)] = values[np.repeat(fitting, lengths)].reshape(-1, 2)
         return uvs
@@ -198,7 +203,7 @@ def _uvs(
 
 
 def _slots(faces: dict[str, _Column], count: int, pictures: int) -> np.ndarray:
-    """(P,) int32 of each polygon: the number of its picture, or the one behind the last for no picture."""
+    """(P,) int32 slot of each polygon: the number of its texture, or `pictures` for none."""
     slots = np.zeros(count, np.int32)
     if pictures and isinstance(numbers := faces.get("texnumber"), np.ndarray):
         slots[: len(numbers)] = np.where((numbers >= 0) & (numbers < pictures), numbers, pictures)
@@ -206,11 +211,11 @@ def _slots(faces: dict[str, _Column], count: int, pictures: int) -> np.ndarray:
 
 
 def _colours(
-    vertices: dict[str, _Column], faces: dict[str, _Column], path: Path, say: Say
+    vertices: dict[str, _Column], faces: dict[str, _Column], path: Path, warn: Warn
 ) -> tuple[np.ndarray | None, float]:
-    """((V, 3) uint8 sRGB, the alpha that all vertices have)."""
+    """((V, 3) uint8 sRGB or None, the alpha that all vertices share, else 1)."""
     if "red" in faces:
-        say(f"{path.name} has colours of faces, which are left out: colours of vertices are read.")
+        warn(f"{path.name} has colours of faces, which are left out: colours of vertices are read.")
     names = next((names for names in COLOURS if set(names) <= set(vertices)), None)
     if names is None:
         return None, 1.0
@@ -219,13 +224,14 @@ def _colours(
     if alpha is None or not len(alpha) or (values[:, 3] == 255).all():
         return values[:, :3], 1.0
     if (values[:, 3] != values[0, 3]).any() or not values[0, 3]:
-        say(f"{path.name} has transparent vertices, which become opaque.")
+        warn(f"{path.name} has transparent vertices, which become opaque.")
         return values[:, :3], 1.0
     return values[:, :3], float(values[0, 3]) / 255
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:
-    """Colours as uint8. They are of 1, 255, 65535 or 4294967295, the least that holds them: types are used freely."""
+    """Colours as uint8. Their maximum is the least of 1, 255, 65535 and 4294967295 that holds them, because programs
+    choose their types freely."""
     fraction = values.dtype.kind == "f"
     values = np.nan_to_num(values.astype(np.float64))
     largest = values.max(initial=0)
@@ -234,14 +240,14 @@ def _bytes(values: np.ndarray) -> np.ndarray:
 
 
 def _header(content: bytes) -> tuple[str, list[_Element], list[str], int]:
-    """(format, elements, names of MeshLab's pictures, where the data starts). Raises ValueError."""
+    """(format, elements, names of MeshLab's texture files, the offset of the data). Raises ValueError."""
     # Behind a lone carriage return, a line feed is data.
     first = re.match(rb"ply[ \t]*(\r\n|\r|\n)", content)
     end = first and re.search(rb"[\r\n]end_header[ \t]*" + (rb"\r" if first[1] == b"\r" else rb"\r?\n"), content)
     if not end:
         raise ValueError("ply")
     form, elements, pictures = "", list[_Element](), list[str]()
-    for line in re.split(r"[\r\n]+", decoded(content[: end.start()])):
+    for line in re.split(r"[\r\n]+", decode_text(content[: end.start()])):
         match line.split():
             case ["format", form, *_]:
                 pass
@@ -261,7 +267,7 @@ def _header(content: bytes) -> tuple[str, list[_Element], list[str], int]:
 
 
 def _ascii(content: bytes, elements: list[_Element], order: str) -> dict[str, dict[str, _Column]]:
-    lines = (line.split() for line in decoded(content).splitlines() if line.strip())
+    lines = (line.split() for line in decode_text(content).splitlines() if line.strip())
     tables: dict[str, dict[str, _Column]] = {}
     for element in elements:
         rows = list(islice(lines, element.count))
@@ -305,7 +311,7 @@ def _binary(content: bytes, elements: list[_Element], order: str) -> dict[str, d
         return np.frombuffer(content, order + TYPES[kind], size, at)
 
     for element in elements:
-        # Lists as long as those of the first row make rows that are all alike; if they are not, row by row.
+        # If all lists are as long as in the first row, rows have one layout; else they are read one by one.
         columns, at = list[Any](), place
         for name, kind, length in element.properties:
             size = int(one(length, at)[0]) if length and element.count else int(not length)

@@ -1,52 +1,56 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Polygons into triangles: fans where a fan covers them, else a constrained Delaunay triangulation."""
+"""Triangulation of polygons: triangle fans where a fan covers them, else constrained Delaunay triangulation."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from .common import Say
+from .common import Warn
 
-FLAT = 1e-6  # the sine of a turn under which a corner is straight
-EMPTY = 1e-12  # of its extent squared: the area under which a polygon has none
+STRAIGHT = 1e-6  # a corner whose turn has a sine below it is straight
+NO_AREA = 1e-12  # a polygon with less area, of its extent squared, has none
 
 
-def triangulate(corners: np.ndarray, counts: np.ndarray, name: str, say: Say) -> tuple[np.ndarray, np.ndarray]:
-    """(the corners of each triangle (T, 3), numbered through; the polygon of each triangle (T,)), in their order.
+def triangulate(corners: np.ndarray, counts: np.ndarray, name: str, warn: Warn) -> tuple[np.ndarray, np.ndarray]:
+    """Triangulate polygons, concave ones and those with holes too.
 
-    corners: (C, 3) place of each corner, polygon after polygon; counts: (P,) corners of each polygon. Concave
-    polygons keep their notches, and holes that a bridge of two edges joins to the outline stay holes. A polygon
-    that crosses itself becomes a fan, and one with fewer than three corners nothing; both are said of the file
-    `name`.
+    A hole is joined to the outline by a bridge, an edge that is passed there and back. A polygon that crosses itself
+    becomes a triangle fan, and one with fewer than three corners is dropped, both with a warning.
+
+    Args:
+        corners: (C, 3) the position of each corner, polygon after polygon. counts: (P,) corners of each polygon.
+        name: of the file, for warnings.
+    Returns:
+        (the corners of each triangle (T, 3), which count `corners`; the polygon of each triangle (T,), ascending).
     """
     corners, counts = corners.astype(np.float64), np.asarray(counts, np.int64)
-    with np.errstate(all="ignore"):  # places that are not finite make fans
-        normals, bent = _bends(corners, counts)
+    with np.errstate(all="ignore"):  # positions that are not finite make fans
+        normals, reflex = _reflex_corners(corners, counts)
     first = np.cumsum(counts) - counts
     owner = np.repeat(np.arange(len(counts)), counts)
-    bends = np.bincount(owner[bent], minlength=len(counts))
-    # A polygon with one corner that is straight or turns inward is seen whole from there.
+    reflex_counts = np.bincount(owner[reflex], minlength=len(counts))
+    # A fan from its only straight or reflex corner covers a polygon.
     apex = np.zeros(len(counts), np.int64)
-    single = bent & ((bends == 1) & (counts > 3))[owner]
+    single = reflex & ((reflex_counts == 1) & (counts > 3))[owner]
     apex[owner[single]] = np.flatnonzero(single) - first[owner[single]]
     cut, crossing = {}, 0
-    for polygon in np.flatnonzero((bends > 1) & (counts > 3)).tolist():
+    for polygon in np.flatnonzero((reflex_counts > 1) & (counts > 3)).tolist():
         own = slice(first[polygon], first[polygon] + counts[polygon])
         found = _delaunay(corners[own], normals[polygon])
         if found is not None:
             cut[polygon] = found + first[polygon]
-        elif np.linalg.norm(normals[polygon]) > EMPTY * np.square(np.ptp(corners[own], axis=0)).sum():
+        elif np.linalg.norm(normals[polygon]) > NO_AREA * np.square(np.ptp(corners[own], axis=0)).sum():
             crossing += 1
     if crossing:
-        say(
+        warn(
             f"{name} has polygons that cross themselves ({crossing:,}), which become fans of triangles: "
             "triangulate them yourself if that looks wrong."
         )
     if few := int((counts < 3).sum()):
-        say(f"{name} has faces with fewer than three corners ({few:,}), which are left out.")
-    fanned = np.where(np.isin(np.arange(len(counts)), list(cut)), 0, np.maximum(counts - 2, 0))
-    polygons = np.repeat(np.arange(len(counts)), fanned)
-    step = np.arange(len(polygons)) - np.repeat(np.cumsum(fanned) - fanned, fanned)
+        warn(f"{name} has faces with fewer than three corners ({few:,}), which are left out.")
+    fan_sizes = np.where(np.isin(np.arange(len(counts)), list(cut)), 0, np.maximum(counts - 2, 0))
+    polygons = np.repeat(np.arange(len(counts)), fan_sizes)
+    step = np.arange(len(polygons)) - np.repeat(np.cumsum(fan_sizes) - fan_sizes, fan_sizes)
     spoke = apex[polygons, None] + np.stack([np.zeros_like(step), step + 1, step + 2], axis=1)
     triangles = first[polygons, None] + spoke % np.maximum(counts, 1)[polygons, None]
     triangles = np.concatenate([triangles, *cut.values()])
@@ -55,8 +59,8 @@ def triangulate(corners: np.ndarray, counts: np.ndarray, name: str, say: Say) ->
     return triangles[order], polygons[order]
 
 
-def _bends(corners: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(each polygon's normal (P, 3), as long as twice its area; whether each corner is not convex (C,))."""
+def _reflex_corners(corners: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(each polygon's normal (P, 3), as long as twice its area; whether each corner is straight or reflex (C,))."""
     first = np.cumsum(counts) - counts
     owner = np.repeat(np.arange(len(counts)), counts)
     after, before = np.arange(1, len(corners) + 1), np.arange(-1, len(corners) - 1)
@@ -68,13 +72,13 @@ def _bends(corners: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
     edges = corners[after] - corners
     lengths = np.linalg.norm(edges, axis=1)
     turns = (np.cross(edges[before], edges) * normals[owner]).sum(axis=1)
-    return normals, turns <= FLAT * lengths[before] * lengths * np.linalg.norm(normals, axis=1)[owner]
+    return normals, turns <= STRAIGHT * lengths[before] * lengths * np.linalg.norm(normals, axis=1)[owner]
 
 
 def _delaunay(corners: np.ndarray, normal: np.ndarray) -> np.ndarray | None:
-    """(T, 3) triangles of one polygon (C, 3), seen along the axis that its normal is nearest to.
+    """(T, 3) triangles of one polygon (C, 3), projected along the axis that is nearest to its normal.
 
-    None where its outline crosses itself or encloses nothing.
+    None where its outline crosses itself or has no area.
     """
     import gpytoolbox
 
@@ -84,7 +88,7 @@ def _delaunay(corners: np.ndarray, normal: np.ndarray) -> np.ndarray | None:
     plane = [(axis + 1) % 3, (axis + 2) % 3][:: 1 if normal[axis] > 0 else -1]
     places, corner, index = np.unique(corners, axis=0, return_index=True, return_inverse=True)
     index = index.reshape(-1)
-    # An edge that is passed twice, there and back, is a bridge to a hole, or a spike: no border.
+    # An edge that is passed there and back is a bridge to a hole or a spike, and no border.
     edges = np.sort(np.stack([index, np.roll(index, -1)], axis=1), axis=1)
     edges, times = np.unique(edges[edges[:, 0] != edges[:, 1]], axis=0, return_counts=True)
     used, edges = np.unique(edges[times % 2 == 1], return_inverse=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""USD by Pixar's own library, the optional extra "usd": a mesh with UsdPreviewSurface materials."""
+"""USD by Pixar's own library (the optional extra "usd"): a mesh with UsdPreviewSurface materials."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from ..mesh import Mesh, srgb_to_linear
-from .common import Part, Say, corner_normals, face_normals, join, png, turned, vertex_normals, z_up
-from .looks import Look, dressed, look, say_lost, unique_names
-from .pictures import Picture, textured
+from ..colour import srgb_to_linear
+from ..mesh import Mesh
+from ..normals import face_normals, vertex_normals
+from .common import MeshFileError, Submesh, Warn, corner_normals, merge, to_z_up, transform_normals
+from .features import warn_unsupported
+from .images import encode_png
 from .polygons import triangulate
+from .simple_materials import SimpleMaterial, slot_material, unique_names, with_materials
+from .texture_files import TextureFile, load_textures
 
-# Our kind of picture -> the surface's input, its type, the picture's output.
+# A kind of map -> the input of UsdPreviewSurface, its type, the output of the texture reader.
 INPUTS: dict[str, tuple[str, str, str]] = {
     "texture": ("diffuseColor", "Color3f", "rgb"),
     "roughness": ("roughness", "Float", "r"),
@@ -27,15 +31,15 @@ INPUTS: dict[str, tuple[str, str, str]] = {
     "emission": ("emissiveColor", "Color3f", "rgb"),
     "occlusion": ("occlusion", "Float", "r"),
 }
-# Kinds with a number where they have no picture -> the number's name in a look.
-NUMBERS = {
+# Kinds of maps with a constant -> its name in `SimpleMaterial`.
+CONSTANTS = {
     "texture": "base",
     "roughness": "roughness",
     "metallic": "metallic",
     "alpha": "alpha",
     "emission": "emission",
 }
-LOST = (
+UNSUPPORTED = (  # of `features.FEATURES`
     "pictures on further UV maps",
     "the clamping or mirroring of pictures",
     "vertex colours over pictures",
@@ -53,14 +57,14 @@ def _library() -> Any:
         import pxr.UsdShade
         import pxr.Vt
     except ImportError:
-        raise ValueError("USD files need Pixar's library: install it with pip install usd-core.") from None
+        raise MeshFileError("USD files need Pixar's library: install it with pip install usd-core.") from None
     return pxr
 
 
-def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
-    """One mesh prim with the mesh's own vertices, UVs per corner, and a subset and material for each slot."""
+def save(mesh: Mesh, path: Path, flat: bool, warn: Warn) -> list[Path]:
+    """One mesh prim with the mesh's own vertices, UVs by corner, and a subset and material for each slot."""
     pxr = _library()
-    say_lost(mesh, LOST, path, say)
+    warn_unsupported(mesh, UNSUPPORTED, path, warn)
     Sdf, UsdGeom, UsdShade, Vt = pxr.Sdf, pxr.UsdGeom, pxr.UsdShade, pxr.Vt
     path.unlink(missing_ok=True)
     stage = pxr.Usd.Stage.CreateNew(str(path))
@@ -78,9 +82,9 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
         box = np.stack([mesh.positions.min(axis=0), mesh.positions.max(axis=0)])
         shape.CreateExtentAttr(Vt.Vec3fArray.FromNumpy(box))
     kind, normals = (
-        ("uniform", face_normals(mesh))
+        ("uniform", face_normals(mesh.positions, mesh.faces))
         if flat
-        else ("vertex", vertex_normals(mesh))
+        else ("vertex", vertex_normals(mesh.positions, mesh.faces))
         if mesh.normals is None
         else ("faceVarying", corner_normals(mesh).reshape(-1, 3))
     )
@@ -98,16 +102,16 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
         )
     written = [path]
     slots = mesh.face_slots
-    looks = {slot: look(mesh, slot) for slot in np.unique(slots).tolist()}
-    names = unique_names({slot: found.name for slot, (found, _) in looks.items()}, _identifier)
-    shape.CreateDoubleSidedAttr(any(found.double_sided for found, _ in looks.values()))
-    for slot, (found, pictures) in looks.items():
+    slot_materials = {slot: slot_material(mesh, slot) for slot in np.unique(slots).tolist()}
+    names = unique_names({slot: found.name for slot, (found, _) in slot_materials.items()}, _identifier)
+    shape.CreateDoubleSidedAttr(any(found.double_sided for found, _ in slot_materials.values()))
+    for slot, (found, pictures) in slot_materials.items():
         material = UsdShade.Material.Define(stage, f"/{name}/materials/{names[slot]}")
         if found.name != names[slot]:
             material.GetPrim().SetDisplayName(found.name.encode("utf-8", "replace").decode().replace("\0", "_"))
         written += _material(pxr, stage, material, found, pictures, path, slot)
         prim = shape.GetPrim()
-        if len(looks) > 1:
+        if len(slot_materials) > 1:
             own = Vt.IntArray.FromNumpy(np.flatnonzero(slots == slot).astype(np.int32))
             subset = UsdShade.MaterialBindingAPI.Apply(prim).CreateMaterialBindSubset(names[slot], own)
             prim = subset.GetPrim()
@@ -117,15 +121,15 @@ def save(mesh: Mesh, path: Path, flat: bool, say: Say) -> list[Path]:
 
 
 def _identifier(name: str) -> str:
-    """The name as a prim's."""
+    """The name with the characters that names of prims do not allow replaced."""
     name = "".join(letter if f"_{letter}".isidentifier() else "_" for letter in name)
     return name if re.match(r"[A-Za-z_]", name) else "_" + name
 
 
 def _material(
-    pxr: Any, stage: Any, material: Any, found: Look, pictures: dict[str, np.ndarray], path: Path, slot: int
+    pxr: Any, stage: Any, material: Any, found: SimpleMaterial, pictures: dict[str, np.ndarray], path: Path, slot: int
 ) -> list[Path]:
-    """Fill a material; the pictures written beside the file."""
+    """Fill a material prim; return the images written beside the file."""
     Sdf, Types = pxr.Sdf, pxr.Sdf.ValueTypeNames
 
     def shader(name: str, kind: str) -> Any:
@@ -141,7 +145,7 @@ def _material(
         surface.CreateInput("opacityThreshold", Types.Float).Set(found.cutoff)
     for kind, (name, type_name, output) in INPUTS.items():
         values = pictures.get(kind)
-        number = getattr(found, NUMBERS[kind]) if kind in NUMBERS else None
+        number = vars(found)[CONSTANTS[kind]] if kind in CONSTANTS else None
         if values is None and number is None:
             continue
         entry = surface.CreateInput(name, getattr(Types, type_name))
@@ -149,7 +153,7 @@ def _material(
             entry.Set(number)
             continue
         file = path.with_name(f"{path.stem}_{kind}_{slot}.png")
-        file.write_bytes(png(values))
+        file.write_bytes(encode_png(values))
         written.append(file)
         if reader is None:
             reader = shader("st", "UsdPrimvarReader_float2")
@@ -168,28 +172,28 @@ def _material(
     return written
 
 
-def load(path: Path, say: Say) -> Mesh:
-    """All meshes of a file that stands alone, at its first moment, in metres and Z up."""
+def load(path: Path, warn: Warn) -> Mesh:
+    """All meshes of a file that refers to no other USD file, at the default time, in metres and Z up."""
     pxr = _library()
     if not path.is_file():
-        raise ValueError(f"{path.name} is not there: name a file that is.")
+        raise MeshFileError(f"{path.name} is not there: name a file that is.")
     try:
         layer = pxr.Sdf.Layer.FindOrOpen(str(path))
         if layer is None:
-            raise ValueError(f"{path.name} is damaged: export it again.")
-        # What it refers to could be any file of this machine.
+            raise MeshFileError(f"{path.name} is damaged: export it again.")
+        # Referenced layers could be any file of this machine.
         if layer.GetCompositionAssetDependencies():
-            raise ValueError(f"{path.name} refers to other USD files: export it as one file.")
+            raise MeshFileError(f"{path.name} refers to other USD files: export it as one file.")
         stage = pxr.Usd.Stage.Open(layer)
     except pxr.Tf.ErrorException:
-        raise ValueError(f"{path.name} is damaged: export it again.") from None
+        raise MeshFileError(f"{path.name} is damaged: export it again.") from None
     try:
-        return _scene(pxr, stage, path, say)
+        return _scene(pxr, stage, path, warn)
     except pxr.Tf.ErrorException:
-        raise ValueError(f"{path.name} is damaged: export it again.") from None
+        raise MeshFileError(f"{path.name} is damaged: export it again.") from None
 
 
-def _scene(pxr: Any, stage: Any, path: Path, say: Say) -> Mesh:
+def _scene(pxr: Any, stage: Any, path: Path, warn: Warn) -> Mesh:
     UsdGeom = pxr.UsdGeom
     scale = _metadata(stage, "metersPerUnit", lambda value: isinstance(value, float) and 0 < value < np.inf, path)
     upright = _metadata(stage, "upAxis", lambda value: value in ("Y", "Z"), path) == "Y"
@@ -203,21 +207,21 @@ def _scene(pxr: Any, stage: Any, path: Path, say: Say) -> Mesh:
         and shape.ComputePurpose() not in (UsdGeom.Tokens.guide, UsdGeom.Tokens.proxy)
     ]
     if hidden := len(shapes) - len(shown):
-        say(f"{path.name} has hidden, guide or proxy meshes ({hidden:,}), which are left out.")
+        warn(f"{path.name} has hidden, guide or proxy meshes ({hidden:,}), which are left out.")
     if len(shown) > 1:
-        say(f"{path.name}: its {len(shown):,} objects become one mesh.")
+        warn(f"{path.name}: its {len(shown):,} objects become one mesh.")
     if others := {
         prim.GetTypeName()
         for prim in prims
         if not prim.IsA(UsdGeom.Mesh) and (prim.IsA(UsdGeom.Gprim) or prim.IsA(UsdGeom.PointInstancer))
     }:
-        say(f"{path.name} has {', '.join(sorted(others))} prims, which are left out: convert them to meshes.")
+        warn(f"{path.name} has {', '.join(sorted(others))} prims, which are left out: convert them to meshes.")
     bindings = [_bindings(pxr, shape) for shape in shown]
-    # Slots go by the materials' order in the file, so that what `save` wrote comes back.
+    # Slots follow the materials' order in the file, so that a saved mesh is read with its own slots.
     used = {name for names in bindings for name in names}
     materials = [str(prim.GetPath()) for prim in prims if str(prim.GetPath()) in used] + [""]
     surfaces = [
-        _surface(pxr, stage.GetPrimAtPath(material), path, say) if material else (Look(), {}, "")
+        _surface(pxr, stage.GetPrimAtPath(material), path, warn) if material else (SimpleMaterial(), {}, "")
         for material in materials
     ]
     for i, material in enumerate(materials):
@@ -233,46 +237,58 @@ def _scene(pxr: Any, stage: Any, path: Path, say: Say) -> Mesh:
             slots,
             [uv_map for _, _, uv_map in surfaces],
             path,
-            say,
+            warn,
         )
         part.positions = part.positions * scale
         if upright:
-            part.positions = z_up(part.positions)
-            part.normals = None if part.normals is None else z_up(part.normals.reshape(-1, 3)).reshape(-1, 3, 3)
+            part.positions = to_z_up(part.positions)
+            part.normals = None if part.normals is None else to_z_up(part.normals.reshape(-1, 3)).reshape(-1, 3, 3)
         parts.append(part)
-    mesh = join(parts)
-    slots, textures, owners = textured(
-        mesh.face_slots, mesh.uvs, [pictures for _, pictures, _ in surfaces], path.name, say
+    mesh = merge(parts)
+    slots, textures, owners = load_textures(
+        mesh.face_slots, mesh.uvs, [pictures for _, pictures, _ in surfaces], path.name, warn
     )
-    looks = {slot: surfaces[owner][0] for slot, owner in enumerate(owners) if materials[owner]}
+    slot_materials = {slot: surfaces[owner][0] for slot, owner in enumerate(owners) if materials[owner]}
     mesh = replace(mesh, slots=slots if slots.any() else None, textures=textures)
-    return dressed(mesh, looks, [slot for slot in looks if looks[slot].base is not None], path.name, say)
+    return with_materials(
+        mesh,
+        slot_materials,
+        [slot for slot in slot_materials if slot_materials[slot].base is not None],
+        path.name,
+        warn,
+    )
 
 
 def _metadata(stage: Any, name: str, fits: Callable[[Any], bool], path: Path) -> Any:
-    """A value of the stage as a whole. Raises ValueError where it is of another type or makes no sense."""
+    """A stage's metadata. Raises `MeshFileError` where `fits` is false for it."""
     try:
         value = stage.GetMetadata(name)
-    except TypeError:  # of a type that Python does not get to see
+    except TypeError:  # its type has no Python binding
         value = "nothing readable"
     if not fits(value):
         shown = " ".join(repr(value).split())
-        raise ValueError(f"{path.name} says that its {name} is {shown}, which cannot be: export it again.")
+        raise MeshFileError(f"{path.name} says that its {name} is {shown}, which cannot be: export it again.")
     return value
 
 
-def _part(pxr: Any, shape: Any, matrix: np.ndarray, slots: np.ndarray, maps: list[str], path: Path, say: Say) -> Part:
-    """A mesh prim under its world matrix (rows are USD's vectors); slots of its polygons, the UV map of each slot."""
+def _part(
+    pxr: Any, shape: Any, matrix: np.ndarray, slots: np.ndarray, maps: list[str], path: Path, warn: Warn
+) -> Submesh:
+    """A mesh prim in the world.
+
+    matrix: (4, 4) to the world, for row vectors as USD has them. slots: (P,) of its polygons. maps: the name of each
+    slot's UV map.
+    """
     points = np.array(shape.GetPointsAttr().Get() or [], float).reshape(-1, 3)
     counts = np.array(shape.GetFaceVertexCountsAttr().Get() or [], int)
     index = np.array(shape.GetFaceVertexIndicesAttr().Get() or [], int)
     if (counts < 0).any() or counts.sum() != len(index) or ((index < 0) | (index >= len(points))).any():
-        raise ValueError(f"{path.name} has faces with corners that are not there: export it again.")
+        raise MeshFileError(f"{path.name} has faces with corners that are not there: export it again.")
     if shape.GetSubdivisionSchemeAttr().HasAuthoredValue() and shape.GetSubdivisionSchemeAttr().Get() != "none":
-        say(f"{path.name} has subdivision surfaces, whose cages are read: apply the subdivision to keep it.")
+        warn(f"{path.name} has subdivision surfaces, whose cages are read: apply the subdivision to keep it.")
     if shape.GetPrim().HasRelationship("skel:skeleton"):
-        say(f"{path.name} has a skeleton, which is left out: its meshes are read at rest.")
-    triangles, polygons = triangulate(points[index], counts, path.name, say)
+        warn(f"{path.name} has a skeleton, which is left out: its meshes are read at rest.")
+    triangles, polygons = triangulate(points[index], counts, path.name, warn)
     if holes := list(shape.GetHoleIndicesAttr().Get() or []):
         kept = ~np.isin(polygons, holes)
         triangles, polygons = triangles[kept], polygons[kept]
@@ -306,15 +322,15 @@ def _part(pxr: Any, shape: Any, matrix: np.ndarray, slots: np.ndarray, maps: lis
     if normals is None and (flat_normals := shape.GetNormalsAttr().Get()) is not None:
         normals = placed(np.array(flat_normals), shape.GetNormalsInterpolation())
     if normals is not None:
-        normals = turned(normals.reshape(-1, 3).astype(float), np.pad(matrix[:3, :3].T, ((0, 1), (0, 1))))
+        normals = transform_normals(normals.reshape(-1, 3).astype(float), np.pad(matrix[:3, :3].T, ((0, 1), (0, 1))))
         normals = normals.reshape(-1, 3, 3) if np.isfinite(normals).any() else None
-    faces, tinted, colours = index[triangles], corners(primvars.GetPrimvar("displayColor")), None
-    if tinted is not None:
+    faces, tint, colours = index[triangles], corners(primvars.GetPrimvar("displayColor")), None
+    if tint is not None:
         colours = np.ones((len(points), 3))
-        colours[faces] = tinted
-        if (colours[faces] != tinted).any():
-            say(f"{path.name} has colours of faces or corners, of which each vertex keeps one.")
-    return Part(
+        colours[faces] = tint
+        if (colours[faces] != tint).any():
+            warn(f"{path.name} has colours of faces or corners, of which each vertex keeps one.")
+    return Submesh(
         points @ matrix[:3, :3] + matrix[3, :3],
         faces,
         ordered[0] if ordered else None,
@@ -326,7 +342,7 @@ def _part(pxr: Any, shape: Any, matrix: np.ndarray, slots: np.ndarray, maps: lis
 
 
 def _in_order(sets: dict[str, np.ndarray], first: list[str]) -> list[np.ndarray]:
-    """The UV maps (F, 3, 2) of a mesh, that of each face's base colour before others."""
+    """The UV maps (F, 3, 2), each face's own first one, by its name in `first`, before the others."""
     made = [uvs.copy() for uvs in sets.values()]
     for i, name in enumerate(sets):
         own = np.array([each == name for each in first], bool)
@@ -337,13 +353,13 @@ def _in_order(sets: dict[str, np.ndarray], first: list[str]) -> list[np.ndarray]
 
 
 def _order(name: str) -> int:
-    """The names that exporters give the main UV map come first."""
+    """A sort key: the usual names of the main UV map come first."""
     names = ("st", "UVMap", "st0")
     return names.index(name) if name in names else len(names)
 
 
 def _bindings(pxr: Any, shape: Any) -> list[str]:
-    """The path of each polygon's material, "" for none."""
+    """The path of the material that each polygon is bound to, "" for none."""
     polygons = len(shape.GetFaceVertexCountsAttr().Get() or [])
 
     def bound(prim: Any) -> str:
@@ -357,13 +373,17 @@ def _bindings(pxr: Any, shape: Any) -> list[str]:
     return found
 
 
-def _surface(pxr: Any, prim: Any, path: Path, say: Say) -> tuple[Look, dict[str, Picture], str]:
-    """A material's UsdPreviewSurface: its numbers, the pictures straight behind it, and the name of their UV map."""
-    found, pictures, maps = Look(prim.GetDisplayName() or prim.GetName()), dict[str, Picture](), dict[str, str]()
+def _surface(pxr: Any, prim: Any, path: Path, warn: Warn) -> tuple[SimpleMaterial, dict[str, TextureFile], str]:
+    """(a material's constants, the textures connected to its UsdPreviewSurface, the name of their UV map)."""
+    found, textures, maps = (
+        SimpleMaterial(prim.GetDisplayName() or prim.GetName()),
+        dict[str, TextureFile](),
+        dict[str, str](),
+    )
     source = pxr.UsdShade.Material(prim).ComputeSurfaceSource("")
     surface = source[0] if source else None
     if not surface or surface.GetIdAttr().Get() != "UsdPreviewSurface":
-        say(f"{path.name}: the material {prim.GetName()!r} has no UsdPreviewSurface, and is read without pictures.")
+        warn(f"{path.name}: the material {prim.GetName()!r} has no UsdPreviewSurface, and is read without pictures.")
         return found, {}, ""
     if (cutoff := _number(surface.GetInput("opacityThreshold"))) is not None:
         found.cutoff = float(cutoff)
@@ -371,36 +391,38 @@ def _surface(pxr: Any, prim: Any, path: Path, say: Say) -> tuple[Look, dict[str,
         entry = surface.GetInput(name)
         connected = entry.GetConnectedSource() if entry else None
         if not connected:
-            if kind in NUMBERS and (number := _number(entry, 3 if type_name == "Color3f" else 1)) is not None:
-                setattr(found, NUMBERS[kind], number)
+            if kind in CONSTANTS and (number := _number(entry, 3 if type_name == "Color3f" else 1)) is not None:
+                found = replace(found, **{CONSTANTS[kind]: number})
             continue
         shader = pxr.UsdShade.Shader(connected[0].GetPrim())
         file = shader.GetInput("file") if shader else None
         asset = file.Get() if file else None
         if asset is None or not asset.path:
-            say(f"{path.name}: the {name} of the material {prim.GetName()!r} is no picture, and is left out: bake it.")
+            warn(f"{path.name}: the {name} of the material {prim.GetName()!r} is no picture, and is left out: bake it.")
             continue
         lies = shader.GetInput("st").GetConnectedSource() if shader.GetInput("st") else None
         if lies and pxr.UsdShade.Shader(lies[0].GetPrim()).GetIdAttr().Get() == "UsdTransform2d":
-            say(
+            warn(
                 f"{path.name} moves or scales the picture {asset.path!r}, which is not followed: change the UVs "
                 "instead."
             )
         maps[kind] = _uv_map(pxr.UsdShade.Shader(lies[0].GetPrim())) if lies else ""
         if maps[kind] != (first := next(iter(maps.values()))):
-            say(
+            warn(
                 f"{path.name} has the picture {asset.path!r} on the UV map {maps[kind]!r} and others on {first!r}, so "
                 "that it is left out: bake it."
             )
             continue
         gray = entry.GetTypeName() == pxr.Sdf.ValueTypeNames.Float
         channel = "rgba".find(connected[1]) if gray and len(connected[1]) == 1 else -1
-        pictures[kind] = Picture(asset.path, path, "L" if gray else "RGB", channel=channel if channel >= 0 else None)
-    return found, pictures, next(iter(maps.values()), "")
+        textures[kind] = TextureFile(
+            asset.path, path, "L" if gray else "RGB", channel=channel if channel >= 0 else None
+        )
+    return found, textures, next(iter(maps.values()), "")
 
 
 def _number(entry: Any, count: int = 1) -> Any:
-    """The finite number of an input, or the tuple of several; None where there are none, or of another type."""
+    """An input's finite number, or the tuple of its `count` numbers; None where it has another value or none."""
     value = entry.Get() if entry else None
     if value is None or isinstance(value, (str, bool)):
         return None

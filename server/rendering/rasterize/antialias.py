@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The antialiasing rule of the CPU backend's kernels in plain PyTorch: for any device, over any rasterizer.
+"""The antialiasing of the CPU backend's kernels in plain PyTorch, for any device and any rasterizer.
 
 Blending follows Laine et al. 2020, section 3.6: where neighbouring pixels see different triangles, a silhouette edge of
-the nearer one divides the space between their centres. Their rule looks for that edge on the visible triangle alone,
+the nearer one divides the space between their centres. Their rule searches for that edge on the visible triangle only,
 which seldom has it where triangles are finer than a pixel; this one walks over the mesh from there to the silhouette.
 """
 
@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kernels import WALK
+from .kernels import MAX_WALK
 
-# The numbers of steps after which walks that have ended are dropped: each time, the host waits for the device.
-DROPS = (2, 8, WALK)
+# Walks that have ended are dropped after these numbers of steps only, because the host waits for the device each time.
+COMPACT_AFTER = (2, 8, MAX_WALK)
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def _crossing(one: Tensor, other: Tensor, pairs: _Pairs) -> Tensor:
     """
     shape = (-1, *[1] * (one.ndim - 2))
     centre, level, step = (each.view(shape) for each in (pairs.centre, pairs.level, pairs.step))
-    above, beyond = one[..., 1] - level, other[..., 1] - level
-    return (one[..., 0] + (other[..., 0] - one[..., 0]) * above / (above - beyond) - centre) / step
+    above, below = one[..., 1] - level, other[..., 1] - level
+    return (one[..., 0] + (other[..., 0] - one[..., 0]) * above / (above - below) - centre) / step
 
 
 def _pairs(rast: Tensor) -> _Pairs:
@@ -130,7 +130,7 @@ def _silhouettes(pairs: _Pairs, height: int, width: int, clip: Tensor, faces: Te
     start, end = torch.full_like(pairs.face, -1), torch.full_like(pairs.face, -1)
     walks, number = pairs, torch.arange(len(pairs.face), device=clip.device)
     face, came, front = walks.face, torch.full_like(walks.face, -1), facing(walks.view, walks.face)
-    for done, drop in zip((0, *DROPS), DROPS):
+    for done, drop in zip((0, *COMPACT_AFTER), COMPACT_AFTER):
         alive = torch.ones_like(front)
         for _ in range(done, drop):
             index = corners(walks.view, face)
@@ -156,7 +156,7 @@ def _silhouettes(pairs: _Pairs, height: int, width: int, clip: Tensor, faces: Te
             end.index_copy_(0, number, torch.where(hit, next, end[number]))
             alive = going & ~outline
             came, face = torch.where(alive, face, came), torch.where(alive, other, face)
-        if drop == WALK or not len(rest := alive.nonzero()[:, 0]):
+        if drop == MAX_WALK or not len(rest := alive.nonzero()[:, 0]):
             break
         walks, number, face, came, front = walks[rest], number[rest], face[rest], came[rest], front[rest]
     return start, end

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a rasterizer is, on every backend: nvdiffrast's documented operations and conventions."""
+"""The interface of all rasterizers: nvdiffrast's documented operations and conventions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ BOUNDARIES = ("wrap", "clamp")
 
 
 class Rasterizer(Protocol):
-    """Differentiable rasterization. Pictures are (B, H, W, C), row 0 at the bottom.
+    """Differentiable rasterization (Laine et al. 2020, "Modular Primitives for High-Performance Differentiable
+    Rendering"). Images are (B, H, W, C), row 0 at the bottom.
 
-    All tensors of a call are on one device, where its result is; they need not be contiguous. Without triangles
-    pictures are empty. Gradients of silhouettes reach triangles finer than a pixel.
+    All tensors of a call are on one device, and so is its result; they need not be contiguous. Without triangles the
+    images are all 0. `antialias` must give silhouettes a gradient even where triangles are finer than a pixel.
     """
 
     def rasterize(self, clip: Tensor, faces: Tensor, resolution: tuple[int, int]) -> Tensor:
@@ -31,17 +32,20 @@ class Rasterizer(Protocol):
         ...
 
     def interpolate(self, attributes: Tensor, rast: Tensor, faces: Tensor) -> Tensor:
-        """(B, H, W, C) of per-vertex attributes (B or 1, V, C), 0 where nothing is."""
+        """(B, H, W, C) of per-vertex attributes (B or 1, V, C), 0 where nothing is.
+
+        Gradients flow to the attributes and to u and v of `rast` (B, H, W, 4). faces: (F, 3) int32.
+        """
         ...
 
     def footprint(
         self, attributes: Tensor, rast: Tensor, attribute_faces: Tensor, clip: Tensor, faces: Tensor
     ) -> Tensor:
-        """(B, H, W, 2C): how much each attribute changes to the next pixel, (dA/dX, dA/dY) for every A in turn.
+        """(B, H, W, 2C) screen-space derivatives per pixel, (dA/dX, dA/dY) for every attribute A in turn.
 
         Args:
             attributes: (B or 1, N, C), with triangles of their own, `attribute_faces` (F, 3).
-            rast: of `clip` and `faces`.
+            rast: (B, H, W, 4) of `clip` (B, V, 4) and `faces` (F, 3).
 
         No gradient flows through it.
         """
@@ -51,8 +55,8 @@ class Rasterizer(Protocol):
         """(B, H, W, C) of a texture (B or 1, h, w, C) at uv (B, H, W, 2); gradients flow to texels and to uv.
 
         The origin is the texture's bottom left, texel i's centre lies at (i + 0.5) / edge. Bilinear; with the
-        uv's `footprint` (B, H, W, 4) trilinear from mipmaps, at the level where the longer axis of the footprint
-        is one texel. Mipmaps end where an edge is odd, so powers of two have them all.
+        uv's `footprint` (B, H, W, 4) trilinear from mipmaps, at the mip level where the longer axis of the footprint
+        is one texel. Mip levels end where an edge is odd, so textures whose edges are powers of two have them all.
 
         Args:
             boundary: "wrap" repeats the texture, "clamp" holds the centres of its outermost texels.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from . import texture as texels
+from . import texture as texture_kernels
 from .base import BOUNDARIES
 
 
@@ -56,7 +56,7 @@ class _Texture(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, texture: Tensor, uv: Tensor, footprint: Tensor | None, wrap: bool) -> Tensor:
         batch, height, width, channels = texture.shape
-        sizes = texels.mip_sizes(height, width) if footprint is not None else np.array([[height, width]])
+        sizes = texture_kernels.mip_sizes(height, width) if footprint is not None else np.array([[height, width]])
         levels = texture.detach().reshape(batch, -1, channels)
         if footprint is None:
             footprint = uv.new_zeros(0, 0, 0, 4)
@@ -64,9 +64,9 @@ class _Texture(torch.autograd.Function):
             footprint = footprint.detach() * footprint.new_tensor([width, width, height, height])
             rest = levels.new_empty(batch, int(sizes[1:].prod(axis=1).sum()), channels)
             levels = torch.cat([levels, rest], dim=1)
-            texels.reduce(_array(levels), sizes)
+            texture_kernels.build_mips(_array(levels), sizes)
         out = texture.new_zeros(*uv.shape[:3], channels)
-        texels.sample(_array(levels), sizes, _array(uv), _array(footprint), wrap, out.numpy())
+        texture_kernels.sample(_array(levels), sizes, _array(uv), _array(footprint), wrap, out.numpy())
         ctx.save_for_backward(levels, uv, footprint)
         ctx.sizes, ctx.wrap, ctx.shape = sizes, wrap, texture.shape
         return out
@@ -75,7 +75,7 @@ class _Texture(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         levels, uv, footprint = ctx.saved_tensors
         to_levels, to_uv = torch.zeros_like(levels), torch.zeros_like(uv)
-        texels.sample_backward(
+        texture_kernels.sample_backward(
             _array(levels),
             ctx.sizes,
             _array(uv),
@@ -85,7 +85,7 @@ class _Texture(torch.autograd.Function):
             to_levels.numpy(),
             to_uv.numpy(),
         )
-        texels.reduce_backward(to_levels.numpy(), ctx.sizes)
+        texture_kernels.build_mips_backward(to_levels.numpy(), ctx.sizes)
         height, width = ctx.shape[1:3]
         return to_levels[:, : height * width].reshape(ctx.shape), to_uv, None, None
 
@@ -120,8 +120,10 @@ class _Antialias(torch.autograd.Function):
 class CpuRasterizer:
     """See `base.Rasterizer`. The same inputs give the same bytes.
 
-    Tensors of another device are copied to the CPU and the result back, so that a card without a rasterizer of its own
-    can be used. Antialiasing walks over the mesh to the silhouette, so triangles finer than a pixel keep its gradient.
+    Tensors of another device are copied to the CPU and the result back, so that a GPU without a rasterizer of its own
+    can be used. Antialiasing walks over the mesh to the silhouette, whose gradient thus reaches triangles finer than a
+    pixel. `rasterize` raises ValueError for faces with corners outside of the vertices, `texture` for an unknown
+    boundary.
     """
 
     def rasterize(self, clip: Tensor, faces: Tensor, resolution: tuple[int, int]) -> Tensor:
@@ -139,7 +141,7 @@ class CpuRasterizer:
     ) -> Tensor:
         attributes = attributes.cpu()
         out = attributes.new_zeros(*rast.shape[:3], 2 * attributes.shape[2])
-        texels.footprint(
+        texture_kernels.footprint(
             _array(attributes),
             _array(rast.cpu()),
             _array(attribute_faces.cpu()),
@@ -157,6 +159,15 @@ class CpuRasterizer:
 
     def antialias(self, colour: Tensor, rast: Tensor, clip: Tensor, faces: Tensor) -> Tensor:
         return _back(_Antialias.apply(colour.cpu(), rast.cpu(), clip.cpu(), faces.cpu()), colour)
+
+
+def is_available(device: str | torch.device) -> bool:
+    """True: tensors of any device are copied."""
+    return True
+
+
+def create(device: str | torch.device) -> CpuRasterizer:
+    return CpuRasterizer()
 
 
 def _back(picture: Tensor, like: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numba import njit
 
-WALK = 32  # most triangles to cross on the way to a silhouette
+MAX_WALK = 32  # most triangles to cross on the way to a silhouette
 
 
 @njit(cache=True, nogil=True)
@@ -77,8 +77,8 @@ def rasterize(clip, faces, rast):
                 low = min(p0[1] / p0[2], p1[1] / p1[2], p2[1] / p2[2])
                 high = max(p0[1] / p0[2], p1[1] / p1[2], p2[1] / p2[2])
                 if not (right >= -1 and left <= 1 and high >= -1 and low <= 1):
-                    continue  # a corner may be no number
-                # Clamped before they become integers, which hold nothing beyond 2**63.
+                    continue  # written so that NaN corners are skipped, too
+                # Clamped first, because integers overflow beyond 2**63.
                 x0 = max(0, int(math.floor((max(left, -1.0) + 1) * 0.5 * width - 0.5)))
                 x1 = min(width, int(math.ceil((min(right, 1.0) + 1) * 0.5 * width + 0.5)))
                 y0 = max(0, int(math.floor((max(low, -1.0) + 1) * 0.5 * height - 0.5)))
@@ -192,8 +192,8 @@ def _silhouette(clip, faces, across, b, face, along, x, y, sign, height, width):
     """The silhouette edge met on the way from a pixel's centre to its neighbour's.
 
     From the triangle seen at pixel (x, y), walk over the mesh in direction `sign` along axis `along`
-    (0 is x) to the first edge that borders nothing or turns away. Triangles finer than a pixel would
-    otherwise hide the silhouette, which is seldom an edge of the one at the pixel's very centre.
+    (0 is x) to the first edge that borders nothing or a triangle that faces the other way. Where triangles
+    are finer than a pixel, the silhouette is seldom an edge of the visible triangle itself.
 
     Returns (from corner, to corner, t), t in [0, 1] the part of the way; corners -1 where there is none.
     """
@@ -202,7 +202,7 @@ def _silhouette(clip, faces, across, b, face, along, x, y, sign, height, width):
     step = sign * 2 / (width if along == 0 else height)
     front = _facing(clip, faces, b, face)
     came = -1
-    for _ in range(WALK):
+    for _ in range(MAX_WALK):
         best, leave = -np.inf, -1
         for k in range(3):
             i, j = faces[face, k], faces[face, (k + 1) % 3]
@@ -243,7 +243,7 @@ def _same(rast, b, y, x, along):
 
 @njit(cache=True, nogil=True)
 def _pair(rast, clip, faces, across, b, y, x, along):
-    """Of pixel (x, y) and the next along an axis, no `_same`: (near y, near x, far y, far x, corner, corner, t)."""
+    """(near y, near x, far y, far x, corner, corner, t) of two neighbours along an axis that see different faces."""
     _, height, width, _ = rast.shape
     y2, x2 = (y, x + 1) if along == 0 else (y + 1, x)
     here, there = int(rast[b, y, x, 3]), int(rast[b, y2, x2, 3])

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
@@ -10,11 +12,24 @@ from .antialias import antialias
 from .texture import mip_sizes
 
 
+def is_available(device: str | torch.device) -> bool:
+    """Whether the device is CUDA and the package is installed."""
+    return torch.device(device).type == "cuda" and find_spec("nvdiffrast") is not None
+
+
+def create(device: str | torch.device) -> NvdiffrastRasterizer:
+    """Raises ValueError without CUDA or without the package."""
+    if torch.device(device).type != "cuda":
+        raise ValueError("nvdiffrast draws on CUDA devices only: choose the rasterizer cpu or auto.")
+    return NvdiffrastRasterizer(device)
+
+
 class NvdiffrastRasterizer:
     """See `base.Rasterizer`. Needs CUDA, and nvdiffrast, whose licence allows research and evaluation only.
 
-    nvdiffrast takes contiguous tensors and at least one triangle. Its own antialiasing looks for a silhouette on the
-    visible triangle alone, so silhouettes of fine meshes have no gradient: `antialias` is the CPU backend's rule.
+    nvdiffrast takes contiguous tensors and at least one triangle. Its own antialiasing searches for a silhouette edge
+    on the visible triangle only, so the silhouettes of fine meshes get almost no gradient; `antialias` follows the CPU
+    backend's rule instead.
     """
 
     def __init__(self, device: str | torch.device):

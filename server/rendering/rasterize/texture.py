@@ -56,7 +56,7 @@ def footprint(attributes, rast, attribute_faces, clip, faces, out):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _four(fine, sizes, m, y, x):
+def _finer_texels(fine, sizes, m, y, x):
     """The texels of level m - 1 under texel (x, y) of level m; along an edge of 1 the same one twice."""
     height, width = sizes[m - 1]
     ny, nx = min(height, 2), min(width, 2)
@@ -66,7 +66,7 @@ def _four(fine, sizes, m, y, x):
 
 
 @njit(cache=True, nogil=True)
-def reduce(levels, sizes):
+def build_mips(levels, sizes):
     """Fill every level after the first with the means of the one before, 2 x 2 texels at a time."""
     fine = 0
     for m in range(1, len(sizes)):
@@ -74,7 +74,7 @@ def reduce(levels, sizes):
         for b in range(len(levels)):
             for y in range(sizes[m, 0]):
                 for x in range(sizes[m, 1]):
-                    i, j, k, n = _four(fine, sizes, m, y, x)
+                    i, j, k, n = _finer_texels(fine, sizes, m, y, x)
                     to = coarse + y * sizes[m, 1] + x
                     for c in range(levels.shape[2]):
                         levels[b, to, c] = 0.25 * (
@@ -84,7 +84,7 @@ def reduce(levels, sizes):
 
 
 @njit(cache=True, nogil=True)
-def reduce_backward(grad, sizes):
+def build_mips_backward(grad, sizes):
     """Add the gradient of every level to the one before it."""
     coarse = 0
     for m in range(len(sizes) - 1):
@@ -94,7 +94,7 @@ def reduce_backward(grad, sizes):
         for b in range(len(grad)):
             for y in range(sizes[m, 0]):
                 for x in range(sizes[m, 1]):
-                    i, j, k, n = _four(fine, sizes, m, y, x)
+                    i, j, k, n = _finer_texels(fine, sizes, m, y, x)
                     of = coarse + y * sizes[m, 1] + x
                     for c in range(grad.shape[2]):
                         g = 0.25 * grad[b, of, c]
@@ -106,7 +106,7 @@ def reduce_backward(grad, sizes):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _level(footprints, b, y, x, highest):
+def _mip_level(footprints, b, y, x, highest):
     """log2 of the longer axis of the pixel's footprint, in texels of the first level; in [0, highest]."""
     sx, sy, tx, ty = footprints[b, y, x]
     half, cross = 0.5 * (sx * sx + sy * sy + tx * tx + ty * ty), sx * ty - sy * tx
@@ -118,7 +118,7 @@ def _level(footprints, b, y, x, highest):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _texels(coordinate, edge, wrap):
+def _bilinear_texels(coordinate, edge, wrap):
     """Along one axis: (first texel, second texel, weight of the second, 1 where the weight has a slope)."""
     if wrap:
         place = (coordinate - math.floor(coordinate)) * edge - 0.5
@@ -142,14 +142,14 @@ def sample(levels, sizes, uv, footprints, wrap, out):
             for x in range(width):
                 if not (abs(uv[b, y, x, 0]) < 1e9 and abs(uv[b, y, x, 1]) < 1e9):
                     continue
-                level = _level(footprints, b, y, x, len(sizes) - 1) if len(sizes) > 1 else 0.0
+                level = _mip_level(footprints, b, y, x, len(sizes) - 1) if len(sizes) > 1 else 0.0
                 start = 0
                 for m in range(len(sizes)):
                     weight = 1 - abs(level - m)
                     if weight > 0:
                         rows, columns = sizes[m]
-                        x0, x1, fx, _ = _texels(uv[b, y, x, 0], columns, wrap)
-                        y0, y1, fy, _ = _texels(uv[b, y, x, 1], rows, wrap)
+                        x0, x1, fx, _ = _bilinear_texels(uv[b, y, x, 0], columns, wrap)
+                        y0, y1, fy, _ = _bilinear_texels(uv[b, y, x, 1], rows, wrap)
                         low, high = start + y0 * columns, start + y1 * columns
                         for c in range(channels):
                             bottom = levels[s, low + x0, c] + fx * (levels[s, low + x1, c] - levels[s, low + x0, c])
@@ -167,14 +167,14 @@ def sample_backward(levels, sizes, uv, footprints, wrap, grad, grad_levels, grad
             for x in range(width):
                 if not (abs(uv[b, y, x, 0]) < 1e9 and abs(uv[b, y, x, 1]) < 1e9):
                     continue
-                level = _level(footprints, b, y, x, len(sizes) - 1) if len(sizes) > 1 else 0.0
+                level = _mip_level(footprints, b, y, x, len(sizes) - 1) if len(sizes) > 1 else 0.0
                 start = 0
                 for m in range(len(sizes)):
                     weight = 1 - abs(level - m)
                     if weight > 0:
                         rows, columns = sizes[m]
-                        x0, x1, fx, slope_x = _texels(uv[b, y, x, 0], columns, wrap)
-                        y0, y1, fy, slope_y = _texels(uv[b, y, x, 1], rows, wrap)
+                        x0, x1, fx, slope_x = _bilinear_texels(uv[b, y, x, 0], columns, wrap)
+                        y0, y1, fy, slope_y = _bilinear_texels(uv[b, y, x, 1], rows, wrap)
                         low, high = start + y0 * columns, start + y1 * columns
                         gx = gy = 0.0
                         for c in range(channels):

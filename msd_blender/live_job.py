@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A running job and its object in the scene: snapshots go into the object, the artist's edits go to the server.
+
+Where an artist's edit is detected and sent: `LiveJob.update` calls `LiveJob.send_edits` every
+`EDIT_CHECK_SECONDS`, and before each snapshot that would write over the artist's data. That asks
+`SceneObject.has_edits`, reads the mesh with `SceneObject.capture_edits` and sends it with `JobSession.edit`. (Blender's
+depsgraph handlers say that a mesh changed, not who changed it, and they do not report painted pixels.)
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import bpy
+import numpy as np
+from mathutils import Vector
+
+from .capture import CapturedMesh, capture, lock_mask
+from .client import Client
+from .errors import InvalidMeshError, ObjectDeletedError
+from .job_session import JobSession
+from .protocol import PAUSED, QUEUED, RUNNING, Edit, JobRequest, Snapshot
+from .scene_object import SceneObject
+
+EDIT_CHECK_SECONDS = 1.0
+
+
+class LiveJob:
+    """A job with an object of the scene. Call `update` on the main thread until it returns False.
+
+    Args:
+        request: with a `client_key`.
+        connect, wait_for_server: see `JobSession`.
+        object: the artist's mesh object, for texture and refine; None: the first snapshot makes a new object.
+        lock: name of the vertex group that must not change.
+        job_id: the server's id of a job to follow again, on its `object`.
+        linear: (3, 3), `CapturedMesh.linear` of that job.
+        location: (3,) of a new object.
+
+    Raises `InvalidMeshError` where the object cannot be sent.
+    """
+
+    def __init__(
+        self,
+        request: JobRequest,
+        connect: Callable[[], Client],
+        object: bpy.types.Object | None = None,
+        lock: str = "",
+        job_id: str = "",
+        linear: np.ndarray | None = None,
+        location: Vector | None = None,
+        wait_for_server: bool = False,
+    ) -> None:
+        self.request, self.location = request, location
+        self.scene_object: SceneObject | None = None
+        self.undo_since_snapshot = False  # then a missing object was not deleted on purpose
+        self._lock, self._lock_changed = lock, False
+        self._edits_checked_at = 0.0
+        captured = None
+        if request.mode != "generate":
+            previous = None if linear is None else CapturedMesh(linear=linear)
+            captured = capture(object, request.mode, lock, ("texture", *request.maps), previous, request.texture_size)
+        if object is not None:
+            self.scene_object = SceneObject(request, object, captured)
+        self._sent_lock_mask = captured.arrays.get("locked") if captured else None
+        arrays = captured.arrays if captured and not job_id else None
+        self.session = JobSession(request, connect, arrays, job_id, wait_for_server)
+        self._log_notes()
+
+    def _log_notes(self) -> None:
+        notes = self.scene_object.captured.notes if self.scene_object else []
+        self.session.log += [note for note in notes if note not in self.session.log]
+
+    @property
+    def lock(self) -> str:
+        """Name of the vertex group that must not change. A new one is sent with the next `update`."""
+        return self._lock
+
+    @lock.setter
+    def lock(self, name: str) -> None:
+        self._lock, self._lock_changed = name, True
+
+    @property
+    def object(self) -> bpy.types.Object | None:
+        """The Blender object, None before the first snapshot and after its deletion."""
+        try:
+            return self.scene_object.object if self.scene_object else None
+        except ObjectDeletedError:
+            return None
+
+    def update(self) -> bool:
+        """Send the artist's edits, show the newest snapshot; at the job's end complete the object and return False."""
+        try:
+            if self._lock_changed or time.monotonic() - self._edits_checked_at > EDIT_CHECK_SECONDS:
+                self.send_edits()
+            if self.session.process_queue(self._apply):
+                return True
+        except (ObjectDeletedError, ValueError) as error:
+            self.session.error = str(error)
+            self.session.cancel()
+        if self.scene_object is not None:
+            with suppress(ObjectDeletedError):
+                self.scene_object.finalize(job=self.session.id, state=self.session.state)
+        return False
+
+    def send_edits(self, snapshot: Snapshot | None = None) -> bool:
+        """Send the object as the artist changed it since the last snapshot; whether there was a change.
+
+        snapshot: the next one to apply; then only the arrays that it would write over are checked, which is quick.
+        Raises `ObjectDeletedError`.
+        """
+        if snapshot is None:
+            self._edits_checked_at = time.monotonic()
+        session, scene_object = self.session, self.scene_object
+        if scene_object is None or session.edit_pending or session.edit_error:
+            return False
+        if session.state not in (QUEUED, RUNNING, PAUSED):
+            return False
+        try:
+            object = scene_object.object
+            changed = scene_object.has_edits(snapshot) or (
+                snapshot is None and not scene_object.is_being_edited and self._lock_mask_differs(object)
+            )
+        except ObjectDeletedError:
+            if self.undo_since_snapshot and self.request.mode == "generate":
+                return False
+            raise
+        if changed:
+            self._lock_changed = False
+            try:
+                arrays = scene_object.capture_edits(self.lock)
+                self._sent_lock_mask = arrays.get("locked")
+                self._log_notes()
+                session.edit(Edit(), arrays)
+            except InvalidMeshError as error:
+                session.reject_edit(str(error))
+        return changed
+
+    def _lock_mask_differs(self, object: bpy.types.Object) -> bool:
+        """Whether the locked vertices are others than the server knows. Python reads vertex groups one vertex at a
+        time, so this is checked only after another group was chosen, and while the job is paused."""
+        if self.session.state != PAUSED and not self._lock_changed:
+            return False
+        now = (
+            lock_mask(object, self.lock)
+            if self.lock in object.vertex_groups
+            else np.zeros(len(object.data.vertices), np.uint8)
+        )
+        sent = self._sent_lock_mask
+        if sent is None or len(sent) != len(now):
+            sent = np.zeros_like(now)
+        self._lock_changed = False
+        return not np.array_equal(now, sent)
+
+    def send_prompt(self, prompt: str) -> None:
+        """Continue the job toward another prompt; an empty one, or the same one, changes nothing."""
+        if not prompt.strip() or prompt == self.request.prompt:
+            return
+        self.request.prompt = prompt
+        self.session.edit(Edit(prompt=prompt))
+        if (object := self.object) is not None:
+            object["msd_prompt"] = prompt
+
+    def resume(self) -> None:
+        """Resume a paused job from the artist's last edit; an edit that was refused is given up."""
+        if self.session.edit_error and self.scene_object is not None:
+            self.scene_object.discard_edits()
+        else:
+            self.send_edits()
+        self.session.resume()
+
+    def timing(self) -> dict[str, Any]:
+        """Blender's version, the number of updates of the scene, and the main thread's milliseconds for one."""
+        times = sorted(self.session.update_milliseconds)
+        result: dict[str, Any] = {"version": bpy.app.version_string, "updates": len(times)}
+        if times:
+            result["main_thread_ms"] = {
+                "median": round(statistics.median(times), 3),
+                "p99": round(times[round(0.99 * (len(times) - 1))], 3),
+                "max": round(times[-1], 3),
+            }
+        return result
+
+    def _apply(self, snapshot: Snapshot) -> bool:
+        if self.undo_since_snapshot and self.object is None and self.request.mode == "generate":
+            self.scene_object = None  # undo removed the object: make it again
+        self.undo_since_snapshot = False
+        if self.scene_object is None:
+            self.scene_object = SceneObject(self.request, location=self.location)
+        elif self.send_edits(snapshot):
+            return False  # only snapshots that come after the edit are to be shown
+        return self.scene_object.apply(snapshot)
+
+
+running_jobs: list[LiveJob] = []  # of this Blender, oldest first; `jobs` adds, updates and removes them
+
+
+def find_live_job(key: str) -> LiveJob | None:
+    """The running job with this `client_key`, None when it has ended."""
+    return next((job for job in running_jobs if job.request.client_key == key), None)
+
+
+def find_live_job_on(object: bpy.types.Object | None) -> LiveJob | None:
+    """The running job on an object, or on another object with the same mesh."""
+    if object is None:
+        return None
+    return next((job for job in running_jobs if job.object is not None and job.object.data == object.data), None)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line's arguments for the options of a job, on both command lines the same."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Collection
+from typing import Any
+
+from .options import Option
+from .request import OPTIONS
+
+_METAVARS = {str: "TEXT", int: "N", float: "X"}
+
+
+def add_options(
+    command: argparse.ArgumentParser, mode: str, folder: Callable[[str], str] = str, without: Collection[str] = ()
+) -> None:
+    """Add the prompt and a flag for each option that applies to a mode.
+
+    The parsed namespace has the options that were given, by their names in `JobRequest`, and no others.
+
+    Args:
+        mode: of `MODES`; the command stands for it, so that it has no flag.
+        folder: makes a path of what was typed, for options that name a folder.
+        without: options that have no meaning on this command line.
+    """
+    for option in OPTIONS.values():
+        if not option.internal and mode in option.modes and option.name not in ("mode", *without):
+            name = option.name if option.required else "--" + option.name.replace("_", "-")
+            command.add_argument(name, default=argparse.SUPPRESS, help=_help(option), **_kind(option, folder))
+
+
+def _kind(option: Option, folder: Callable[[str], str]) -> dict[str, Any]:
+    """The arguments of `add_argument` that follow from an option's type."""
+    if option.type is bool:
+        return {"action": "store_true"}
+    if option.choices:
+        return {"choices": option.choices} | ({"nargs": "+"} if option.many else {})
+    if option.required:
+        return {"metavar": option.name.upper()}
+    if option.folder:
+        return {"type": folder, "metavar": "DIR"}
+    if option.many:
+        return {"type": option.type, "nargs": 2, "metavar": ("LOW", "HIGH")}
+    return {"type": option.type, "metavar": _METAVARS[option.type]}
+
+
+def _help(option: Option) -> str:
+    notes = []
+    if option.type in (int, float) and not (option.type is int and option.low == 0):
+        notes.append(f"{option.low:,} to {option.high:,}")
+    if option.default is None:
+        notes.append(f"default: {option.none}")
+    elif option.default and not option.required:
+        notes.append(f"default: {option.default}")
+    return option.text + (f" ({'; '.join(notes)})" if notes else "")

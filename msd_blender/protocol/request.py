@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The request for a job: the one table of a job's options.
+
+`JobRequest.validate`, both command lines, the API's schema and Blender's properties derive from it. A further option is
+a field here and a row in Blender's panel; a test looks for it at every door.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import ProtocolError
+from .frames import MAX_FACES, MAX_TEXTURE_SIZE
+from .options import MODES, Option, option, options_of
+
+MAX_PROMPT = 1000  # characters
+MAX_ITERATIONS = 100_000
+MAX_SEED = 2**53 - 1  # the largest integer that every reader of JSON keeps exact
+MAX_PRIORITY = 100
+
+GUIDANCES = ("msd", "sds", "sdi", "vsd")
+MAPS = ("roughness", "metallic", "normal")  # textures beside base colour
+AXES = ("", "x", "y", "z")
+BACKGROUNDS = ("random", "white", "gray", "black")
+RASTERIZERS = ("auto", "nvdiffrast", "cpu")
+DEVICES = ("auto", "cuda", "cpu")
+
+
+@dataclass
+class JobRequest:
+    """Everything that decides a job's result: a prompt, and options of which most may be left out."""
+
+    prompt: str = option(description="what to make, for example: a red mushroom", length=MAX_PROMPT)
+    negative_prompt: str = option("", description="what to keep away from", length=MAX_PROMPT)
+    seed: int = option(0, description="start of all random numbers: the same seed gives the same asset", high=MAX_SEED)
+    guidance: str = option(
+        "msd",
+        description="how the diffusion model guides the asset: by mean-shift distillation (msd), score distillation "
+        "sampling (sds), score distillation via inversion (sdi) or variational score distillation (vsd)",
+        choices=GUIDANCES,
+    )
+    iterations: int | None = option(
+        None,
+        description="optimization steps, shared out over the phases; fewer are faster and coarser",
+        low=1,
+        high=MAX_ITERATIONS,
+    )
+    guidance_scale: float | None = option(
+        None, description="weight of the prompt (classifier-free guidance)", high=1000
+    )
+    model: str = option(
+        "",
+        description="folder of a Stable Diffusion pipeline on the server's machine; empty for the bundled model",
+        folder=True,
+    )
+    rasterizer: str = option(
+        "auto",
+        description="how views are rendered; auto takes nvdiffrast where it is installed and CUDA is used",
+        choices=RASTERIZERS,
+    )
+    device: str = option(
+        "auto", description="where the server computes; auto takes CUDA where there is a card", choices=DEVICES
+    )
+    client_key: str = option(
+        "", description="the client's own name of the job: the same key gives the same job", internal=True
+    )
+    priority: int = option(
+        0, description="of the jobs that wait, the highest runs first", low=-MAX_PRIORITY, high=MAX_PRIORITY
+    )
+    mode: str = option(
+        "generate",
+        description="generate makes an object from nothing; texture paints the uploaded mesh and keeps its vertices "
+        "and UVs; refine also moves its vertices",
+        choices=MODES,
+    )
+    mesh: str = option("", description="id of the uploaded mesh, for texture and refine", internal=True)
+    diversity: float | None = option(
+        None,
+        description="bandwidth of the mean shift at the start, in standard deviations of the latents: smaller keeps "
+        "more of the prompt's meanings, larger settles on one",
+        low=1e-3,
+        high=1000,
+    )
+    sharpness: float | None = option(
+        None,
+        description="bandwidth of the mean shift at the end, in standard deviations of the latents: smaller is sharper",
+        low=1e-3,
+        high=1000,
+    )
+    target_faces: int | None = option(
+        None,
+        description="triangles of the result; of refine, only with remesh",
+        low=100,
+        high=MAX_FACES,
+        modes=("generate", "refine"),
+    )
+    texture_size: int | None = option(
+        None, description="edge of a new texture", unit="pixels", low=64, high=MAX_TEXTURE_SIZE
+    )
+    maps: list[str] = option([], description="textures to paint beside base colour", choices=MAPS)
+    flat: bool = option(False, description="shade with flat instead of smooth normals")
+    symmetry: str = option(
+        "",
+        description="axis along which the shape is mirrored, at the plane through the origin",
+        choices=AXES,
+        modes=("generate", "refine"),
+    )
+    max_displacement: float | None = option(
+        None, description="how far a vertex may move", unit="metres", none="no limit", high=1000, modes=("refine",)
+    )
+    remesh: bool = option(
+        False, description="let the topology change; a texture becomes vertex colours", modes=("refine",)
+    )
+    regularization: float | None = option(None, description="weight of smoothness, usually 1", high=1000)
+    elevation: list[float] | None = option(
+        None, description="lowest and highest camera above the horizon", unit="degrees", low=-90, high=90
+    )
+    field_of_view: float | None = option(
+        None, description="field of view of the cameras", unit="degrees", low=5, high=120
+    )
+    background: str = option(
+        "random", description="background behind the object while it is optimized", choices=BACKGROUNDS
+    )
+
+    def validate(self, uploaded: bool = True) -> JobRequest:
+        """Return self; raise `ProtocolError` with one sentence where an option has a value that it may not have.
+
+        uploaded: check also that a mesh is named where the mode needs one, and only there. False before a client has
+            uploaded the mesh, and where the mesh is at hand without an upload.
+        """
+        for name, each in OPTIONS.items():
+            each.check(getattr(self, name))
+        if uploaded and self.mode == "generate" and self.mesh:
+            raise ProtocolError("Mode generate starts from nothing: leave out the mesh.")
+        if uploaded and self.mode != "generate" and not self.mesh:
+            raise ProtocolError(f"Mode {self.mode} needs a mesh: upload it first.")
+        return self
+
+
+OPTIONS: dict[str, Option] = options_of(JobRequest)

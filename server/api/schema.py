@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""JSON schemas of the bodies that the protocol checks itself, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from msd_blender.protocol import MODES, OPTIONS, Edit, JobRequest, Option
+
+TEXT = r"^[^\x00]*$"
+# At least one visible character: Python, JavaScript and Rust differ in a few of those that they call white space.
+VISIBLE_TEXT = r"^[^\x00]*[^\s\x00\x1c-\x1f\x85\ufeff][^\x00]*$"
+MESH_ID = "^[0-9a-f]{64}$"
+
+_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+def request_schema() -> dict[str, Any]:
+    """The schema of `JobRequest`, with the range, default and description of each option."""
+    generate, *others = MODES
+    return {
+        "type": "object",
+        "title": JobRequest.__name__,
+        "description": JobRequest.__doc__,
+        "properties": {name: _property(option) for name, option in OPTIONS.items()},
+        "required": [name for name, option in OPTIONS.items() if option.required],
+        "oneOf": [
+            {"properties": {"mode": {"const": generate}, "mesh": {"const": ""}}},
+            {"properties": {"mode": {"enum": others}, "mesh": {"pattern": MESH_ID}}, "required": ["mode", "mesh"]},
+        ],
+    }
+
+
+def edit_schema() -> dict[str, Any]:
+    """The schema of `Edit`, whose prompts have the ranges of a request's."""
+    descriptions = {each.name: each.metadata["description"] for each in fields(Edit)}
+    prompts = {
+        name: {"description": descriptions[name], "default": None, "anyOf": [_value(OPTIONS[name]), {"type": "null"}]}
+        for name in ("prompt", "negative_prompt")
+    }
+    mesh = {"description": descriptions["mesh"], "default": "", "type": "string", "pattern": f"^$|{MESH_ID}"}
+    return {
+        "type": "object",
+        "title": Edit.__name__,
+        "description": Edit.__doc__,
+        "properties": {**prompts, "mesh": mesh},
+        "anyOf": [
+            *({"properties": {name: {"type": "string"}}, "required": [name]} for name in prompts),
+            {"properties": {"mesh": {"pattern": MESH_ID}}, "required": ["mesh"]},
+        ],
+    }
+
+
+def _property(option: Option) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": _description(option)}
+    if option.required:
+        return described | _value(option)
+    described["default"] = option.default
+    if option.default is None:
+        return described | {"anyOf": [_value(option), {"type": "null"}]}
+    return described | _value(option)
+
+
+def _value(option: Option) -> dict[str, Any]:
+    """The schema of an option's values other than null."""
+    value: dict[str, Any] = {"type": _TYPES[option.type]}
+    if option.choices:
+        value["enum"] = list(option.choices)
+    elif option.type is str:
+        value["pattern"] = VISIBLE_TEXT if option.required else TEXT
+        if option.required:
+            value["minLength"] = 1
+        if option.length is not None:
+            value["maxLength"] = option.length
+    elif option.type is not bool:
+        value |= {"minimum": option.low, "maximum": option.high}
+    if not option.many:
+        return value
+    return {"type": "array", "items": value} | ({} if option.choices else {"minItems": 2, "maxItems": 2})
+
+
+def _description(option: Option) -> str:
+    """The effect, the modes that have it, and the meaning of null."""
+    parts = [option.text]
+    if option.modes != MODES:
+        parts.append(f"{' and '.join(option.modes)} only")
+    if option.default is None:
+        parts.append(f"null: {option.none}")
+    return "; ".join(parts)

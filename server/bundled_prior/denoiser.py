@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The text encoder and the U-Net, trained together on the corpus's latents."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .config import TrainConfig
+from .corpus import draw_captions
+from .tokenizer import TOKENS
+from .workers import autocast, generator, rank_and_size
+
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+
+
+def build_denoiser(config: TrainConfig, tokenizer: Any) -> Any:
+    """A module dictionary of `text_encoder` and `unet`, with random weights."""
+    from diffusers import UNet2DConditionModel
+    from diffusers.models.attention_processor import AttnProcessor
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden,
+            intermediate_size=4 * config.hidden,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            projection_dim=config.hidden,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    depth = len(config.channels) - 1
+    unet: Any = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * depth,
+        up_block_types=("CrossAttnUpBlock2D",) * depth + ("UpBlock2D",),
+        cross_attention_dim=config.hidden,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+    unet.set_attn_processor(AttnProcessor())  # for 64 tokens plain products train faster than the fused op
+    return nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
+
+
+@torch.no_grad()
+def transfer_text_encoder(source: Any, source_tokenizer: Any, target: Any, target_tokenizer: Any) -> None:
+    """Copy a text encoder's weights to one of another vocabulary.
+
+    Tokens that both tokenizers spell the same keep their embedding; those that only the target has stay as they are.
+    """
+    known, table = source_tokenizer.get_vocab(), target.get_input_embeddings().weight.clone()
+    for token, i in target_tokenizer.get_vocab().items():
+        if token in known:
+            table[i] = source.get_input_embeddings().weight[known[token]]
+    own = target.state_dict()
+    target.load_state_dict(
+        {name: weight for name, weight in source.state_dict().items() if weight.shape == own[name].shape}, strict=False
+    )
+    target.get_input_embeddings().weight.copy_(table)
+
+
+def denoiser_loss(
+    model: Any,
+    tokenize: Callable[[str], list[int]],
+    latents: torch.Tensor,
+    labels: np.ndarray,
+    config: TrainConfig,
+    step: int,
+) -> torch.Tensor:
+    """Mean squared error of v (Salimans & Ho 2022) on one batch, without weights over the timesteps.
+
+    On the clean latent this is a weight of 1 + SNR, which keeps the noisy levels, unlike min-SNR (Hang et al. 2023):
+    there the text decides the shape, and distillation works there. They are also learned slowly, so timesteps,
+    stratified over the batch, are drawn with a probability proportional to t.
+    """
+    g = generator(config, step)
+    batch = config.batch // rank_and_size()[1]
+    pick = torch.randint(len(latents), (batch,), generator=g)
+    x0 = latents[pick]
+    noise = torch.randn(x0.shape, generator=g)
+    t = (((torch.arange(batch) + torch.rand(batch, generator=g)) / batch).sqrt() * 1000).long().clamp(max=999)
+    alpha_bar = _alphas_cumprod()[t].view(-1, 1, 1, 1)
+    signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    ids = torch.tensor([tokenize(c) for c in draw_captions(labels[pick.numpy()], config, step)])
+    noisy = (signal * x0 + sigma * noise).to(config.device, memory_format=torch.channels_last)
+    target = (signal * noise - sigma * x0).to(config.device)
+    with autocast(config):
+        text = model["text_encoder"](ids.to(config.device))[0]
+        v = model["unet"](noisy, t.to(config.device), text).sample
+    return (v.float() - target).square().mean()
+
+
+@functools.cache
+def _alphas_cumprod() -> torch.Tensor:
+    from diffusers import DDIMScheduler
+
+    scheduler: Any = DDIMScheduler(**SCHEDULE)
+    return scheduler.alphas_cumprod

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The trained parts as a diffusers folder, and the words that the model knows beside them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .captions import vocabulary
+from .config import TrainConfig
+from .denoiser import SCHEDULE
+from .shapes import NOUNS
+
+
+def write_words(folder: Path) -> None:
+    """Write words.json: the things that the model draws, and every word of its captions, sorted."""
+    words = {"things": list(NOUNS), "words": vocabulary()}
+    (folder / "words.json").write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
+
+
+def export_pipeline(vae: Any, denoiser: Any, tokenizer: Any, config: TrainConfig) -> None:
+    """Write the float16 pipeline with `write_words`, then replace the files of `output` one by one, each whole."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    fresh = config.work / "export"
+    shutil.rmtree(fresh, ignore_errors=True)
+    vae, text_encoder, unet = (
+        copy.deepcopy(part).cpu().half() for part in (vae, denoiser["text_encoder"], denoiser["unet"])
+    )
+    pipeline: Any = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(**SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(fresh, safe_serialization=True)
+    write_words(fresh)
+    for file in sorted(p for p in fresh.rglob("*") if p.is_file()):
+        target = config.output / file.relative_to(fresh)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target.with_suffix(".new"))
+        os.replace(target.with_suffix(".new"), target)

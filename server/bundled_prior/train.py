@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Train the bundled text-to-image prior: `python -m server.bundled_prior.train` (the same command resumes).
+
+Renders the corpus (`corpus`), fits a small `AutoencoderKL` (`vae`), encodes the corpus, fits text encoder and U-Net
+together (`denoiser`), and exports a diffusers `StableDiffusionPipeline` folder at intervals (`export`). Wall-clock
+minutes set the length, and a checkpoint knows those already spent. A GPU takes larger batches in less time:
+`--device cuda --batch 256 --minutes 8 --vae-minutes 1`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from dataclasses import replace
+
+import torch
+from torch import distributed as dist
+from torch import multiprocessing
+
+from ..paths import expanded
+from .config import TrainConfig
+from .corpus import load_corpus
+from .denoiser import build_denoiser, denoiser_loss, transfer_text_encoder
+from .export import export_pipeline
+from .fitting import fit
+from .pipeline import MODEL, contact_sheet, load_pipeline
+from .tokenizer import TOKENS, build_tokenizer
+from .vae import build_vae, encode, vae_loss, whiten
+from .workers import rank_and_size
+
+
+def train(config: TrainConfig, halt: int | None = None) -> None:
+    """Run or resume every stage; `halt` saves a checkpoint at that step of an unfinished stage and stops there.
+
+    Each worker is a process of one thread. Processes wait for each other once a step; threads would wait in every
+    layer, and stall when the machine is busy.
+    """
+    config.work.mkdir(parents=True, exist_ok=True)
+    pictures, _ = load_corpus(config)
+    print(f"corpus: {len(pictures)} pictures", flush=True)
+    if not (config.work / "tokenizer").exists():
+        build_tokenizer(config.work / "tokenizer")
+    if config.workers == 1:
+        _run_stages(config, halt)
+    else:
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # any free port
+        multiprocessing.spawn(_run_worker, (config, halt, store.port), nprocs=config.workers)
+
+
+def _run_worker(rank: int, config: TrainConfig, halt: int | None, port: int) -> None:
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=config.workers)
+    _run_stages(config, halt)
+    dist.destroy_process_group()
+
+
+def _run_stages(config: TrainConfig, halt: int | None) -> None:
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(config.work / "tokenizer", local_files_only=True)
+    pictures, labels = load_corpus(config)
+    torch.manual_seed(config.seed)
+    pretrained = load_pipeline(config.start) if config.start else None
+    vae = build_vae(config).to(config.device, memory_format=torch.channels_last)
+    if pretrained:
+        vae.load_state_dict(pretrained.vae.state_dict())
+        vae.register_to_config(scaling_factor=pretrained.vae.config.scaling_factor)
+    elif not fit(
+        "vae",
+        vae,
+        lambda step: vae_loss(vae, pictures, config, step),
+        config,
+        config.vae_minutes,
+        config.vae_steps,
+        config.vae_rate,
+        halt=halt,
+    ):
+        return
+    vae.requires_grad_(False)
+    latents = encode(vae, pictures, config)
+    if not pretrained:
+        latents = whiten(vae.cpu(), latents)
+
+    torch.manual_seed(config.seed)
+    denoiser = build_denoiser(config, tokenizer)
+    if pretrained:
+        denoiser["unet"].load_state_dict(pretrained.unet.state_dict())
+        transfer_text_encoder(pretrained.text_encoder, pretrained.tokenizer, denoiser["text_encoder"], tokenizer)
+    denoiser.to(config.device, memory_format=torch.channels_last)
+
+    @functools.cache
+    def tokenize(text: str) -> list[int]:
+        return tokenizer(text, padding="max_length", max_length=TOKENS, truncation=True).input_ids
+
+    def export() -> None:
+        export_pipeline(vae, denoiser, tokenizer, config)
+        if config.sheet:
+            contact_sheet(config.output, config.work / "sheet.png", config.sheet)
+
+    if (
+        fit(
+            "denoiser",
+            denoiser,
+            lambda step: denoiser_loss(denoiser, tokenize, latents, labels, config, step),
+            config,
+            config.minutes,
+            config.steps,
+            config.rate,
+            export,
+            halt,
+        )
+        and rank_and_size()[0] == 0
+    ):
+        export()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m server.bundled_prior.train",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--work", type=expanded, default=TrainConfig.work, help="corpus, checkpoints, curves, contact sheet"
+    )
+    parser.add_argument("--output", type=expanded, default=MODEL, help="diffusers folder to write")
+    parser.add_argument(
+        "--start",
+        type=expanded,
+        metavar="DIR",
+        help="an exported folder to train further, in a --work folder of its own: its VAE stays, U-Net and text "
+        "encoder go on, new words start from random weights",
+    )
+    parser.add_argument("--images", type=int, default=TrainConfig.images)
+    parser.add_argument("--vae-minutes", type=float, default=TrainConfig.vae_minutes)
+    parser.add_argument("--minutes", type=float, default=TrainConfig.minutes, help="wall clock of the U-Net's training")
+    parser.add_argument("--batch", type=int, default=TrainConfig.batch, help="of the U-Net")
+    parser.add_argument("--seed", type=int, default=TrainConfig.seed)
+    parser.add_argument("--workers", type=int, default=TrainConfig.workers, help="processes of one thread, on a CPU")
+    parser.add_argument("--device", default=TrainConfig.device, help="cpu or cuda")
+    config = TrainConfig(**vars(parser.parse_args()))
+    if config.device != "cpu":
+        config = replace(config, workers=1, bfloat16=True)
+    train(config)
+
+
+if __name__ == "__main__":
+    main()

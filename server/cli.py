@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The arguments of ``python -m server``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from msd_blender.protocol import DEFAULT_HOST, DEFAULT_PORT, add_options
+
+from .jobs import EXECUTORS
+from .paths import expanded, expanded_text
+
+WITHOUT = ("priority",)  # the job runs in this process at once: none waits for another
+
+
+def default_data() -> Path:
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "msd_blender"
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m server", description="The msd_blender server.")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    serve = commands.add_parser("serve", help="answer Blender's panel and other clients")
+    serve.add_argument(
+        "--host",
+        default=DEFAULT_HOST,
+        help="where to listen; beyond this machine, clients need the token in server.json",
+    )
+    serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes any free one")
+    serve.add_argument("--data", type=expanded, default=default_data(), metavar="DIR", help="jobs and their files")
+    serve.add_argument(
+        "--models",
+        type=expanded,
+        action="append",
+        metavar="DIR",
+        help="open models only below this folder; may be given again. Without it: any on this "
+        "machine's own address, none but the bundled one beyond it",
+    )
+    serve.add_argument("--executor", default="local", choices=EXECUTORS, help="where jobs run")
+    serve.add_argument("--parent", type=int, metavar="PID", help="end when this process has ended")
+
+    doctor = commands.add_parser("doctor", help="say what this machine has and what is missing")
+    doctor.add_argument("--host", default=DEFAULT_HOST)
+    doctor.add_argument("--port", type=int, default=DEFAULT_PORT)
+    doctor.add_argument("--data", type=expanded, default=default_data(), metavar="DIR")
+    doctor.add_argument(
+        "--models", type=expanded, action="append", metavar="DIR", help="a model to look at; may be given again"
+    )
+
+    for mode, effect in (
+        ("generate", "make an asset here and now, without Blender"),
+        ("texture", "paint a mesh, whose vertices and UVs stay as they are"),
+        ("refine", "paint a mesh and move its vertices"),
+    ):
+        command = commands.add_parser(mode, help=effect)
+        add = command.add_argument
+        add("--output", type=expanded, required=True, metavar="DIR", help="gets mesh.glb, texture.png, …")
+        add("--overwrite", action="store_true", help="replace files there that are no result of this command")
+        add("--format", nargs="+", default=[], metavar="SUFFIX", help="further files of the mesh: obj, ply, usda, …")
+        if mode != "generate":
+            add("--input", type=expanded, required=True, metavar="FILE", help="a .glb, .gltf, .obj, .ply or .usd file")
+        add_options(command, mode, expanded_text, WITHOUT)
+    return top

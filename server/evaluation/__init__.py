@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Measurements of the bundled prior, and of text-to-3D with it. No other part of the server needs them.
+
+- `classifier`: reads noun, colour, view and finish from pictures
+- `compare`: scores a mesh against a true shape
+- `samples`: the table of the prior's own samples
+- `text_to_3d`: the table of generated objects
+"""

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Messages between the server and its worker process, as bytes on a pipe and without pickle.
+
+Each is one JSON object, ``{"kind": …, "parts": n, …}``, and then n binary parts. A part travels by itself: a
+checkpoint has 100 MB, and joining it to its header would copy it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from multiprocessing.connection import Connection
+from typing import get_args
+
+from msd_blender.protocol import JobRequest, Log, Progress, Snapshot, encode_snapshot, from_dict, read_snapshot, to_dict
+
+from .messages import (
+    Checkpoint,
+    DeviceFailed,
+    DeviceStatus,
+    EditedMesh,
+    ExecutorMessage,
+    Failed,
+    Finished,
+    JobInput,
+    OutOfMemory,
+    Paused,
+    Ready,
+)
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """To the worker: see `Executor.cancel`."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """To the worker: see `Executor.pause`."""
+
+
+@dataclass(frozen=True)
+class Acknowledge:
+    """To the worker: its last checkpoint has been handled."""
+
+
+Command = JobInput | Cancel | Pause | Acknowledge
+# Messages whose fields are all JSON.
+Flat = Cancel | Pause | Acknowledge | DeviceStatus | Progress | Log | Paused | OutOfMemory | Failed | DeviceFailed
+_FLAT: dict[str, type[Flat]] = {kind.__name__: kind for kind in get_args(Flat)}
+
+
+def send(pipe: Connection, message: Command | ExecutorMessage) -> None:
+    """Write one message; returns when the pipe has taken all of it. Raises OSError where the other end is gone."""
+    header, parts = _encode(message)
+    pipe.send_bytes(json.dumps({"kind": type(message).__name__, "parts": len(parts), **header}).encode())
+    for part in parts:
+        pipe.send_bytes(part)
+
+
+def receive_command(pipe: Connection) -> Command:
+    """The next message of the server. Raises EOFError or OSError where it is gone."""
+    message = _receive(pipe)
+    assert isinstance(message, Command)
+    return message
+
+
+def receive_message(pipe: Connection) -> ExecutorMessage:
+    """The next message of the worker. Raises EOFError or OSError where it is gone."""
+    message = _receive(pipe)
+    assert isinstance(message, ExecutorMessage)
+    return message
+
+
+def _encode(message: Command | ExecutorMessage) -> tuple[dict[str, object], list[bytes]]:
+    """The JSON fields and the binary parts of a message."""
+    match message:
+        case JobInput():
+            checkpoint, edit = message.checkpoint, message.edit
+            frames = [message.mesh, checkpoint.data if checkpoint else None, edit.frame if edit else None]
+            header = {
+                "id": message.id,
+                "request": to_dict(message.request),
+                "halvings": message.halvings,
+                "mesh": message.mesh is not None,
+                "checkpoint": checkpoint.step if checkpoint else None,
+                "edit": edit.number if edit else None,
+            }
+            return header, [frame for frame in frames if frame is not None]
+        case Ready():
+            return {"status": asdict(message.status)}, []
+        case Snapshot():
+            return {}, [encode_snapshot(message)]
+        case Checkpoint():
+            return {"step": message.step}, [message.data]
+        case Finished():
+            return {"files": list(message.files)}, list(message.files.values())
+        case _:
+            return {"fields": asdict(message)}, []
+
+
+def _receive(pipe: Connection) -> Command | ExecutorMessage:
+    header = json.loads(pipe.recv_bytes())
+    parts = [pipe.recv_bytes() for _ in range(header["parts"])]
+    match header["kind"]:
+        case "JobInput":
+            rest = iter(parts)
+            return JobInput(
+                header["id"],
+                from_dict(JobRequest, header["request"]),
+                next(rest) if header["mesh"] else None,
+                None if header["checkpoint"] is None else Checkpoint(header["checkpoint"], next(rest)),
+                None if header["edit"] is None else EditedMesh(header["edit"], next(rest)),
+                header["halvings"],
+            )
+        case "Ready":
+            return Ready(DeviceStatus(**header["status"]))
+        case "Snapshot":
+            snapshot = read_snapshot(BytesIO(parts[0]).read)
+            assert snapshot is not None
+            return snapshot
+        case "Checkpoint":
+            return Checkpoint(header["step"], parts[0])
+        case "Finished":
+            return Finished(dict(zip(header["files"], parts)))
+        case kind:
+            return _FLAT[kind](**header["fields"])

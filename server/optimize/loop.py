@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The loop that makes an asset of a prompt: render -> encode -> guidance -> backward -> optimizer step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from msd_blender.protocol import WRITING, JobRequest, Log, Progress, Snapshot
+
+from .. import guidance
+from ..assets import ASSETS, Asset, AssetState, BuildContext, MeshAsset, RefineAsset
+from ..checkpoint import load_optimizer, optimizer_tensors
+from ..geometry.mesh import Mesh
+from ..guidance import Guidance, GuidanceStep
+from ..guidance.bandwidth import Linear
+from ..priors import Views, load_cached
+from ..rendering import cameras, rasterize
+from ..rendering.shading import Lights, backgrounds
+from .clock import Clock
+from .device import choose_device, deterministic
+from .output import preview, write_files
+from .record import write_record
+from .settings import Phase, Settings
+
+Report = Callable[[Progress | Log | Snapshot], None]
+# Seconds from one checkpoint to the next at least, and their share of the time at most; 0: after every iteration.
+CHECKPOINT_SECONDS = float(os.environ.get("MSD_CHECKPOINT_SECONDS", "5"))
+CHECKPOINT_COST = 0.01
+SNAPSHOT_COST = 0.05  # share of the time that snapshots may take, unless the last one is `snapshot_seconds` old
+PREVIEW_COST = 0.01
+
+
+class Paused(Exception):
+    """The run ended at a checkpoint because it was asked to pause."""
+
+
+class CheckpointStore(Protocol):
+    """Where a run keeps its checkpoints, such as `checkpoint.Checkpoints`."""
+
+    @property
+    def step(self) -> int:
+        """Of the newest checkpoint; -1 where there is none."""
+        ...
+
+    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
+        """Keep the checkpoint of a step. Raises OSError where it cannot be written; older ones then stay."""
+        ...
+
+    def newest(self) -> tuple[dict[str, Tensor], dict[str, object]] | None:
+        """The tensors and state of the newest checkpoint that can be read."""
+        ...
+
+
+@dataclass
+class Counters:
+    """The state of a run that is no tensor, as a checkpoint keeps it."""
+
+    phase: int  # number in the plan
+    asset: str  # key in `ASSETS`
+    edit: str  # the last edit that was taken up
+    iteration: int
+    denoiser_calls: int
+    version: int  # of the last snapshot
+    seconds: dict[str, float]
+    elapsed: float
+    details: bool = False  # see `AssetState.keep_details`
+
+    @classmethod
+    def of(cls, state: Mapping[str, object]) -> Counters:
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in state.items() if name in known})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run at one iteration."""
+
+    tensors: dict[str, Tensor]
+    counters: Counters
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin so, under the rest of their names."""
+        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+
+    @property
+    def asset(self) -> AssetState:
+        return AssetState(self.counters.asset, self.part("asset."), self.counters.details)
+
+
+class Optimization:
+    """One run of a job. With `checkpoints` it goes on from the newest and adds its own: on the CPU, to the same bytes.
+
+    Args:
+        report: called with the progress of every iteration, with log lines and with snapshots.
+        cancelled, paused: asked before every iteration.
+        mesh: the one that `request.mesh` names, for the modes texture and refine.
+        edit: id and mesh of the artist's last edit. Where the checkpoint does not know that id yet, the run goes on
+            from the edited mesh, for the iterations that are left.
+    """
+
+    def __init__(
+        self,
+        request: JobRequest,
+        report: Report,
+        cancelled: Callable[[], bool],
+        settings: Settings | None = None,
+        checkpoints: CheckpointStore | None = None,
+        paused: Callable[[], bool] = lambda: False,
+        mesh: Mesh | None = None,
+        edit: tuple[str, Mesh] | None = None,
+    ):
+        self.request = request.validate(uploaded=False)
+        self.settings = settings or Settings.of(request)
+        if (mesh is None) != (request.mode == "generate"):
+            raise ValueError(
+                "Mode generate starts from nothing, and texture and refine from a mesh: give the mesh with them only."
+            )
+        self.uploaded = mesh
+        self.report, self.cancelled, self.paused = report, cancelled, paused
+        self.checkpoints = checkpoints
+        self.device = choose_device(request.device)
+        self.clock = Clock.of(self.device)
+        with self.clock("load"):
+            self.prior = load_cached(request.model, self.device)
+            self.rasterizer = rasterize.create(request.rasterizer, self.device)
+        # Drawn on the CPU, so that a seed means the same on every device.
+        self.generator = torch.Generator().manual_seed(request.seed)
+        self.plan = self.settings.plan(request.mode)
+        self.iterations = sum(phase.iterations for phase in self.plan)
+        self.iteration = self.denoiser_calls = self.version = 0
+        self.checkpoint_failed = False
+        self.shown = self.saved = 0.0  # seconds when the last snapshot and checkpoint were taken
+        self.edit = ""  # id of the last one that was taken up
+        self.new_edit = edit
+
+    def run(self) -> Asset:
+        """Optimize through all phases; the asset as it is at the end, or when the job was cancelled.
+
+        Raises `Paused` where `paused` said so.
+        """
+        newest = self.checkpoints.newest() if self.checkpoints else None
+        checkpoint = Checkpoint(newest[0], Counters.of(newest[1])) if newest else None
+        if checkpoint:
+            self._restore(checkpoint)
+        start = checkpoint.counters.phase if checkpoint else 0
+        learned = checkpoint.part("guidance.") if checkpoint else {}
+        asset: Asset | None = None
+        optimizer_state: dict[str, Tensor] | None
+        for number, phase in enumerate(self.plan[start:], start):
+            guide = guidance.create(self.request.guidance, **phase.guidance(self.request.guidance))
+            guide.load_state_dict(learned)
+            optimizer_state = None
+            if number == start and self.new_edit and self.new_edit[0] != self.edit:
+                self.edit, edited = self.new_edit
+                asset = _edited(phase).from_edit(edited, self._context(phase))
+            elif number == start and checkpoint:
+                asset = ASSETS[checkpoint.asset.name].from_checkpoint(checkpoint.asset, self._context(phase))
+                optimizer_state = checkpoint.tensors
+            else:
+                asset = phase.asset.from_previous(asset, self._context(phase))
+            assert asset is not None
+            self._run_phase(number, asset, guide, optimizer_state)
+            learned = guide.state_dict()
+            if self.cancelled():
+                break
+        assert asset is not None
+        return asset
+
+    def _context(self, phase: Phase) -> BuildContext:
+        return BuildContext(
+            self.rasterizer,
+            self.device,
+            phase.levels,
+            self.settings.mesh_options(self.request),
+            self.uploaded,
+            self.request.target_faces,
+            self.request.remesh,
+            lambda sentence: self.report(Log(sentence, "warning")),
+            self._stage,
+        )
+
+    def _run_phase(self, number: int, asset: Asset, guide: Guidance, optimizer_state: dict[str, Tensor] | None) -> None:
+        """Optimize one asset through the plan's phase `number`."""
+        settings, phase = self.settings, self.plan[number]
+        first = sum(before.iterations for before in self.plan[:number])
+        groups = [dict(group) for group in asset.param_groups()]
+        optimizer = torch.optim.Adam(groups, lr=phase.learning_rate, betas=(0.9, 0.99))
+        if optimizer_state:
+            load_optimizer(optimizer, optimizer_state)
+        every = max(1, self.iterations // max(1, settings.snapshots))
+        for i in range(self.iteration - first, phase.iterations):
+            if self.cancelled():
+                return
+            if self.paused():
+                self._save_checkpoint(number, asset, optimizer, guide)
+                raise Paused
+            progress = i / phase.iterations
+            for group in optimizer.param_groups:
+                group["lr"] = (1 - 0.9 * progress) * phase.learning_rate * group["lr_scale"]
+            step = self._iterate(asset, guide, phase, progress, optimizer)
+            self.iteration += 1
+            self.denoiser_calls += step.nfe * settings.views
+            self._report_progress(asset.name, step.bandwidth)
+            elapsed = self.clock.elapsed
+            due = self.iteration % every == 0 and self.clock.seconds["snapshot"] <= SNAPSHOT_COST * elapsed
+            due |= elapsed - self.shown > settings.snapshot_seconds or self.iteration == self.iterations
+            if due and settings.snapshots:
+                self.shown = elapsed
+                with self.clock("snapshot"):
+                    self.snapshot(asset.mesh())
+            elapsed = self.clock.elapsed
+            cheap = self.clock.seconds["checkpoint"] <= CHECKPOINT_COST * elapsed or not CHECKPOINT_SECONDS
+            if self.checkpoints and cheap and elapsed - self.saved > CHECKPOINT_SECONDS:
+                try:
+                    self._save_checkpoint(number, asset, optimizer, guide)
+                except OSError as error:
+                    self._report_failed_checkpoint(error)
+
+    def _iterate(
+        self, asset: Asset, guide: Guidance, phase: Phase, progress: float, optimizer: torch.optim.Optimizer
+    ) -> GuidanceStep:
+        """One step of one asset. progress: of the phase, in [0, 1]."""
+        settings, request = self.settings, self.request
+        with self.clock("render forward"):
+            drawn = cameras.sample(
+                settings.views, self.generator, elevation=settings.elevation, field_of_view=settings.field_of_view
+            )
+            views = drawn.to(self.device)
+            lights = Lights.sample(views, self.generator)
+            if request.maps:
+                lights = lights.under_sky(self.generator)
+            behind = backgrounds(settings.views, self.generator, self.device, request.background)
+            size = round(phase.resolution * self.prior.resolution)
+            images, penalty = asset.render(views, lights, behind, size, progress, self.generator)
+            pictures = self._to_prior(images)
+        seen = pictures.detach().requires_grad_()
+        with self.clock("encode"):
+            latents = self.prior.encode(seen)
+        with self.clock("denoiser"):
+            scale = settings.guidance_scale * Linear(phase.guidance_boost, 1)(2 * progress)
+            against_overhead = torch.rand(settings.views, generator=self.generator) < phase.against_overhead
+            condition = self.prior.condition(
+                Views(drawn.azimuth.rad2deg(), drawn.elevation.rad2deg(), drawn.distance, drawn.fov.rad2deg()),
+                request.prompt,
+                request.negative_prompt,
+                scale,
+                against_overhead,
+            )
+            step = guide.step(self.prior, latents, condition, progress, self.generator)
+        with self.clock("encode"):
+            latents.backward(step.gradient)
+        with self.clock("render backward"):
+            assert seen.grad is not None
+            ((pictures * seen.grad).sum() + phase.penalty * penalty).backward()
+        with self.clock("optimizer"):
+            if not step.gradient.isfinite().all():
+                raise self.prior.not_finite()
+            optimizer.step()
+            optimizer.zero_grad()
+            asset.apply_constraints()
+        return step
+
+    def _save_checkpoint(self, number: int, asset: Asset, optimizer: torch.optim.Optimizer, guide: Guidance) -> None:
+        """Keep everything that the next iterations depend on. Raises OSError where it cannot be written."""
+        if self.checkpoints is None:
+            return
+        with self.clock("checkpoint"):
+            state = asset.checkpoint_state()
+            tensors = {f"asset.{name}": value for name, value in state.tensors.items()}
+            tensors |= optimizer_tensors(optimizer) | {"generator": self.generator.get_state()}
+            tensors |= {f"guidance.{name}": value for name, value in guide.state_dict().items()}
+            counters = Counters(
+                number,
+                state.name,
+                self.edit,
+                self.iteration,
+                self.denoiser_calls,
+                self.version,
+                dict(self.clock.seconds),
+                self.clock.elapsed,
+                state.keep_details,
+            )
+            self.checkpoints.save(self.iteration, tensors, asdict(counters))
+        self.saved = self.clock.elapsed
+
+    def _report_failed_checkpoint(self, error: OSError) -> None:
+        self.saved = self.clock.elapsed
+        if not self.checkpoint_failed:
+            self.checkpoint_failed = True
+            self.report(
+                Log(
+                    f"A checkpoint could not be written ({error.strerror}): the job goes on, "
+                    "but make room, or what it does from here is lost if the server stops.",
+                    "warning",
+                )
+            )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Take up the counters of a checkpoint."""
+        counters = checkpoint.counters
+        self.generator.set_state(checkpoint.tensors["generator"])
+        self.iteration, self.denoiser_calls, self.edit = counters.iteration, counters.denoiser_calls, counters.edit
+        # Readers may have seen later snapshots than this one's: versions only grow.
+        self.version = counters.version + self.iterations
+        self.clock.resume(counters.seconds, counters.elapsed)
+        self.shown = self.saved = self.clock.elapsed
+
+    def _to_prior(self, images: Tensor) -> Tensor:
+        """(B, H, W, 3) renders, bottom row first, as the prior wants them: (B, 3, h, w), top row first."""
+        pictures = images.movedim(-1, 1).flip(2)
+        if pictures.shape[-1] != self.prior.resolution:
+            pictures = F.interpolate(pictures, size=(self.prior.resolution,) * 2, mode="bilinear", align_corners=False)
+        return pictures
+
+    def _report_progress(self, phase: str, bandwidth: float | None) -> None:
+        elapsed = self.clock.elapsed
+        running = elapsed - self.clock.seconds["load"]
+        eta = running / self.iteration * (self.iterations - self.iteration)
+        self.report(Progress(phase, self.iteration, self.iterations, elapsed, eta, self.denoiser_calls, bandwidth))
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """Work outside of the iterations, under a name that the user sees."""
+        with self.clock(name):
+            self.report_stage(name)
+            yield
+
+    def report_stage(self, name: str) -> None:
+        """Tell the user which work outside of the iterations begins."""
+        self.report(Progress(name, self.iteration, self.iterations, self.clock.elapsed, None, self.denoiser_calls))
+
+    def snapshot(self, mesh: Mesh, last: bool = False) -> None:
+        """Report the asset as it is, with a preview where that is cheap or it is the last one."""
+        self.version += 1
+        arrays = mesh.arrays()
+        if last or self.clock.seconds["preview"] <= PREVIEW_COST * self.clock.elapsed:
+            with self.clock("preview"):
+                arrays["preview"] = preview(self.rasterizer, mesh, self.device, self.request.flat)
+        self.report(Snapshot(self.version, self.iteration, arrays))
+
+    def finish(self, asset: Asset, folder: Path) -> None:
+        """Write the files of `protocol.FILES` into `folder`; a cancelled job has a texture only from its phase on."""
+        whole = not self.cancelled()
+        self.report_stage(WRITING)
+        with self.clock("texture"):
+            mesh = asset.mesh()
+            if whole and self.settings.snapshots:
+                self.snapshot(mesh, last=True)
+        with self.clock("files"):
+            scaled = self.request.mode != "generate"
+            write_files(mesh, folder, self.rasterizer, self.device, self.request.flat, scaled)
+        write_record(self, mesh, whole, folder)
+
+
+def _edited(phase: Phase) -> type[MeshAsset]:
+    """The asset of a mesh that an artist edited: a texture's vertices stay, all others may move."""
+    return phase.asset if issubclass(phase.asset, MeshAsset) else RefineAsset
+
+
+def generate(
+    request: JobRequest,
+    folder: Path,
+    report: Report,
+    cancelled: Callable[[], bool],
+    settings: Settings | None = None,
+    checkpoints: CheckpointStore | None = None,
+    paused: Callable[[], bool] = lambda: False,
+    mesh: Mesh | None = None,
+    edit: tuple[str, Mesh] | None = None,
+) -> None:
+    """Make the asset of a request and leave `protocol.FILES` in `folder`, which exists.
+
+    The other arguments are those of `Optimization`. A cancelled job keeps the asset as it is. Raises `Paused`, and
+    ValueError with one sentence where the user can mend the request.
+    """
+    run = Optimization(request, report, cancelled, settings, checkpoints, paused, mesh, edit)
+    if checkpoints is None or checkpoints.step < 0:
+        against_overhead = any(phase.against_overhead for phase in run.plan)
+        for warning in run.prior.prompt_warnings(request.prompt, request.negative_prompt, against_overhead):
+            report(Log(warning, "warning"))
+    with deterministic(run.device):
+        run.finish(run.run(), folder)

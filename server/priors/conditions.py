@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Conditions of a denoiser, which a prior makes of a prompt and the views of its pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Condition(Protocol):
+    """One entry for each latent of a batch, or one for all. A guidance hands it to `Denoiser.denoise` as it is."""
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of the network by one `denoise`: 2 under classifier-free guidance."""
+        ...
+
+    def without_cfg(self) -> Condition:
+        """The same condition without classifier-free guidance."""
+        ...
+
+
+def nfe(condition: Condition | None) -> int:
+    """Evaluations of the network by one `denoise` with this condition."""
+    return 1 if condition is None else condition.nfe
+
+
+def without_cfg(condition: Condition | None) -> Condition | None:
+    """The same condition without classifier-free guidance."""
+    return None if condition is None else condition.without_cfg()
+
+
+@dataclass(frozen=True)
+class Views:
+    """How B pictures of an object are seen: each prior uses what its kind of condition needs.
+
+    A camera at azimuth 0 looks along +Y at the front, one at 90 stands at +X and sees the right side; elevation grows
+    upward.
+    """
+
+    azimuth: Tensor  # (B,) degrees
+    elevation: Tensor  # (B,) degrees
+    distance: Tensor | None = None  # (B,) metres
+    field_of_view: Tensor | None = None  # (B,) degrees
+    depth: Tensor | None = None  # (B, H, W) metres along the view, for ControlNets
+    normals: Tensor | None = None  # (B, H, W, 3) unit, in the camera's axes
+
+    def __len__(self) -> int:
+        return len(self.azimuth)
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """Encoded prompts. `negative` is None when classifier-free guidance is off (scale 1)."""
+
+    embeddings: Tensor  # (B or 1, tokens, width)
+    negative: Tensor | None = None  # as embeddings
+    guidance_scale: float = 1.0
+
+    @property
+    def nfe(self) -> int:
+        return 1 if self.negative is None else 2
+
+    def without_cfg(self) -> TextCondition:
+        return TextCondition(self.embeddings)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a model's folder to a prior: the class by the folder's pipeline, and the last one stays loaded."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import files
+from .base import PriorError, TextToImagePrior
+
+if TYPE_CHECKING:
+    import torch
+
+BUNDLED_MODEL = Path(__file__).parents[1] / "bundled_prior" / "model"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How a pipeline of diffusers becomes a prior.
+
+    check: raises `PriorError` for a folder that cannot be loaded, without torch; the doctor calls it, and a job before
+        it loads the model.
+    prior: "module:Class" of a `TextToImagePrior`, imported when a model is loaded and called as
+        Class(folder, device, dtype).
+    """
+
+    check: Callable[[Path], None]
+    prior: str
+
+
+PIPELINES: dict[str, Pipeline] = {  # `_class_name` of model_index.json -> its prior
+    files.PIPELINE: Pipeline(files.check_stable_diffusion, f"{__package__}.stable_diffusion:StableDiffusion")
+}
+
+
+def check(folder: Path) -> None:
+    """Raise PriorError, with one sentence that says what to do, unless `load` can load this folder."""
+    _pipeline(folder).check(folder)
+
+
+def _pipeline(folder: Path) -> Pipeline:
+    return PIPELINES.get(files.pipeline_class(folder), PIPELINES[files.PIPELINE])  # whose check says what is needed
+
+
+def load(
+    folder: str | Path | None = None, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> TextToImagePrior:
+    """Load a diffusers folder, offline.
+
+    Args:
+        folder: None or "" is the model that comes with the server.
+        device: default the GPU where there is one.
+        dtype: of the networks; default float16 on a GPU, float32 on the CPU.
+
+    Raises PriorError, with what to do, for a folder that does not hold a model of `PIPELINES`.
+    """
+    import torch  # takes seconds: only when needed
+
+    if not folder:
+        if not (BUNDLED_MODEL / "model_index.json").is_file():
+            raise PriorError(
+                f"The bundled model is not in {BUNDLED_MODEL}: "
+                "train it with python -m server.bundled_prior.train, or name a diffusers Stable Diffusion folder."
+            )
+        folder = BUNDLED_MODEL
+    folder = Path(folder).expanduser()
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else torch.float16
+    make: Callable[[Path, torch.device, torch.dtype], TextToImagePrior] = pkgutil.resolve_name(_pipeline(folder).prior)
+    return make(folder, device, dtype)
+
+
+_cache: dict[tuple[str, str], TextToImagePrior] = {}
+
+
+def load_cached(folder: str, device: torch.device) -> TextToImagePrior:
+    """As `load`; the last model stays in memory, so that the next job on it starts at once."""
+    key = folder, str(device)
+    if key not in _cache:
+        clear_cache()
+        _cache[key] = load(folder, device)
+    return _cache[key]
+
+
+def clear_cache() -> None:
+    """Give back the memory of the model that `load_cached` keeps."""
+    _cache.clear()

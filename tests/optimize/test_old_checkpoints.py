@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checkpoints that earlier versions wrote are gone on from: tests/data/old_files says which."""
+
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from msd_blender.protocol import JobRequest, Progress
+from server.checkpoint import Checkpoints
+from server.optimize import Settings, generate
+from server.optimize.settings import PLANS
+from tests.optimize.jobs import ball, half_locked
+
+OLD = Path(__file__).parents[1] / "data" / "old_files"
+STEPS = {"volume": 1, "surface": 3, "finish": 5, "vsd": 3, "texture": 1, "refine": 1, "edited-volume": 1}
+
+
+def small(request):
+    """The settings of those runs: two iterations a phase, on coarse grids."""
+    settings = replace(Settings.of(request), snapshots=1, colour_levels=(3, 5))
+    phases = {name: getattr(settings, name) for name in PLANS[request.mode]}
+    levels = (3, 5, 9)
+    return replace(
+        settings,
+        **{name: replace(phase, iterations=2, levels=levels if phase.levels else ()) for name, phase in phases.items()},
+    )
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_job_goes_on_from_it(name, folders, tmp_path):
+    with tarfile.open(OLD / "checkpoints.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    folder = tmp_path / "checkpoints" / name
+    request = JobRequest(**json.loads((folder / "request.json").read_text()) | {"model": str(folders["epsilon"])})
+    mesh = None if request.mode == "generate" else half_locked() if name == "texture" else ball()
+    edit = ("1", ball()) if name == "edited-volume" else None
+    progress = []
+
+    def report(message):
+        if isinstance(message, Progress) and message.iteration:
+            progress.append(message.iteration)
+
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.step == STEPS[name]
+    settings = small(request)
+    generate(request, tmp_path, report, lambda: False, settings, checkpoints, mesh=mesh, edit=edit)
+    assert progress[0] == STEPS[name] + 1 or progress[:2] == [STEPS[name], STEPS[name] + 1]  # a stage comes before
+    assert json.loads((tmp_path / "job.json").read_text())["iterations"] == settings.iterations(request.mode)
