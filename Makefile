@@ -5,7 +5,7 @@ export PROMPT SEED
 
 PY = .venv/bin/python
 
-.PHONY: help setup demo quick test long meshes lint bench mutants experiments extension blender-versions gpu-check
+.PHONY: help setup demo quick quick-tests test long meshes lint bench mutants experiments extension blender-versions gpu-check
 help:
 	@echo 'make setup      everything into .venv (the other targets do it themselves)'
 	@echo 'make demo       PROMPT="a pink bear" SEED=0 -> out/a-pink-bear.blend'
@@ -32,7 +32,10 @@ lint: setup
 	$(PY) -m ruff check . && $(PY) -m ruff format --check -q .
 	$(PY) -m mypy
 
-quick: lint
+quick: setup
+	@$(MAKE) --no-print-directory -j 2 lint quick-tests
+
+quick-tests: setup
 	$(PY) -m pytest -q -n $(WORKERS) -m "not process and not slow"
 
 # --dist loadfile: the tests of a file share its fixtures.

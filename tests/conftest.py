@@ -17,12 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import hypothesis
 import psutil
 import pytest
-import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from msd_blender.client import Client
-from server.priors import load
 
 WIDTH, TOKENS = 16, 77
 PROCESS_FIXTURES = {"start_server", "start_lasting_server", "server"}
@@ -58,6 +54,11 @@ def two_seconds(request: pytest.FixtureRequest) -> float:
 
 
 def _save_pipeline(folder: Path, prediction: str = "epsilon", **scheduler_settings: object) -> Path:
+    # Imported here, because they take ten seconds that most tests do not need.
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
     torch.manual_seed(0)
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
@@ -132,6 +133,8 @@ def folders(save_pipeline, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def prior(folders):
+    from server.priors import load
+
     return load(folders["v_prediction"], "cpu")
 
 

@@ -16,6 +16,8 @@ from server.geometry.files import load
 from server.optimize import Paused, generate
 from tests.geometry.gltf import BLUE, GREEN, RED, SQUARE, TWO, UVS, WHITE, File, encoded, image, pixels, quadrants, read
 
+pytestmark = pytest.mark.slow
+
 
 def run(folder, tiny, mesh, mode="texture", checkpoints=None, paused=lambda: False, **changes):
     """Run a job: (the last snapshot's arrays, the sentences of the log)."""
@@ -132,7 +134,6 @@ def test_painting_over_a_picture_on_another_uv_map_warns(tiny, tmp_path):
     assert "texCoord" not in made["normalTexture"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["texture", "refine"])
 def test_a_resumed_job_keeps_the_material_too(tiny, tmp_path, mode):
     file, *kept = leaves()
@@ -210,7 +211,6 @@ def test_vertex_colours_are_multiplied_into_the_picture(tiny, tmp_path):
     assert "COLOR_0" not in json.dumps(read(tmp_path / "out" / "mesh.glb")[0]) and not warnings
 
 
-@pytest.mark.slow
 def test_faces_in_other_tiles_of_a_picture_use_the_same_texels(tiny, tmp_path):
     """Moving UVs by whole tiles changes nothing; faces across an edge cause a warning."""
     results = []

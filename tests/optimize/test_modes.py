@@ -15,6 +15,8 @@ from server.geometry.mesh import Mesh
 from server.optimize import Paused, generate
 from tests.optimize.meshes import rainbow, sample, seam_and_interior, suzanne
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def monkey(tmp_path_factory):
@@ -69,7 +71,6 @@ def same(arrays, mesh, *names):
         assert arrays[name].dtype == getattr(mesh, name).dtype
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", "generic-hand", "meta-quest-touch-plus", "oculus-touch-v3"])
 def test_texture_keeps_vertices_and_uvs_and_shows_no_seam(tiny, tmp_path, monkey, capsys, name):
     mesh = sample(name) if name else monkey
@@ -139,7 +140,6 @@ def test_each_slot_keeps_its_size_and_frozen_texels(tiny, tmp_path, monkey):
         np.testing.assert_array_equal(written.textures[made], arrays[f"texture.{slot}"])
 
 
-@pytest.mark.slow
 def test_mirrored_halves_share_their_texels_without_a_seam(tiny, tmp_path, ball):
     """On a ball whose halves share UVs, the texels have the mean of both sides' colours."""
     x, y, z = ((ball.positions[ball.faces] - [40, 0, -3]) / 25).transpose(2, 0, 1)
@@ -159,7 +159,6 @@ def test_mirrored_halves_share_their_texels_without_a_seam(tiny, tmp_path, ball)
     assert any("locked faces" in log.message for log in messages if isinstance(log, Log)), messages
 
 
-@pytest.mark.slow
 def test_maps_are_painted_on_request(tiny, tmp_path, monkey):
     arrays, _ = run(tmp_path, tiny, monkey, maps=["roughness", "metallic", "normal"])
     for name in ("roughness.0", "metallic.0"):
@@ -232,7 +231,6 @@ def test_remeshing_turns_the_texture_into_vertex_colours_with_a_warning(tiny, tm
     assert ["texture becomes" in message.message for message in messages if isinstance(message, Log)] == [True]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["texture", "refine"])
 def test_a_resumed_run_ends_in_the_same_bytes(tiny, tmp_path, monkey, mode):
     mesh = replace(monkey, locked=(monkey.positions[:, 2] > 0.5).astype(np.uint8))
@@ -246,7 +244,6 @@ def test_a_resumed_run_ends_in_the_same_bytes(tiny, tmp_path, monkey, mode):
         assert again[name].tobytes() == array.tobytes(), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 6, 9])  # in the volume, surface and mesh phase
 def test_a_job_resumes_from_an_artists_edit(tiny, tmp_path, monkey, stop):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
