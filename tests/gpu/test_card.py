@@ -26,7 +26,7 @@ def rasterizer(request):
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_job_stops_at_a_checkpoint_goes_on_and_writes_every_file(rasterizer, tiny, tmp_path, job):
+def test_a_job_pauses_resumes_and_writes_every_file(rasterizer, tiny, tmp_path, job):
     request, mesh = request_of(job, tiny["model"], rasterizer=rasterizer, device="cuda")
     stop_and_go_on(request, mesh, tmp_path)
     record = json.loads((tmp_path / "job.json").read_text())
