@@ -29,7 +29,7 @@ def reach(client, job, iteration):
 
 def pause(client, job):
     client.pause(job.id)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while client.job(job.id).state != PAUSED:
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -40,7 +40,7 @@ def follow(client, job):
     return list(client.events(job.id))
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -24,7 +24,7 @@ from msd_blender.protocol import FINISHED, MAPS, JobRequest
 
 pytestmark = pytest.mark.long
 
-SECONDS = 120  # in which a job of a few iterations ends, on a busy machine too
+SECONDS = 300  # in which a job of a few iterations ends, on a busy machine too
 SIZE = 16
 
 

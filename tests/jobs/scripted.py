@@ -180,7 +180,7 @@ class Bench:
         return [job for executor in self.executors for job in executor.jobs]
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

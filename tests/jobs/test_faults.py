@@ -42,7 +42,7 @@ def checkpoints(disk):
     return sorted(disk.glob("data/jobs/*.part/checkpoints/*.safetensors"))
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -24,7 +24,7 @@ def files_of(server, job):
     return [(server.data / "jobs" / job / name).read_bytes() for name in RESULTS]
 
 
-def finished(client, job, limit=120):
+def finished(client, job, limit=300):
     """Whether the job ends as it should while nobody disturbs it."""
     deadline = time.monotonic() + limit
     while not client.job(job).ended and time.monotonic() < deadline:
