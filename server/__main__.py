@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from msd_blender import __version__
@@ -86,7 +87,7 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
     app = create_app(queue, host, "" if is_loopback(host) else token, __version__, models)
     server = Server(uvicorn.Config(app, http=HeaderTimeoutProtocol, log_level="warning", timeout_graceful_shutdown=1))
 
-    def stop(*_: Any) -> None:
+    def stop(*_: object) -> None:
         server.should_exit = True
 
     # uvicorn raises the signal that ended it once more: these handlers let what follows run.
@@ -164,7 +165,7 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
     stopped = threading.Event()
     live = sys.stderr.isatty()
 
-    def stop(number: int, _: Any) -> None:
+    def stop(number: int, _: FrameType | None) -> None:
         stopped.set()
         signal.signal(number, signal.default_int_handler)  # the second time, at once
 
@@ -182,7 +183,7 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
                     flush=True,
                 )
 
-    def leave(*_: Any) -> None:  # nothing to save yet; an exception could be lost inside an import
+    def leave(*_: object) -> None:  # nothing to save yet; an exception could be lost inside an import
         os.write(2, b"Interrupted.\n")
         os._exit(INTERRUPTED)
 
@@ -226,10 +227,10 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
     return INTERRUPTED if stopped.is_set() else OK
 
 
-def doctor(**given: Any) -> int:
+def doctor(host: str, port: int, data: Path, models: list[Path] | None) -> int:
     from .doctor import main
 
-    return main(**given)
+    return main(host, port, data, models)
 
 
 def main(arguments: list[str]) -> int:

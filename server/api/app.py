@@ -7,7 +7,7 @@ import asyncio
 import os
 import sqlite3
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Body, FastAPI, Header, HTTPException, Request, Response
 from fastapi import Path as PathParameter
@@ -53,7 +53,8 @@ class Refusal(BaseModel):
     detail: str
 
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
+Answers = dict[int | str, dict[str, type[Refusal] | str]]  # by status, as FastAPI documents them
+REFUSALS: Answers = {
     status: {"model": Refusal, "description": reason}
     for status, reason in {
         401: "the token is missing or wrong",
@@ -65,12 +66,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         507: "the disk is full",
     }.items()
 }
-NO_JOB: dict[int | str, dict[str, Any]] = {404: {"model": Refusal, "description": "there is no such job or mesh"}}
-CONFLICT: dict[int | str, dict[str, Any]] = {
-    **NO_JOB,
-    409: {"model": Refusal, "description": "the job's state does not allow it"},
-}
-BUSY: dict[int | str, dict[str, Any]] = {429: {"model": Refusal, "description": "too much at once"}}
+NO_JOB: Answers = {404: {"model": Refusal, "description": "there is no such job or mesh"}}
+CONFLICT: Answers = {**NO_JOB, 409: {"model": Refusal, "description": "the job's state does not allow it"}}
+BUSY: Answers = {429: {"model": Refusal, "description": "too much at once"}}
 JobId = Annotated[str, PathParameter(max_length=64)]
 
 
@@ -188,7 +186,7 @@ def create_app(
             "requestBody": {"required": True, "content": {"application/json": {"schema": request_schema()}}}
         },
     )
-    def submit(request: Request, body: Annotated[dict[str, Any], Body()]) -> Job:
+    def submit(request: Request, body: Annotated[dict[str, object], Body()]) -> Job:
         """Queue a job; a known `client_key` gives the job that it made before."""
         job_request = from_dict(JobRequest, body).validate()
         if not allowed_model(job_request.model, models):
@@ -237,7 +235,7 @@ def create_app(
         responses=CONFLICT,
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": edit_schema()}}}},
     )
-    def edit(id: JobId, body: Annotated[dict[str, Any], Body()]) -> Job:
+    def edit(id: JobId, body: Annotated[dict[str, object], Body()]) -> Job:
         """Let a job go on from an artist's edit: of its prompts, or of the asset itself."""
         return queue.edit(job_of(id).id, from_dict(Edit, body).validate())
 

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
 
 from msd_blender.protocol import MODES, OPTIONS, Edit, JobRequest, Option
+
+Schema = dict[str, object]
 
 TEXT = r"^[^\x00]*$"
 # At least one visible character: Python, JavaScript and Rust differ in a few of those that they call white space.
@@ -16,7 +17,7 @@ MESH_ID = "^[0-9a-f]{64}$"
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
-def request_schema() -> dict[str, Any]:
+def request_schema() -> Schema:
     """The schema of `JobRequest`, with the range, default and description of each option."""
     generate, *others = MODES
     return {
@@ -32,7 +33,7 @@ def request_schema() -> dict[str, Any]:
     }
 
 
-def edit_schema() -> dict[str, Any]:
+def edit_schema() -> Schema:
     """The schema of `Edit`, whose prompts have the ranges of a request's."""
     descriptions = {each.name: each.metadata["description"] for each in fields(Edit)}
     prompts = {
@@ -52,8 +53,8 @@ def edit_schema() -> dict[str, Any]:
     }
 
 
-def _property(option: Option) -> dict[str, Any]:
-    described: dict[str, Any] = {"description": _description(option)}
+def _property(option: Option) -> Schema:
+    described: Schema = {"description": _description(option)}
     if option.required:
         return described | _value(option)
     described["default"] = option.default
@@ -62,9 +63,9 @@ def _property(option: Option) -> dict[str, Any]:
     return described | _value(option)
 
 
-def _value(option: Option) -> dict[str, Any]:
+def _value(option: Option) -> Schema:
     """The schema of an option's values other than null."""
-    value: dict[str, Any] = {"type": _TYPES[option.type]}
+    value: Schema = {"type": _TYPES[option.type]}
     if option.choices:
         value["enum"] = list(option.choices)
     elif option.type is str:

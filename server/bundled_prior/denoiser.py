@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from .config import TrainConfig
 from .corpus import draw_captions
 from .tokenizer import TOKENS
 from .workers import autocast, generator, rank_and_size
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 SCHEDULE = {
     "num_train_timesteps": 1000,
@@ -29,9 +32,9 @@ SCHEDULE = {
 }
 
 
-def build_denoiser(config: TrainConfig, tokenizer: Any) -> Any:
+def build_denoiser(config: TrainConfig, tokenizer: CLIPTokenizer) -> Any:
     """A module dictionary of `text_encoder` and `unet`, with random weights."""
-    from diffusers import UNet2DConditionModel
+    from diffusers.models import UNet2DConditionModel
     from diffusers.models.attention_processor import AttnProcessor
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -50,7 +53,7 @@ def build_denoiser(config: TrainConfig, tokenizer: Any) -> Any:
         )
     )
     depth = len(config.channels) - 1
-    unet: Any = UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=16,
         block_out_channels=config.channels,
         layers_per_block=config.layers,
@@ -65,24 +68,34 @@ def build_denoiser(config: TrainConfig, tokenizer: Any) -> Any:
 
 
 @torch.no_grad()
-def transfer_text_encoder(source: Any, source_tokenizer: Any, target: Any, target_tokenizer: Any) -> None:
+def transfer_text_encoder(
+    source: CLIPTextModel, source_tokenizer: CLIPTokenizer, target: CLIPTextModel, target_tokenizer: CLIPTokenizer
+) -> None:
     """Copy a text encoder's weights to one of another vocabulary.
 
     Tokens that both tokenizers spell the same keep their embedding; those that only the target has stay as they are.
     """
-    known, table = source_tokenizer.get_vocab(), target.get_input_embeddings().weight.clone()
+    known, old, new = source_tokenizer.get_vocab(), _embeddings(source), _embeddings(target)
+    table = new.clone()
     for token, i in target_tokenizer.get_vocab().items():
         if token in known:
-            table[i] = source.get_input_embeddings().weight[known[token]]
+            table[i] = old[known[token]]
     own = target.state_dict()
     target.load_state_dict(
         {name: weight for name, weight in source.state_dict().items() if weight.shape == own[name].shape}, strict=False
     )
-    target.get_input_embeddings().weight.copy_(table)
+    new.copy_(table)
+
+
+def _embeddings(encoder: CLIPTextModel) -> torch.Tensor:
+    """The embeddings (V, width) of the vocabulary."""
+    weight = encoder.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight
 
 
 def denoiser_loss(
-    model: Any,
+    model: nn.ModuleDict,
     tokenize: Callable[[str], list[int]],
     latents: torch.Tensor,
     labels: np.ndarray,

@@ -8,12 +8,17 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .captions import vocabulary
 from .config import TrainConfig
 from .denoiser import SCHEDULE
 from .shapes import NOUNS
+
+if TYPE_CHECKING:
+    from diffusers.models import AutoencoderKL
+    from torch import nn
+    from transformers import CLIPTokenizer
 
 
 def write_words(folder: Path) -> None:
@@ -22,17 +27,17 @@ def write_words(folder: Path) -> None:
     (folder / "words.json").write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
 
 
-def export_pipeline(vae: Any, denoiser: Any, tokenizer: Any, config: TrainConfig) -> None:
+def export_pipeline(vae: AutoencoderKL, denoiser: nn.ModuleDict, tokenizer: CLIPTokenizer, config: TrainConfig) -> None:
     """Write the float16 pipeline with `write_words`, then replace the files of `output` one by one, each whole."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     fresh = config.work / "export"
     shutil.rmtree(fresh, ignore_errors=True)
-    vae, text_encoder, unet = (
+    autoencoder, text_encoder, unet = (
         copy.deepcopy(part).cpu().half() for part in (vae, denoiser["text_encoder"], denoiser["unet"])
     )
     pipeline: Any = StableDiffusionPipeline(
-        vae=vae,
+        vae=autoencoder,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,

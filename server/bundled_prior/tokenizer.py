@@ -6,9 +6,12 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .captions import vocabulary
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 TOKENS = 16  # per caption
 
@@ -28,7 +31,7 @@ def _merges(words: list[str]) -> list[tuple[str, str]]:
     return merges
 
 
-def build_tokenizer(folder: Path) -> Any:
+def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """Save and return a CLIPTokenizer in which each word of the captions is one token."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
@@ -36,6 +39,6 @@ def build_tokenizer(folder: Path) -> Any:
     letters, merges = sorted(ByteLevel.alphabet()), _merges(vocabulary())
     tokens = [*letters, *(c + "</w>" for c in letters), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    tokenizer: Any = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)  # type: ignore[arg-type]
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)  # type: ignore[arg-type]
     tokenizer.save_pretrained(folder)
     return tokenizer

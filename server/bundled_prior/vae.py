@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import distributed as dist
 from . import objects
 from .config import TrainConfig
 from .workers import autocast, generator, rank_and_size
+
+if TYPE_CHECKING:
+    from diffusers.models import AutoencoderKL
 
 
 def build_vae(config: TrainConfig) -> Any:
@@ -35,7 +38,7 @@ def build_vae(config: TrainConfig) -> Any:
     )
 
 
-def vae_loss(vae: Any, pictures: np.ndarray, config: TrainConfig, step: int) -> torch.Tensor:
+def vae_loss(vae: AutoencoderKL, pictures: np.ndarray, config: TrainConfig, step: int) -> torch.Tensor:
     """L1 + squared error + a small KL term on one batch.
 
     The error's deviation from grey counts again, fourfold, because hue is learned last and matters most. Every other
@@ -57,7 +60,7 @@ def vae_loss(vae: Any, pictures: np.ndarray, config: TrainConfig, step: int) -> 
 
 
 @torch.no_grad()
-def encode(vae: Any, pictures: np.ndarray, config: TrainConfig) -> torch.Tensor:
+def encode(vae: AutoencoderKL, pictures: np.ndarray, config: TrainConfig) -> torch.Tensor:
     """Mean latents (N, 4, 16, 16) of all pictures, unscaled, float32, cached in the work folder."""
     path = config.work / "latents.safetensors"
     if path.exists():
@@ -78,7 +81,7 @@ def encode(vae: Any, pictures: np.ndarray, config: TrainConfig) -> torch.Tensor:
 
 
 @torch.no_grad()
-def whiten(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+def whiten(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
     """Whiten latents (N, 4, H, W) to zero mean and unit variance, and fold the map into the VAE's 1x1 convolutions.
 
     Brightness varies far more than hue, which the noise would hide otherwise. A tenth of the mean variance is added
@@ -90,6 +93,7 @@ def whiten(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     gains = (values + 0.1 * values.mean()).rsqrt()
     forward = vectors @ torch.diag(gains / (gains.square() * values).mean().sqrt()) @ vectors.T
     inward, outward, n = vae.quant_conv, vae.post_quant_conv, len(mean)
+    assert inward and outward and inward.bias is not None and outward.bias is not None
     w, b = inward.weight[:, :, 0, 0].double(), inward.bias.double()
     inward.weight[:n, :, 0, 0], inward.bias[:n] = forward @ w[:n], forward @ (b[:n] - mean)
     inward.bias[n:] += 2 * forward.diag().log()  # the posterior's log-variances, to first order

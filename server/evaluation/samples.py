@@ -12,7 +12,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -27,14 +27,29 @@ from .classifier import NOUNS_WITH_FRONT, load_classifier
 VIEW_WORDS = ("front", "side", "back", "overhead")
 
 
-def classify(labels: Sequence[dict[str, str]], pictures: np.ndarray) -> list[dict[str, Any]]:
+class Labels(TypedDict):
+    """The words of a picture's prompt."""
+
+    noun: str
+    colour: str
+    view: str
+    finish: NotRequired[str]
+
+
+class Row(Labels):
+    """A picture's labels; `right` says by their names whether the classifier predicts them."""
+
+    right: dict[str, bool]
+
+
+def classify(labels: Sequence[Labels], pictures: np.ndarray) -> list[Row]:
     """The labels of each picture (N, H, W, 3), with an entry `right`: whether the classifier predicts each of them.
 
     A view word is right where captions of the predicted view may use it: "side" for either side and for the
     directions beside them. It is checked for `NOUNS_WITH_FRONT` and for pictures from overhead only.
     """
     predictions = load_classifier().predict(torch.from_numpy(pictures).movedim(-1, 1).float())
-    rows = []
+    rows: list[Row] = []
     for label, predicted in zip(labels, predictions, strict=True):
         right = {name: predicted[name] == word for name, word in label.items() if name != "view"}
         if label["noun"] in NOUNS_WITH_FRONT or label["view"] == "overhead":
@@ -43,7 +58,7 @@ def classify(labels: Sequence[dict[str, str]], pictures: np.ndarray) -> list[dic
     return rows
 
 
-def share(rows: Sequence[dict[str, Any]], name: str) -> str:
+def share(rows: Sequence[Row], name: str) -> str:
     """The share of rows in which the label of this name is right, of those that have it."""
     known = [row["right"][name] for row in rows if name in row["right"]]
     return f"{np.mean(known):.1%}" if known else "–"
@@ -76,13 +91,15 @@ def run(
 ) -> str:
     """Draw and classify the samples of a diffusers folder; returns table.md, which `output` gets with the others."""
     pipe, finishes = load_pipeline(model), shapes.FINISHES[1:]
-    rows: list[dict[str, Any]] = []
-    finished: list[dict[str, Any]] = []
+    rows: list[Row] = []
+    finished: list[Row] = []
     shown: list[np.ndarray] = []
     covered: list[np.ndarray] = []
     for k, noun in enumerate(nouns):
-        labels = [{"noun": noun, "colour": colour, "view": view} for colour in colours for view in VIEW_WORDS]
-        patterned = [
+        labels: list[Labels] = [
+            {"noun": noun, "colour": colour, "view": view} for colour in colours for view in VIEW_WORDS
+        ]
+        patterned: list[Labels] = [
             {"noun": noun, "colour": colours[(k + i) % len(colours)], "view": view, "finish": finish}
             for i, finish in enumerate(finishes)
             for view in ("front", "back")

@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -48,6 +48,41 @@ ITERATION = (
     "render backward",
     "optimizer",
 )  # the parts of job.json's seconds that recur
+
+
+Measure = Literal[
+    "noun",
+    "colour",
+    "front",
+    "front, truth",
+    "f_score",
+    "iou",
+    "chamfer",
+    "colour_error",
+    "clipped",
+    "iterations",
+    "seconds",
+    "threads",
+]
+Row = TypedDict(
+    "Row",
+    {
+        "prompt": str,
+        "noun": float,
+        "colour": float,
+        "front": float,
+        "front, truth": float,
+        "f_score": float,
+        "iou": float,
+        "chamfer": float,
+        "colour_error": float,
+        "clipped": float,
+        "seed": int,
+        "iterations": int,
+        "seconds": float,
+        "threads": int,
+    },
+)
 
 
 def parse_prompt(line: str) -> tuple[str, str]:
@@ -98,7 +133,7 @@ def object_colours(views: Tensor) -> tuple[Tensor, float]:
     return pixels.median(dim=0).values, clipped.float().mean().item()
 
 
-def measure_job(folder: Path, colour: str, noun: str) -> dict[str, Any]:
+def measure_job(folder: Path, colour: str, noun: str) -> Row:
     """The table's row of a finished job's folder.
 
     noun, colour, front: shares of the eight views with this prediction; "front, truth": that of the true object.
@@ -155,13 +190,13 @@ def init_worker(threads: int) -> None:
     warm_up()
 
 
-def summary_line(name: str, rows: Sequence[dict[str, Any]]) -> str:
+def summary_line(name: str, rows: Sequence[Row]) -> str:
     """The line of a guidance in the summary table."""
 
-    def mean(key: str) -> float:
+    def mean(key: Measure) -> float:
         return statistics.mean(row[key] for row in rows)
 
-    def median(key: str) -> float:
+    def median(key: Measure) -> float:
         return statistics.median(row[key] for row in rows)
 
     return (
@@ -172,7 +207,7 @@ def summary_line(name: str, rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def has_failed(row: dict[str, Any]) -> bool:
+def has_failed(row: Row) -> bool:
     """Whether more than a quarter of the views show another noun or colour, or the shape is far from the true one."""
     return row["noun"] < 0.75 or row["colour"] < 0.75 or row["f_score"] < 0.5
 
@@ -201,7 +236,7 @@ class ResultTable:
     def __init__(self, folder: Path):
         self.folder = folder
         path = folder / "text-to-3d.json"
-        self.rows: dict[str, list[dict[str, Any]]] = json.loads(path.read_text()) if path.exists() else {}
+        self.rows: dict[str, list[Row]] = json.loads(path.read_text()) if path.exists() else {}
         self.views: dict[str, list[np.ndarray]] = {}
         for name, rows in self.rows.items():
             page = np.array(Image.open(folder / f"{name}.png").convert("RGB"))[: EDGE * len(rows), LABEL:]
@@ -215,7 +250,7 @@ class ResultTable:
         """The number of iterations of a guidance's rows; None without rows."""
         return self.rows[name][0]["iterations"] if name in self.rows else None
 
-    def add(self, name: str, job: Path, labels: tuple[str, str]) -> dict[str, Any]:
+    def add(self, name: str, job: Path, labels: tuple[str, str]) -> Row:
         """Measure a finished job and write the table with its row."""
         row = measure_job(job, *labels)
         self.rows.setdefault(name, []).append(row)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import time
 from importlib import import_module
-from typing import Any
 
 from ..paths import expanded, expanded_text
 from ..priors.base import PriorError
@@ -51,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="a CLIP model on this disk, for a second Fréchet distance in text-to-2d",
     )
     options = parser.parse_args(arguments)
-    settings: dict[str, Any] = {"quick": options.quick}
+    settings: dict[str, bool | str] = {"quick": options.quick}
     if options.name in ("diversity", "text-to-2d"):
         settings["model"] = options.model
     elif options.model:

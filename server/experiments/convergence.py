@@ -3,21 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..guidance import Geometric, create
+from ..priors.base import Denoiser
+from ..priors.conditions import Condition
 from . import report
 from .densities import DENSITIES, Labels, Mixture, scattered
 from .learned import learn
 from .metrics import measure
 
 LEVELS = {"sigma_min": 0.02, "sigma_max": 5.0}
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+Method = tuple[str, Mapping[str, object]]  # a guidance's name and settings
+METHODS: dict[str, Method] = {
     "MSD": ("msd", {"bandwidth": Geometric(5.0, 0.02)}),
     "MSD, λ from 1": ("msd", {"bandwidth": Geometric(1.0, 0.02)}),
     "MSD, paper's estimator": ("msd", {"bandwidth": Geometric(5.0, 0.02), "estimator": "paper"}),
@@ -38,13 +40,13 @@ def grid(edge: int, reach: float = 2.5) -> Tensor:
 
 
 def descend(
-    prior: Any,
-    method: tuple[str, dict[str, Any]],
+    prior: Denoiser,
+    method: Method,
     start: Tensor,
     rate: float,
     calls: int = 0,
     iterations: int = 0,
-    condition: Any = None,
+    condition: Condition | None = None,
     seed: int = 0,
 ) -> tuple[Tensor, int]:
     """Descend x <- x - rate * gradient from start (N, D); returns the end points and the denoiser calls per point.
@@ -62,27 +64,23 @@ def descend(
 
 
 def best_rows(
-    prior: Any, density: Mixture, start: Tensor, methods: dict[str, tuple[str, dict[str, Any]]], **budget: int
-) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """Yield each method's row and end points at its best rate, by NLL."""
+    prior: Denoiser, density: Mixture, start: Tensor, methods: Mapping[str, Method], calls: int = 0, iterations: int = 0
+) -> Iterator[tuple[str, report.Row, Tensor]]:
+    """For each method its name, and the row and the end points of its best rate."""
     for name, method in methods.items():
-        best: tuple[dict[str, Any], Tensor] | None = None
+        best: tuple[float, report.Row, Tensor] | None = None
         for rate in RATES:
-            x, calls = descend(prior, method, start, rate, **budget)
-            row = {
-                "method": name,
-                "rate": rate,
-                "calls": calls,
-                **measure(x, density, torch.Generator().manual_seed(1)),
-            }
-            if best is None or not best[0]["nll"] <= row["nll"]:
-                best = row, x
+            x, spent = descend(prior, method, start, rate, calls, iterations)
+            found = measure(x, density, torch.Generator().manual_seed(1))
+            if best is None or not best[0] <= found["nll"]:
+                best = found["nll"], {"method": name, "rate": rate, "calls": spent, **found}, x
         assert best
-        yield best
+        _, row, x = best
+        yield name, row, x
 
 
-def data_row(density: Mixture, count: int) -> dict[str, Any]:
-    """The table row of the density's own samples."""
+def data_row(density: Mixture, count: int) -> report.Row:
+    """The row of samples of the density."""
     x, _ = density.sample(count, torch.Generator().manual_seed(7))
     return {
         "method": "the data itself",
@@ -92,51 +90,52 @@ def data_row(density: Mixture, count: int) -> dict[str, Any]:
     }
 
 
-def purity(prior: Any, density: Mixture, start: Tensor, scale: float, calls: int) -> Iterator[dict[str, Any]]:
-    """Yield each method's share of points whose most likely class at the end is that of their condition.
+def purity(prior: Denoiser, density: Mixture, start: Tensor, scale: float, calls: int) -> Iterator[report.Row]:
+    """For each method the share of points that end where the class of their condition is the most likely one.
 
     Half of the points have each class.
     """
     targets = torch.arange(len(start)) % 2
     for name, method in METHODS.items():
-        best: dict[str, Any] | None = None
+        best: tuple[float, report.Row] | None = None
         for rate in RATES:
             x, spent = descend(prior, method, start, rate, calls=calls, condition=Labels(targets, scale))
-            row = {
-                "method": name,
-                "guidance scale": scale,
-                "rate": rate,
-                "calls": spent,
-                "purity": float((density.class_of(x) == targets).float().mean()),
-                "nll of the class": float(-density.log_density(x, classes=targets).mean()),
-            }
-            if best is None or not best["nll of the class"] <= row["nll of the class"]:
-                best = row
+            nll = float(-density.log_density(x, classes=targets).mean())
+            if best is None or not best[0] <= nll:
+                row: report.Row = {
+                    "method": name,
+                    "guidance scale": scale,
+                    "rate": rate,
+                    "calls": spent,
+                    "purity": float((density.class_of(x) == targets).float().mean()),
+                    "nll of the class": nll,
+                }
+                best = nll, row
         assert best
-        yield best
+        yield best[1]
 
 
-def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
-    """Write the tables, and a plot of the end points for each kind of denoiser."""
+def run(output: Path, quick: bool = False) -> report.Tables:
+    """Write the tables, and a picture of the end points for each kind of denoiser."""
     start = grid(6 if quick else 20)
     count = 200 if quick else 2000
     calls, iterations = (40, 10) if quick else (CALLS, ITERATIONS)
     sets = SETS[1:2] if quick else SETS
-    tables: dict[str, list[dict[str, Any]]] = {}
+    tables: report.Tables = {}
     for denoiser in ("ideal", "learned"):
         ends: dict[str, list[tuple[str, Tensor]]] = {}
         for name in sets:
             density = DENSITIES[name]()
-            prior: Any = (
+            prior: Denoiser = (
                 density
                 if denoiser == "ideal"
                 else learn(density, output / "learned" / f"{name}.safetensors", steps=100 if quick else 6000)
             )
             own = data_row(density, count)
-            for unit, budget in (("iterations", iterations), ("calls", calls)):
-                results = list(best_rows(prior, density, start, METHODS, **{unit: budget}))
-                tables[f"{name}, {denoiser} denoiser, {budget} {unit}"] = [row for row, _ in results] + [own]
-            ends[name] = [(row["method"], x) for row, x in results]
+            for what, budget in (("iterations", iterations), ("calls", calls)):
+                found = list(best_rows(prior, density, start, METHODS, **{what: budget}))
+                tables[f"{name}, {denoiser} denoiser, {budget} {what}"] = [row for _, row, _ in found] + [own]
+            ends[name] = [(method, x) for method, _, x in found]
             report.write(output, "Convergence", tables)
             if name == "fractal" or quick:
                 tables[f"{name}, {denoiser} denoiser, classes, {calls} calls"] = [
@@ -149,7 +148,7 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
         start = 1.5 * torch.randn(36 if quick else 200, dimensions, generator=generator)
         methods = {name: METHODS[name] for name in ("MSD", "SDS", "SDS, annealed")}
         tables[f"8 Gaussians in {dimensions} dimensions, ideal denoiser, {calls} calls"] = [
-            row for row, _ in best_rows(density, density, start, methods, calls=calls)
+            row for _, row, _ in best_rows(density, density, start, methods, calls=calls)
         ] + [data_row(density, count)]
     report.write(output, "Convergence", tables)
     return tables

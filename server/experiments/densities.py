@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 24  # entries of a batch-by-components matrix at a time
+from ..priors.conditions import Condition
+
+CHUNK = 1 << 24  # numbers of a batch-by-components matrix at a time
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,15 @@ class Labels:
         return Labels(self.classes)
 
 
-def guided(denoise: Callable[[Any], Tensor], condition: Labels | None) -> Tensor:
-    """Classifier-free guidance: D = D_none + w (D_class - D_none); `denoise` takes classes or None."""
+def guided(denoise: Callable[[Tensor | None], Tensor], condition: Condition | None) -> Tensor:
+    """Classifier-free guidance: D = D_none + w (D_class - D_none); `denoise` takes classes or None.
+
+    Raises TypeError for a condition other than `Labels`.
+    """
     if condition is None:
         return denoise(None)
+    if not isinstance(condition, Labels):
+        raise TypeError(f"A density takes Labels, not {condition!r}.")
     positive = denoise(condition.classes)
     if condition.guidance_scale == 1:
         return positive
@@ -58,8 +64,8 @@ class Mixture:
     def dimensions(self) -> int:
         return self.means.shape[1]
 
-    def denoise(self, x: Tensor, sigma: Tensor, condition: Labels | None = None) -> Tensor:
-        """E[clean | x] in closed form, under the whole density or one class; as `Denoiser.denoise`."""
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
+        """E[clean | x] in closed form, of the whole density or of one class; as `Prior.denoise`."""
 
         def exact(classes: Tensor | None) -> Tensor:
             step = max(1, CHUNK // len(self.means))

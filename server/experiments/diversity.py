@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,11 +23,9 @@ from .text_to_2d import SCALE, score, sheet
 STARTS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # in standard deviations of the data
 END = 0.02
 IMAGE_STARTS = (0.35, 0.7, 1.0, 2.0, 4.0)
-IMAGE_SETTINGS: dict[str, tuple[float, dict[str, Any]]] = {  # name -> (end of the bandwidth, other settings)
-    "exact": (0.3, {}),
-    "for renders": (0.6, RENDERS),
-}
-SETS: dict[str, Any] = {
+# The end of the bandwidth, and the other settings.
+IMAGE_SETTINGS: dict[str, tuple[float, Mapping[str, float | str]]] = {"exact": (0.3, {}), "for renders": (0.6, RENDERS)}
+SETS: dict[str, Callable[[], Mixture]] = {
     "24 Gaussians in 2 dimensions": scattered,
     "24 Gaussians in 16 dimensions": lambda: scattered(24, 16),
     "24 Gaussians in 256 dimensions": lambda: scattered(24, 256),
@@ -36,10 +34,10 @@ SETS: dict[str, Any] = {
 }
 
 
-def rows_for_density(density: Mixture, count: int) -> list[dict[str, Any]]:
-    """A row for each starting bandwidth, from white noise of the data's standard deviation."""
+def rows_for_density(density: Mixture, count: int) -> list[report.Row]:
+    """A row for each start of the bandwidth; the points begin as white noise of the data's standard deviation."""
     start = torch.randn(count, density.dimensions, generator=torch.Generator().manual_seed(2))
-    rows = []
+    rows: list[report.Row] = []
     for width in STARTS:
         x, _ = descend(density, ("msd", {"bandwidth": Geometric(width, END)}), start, 0.5, calls=CALLS)
         measures = measure(x, density, torch.Generator().manual_seed(1))
@@ -56,8 +54,8 @@ def rows_for_density(density: Mixture, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def rows_for_pictures(output: Path, quick: bool, model: str) -> list[dict[str, Any]]:
-    """A row for each starting bandwidth, from white noise; writes pictures.png with samples in the first row.
+def rows_for_pictures(output: Path, quick: bool, model: str) -> list[report.Row]:
+    """A row for each start of the bandwidth, from latents of white noise; writes pictures.png, first row samples.
 
     spread: mean distance between two pictures of a prompt in the classifier's features, relative to the samples'.
     """
@@ -94,10 +92,10 @@ def rows_for_pictures(output: Path, quick: bool, model: str) -> list[dict[str, A
     ]
 
 
-def run(output: Path, quick: bool = False, model: str = "") -> dict[str, list[dict[str, Any]]]:
+def run(output: Path, quick: bool = False, model: str = "") -> report.Tables:
     """Write a table for each density and the prior, coverage.png (relative to each line's best) and pictures.png."""
     names = list(SETS)[:2] if quick else list(SETS)
-    tables = {name: rows_for_density(SETS[name](), 64 if quick else 512) for name in names}
+    tables: report.Tables = {name: rows_for_density(SETS[name](), 64 if quick else 512) for name in names}
     report.write(output, "Diversity", tables)
     _plot(tables, output / "coverage.png")
     tables["Text-to-image prior"] = rows_for_pictures(output, quick, model)
@@ -105,13 +103,12 @@ def run(output: Path, quick: bool = False, model: str = "") -> dict[str, list[di
     return tables
 
 
-def _plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def _plot(tables: report.Tables, path: Path) -> None:
     with report.figure(path, width=6.4, height=3.6) as axes:
         for name, rows in tables.items():
-            most = max(row["evenly"] for row in rows)
-            axes[0, 0].plot(
-                [row["start"] for row in rows], [row["evenly"] / most for row in rows], marker=".", label=name
-            )
+            evenly = report.numbers(rows, "evenly")
+            most = max(evenly)
+            axes[0, 0].plot(report.numbers(rows, "start"), [value / most for value in evenly], marker=".", label=name)
         axes[0, 0].set(
             xlabel="bandwidth at the start, in the data's standard deviations",
             xscale="log",

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..guidance import create
 from ..guidance.msd import MSD
+from ..priors.base import Denoiser
 from . import report
 from .densities import Mixture, fractal
 from .learned import learn
@@ -22,9 +23,9 @@ PAPER = 8  # steps of the paper's estimator, which cannot stop early
 
 
 def measure(
-    prior: Any, density: Mixture, x: Tensor, estimates: int, bandwidth: float, seed: int = 0, **settings: Any
-) -> dict[str, Any]:
-    """Compare `estimates` of the mean shift at each x (N, D) with its closed form.
+    prior: Denoiser, density: Mixture, x: Tensor, estimates: int, bandwidth: float, seed: int = 0, **settings: object
+) -> dict[str, float]:
+    """`estimates` of one mean shift at each x (N, D), compared with the density's own closed form.
 
     bias, mean and error are root mean squares over the points, relative to the shift's: the error of the mean estimate
     without and with its sampling noise, and the standard error of that mean. nmse: normalized mean squared error of one
@@ -67,8 +68,8 @@ def far_from_data(count: int) -> Tensor:
     return torch.cartesian_prod(axis, axis)
 
 
-def biases(density: Mixture, points: int, estimates: int, steps: tuple[int, ...]) -> list[dict[str, Any]]:
-    """A row for each bandwidth, estimator and number of steps, without early stops.
+def biases(density: Mixture, points: int, estimates: int, steps: tuple[int, ...]) -> list[report.Row]:
+    """Rows over bandwidths, estimators and lengths of the process, without early stops.
 
     The biased estimators get an eighth of the estimates, which is enough to show their bias.
     """
@@ -94,8 +95,8 @@ def biases(density: Mixture, points: int, estimates: int, steps: tuple[int, ...]
     ]
 
 
-def stops(prior: Any, density: Mixture, points: int, estimates: int) -> list[dict[str, Any]]:
-    """A row for each bandwidth, set of points, and stopping step of a process of `STEPS` steps."""
+def stops(prior: Denoiser, density: Mixture, points: int, estimates: int) -> list[report.Row]:
+    """Rows over bandwidths, where the points lie, and the step at which the process of STEPS ends."""
     return [
         {
             "bandwidth": bandwidth,
@@ -109,9 +110,9 @@ def stops(prior: Any, density: Mixture, points: int, estimates: int) -> list[dic
     ]
 
 
-def defaults(prior: Any, density: Mixture, points: int, estimates: int) -> list[dict[str, Any]]:
-    """A row for each bandwidth: MSD by default and the paper's estimator with `PAPER` steps."""
-    rows = []
+def defaults(prior: Denoiser, density: Mixture, points: int, estimates: int) -> list[report.Row]:
+    """Rows over bandwidths: MSD with its default settings beside the paper's estimator with `PAPER` steps."""
+    rows: list[report.Row] = []
     for bandwidth in BANDWIDTHS:
         x = near_data(density, points, bandwidth)
         ours = measure(prior, density, x, estimates, bandwidth)
@@ -131,12 +132,12 @@ def defaults(prior: Any, density: Mixture, points: int, estimates: int) -> list[
     return rows
 
 
-def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
+def run(output: Path, quick: bool = False) -> report.Tables:
     """Write the tables of bias, stops and defaults, and the plots bias.png and stops.png."""
     points, estimates, spread = (16, 64, 32) if quick else (64, 4096, 512)
     density = fractal()
     learned = learn(density, output / "learned" / "fractal.safetensors", steps=100 if quick else 6000)
-    tables: dict[str, list[dict[str, Any]]] = {}
+    tables: report.Tables = {}
     for name, prior in (("ideal", density), ("learned", learned)):
         tables[f"The default stop, {name} denoiser"] = defaults(prior, density, points, spread)
         tables[f"Stopping a process of {STEPS} steps, {name} denoiser"] = stops(prior, density, points, spread)
@@ -150,7 +151,7 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
     return tables
 
 
-def _plot_stops(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def _plot_stops(tables: report.Tables, path: Path) -> None:
     with report.figure(path, len(tables), 3) as axes:
         for line, (name, rows) in zip(axes, tables.items()):
             for axis, (key, place) in zip(line, (("efficiency", "near"), ("nmse", "near"), ("mean", "away"))):
@@ -158,11 +159,13 @@ def _plot_stops(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
                     part = [
                         row
                         for row in rows
-                        if row["bandwidth"] == bandwidth and row["points"] == place and row[key] < float("inf")
+                        if row["bandwidth"] == bandwidth
+                        and row["points"] == place
+                        and report.number(row, key) < float("inf")
                     ]
                     axis.plot(
-                        [row["stop_at"] for row in part],
-                        [row[key] for row in part],
+                        report.numbers(part, "stop_at"),
+                        report.numbers(part, key),
                         marker=".",
                         label=f"λ = {bandwidth:g}",
                     )
@@ -174,25 +177,25 @@ def _plot_stops(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axes[0, 0].legend(fontsize=8)
 
 
-def _plot_bias(rows: list[dict[str, Any]], path: Path) -> None:
+def _plot_bias(rows: Sequence[report.Row], path: Path) -> None:
     with report.figure(path, 1, len(BANDWIDTHS), width=2.8, sharey=True) as axes:
         for axis, bandwidth in zip(axes[0], BANDWIDTHS):
             here = [row for row in rows if row["bandwidth"] == bandwidth]
             for estimator in ("exact", "paper", "added"):
                 part = [row for row in here if row["estimator"] == estimator]
                 (line,) = axis.plot(
-                    [row["steps"] for row in part], [row["mean"] for row in part], marker="o", label=estimator
+                    report.numbers(part, "steps"), report.numbers(part, "mean"), marker="o", label=estimator
                 )
                 if estimator == "exact":
                     axis.plot(
-                        [row["steps"] for row in part],
-                        [row["error"] for row in part],
+                        report.numbers(part, "steps"),
+                        report.numbers(part, "error"),
                         "--",
                         color=line.get_color(),
                         label="its standard error",
                     )
             axis.set(title=f"λ = {bandwidth:g}", xlabel="steps", xscale="log", yscale="log")
-            axis.set_xticks([row["steps"] for row in part], [str(row["steps"]) for row in part])
+            axis.set_xticks(report.numbers(part, "steps"), [str(row["steps"]) for row in part])
             axis.minorticks_off()
         axes[0, 0].set_ylabel("bias / length of the shift")
         axes[0, 1].legend(fontsize=7)

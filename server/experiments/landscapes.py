@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from .convergence import LEVELS, METHODS, descend, grid
 from .densities import DENSITIES, Mixture, scattered
 
 BANDWIDTHS = (30.0, 1.0, 0.3, 0.1, 0.03)
-SETS: dict[str, Any] = {
+SETS: dict[str, Callable[[], Mixture]] = {
     "scattered": lambda: scattered(12, std=0.12),
     "pinwheel": DENSITIES["pinwheel"],
     "fractal": DENSITIES["fractal"],
@@ -43,11 +42,11 @@ def msd_loss(density: Mixture, x: Tensor, bandwidth: float) -> Tensor:
     return -(bandwidth**2) * density.log_density(x, bandwidth)
 
 
-def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
+def run(output: Path, quick: bool = False) -> report.Tables:
     """Write landscapes.png, bandwidths.png and a table of the distances between each loss's minima and the modes."""
     edge = 60 if quick else 220
     names = list(SETS)[:1] if quick else list(SETS)
-    rows: list[dict[str, Any]] = []
+    rows: list[report.Row] = []
     losses: dict[str, Callable[[Mixture, Tensor], Tensor]] = {
         "-log p": lambda density, x: -density.log_density(x),
         "SDS": lambda density, x: sds_loss(density, x, 16 if quick else 64),
@@ -78,7 +77,7 @@ def run(output: Path, quick: bool = False) -> dict[str, list[dict[str, Any]]]:
                 axis.set(title=f"{name}: {title}", xticks=[], yticks=[], aspect="equal")
                 axis.title.set_fontsize(9)
     _bandwidths(output / "bandwidths.png", edge, 8 if quick else 16)
-    tables = {"Where the losses have their minima": rows}
+    tables: report.Tables = {"Where the losses have their minima": rows}
     report.write(output, "Loss landscapes", tables)
     return tables
 

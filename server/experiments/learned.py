@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..priors.conditions import Condition
 from ..priors.mlp import MLPDenoiser
-from .densities import Labels, Mixture, guided
+from .densities import Mixture, guided
 
 
 class Learned:
@@ -21,7 +21,7 @@ class Learned:
         self.network = network
 
     @torch.no_grad()
-    def denoise(self, x: Tensor, sigma: Tensor, condition: Labels | None = None) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         return guided(lambda classes: self.network(x.float(), sigma.float(), classes), condition).to(x)
 
 
@@ -30,7 +30,7 @@ def learn(density: Mixture, path: Path, steps: int = 6000, batch: int = 1024, se
 
     Uses EDM's loss and noise distribution (Karras 2022, table 1), and drops a tenth of the labels.
     """
-    network: Any = MLPDenoiser(
+    network = MLPDenoiser(
         (density.dimensions,), width=128, layers=4, classes=int(density.classes.max()) + 1, detail=(1.0, 4.0, 16.0)
     )
     if path.is_file():

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +23,12 @@ from ..bundled_prior import captions
 from ..evaluation.classifier import frechet_distance, load_classifier
 from ..guidance import Geometric, create
 from ..guidance.msd import RENDERS
-from ..priors.base import PriorError
+from ..priors.base import PriorError, TextToImagePrior
 from ..priors.sampling import sample
 from . import report
 
-SCALE = 5.0  # of classifier-free guidance, for all methods and the samples
+SAMPLES = "DDIM, other seeds"  # the row to compare with
+SCALE = 5.0  # of classifier-free guidance, of all methods and of the samples
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Choice:
     """A guidance with its settings, and Adam's learning rate on the pictures."""
 
     guidance: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     learning_rate: float = 0.01
 
     def __str__(self) -> str:
@@ -111,8 +111,10 @@ class Curve:
     seconds: float = 0.0
 
 
-def optimize(prior: Any, choice: Choice, prompts: list[str], calls: int, seed: int, stops: int = 4) -> Curve:
-    """Optimize a picture for each prompt; returns `stops` states, the last after `calls` denoiser calls per picture."""
+def optimize(
+    prior: TextToImagePrior, choice: Choice, prompts: list[str], calls: int, seed: int, stops: int = 4
+) -> Curve:
+    """Optimize a picture for each prompt; returns `stops` states, the last after `calls` denoiser calls a picture."""
     guidance = create(choice.guidance, **choice.settings)
     generator = torch.Generator().manual_seed(seed)
     pictures = Pictures(len(prompts), generator).to(prior.device)
@@ -192,8 +194,8 @@ def sheet(rows: list[Tensor], path: Path, columns: int = 16) -> None:
     Image.fromarray(picture).save(path, optimize=True)
 
 
-def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed: int = 0) -> dict[str, Any]:
-    """Run every method with all its settings; writes tables and pictures of the best of each."""
+def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed: int = 0) -> report.Tables:
+    """Run every method with all its settings and show the best of each; writes tables and pictures."""
     count, calls, batch = (4, 16, 4) if quick else (48, 400, 16)
     prior = priors.load(model or None, "cpu")
     labels = captions.balanced_prompts(count)
@@ -219,24 +221,17 @@ def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed
 
     clip_of = clip_features(Path(clip)) if clip else None
     reference = torch.cat([drawn(1000 * i) for i in range(1, 2 if quick else 5)])
-    rows: list[dict[str, Any]] = [
-        {
-            "method": "DDIM, other seeds",
-            "settings": "",
-            "calls": 50,
-            **score(drawn(9000), labels, reference, clip_of),
-            "seconds": 0,
-        }
-    ]
-    trials: list[dict[str, Any]] = []
-    curves: dict[str, list[dict[str, Any]]] = {}
+    samples = score(drawn(9000), labels, reference, clip_of)
+    rows: list[report.Row] = [{"method": SAMPLES, "settings": "", "calls": 50, **samples, "seconds": 0}]
+    trials: list[report.Row] = []
+    curves: dict[str, Sequence[Mapping[str, float]]] = {}
     pictures = [reference[:count]]
     for name, choices in METHODS.items():
         results = []
         for choice in choices:
             parts = [optimize(prior, choice, part, calls, seed + i) for i, part in enumerate(batches)]
             stops = [torch.cat([part.pictures[k] for part in parts]) for k in range(len(parts[0].calls))]
-            curve = [
+            curve: list[dict[str, float]] = [
                 {"calls": spent, **score(each, labels, reference, clip_of)}
                 for spent, each in zip(parts[0].calls, stops)
             ]
@@ -250,27 +245,27 @@ def run(output: Path, quick: bool = False, model: str = "", clip: str = "", seed
                 }
             )
         own = trials[-len(choices) :]
-        best = min(range(len(choices)), key=lambda i: own[i]["frechet"])
+        best = min(range(len(choices)), key=lambda i: results[i][0][-1]["frechet"])
         rows.append(own[best])
         curves[name], picture = results[best]
         pictures.append(picture)
-        tables = {
+        tables: report.Tables = {
             f"{count} pictures, guidance scale {SCALE:g}": rows,
             "All settings": trials,
             **{f"{method} by calls": curve for method, curve in curves.items()},
         }
         report.write(output, "Text to pictures", tables)
         sheet(pictures, output / "sheet.png")
-    _plot(curves, rows[0], output / "curves.png")
+    _plot(curves, samples, output / "curves.png")
     return tables
 
 
-def _plot(curves: dict[str, list[dict[str, Any]]], samples: dict[str, Any], path: Path) -> None:
+def _plot(curves: Mapping[str, Sequence[Mapping[str, float]]], samples: Mapping[str, float], path: Path) -> None:
     with report.figure(path, 1, 2, width=4.5, height=3.5) as axes:
         for axis, key in zip(axes[0], ("frechet", "both")):
             for name, curve in curves.items():
                 axis.plot([row["calls"] for row in curve], [row[key] for row in curve], marker="o", label=name)
-            axis.axhline(samples[key], color="black", linestyle=":", label=samples["method"])
+            axis.axhline(samples[key], color="black", linestyle=":", label=SAMPLES)
         axes[0, 0].set(xlabel="denoiser calls per picture", ylabel="Fréchet distance", yscale="log")
         axes[0, 1].set(xlabel="denoiser calls per picture", ylabel="noun and colour classified right", ylim=(0, 1.02))
         axes[0, 1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)

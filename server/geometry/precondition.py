@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import cholespy
 import torch
@@ -74,16 +74,20 @@ class Preconditioner:
         return x
 
 
+class _Context(Protocol):
+    preconditioner: Preconditioner
+
+
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, preconditioner: Preconditioner) -> Tensor:
+    def forward(ctx: _Context, u: Tensor, preconditioner: Preconditioner) -> Tensor:
         ctx.preconditioner = preconditioner
         wide = u.double()
         x = preconditioner.solve(wide - _product(preconditioner.given, wide)).to(u.dtype)
         return torch.where(preconditioner.locked[:, None], u, x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         free = ~ctx.preconditioner.locked[:, None]
         # M is symmetric, so the adjoint is the same solve.
         return ctx.preconditioner.solve(grad * free).masked_fill(~free, 0).to(grad.dtype), None

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from .base import PriorError
 
@@ -71,10 +72,10 @@ def words(folder: Path) -> Words | None:
     if not path.is_file():
         return None
     lists = read_json(path)
-    try:
-        return Words(tuple(map(str, lists["things"])), frozenset(map(str, lists["words"])))
-    except (KeyError, TypeError):
-        raise PriorError(f"{path} is damaged: {AGAIN}.") from None
+    things, known = lists.get("things"), lists.get("words")
+    if not isinstance(things, Iterable) or not isinstance(known, Iterable):
+        raise PriorError(f"{path} is damaged: {AGAIN}.")
+    return Words(tuple(map(str, things)), frozenset(map(str, known)))
 
 
 def variant(folder: Path) -> str | None:
@@ -110,7 +111,7 @@ def _check_place(folder: Path) -> None:
     )
 
 
-def _check_scheduler(folder: Path, config: dict[str, Any]) -> None:
+def _check_scheduler(folder: Path, config: dict[str, object]) -> None:
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise PriorError(
@@ -133,7 +134,7 @@ def _check_tokenizer(folder: Path) -> None:
             read_json(folder / name)
 
 
-def _check_fit(folder: Path, unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any]) -> None:
+def _check_fit(folder: Path, unet: dict[str, object], vae: dict[str, object], text: dict[str, object]) -> None:
     """Raise PriorError where the parts do not go together."""
     channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if channels != latents:
@@ -256,7 +257,7 @@ def _tensor_names(path: Path) -> set[str]:
     return set(header)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

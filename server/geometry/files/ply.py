@@ -43,6 +43,8 @@ TYPES = {
     "int64": "i8",
     "uint64": "u8",
 }
+# The field of a row in NumPy's structured types.
+_Field = tuple[str, str] | tuple[str, str, tuple[int, ...]]
 KNOWN = ("vertex", "face", "tristrips")
 CORNERS = ("vertex_indices", "vertex_index")
 COLOURS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
@@ -52,7 +54,7 @@ def save(mesh: Mesh, path: Path, flat: bool, warn: Warn) -> list[Path]:
     """Vertex colours are sRGB, as in other programs; where the mesh has none, the materials' base colours."""
     colours, whole = _with_alpha(mesh)
     warn_unsupported(mesh, set(FEATURES) - ({"transparency"} if whole else set()), path, warn)
-    columns: list[Any] = [("position", "<f4", (3,)), *([] if flat else [("normal", "<f4", (3,))])]
+    columns: list[_Field] = [("position", "<f4", (3,)), *([] if flat else [("normal", "<f4", (3,))])]
     header = [
         "ply",
         "format binary_little_endian 1.0",
@@ -312,13 +314,14 @@ def _binary(content: bytes, elements: list[_Element], order: str) -> dict[str, d
 
     for element in elements:
         # If all lists are as long as in the first row, rows have one layout; else they are read one by one.
-        columns, at = list[Any](), place
+        columns, at = list[_Field](), place
         for name, kind, length in element.properties:
             size = int(one(length, at)[0]) if length and element.count else int(not length)
             if length:
                 columns.append((name + "#", order + TYPES[length]))
                 at += np.dtype(TYPES[length]).itemsize
-            columns.append((name, order + TYPES[kind], *([(size,)] if length else [])))
+            number = order + TYPES[kind]
+            columns.append((name, number, (size,)) if length else (name, number))
             at += size * np.dtype(TYPES[kind]).itemsize
         row = np.dtype(columns)
         if place + element.count * row.itemsize <= len(content):

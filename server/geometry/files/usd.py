@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from .images import encode_png
 from .polygons import triangulate
 from .simple_materials import SimpleMaterial, slot_material, unique_names, with_materials
 from .texture_files import TextureFile, load_textures
+
+if TYPE_CHECKING:
+    from pxr import Usd, UsdGeom, UsdShade
 
 # A kind of map -> the input of UsdPreviewSurface, its type, the output of the texture reader.
 INPUTS: dict[str, tuple[str, str, str]] = {
@@ -49,7 +52,7 @@ UNSUPPORTED = (  # of `features.FEATURES`
 )
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     try:
         import pxr.Sdf
         import pxr.Usd
@@ -127,12 +130,18 @@ def _identifier(name: str) -> str:
 
 
 def _material(
-    pxr: Any, stage: Any, material: Any, found: SimpleMaterial, pictures: dict[str, np.ndarray], path: Path, slot: int
+    pxr: ModuleType,
+    stage: Usd.Stage,
+    material: UsdShade.Material,
+    found: SimpleMaterial,
+    pictures: dict[str, np.ndarray],
+    path: Path,
+    slot: int,
 ) -> list[Path]:
     """Fill a material prim; return the images written beside the file."""
     Sdf, Types = pxr.Sdf, pxr.Sdf.ValueTypeNames
 
-    def shader(name: str, kind: str) -> Any:
+    def shader(name: str, kind: str) -> UsdShade.Shader:
         made = pxr.UsdShade.Shader.Define(stage, material.GetPath().AppendChild(name))
         made.CreateIdAttr(kind)
         return made
@@ -193,10 +202,14 @@ def load(path: Path, warn: Warn) -> Mesh:
         raise MeshFileError(f"{path.name} is damaged: export it again.") from None
 
 
-def _scene(pxr: Any, stage: Any, path: Path, warn: Warn) -> Mesh:
+def _scene(pxr: ModuleType, stage: Usd.Stage, path: Path, warn: Warn) -> Mesh:
     UsdGeom = pxr.UsdGeom
-    scale = _metadata(stage, "metersPerUnit", lambda value: isinstance(value, float) and 0 < value < np.inf, path)
-    upright = _metadata(stage, "upAxis", lambda value: value in ("Y", "Z"), path) == "Y"
+    scale, axis = _metadata(stage, "metersPerUnit"), _metadata(stage, "upAxis")
+    if not isinstance(scale, float) or not 0 < scale < np.inf:
+        raise _impossible("metersPerUnit", scale, path)
+    if axis not in ("Y", "Z"):
+        raise _impossible("upAxis", axis, path)
+    upright = axis == "Y"
     cache = UsdGeom.XformCache()
     prims = list(stage.Traverse(pxr.Usd.TraverseInstanceProxies()))
     shapes = [UsdGeom.Mesh(prim) for prim in prims if prim.IsA(UsdGeom.Mesh)]
@@ -259,20 +272,21 @@ def _scene(pxr: Any, stage: Any, path: Path, warn: Warn) -> Mesh:
     )
 
 
-def _metadata(stage: Any, name: str, fits: Callable[[Any], bool], path: Path) -> Any:
-    """A stage's metadata. Raises `MeshFileError` where `fits` is false for it."""
+def _metadata(stage: Usd.Stage, name: str) -> object:
+    """A stage's metadata, which a file may give any type."""
     try:
-        value = stage.GetMetadata(name)
+        return stage.GetMetadata(name)
     except TypeError:  # its type has no Python binding
-        value = "nothing readable"
-    if not fits(value):
-        shown = " ".join(repr(value).split())
-        raise MeshFileError(f"{path.name} says that its {name} is {shown}, which cannot be: export it again.")
-    return value
+        return "nothing readable"
+
+
+def _impossible(name: str, value: object, path: Path) -> MeshFileError:
+    shown = " ".join(repr(value).split())
+    return MeshFileError(f"{path.name} says that its {name} is {shown}, which cannot be: export it again.")
 
 
 def _part(
-    pxr: Any, shape: Any, matrix: np.ndarray, slots: np.ndarray, maps: list[str], path: Path, warn: Warn
+    pxr: ModuleType, shape: UsdGeom.Mesh, matrix: np.ndarray, slots: np.ndarray, maps: list[str], path: Path, warn: Warn
 ) -> Submesh:
     """A mesh prim in the world.
 
@@ -296,7 +310,7 @@ def _part(
         triangles = triangles[:, ::-1]
     primvars = pxr.UsdGeom.PrimvarsAPI(shape)
 
-    def corners(found: Any) -> np.ndarray | None:
+    def corners(found: UsdGeom.Primvar) -> np.ndarray | None:
         """(F, 3, C) of a primvar."""
         flat = found.ComputeFlattened() if found and found.HasValue() else None
         return None if flat is None else placed(np.array(flat), found.GetInterpolation())
@@ -358,11 +372,11 @@ def _order(name: str) -> int:
     return names.index(name) if name in names else len(names)
 
 
-def _bindings(pxr: Any, shape: Any) -> list[str]:
+def _bindings(pxr: ModuleType, shape: UsdGeom.Mesh) -> list[str]:
     """The path of the material that each polygon is bound to, "" for none."""
     polygons = len(shape.GetFaceVertexCountsAttr().Get() or [])
 
-    def bound(prim: Any) -> str:
+    def bound(prim: Usd.Prim) -> str:
         material, _ = pxr.UsdShade.MaterialBindingAPI(prim).ComputeBoundMaterial()
         return str(material.GetPath()) if material else ""
 
@@ -373,7 +387,9 @@ def _bindings(pxr: Any, shape: Any) -> list[str]:
     return found
 
 
-def _surface(pxr: Any, prim: Any, path: Path, warn: Warn) -> tuple[SimpleMaterial, dict[str, TextureFile], str]:
+def _surface(
+    pxr: ModuleType, prim: Usd.Prim, path: Path, warn: Warn
+) -> tuple[SimpleMaterial, dict[str, TextureFile], str]:
     """(a material's constants, the textures connected to its UsdPreviewSurface, the name of their UV map)."""
     found, textures, maps = (
         SimpleMaterial(prim.GetDisplayName() or prim.GetName()),
@@ -385,14 +401,14 @@ def _surface(pxr: Any, prim: Any, path: Path, warn: Warn) -> tuple[SimpleMateria
     if not surface or surface.GetIdAttr().Get() != "UsdPreviewSurface":
         warn(f"{path.name}: the material {prim.GetName()!r} has no UsdPreviewSurface, and is read without pictures.")
         return found, {}, ""
-    if (cutoff := _number(surface.GetInput("opacityThreshold"))) is not None:
-        found.cutoff = float(cutoff)
+    if cutoff := _numbers(surface.GetInput("opacityThreshold"), 1):
+        found.cutoff = cutoff[0]
     for kind, (name, type_name, _) in INPUTS.items():
         entry = surface.GetInput(name)
         connected = entry.GetConnectedSource() if entry else None
         if not connected:
-            if kind in CONSTANTS and (number := _number(entry, 3 if type_name == "Color3f" else 1)) is not None:
-                found = replace(found, **{CONSTANTS[kind]: number})
+            if kind in CONSTANTS and (values := _numbers(entry, 3 if type_name == "Color3f" else 1)):
+                setattr(found, CONSTANTS[kind], values if len(values) > 1 else values[0])
             continue
         shader = pxr.UsdShade.Shader(connected[0].GetPrim())
         file = shader.GetInput("file") if shader else None
@@ -421,18 +437,18 @@ def _surface(pxr: Any, prim: Any, path: Path, warn: Warn) -> tuple[SimpleMateria
     return found, textures, next(iter(maps.values()), "")
 
 
-def _number(entry: Any, count: int = 1) -> Any:
-    """An input's finite number, or the tuple of its `count` numbers; None where it has another value or none."""
+def _numbers(entry: UsdShade.Input | None, count: int) -> tuple[float, ...] | None:
+    """An input's `count` finite numbers; None where it has another value or none."""
     value = entry.Get() if entry else None
     if value is None or isinstance(value, (str, bool)):
         return None
     values = np.ravel(np.array(value, float))
     if not np.isfinite(values).all() or len(values) != count:
         return None
-    return tuple(values.tolist()) if len(values) > 1 else float(values[0])
+    return tuple(values.tolist())
 
 
-def _uv_map(reader: Any) -> str:
+def _uv_map(reader: UsdShade.Shader | None) -> str:
     """The name of the UV map that a UsdPrimvarReader reads, also through a UsdTransform2d."""
     if reader and reader.GetIdAttr().Get() == "UsdTransform2d" and reader.GetInput("in"):
         source = reader.GetInput("in").GetConnectedSource()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,16 +18,32 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
+class _Context(Protocol):
+    """The context that autograd hands to both passes of an operation."""
+
+    saved_tensors: tuple[Tensor, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
+class _TextureContext(_Context, Protocol):
+    """The context of a texture lookup, whose backward pass needs more than tensors."""
+
+    sizes: np.ndarray  # (L, 2) height and width of each mip level
+    wrap: bool
+    shape: torch.Size  # of the texture
+
+
 class _Rasterize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, clip: Tensor, faces: Tensor, resolution: tuple[int, int]) -> Tensor:
+    def forward(ctx: _Context, clip: Tensor, faces: Tensor, resolution: tuple[int, int]) -> Tensor:
         rast = clip.new_zeros(len(clip), *resolution, 4)
         kernels.rasterize(_array(clip), _array(faces), rast.numpy())
         ctx.save_for_backward(clip, faces, rast)
         return rast
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         clip, faces, rast = ctx.saved_tensors
         total = torch.zeros(clip.shape, dtype=torch.float64)
         kernels.rasterize_backward(_array(clip), _array(faces), _array(rast), _array(grad), total.numpy())
@@ -36,14 +52,14 @@ class _Rasterize(torch.autograd.Function):
 
 class _Interpolate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, attributes: Tensor, rast: Tensor, faces: Tensor) -> Tensor:
+    def forward(ctx: _Context, attributes: Tensor, rast: Tensor, faces: Tensor) -> Tensor:
         out = attributes.new_zeros(*rast.shape[:3], attributes.shape[2])
         kernels.interpolate(_array(attributes), _array(rast), _array(faces), out.numpy())
         ctx.save_for_backward(attributes, rast, faces)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         attributes, rast, faces = ctx.saved_tensors
         to_attributes, to_rast = torch.zeros_like(attributes), torch.zeros_like(rast)
         kernels.interpolate_backward(
@@ -54,7 +70,7 @@ class _Interpolate(torch.autograd.Function):
 
 class _Texture(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, texture: Tensor, uv: Tensor, footprint: Tensor | None, wrap: bool) -> Tensor:
+    def forward(ctx: _TextureContext, texture: Tensor, uv: Tensor, footprint: Tensor | None, wrap: bool) -> Tensor:
         batch, height, width, channels = texture.shape
         sizes = texture_kernels.mip_sizes(height, width) if footprint is not None else np.array([[height, width]])
         levels = texture.detach().reshape(batch, -1, channels)
@@ -72,7 +88,7 @@ class _Texture(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: _TextureContext, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         levels, uv, footprint = ctx.saved_tensors
         to_levels, to_uv = torch.zeros_like(levels), torch.zeros_like(uv)
         texture_kernels.sample_backward(
@@ -92,7 +108,7 @@ class _Texture(torch.autograd.Function):
 
 class _Antialias(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, colour: Tensor, rast: Tensor, clip: Tensor, faces: Tensor) -> Tensor:
+    def forward(ctx: _Context, colour: Tensor, rast: Tensor, clip: Tensor, faces: Tensor) -> Tensor:
         across = torch.from_numpy(kernels.adjacency(_array(faces), clip.shape[1]))
         out = colour.detach().clone(memory_format=torch.contiguous_format)
         kernels.antialias(_array(colour), _array(rast), _array(clip), _array(faces), across.numpy(), out.numpy())
@@ -100,7 +116,7 @@ class _Antialias(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         colour, rast, clip, faces, across = ctx.saved_tensors
         to_colour = grad.clone(memory_format=torch.contiguous_format)
         total = torch.zeros(clip.shape, dtype=torch.float64)
