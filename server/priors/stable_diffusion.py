@@ -17,6 +17,7 @@ from .base import PriorError, append_dims
 from .conditions import Condition, TextCondition, Views
 from .files import AGAIN, check_stable_diffusion, variant, words
 from .lora_denoiser import LoRADenoiser
+from .noise_models import DiscreteNoise
 from .prompts import negative_prompts, prompt_warnings, tokenize, unknown_words, view_prompts
 
 MAX_EMBEDDINGS = 64  # encoded texts in memory: a job's views and its negatives are some 20
@@ -46,12 +47,8 @@ class StableDiffusion:
         self.words = words(folder)
         scheduler = _load(DDPMScheduler, folder / "scheduler")
 
-        self.prediction: str = scheduler.config.prediction_type
-        # sigma = sqrt(1 - abar) / sqrt(abar); the clamp keeps zero-terminal-SNR schedules finite
-        abar = scheduler.alphas_cumprod.double().clamp(min=1e-6)
-        self._log_sigmas = (((1 - abar) / abar).log() / 2).float().to(self.device)  # (T,), rising
-        low, high = self._log_sigmas[[0, -1]].exp().tolist()
-        self.sigma_range: tuple[float, float] = (low, high)
+        self.noise = DiscreteNoise(scheduler.alphas_cumprod, scheduler.config.prediction_type, self.device)
+        self.sigma_range = self.noise.sigma_range
 
         self.downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         size = self.unet.config.sample_size
@@ -157,15 +154,6 @@ class StableDiffusion:
         self._embeddings.move_to_end(text)
         return self._embeddings[text]
 
-    def timestep(self, sigma: Tensor) -> Tensor:
-        """(B,) sigma -> (B,) fractional timestep, linear in log sigma, clamped to the trained range."""
-        table = self._log_sigmas
-        log_sigma = sigma.log().clamp(table[0], table[-1])
-        upper = torch.searchsorted(table, log_sigma).clamp(1, len(table) - 1)
-        lower = upper - 1
-        fractional: Tensor = lower + (log_sigma - table[lower]) / (table[upper] - table[lower])
-        return fractional
-
     def student(self) -> LoRADenoiser:
         """As `HasStudent.student`."""
         return LoRADenoiser(self, self.unet)
@@ -187,16 +175,10 @@ class StableDiffusion:
         noisy, sigma = x.float(), sigma.to(self.device, torch.float32)
         shrink = torch.where(sigma > self.sigma_range[1], self.sigma_range[1] / sigma, 1.0)
         sigma = sigma.clamp(max=self.sigma_range[1])
-        timestep = self.timestep(sigma)
-        sigma = append_dims(sigma, x)
         noisy = noisy * append_dims(shrink, x)
-        scale = (1 + sigma**2).rsqrt()  # sqrt(abar): variance exploding -> preserving
-        output = self._predict(noisy * scale, timestep, condition)
-        if self.prediction == "epsilon":
-            output = noisy - sigma * output
-        elif self.prediction == "v_prediction":  # Salimans & Ho 2022: x0 = sqrt(abar) x_t - sqrt(1 - abar) v
-            output = noisy * scale**2 - sigma * scale * output
-        return output.to(x.dtype)
+        scale = append_dims(self.noise.input_scale(sigma), x)
+        output = self._predict(noisy * scale, self.noise.timestep(sigma), condition)
+        return self.noise.denoised(output, noisy, sigma).to(x.dtype)
 
     def _predict(self, x: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         """The U-Net's own output, (B, C, h, w) float32; with guidance, one call on 2B latents."""

@@ -38,17 +38,17 @@ def test_denoise_is_the_schedulers_pred_original_sample(folders, kind, timestep)
     sigma = ((1 - abar) / abar).sqrt().repeat(2)
     x = clean + sigma[0] * noise
     torch.testing.assert_close(x * abar.sqrt(), noisy)
-    torch.testing.assert_close(prior.timestep(sigma), torch.full((2,), float(timestep)), atol=2e-3, rtol=1e-5)
+    torch.testing.assert_close(prior.noise.timestep(sigma), torch.full((2,), float(timestep)), atol=2e-3, rtol=1e-5)
     torch.testing.assert_close(prior.denoise(x, sigma, condition), expected, atol=1e-4, rtol=1e-3)
 
 
 def test_fractional_and_clamped_timesteps(prior):
     low, high = prior.sigma_range
     assert low == pytest.approx(0.0292, abs=1e-4) and high == pytest.approx(14.61, abs=0.01)
-    table = prior._log_sigmas
+    table = prior.noise.log_sigmas
     between = ((table[10] + table[11]) / 2).exp()
     sigmas = torch.tensor([0.0, low / 2, low, float(between), high, 1e6, math.inf])
-    steps = prior.timestep(sigmas)
+    steps = prior.noise.timestep(sigmas)
     torch.testing.assert_close(steps, torch.tensor([0, 0, 0, 10.5, 999, 999, 999]), atol=1e-3, rtol=1e-5)
 
 
