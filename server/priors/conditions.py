@@ -59,10 +59,12 @@ class TextCondition:
     embeddings: Tensor  # (B or 1, tokens, width)
     negative: Tensor | None = None  # as embeddings
     guidance_scale: float = 1.0
+    pooled: Tensor | None = None  # (B or 1, width) of a whole text, for Stable Diffusion XL
+    negative_pooled: Tensor | None = None  # as pooled
 
     @property
     def nfe(self) -> int:
         return 1 if self.negative is None else 2
 
     def without_cfg(self) -> TextCondition:
-        return TextCondition(self.embeddings)
+        return TextCondition(self.embeddings, pooled=self.pooled)

@@ -12,14 +12,60 @@ from typing import NoReturn
 
 from .base import PriorError
 
-PIPELINE = "StableDiffusionPipeline"
-CLASSES = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+UNET, VAE = "UNet2DConditionModel", "AutoencoderKL"
+TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parts of a pipeline's folder.
+
+    Args:
+        pipeline: class of diffusers, and the key in `loading.PIPELINES`.
+        versions: the models of this kind, for a sentence.
+        classes: part -> classes of diffusers or transformers that it may be.
+        text_encoders: the parts whose texts go side by side to the U-Net.
+        addition: the U-Net's `addition_embed_type`.
+    """
+
+    pipeline: str
+    versions: str
+    classes: dict[str, tuple[str, ...]]
+    text_encoders: tuple[str, ...]
+    addition: str | None = None
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The parts that have weights."""
+        return "unet", "vae", *self.text_encoders
+
+
+STABLE_DIFFUSION = Layout(
+    "StableDiffusionPipeline",
+    "1.x or 2.x",
+    {"unet": (UNET,), "vae": (VAE,), "text_encoder": ("CLIPTextModel",), "tokenizer": TOKENIZERS},
+    ("text_encoder",),
+)
+STABLE_DIFFUSION_XL = Layout(
+    "StableDiffusionXLPipeline",
+    "XL",
+    {
+        "unet": (UNET,),
+        "vae": (VAE,),
+        "text_encoder": ("CLIPTextModel",),
+        "text_encoder_2": ("CLIPTextModelWithProjection",),
+        "tokenizer": TOKENIZERS,
+        "tokenizer_2": TOKENIZERS,
+    },
+    ("text_encoder", "text_encoder_2"),
+    "text_time",
+)
+STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
 }
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 PREDICTIONS = ("epsilon", "v_prediction", "sample")  # as noise_models, which needs torch
 PICKLES = {".bin", ".ckpt", ".pt", ".pth"}
 OTHERS = {".gguf": "GGUF", ".onnx": "ONNX", ".msgpack": "Flax", ".h5": "TensorFlow"}
@@ -45,25 +91,38 @@ def pipeline_class(folder: Path) -> str:
     return str(read_json(folder / "model_index.json").get("_class_name"))
 
 
-def check_stable_diffusion(folder: Path) -> None:
-    """Raise PriorError, with one sentence that says what to do, unless `StableDiffusion` can read this folder."""
-    if (kind := pipeline_class(folder)) != PIPELINE:
-        raise PriorError(f"{folder} holds a {kind}: use a {PIPELINE} (1.x or 2.x), whose only input is text.")
+def check_layout(folder: Path, layout: Layout) -> None:
+    """Raise PriorError, with one sentence that says what to do, unless the folder has all parts of a layout."""
+    if (kind := pipeline_class(folder)) != layout.pipeline:
+        raise PriorError(
+            f"{folder} holds a {kind}: use a {layout.pipeline} ({layout.versions}), whose only input is text."
+        )
     index = read_json(folder / "model_index.json")
-    for part in (*CLASSES, "scheduler"):
+    for part in (*layout.classes, "scheduler"):
         if not (folder / part).is_dir():
             raise PriorError(f"{folder} has no {part} folder: download the whole model again.")
-    for part, known in CLASSES.items():
+    for part, known in layout.classes.items():
         entry = index.get(part)
         name = entry[-1] if isinstance(entry, list) and entry else None
         if name not in known:
             raise PriorError(f"The {part} of {folder} is a {name}: use a model whose {part} is a {known[0]}.")
-    unet, vae, text = (read_json(folder / part / "config.json") for part in STEMS)
     _check_scheduler(folder, read_json(folder / "scheduler" / "scheduler_config.json"))
-    _check_tokenizer(folder / "tokenizer")
-    _check_fit(folder, unet, vae, text)
-    for part in STEMS:
+    for part in layout.classes:
+        if part.startswith("tokenizer"):
+            _check_tokenizer(folder / part)
+    _check_fit(folder, layout)
+    for part in layout.networks:
         _check_weights(folder / part)
+
+
+def check_stable_diffusion(folder: Path) -> None:
+    """As `check_layout`, for Stable Diffusion 1.x and 2.x."""
+    check_layout(folder, STABLE_DIFFUSION)
+
+
+def check_stable_diffusion_xl(folder: Path) -> None:
+    """As `check_layout`, for Stable Diffusion XL."""
+    check_layout(folder, STABLE_DIFFUSION_XL)
 
 
 def words(folder: Path) -> Words | None:
@@ -96,7 +155,7 @@ def _check_place(folder: Path) -> None:
         raise PriorError(f"There is no folder {folder}: name a diffusers folder, with a model_index.json.")
     if folder.suffix.lower() == ".safetensors":
         raise PriorError(
-            f"{folder} is a single-file checkpoint: convert it once with diffusers' {PIPELINE}"
+            f"{folder} is a single-file checkpoint: convert it once with diffusers' {STABLE_DIFFUSION.pipeline}"
             ".from_single_file(FILE) and save_pretrained(FOLDER), and name that folder."
         )
     if folder.suffix.lower() in PICKLES:
@@ -134,25 +193,32 @@ def _check_tokenizer(folder: Path) -> None:
             read_json(folder / name)
 
 
-def _check_fit(folder: Path, unet: dict[str, object], vae: dict[str, object], text: dict[str, object]) -> None:
+def _check_fit(folder: Path, layout: Layout) -> None:
     """Raise PriorError where the parts do not go together."""
-    channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    configs = {part: read_json(folder / part / "config.json") for part in layout.networks}
+    unet = configs["unet"]
+    channels, latents = unet.get("in_channels", 4), configs["vae"].get("latent_channels", 4)
     if channels != latents:
         raise PriorError(
             f"The U-Net in {folder} takes {channels} channels, but its latents have {latents}: use a "
             "plain text-to-image model, not an inpainting or depth one."
         )
-    width, given = unet.get("cross_attention_dim"), text.get("hidden_size")
-    if width is not None and given is not None and width != given:
+    width, widths = unet.get("cross_attention_dim"), [configs[part].get("hidden_size") for part in layout.text_encoders]
+    given = sum(each for each in widths if isinstance(each, int))
+    if width is not None and None not in widths and width != given:
         raise PriorError(
             f"The U-Net in {folder} takes text of width {width}, but its text encoder gives {given}: "
             "they are of two models. Download one whole model."
         )
-    for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
-        if unet.get(name):
+    for name, expected in {
+        "addition_embed_type": layout.addition,
+        "class_embed_type": None,
+        "encoder_hid_dim_type": None,
+    }.items():
+        if (unet.get(name) or None) != expected:
             raise PriorError(
-                f"The U-Net in {folder} needs more than text ({name} is {unet[name]}): use a plain "
-                "text-to-image model of Stable Diffusion 1.x or 2.x."
+                f"The U-Net in {folder} needs more than text ({name} is {unet.get(name)}): use a plain "
+                f"text-to-image model of Stable Diffusion {layout.versions}."
             )
     if not unet.get("sample_size"):
         raise PriorError(

@@ -32,8 +32,10 @@ class Pipeline:
     prior: str
 
 
+_SD, _XL = files.STABLE_DIFFUSION.pipeline, files.STABLE_DIFFUSION_XL.pipeline
 PIPELINES: dict[str, Pipeline] = {  # `_class_name` of model_index.json -> its prior
-    files.PIPELINE: Pipeline(files.check_stable_diffusion, f"{__package__}.stable_diffusion:StableDiffusion")
+    _SD: Pipeline(files.check_stable_diffusion, f"{__package__}.stable_diffusion:StableDiffusion"),
+    _XL: Pipeline(files.check_stable_diffusion_xl, f"{__package__}.stable_diffusion_xl:StableDiffusionXL"),
 }
 
 
@@ -43,7 +45,12 @@ def check(folder: Path) -> None:
 
 
 def _pipeline(folder: Path) -> Pipeline:
-    return PIPELINES.get(files.pipeline_class(folder), PIPELINES[files.PIPELINE])  # whose check says what is needed
+    if (kind := files.pipeline_class(folder)) not in PIPELINES:
+        raise PriorError(
+            f"{folder} holds a {kind}: use a Stable Diffusion pipeline whose only input is text "
+            f"({' or '.join(PIPELINES)})."
+        )
+    return PIPELINES[kind]
 
 
 def load(

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -15,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from .base import PriorError, append_dims
 from .conditions import Condition, TextCondition, Views
-from .files import AGAIN, check_stable_diffusion, variant, words
+from .files import AGAIN, STABLE_DIFFUSION, Layout, check_layout, variant, words
 from .lora_denoiser import LoRADenoiser
 from .noise_models import DiscreteNoise
 from .prompts import negative_prompts, prompt_warnings, tokenize, unknown_words, view_prompts
@@ -33,19 +34,19 @@ class StableDiffusion:
     Raises PriorError, with what to do, for a folder that does not hold such a model.
     """
 
+    layout: ClassVar[Layout] = STABLE_DIFFUSION
+
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         folder = Path(folder)
-        check_stable_diffusion(folder)
+        check_layout(folder, self.layout)
         self.device, self.dtype = torch.device(device), dtype
         self.unet = self._network(UNet2DConditionModel, folder / "unet", torch_dtype=dtype)
-        self.vae = self._network(AutoencoderKL, folder / "vae", torch_dtype=dtype)
-        self.text_encoder = self._network(
-            CLIPTextModel, folder / "text_encoder", dtype=dtype, ignore_mismatched_sizes=True
-        )
-        self.tokenizer: CLIPTokenizer = _load(CLIPTokenizer, folder / "tokenizer")
+        self.vae = self._network(AutoencoderKL, folder / "vae", torch_dtype=self._vae_dtype(folder / "vae"))
+        self.text_encoder = self._text_encoder(CLIPTextModel, folder / "text_encoder")
+        self.tokenizer: CLIPTokenizer = load_part(CLIPTokenizer, folder / "tokenizer")
         self.tokens: int = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
         self.words = words(folder)
-        scheduler = _load(DDPMScheduler, folder / "scheduler")
+        scheduler = load_part(DDPMScheduler, folder / "scheduler")
 
         self.noise = DiscreteNoise(scheduler.alphas_cumprod, scheduler.config.prediction_type, self.device)
         self.sigma_range = self.noise.sigma_range
@@ -55,11 +56,17 @@ class StableDiffusion:
         height, width = (size, size) if isinstance(size, int) else size
         self.resolution: int = height * self.downscale
         self.latent_shape: tuple[int, int, int] = (self.vae.config.latent_channels, height, width)
-        self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
+        self._embeddings: OrderedDict[str, TextCondition] = OrderedDict()
+
+    def _vae_dtype(self, folder: Path) -> torch.dtype:
+        return self.dtype
+
+    def _text_encoder(self, kind: Any, folder: Path) -> Any:
+        return self._network(kind, folder, dtype=self.dtype, ignore_mismatched_sizes=True)
 
     def _network(self, kind: Any, folder: Path, **options: object) -> Any:
         """A frozen network, all of whose weights are the files' own numbers; only safetensors are read."""
-        network, info = _load(
+        network, info = load_part(
             kind, folder, variant=variant(folder), use_safetensors=True, output_loading_info=True, **options
         )
         if missing := sorted(info["missing_keys"]):
@@ -121,13 +128,16 @@ class StableDiffusion:
         """
         if isinstance(prompts, str) or not prompts:
             raise PriorError("text_condition() takes a list with at least one prompt.")
-        embeddings = self._encode_texts(prompts)
+        positive = self._encode_texts(prompts)
         if guidance_scale == 1:
-            return TextCondition(embeddings)
+            return positive
         negatives = [negative] * len(prompts) if isinstance(negative, str) else negative
         if len(negatives) != len(prompts):
             raise PriorError(f"Give one negative prompt, or one for each of the {len(prompts)} prompts.")
-        return TextCondition(embeddings, self._encode_texts(negatives), float(guidance_scale))
+        against = self._encode_texts(negatives)
+        return replace(
+            positive, negative=against.embeddings, negative_pooled=against.pooled, guidance_scale=float(guidance_scale)
+        )
 
     def prompt_warnings(self, prompt: str, negative_prompt: str = "", against_overhead: bool = False) -> list[str]:
         """As `TextToImagePrior.prompt_warnings`."""
@@ -139,20 +149,32 @@ class StableDiffusion:
             )
         return warnings + prompt_warnings(self.tokenizer, self.tokens, prompt, negative_prompt, against_overhead)
 
-    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
-        return torch.cat([self._encode_text(text) for text in texts])
+    def _encode_texts(self, texts: Sequence[str]) -> TextCondition:
+        """The texts' condition, without guidance. One text at a time: its bits must not depend on a batch."""
+        encoded = [self._cached(text) for text in texts]
+        pooled = [each.pooled for each in encoded if each.pooled is not None]
+        return TextCondition(
+            torch.cat([each.embeddings for each in encoded]), pooled=torch.cat(pooled) if pooled else None
+        )
 
-    def _encode_text(self, text: str) -> Tensor:
-        """(1, tokens, width). One text at a time: its bits must not depend on a batch."""
+    def _cached(self, text: str) -> TextCondition:
         if text not in self._embeddings:
-            tokens = tokenize(self.tokenizer, text, self.tokens)
-            ids, mask = (torch.tensor([each]).to(self.device, non_blocking=True) for each in (tokens.ids, tokens.mask))
-            masked = getattr(self.text_encoder.config, "use_attention_mask", False)
-            self._embeddings[text] = self.text_encoder(ids, attention_mask=mask if masked else None)[0]
+            self._embeddings[text] = self._encode_text(text)
             if len(self._embeddings) > MAX_EMBEDDINGS:
                 self._embeddings.popitem(last=False)
         self._embeddings.move_to_end(text)
         return self._embeddings[text]
+
+    def _encode_text(self, text: str) -> TextCondition:
+        ids, mask = self._tokens(self.tokenizer, text)
+        masked = getattr(self.text_encoder.config, "use_attention_mask", False)
+        return TextCondition(self.text_encoder(ids, attention_mask=mask if masked else None)[0])
+
+    def _tokens(self, tokenizer: CLIPTokenizer, text: str) -> tuple[Tensor, Tensor]:
+        """(1, tokens) ids and attention mask of a text."""
+        tokens = tokenize(tokenizer, text, self.tokens)
+        ids, mask = (torch.tensor([each]).to(self.device, non_blocking=True) for each in (tokens.ids, tokens.mask))
+        return ids, mask
 
     def student(self) -> LoRADenoiser:
         """As `HasStudent.student`."""
@@ -182,7 +204,7 @@ class StableDiffusion:
 
     def _predict(self, x: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
         """The U-Net's own output, (B, C, h, w) float32; with guidance, one call on 2B latents."""
-        condition = condition or TextCondition(self._encode_texts([""]))
+        condition = condition or self._encode_texts([""])
         if not isinstance(condition, TextCondition):
             raise PriorError(f"This model takes a TextCondition, as its condition() makes, not {condition!r}.")
         batch = len(x)
@@ -192,11 +214,18 @@ class StableDiffusion:
             raise PriorError(f"The condition has {prompts} prompts for {batch} latents: give one each, or one.")
         embeddings = torch.cat([part.expand(batch, -1, -1) for part in parts])
         x = x.repeat(len(parts), 1, 1, 1).to(self.dtype, memory_format=torch.channels_last)
-        output: Tensor = self.unet(x, timestep.repeat(len(parts)), encoder_hidden_states=embeddings).sample.float()
+        times = timestep.repeat(len(parts))
+        output: Tensor = self.unet(
+            x, times, encoder_hidden_states=embeddings, added_cond_kwargs=self._added(condition, batch)
+        ).sample.float()
         if condition.negative is None:
             return output
         negative, positive = output.chunk(2)
         return negative + condition.guidance_scale * (positive - negative)
+
+    def _added(self, condition: TextCondition, batch: int) -> dict[str, Tensor] | None:
+        """Further inputs of the U-Net, for the negative part first; None where it takes text only."""
+        return None
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] -> latents (B, C, H/f, W/f) float32, differentiable.
@@ -208,7 +237,7 @@ class StableDiffusion:
                 f"encode() takes images (B, 3, H, W) with H and W multiples of {self.downscale}, "
                 f"but got shape {tuple(images.shape)}."
             )
-        pixels = (2 * images - 1).to(self.dtype, memory_format=torch.channels_last)
+        pixels = (2 * images - 1).to(self.vae.dtype, memory_format=torch.channels_last)
         mean: Tensor = self.vae.encode(pixels).latent_dist.mode().float()
         latents: Tensor = (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
         return latents
@@ -216,11 +245,12 @@ class StableDiffusion:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> images (B, 3, H, W) float32 in [0, 1]."""
         latents = latents.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-        pixels: Tensor = self.vae.decode(latents.to(self.dtype, memory_format=torch.channels_last)).sample
+        pixels: Tensor = self.vae.decode(latents.to(self.vae.dtype, memory_format=torch.channels_last)).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
 
-def _load(kind: Any, folder: Path, **options: object) -> Any:
+def load_part(kind: Any, folder: Path, **options: object) -> Any:
+    """A part of a pipeline by its class, offline. Raises PriorError with the library's reason."""
     try:
         return kind.from_pretrained(str(folder), local_files_only=True, **options)
     except Exception as error:

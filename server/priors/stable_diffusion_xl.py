@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Stable Diffusion XL, base and fine-tunes, in diffusers' folder layout (Podell et al. 2023, arXiv 2307.01952)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+from .conditions import TextCondition
+from .files import STABLE_DIFFUSION_XL, Layout, read_json
+from .stable_diffusion import StableDiffusion, load_part
+
+
+class StableDiffusionXL(StableDiffusion):
+    """A frozen Stable Diffusion XL model, as a `TextToImagePrior`.
+
+    The U-Net takes the last hidden layers but one of two text encoders side by side, the second one's pooled text, and
+    the size of the pictures that it was trained on, which is here the model's own resolution without a crop.
+    """
+
+    layout: ClassVar[Layout] = STABLE_DIFFUSION_XL
+
+    def __init__(self, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+        super().__init__(folder, device, dtype)
+        folder = Path(folder)
+        self.text_encoder_2 = self._text_encoder(CLIPTextModelWithProjection, folder / "text_encoder_2")
+        self.tokenizer_2: CLIPTokenizer = load_part(CLIPTokenizer, folder / "tokenizer_2")
+        index = read_json(folder / "model_index.json")
+        self._zeros_for_empty = bool(index.get("force_zeros_for_empty_prompt", True))
+
+    def _vae_dtype(self, folder: Path) -> torch.dtype:
+        """The published VAE's activations overflow float16; where the card has bfloat16, that costs no more memory."""
+        if self.dtype != torch.float16 or not read_json(folder / "config.json").get("force_upcast", True):
+            return self.dtype
+        no_bfloat16 = self.device.type == "cuda" and not torch.cuda.is_bf16_supported()
+        return torch.float32 if no_bfloat16 else torch.bfloat16
+
+    def _encode_text(self, text: str) -> TextCondition:
+        hidden, pooled = [], torch.empty(0)
+        for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
+            encoded = encoder(self._tokens(tokenizer, text)[0], output_hidden_states=True)
+            hidden.append(encoded.hidden_states[-2])
+            pooled = encoded[0]
+        embeddings = torch.cat(hidden, dim=-1)
+        if not text and self._zeros_for_empty:
+            return TextCondition(torch.zeros_like(embeddings), pooled=torch.zeros_like(pooled))
+        return TextCondition(embeddings, pooled=pooled)
+
+    def _added(self, condition: TextCondition, batch: int) -> dict[str, Tensor]:
+        parts = [part for part in (condition.negative_pooled, condition.pooled) if part is not None]
+        size = float(self.resolution)
+        # Original height and width, the crop's top and left, target height and width.
+        ids = torch.tensor([size, size, 0, 0, size, size], dtype=self.dtype).to(self.device, non_blocking=True)
+        return {
+            "text_embeds": torch.cat([part.expand(batch, -1) for part in parts]),
+            "time_ids": ids.expand(len(parts) * batch, -1),
+        }
