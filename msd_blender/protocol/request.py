@@ -2,7 +2,8 @@
 """The request for a job: the one table of a job's options.
 
 `JobRequest.validate`, both command lines, the API's schema and Blender's properties derive from it. A further option is
-a field here and a row in Blender's panel; a test looks for it at every door.
+a field here, a property in `properties.py` and a row in `panels.py`. tests/blender/test_options.py looks for it at
+every door, and docs/architecture.md lists the places that notice it.
 """
 
 from __future__ import annotations
