@@ -13,7 +13,8 @@ The threads:
 
 Where a lost connection is retried: `Client.events` reconnects its stream a few times with backoff. When that fails,
 and the session was made with `wait_for_server`, `_follow_job` connects anew every `RETRY_SECONDS` until it is closed,
-and `_send_commands` repeats its command at the same interval. A refusal of a server that does answer is final.
+and `_send_commands` repeats its command at the same interval; `_read_snapshots` opens its stream again. A first
+connection that fails is not retried, and a refusal of a server that does answer is final.
 """
 
 from __future__ import annotations

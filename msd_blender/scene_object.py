@@ -272,8 +272,9 @@ class SceneObject:
     def has_edits(self, snapshot: Snapshot | None = None) -> bool:
         """Whether the artist moved vertices, painted texels or exchanged images since the last snapshot or capture.
 
-        Painted texels are remembered, and locked in the next capture. snapshot: the next one to apply; then only the
-        textures that it would write over are compared. Raises `ObjectDeletedError`.
+        Painted texels are remembered, and protected from the next capture on. Raises `ObjectDeletedError`.
+
+        snapshot: the next one to apply; then only the textures that it would write over are compared.
         """
         object = self.object
         if self.is_being_edited or object.data.get(SNAPSHOT_PROPERTY) != self._shown_tag or not self._written:
