@@ -15,7 +15,7 @@ from .errors import ClientError
 from .live_job import LiveJob, find_live_job, find_live_job_on, running_jobs
 from .local_server import log_tail
 from .properties import RequestProperties
-from .protocol import FAILED, MAX_SEED, to_dict
+from .protocol import FAILED, MAX_SEED
 
 _SEED_LIMIT = min(MAX_SEED, 2**31 - 1)  # an integer property has 32 bits
 
@@ -186,18 +186,7 @@ class MSD_OT_again(_JobOperator, bpy.types.Operator):
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
         settings = context.scene.msd
-        for name in RequestProperties.__annotations__:
-            settings.property_unset(name)
-        for name, value in to_dict(request).items():
-            if value is None or name not in settings.bl_rna.properties:
-                continue
-            if name == "maps":
-                value = set(value)
-            elif name == "symmetry":
-                value = value or "none"
-            setattr(settings, name, value)
-        if request.elevation is not None:
-            settings.elevation_min, settings.elevation_max = map(round, request.elevation)
+        settings.set_from(request)
         settings.lock = record.lock
         object = history.object_of(record)
         if request.mode != "generate" and object is not None:

@@ -123,6 +123,21 @@ class RequestProperties:
         values["model"] = expand_path(self.model, chosen.url if chosen and chosen.place == "URL" else "")
         return JobRequest(**values).validate(uploaded=False)
 
+    def set_from(self, request: JobRequest) -> None:
+        """Show a request: the inverse of `request`. Options that it leaves out get their defaults."""
+        for name in RequestProperties.__annotations__:
+            self.property_unset(name)
+        for name, option in OPTIONS.items():
+            value = getattr(request, name)
+            if value is None or option.internal:
+                continue
+            if name == "elevation":
+                self.elevation_min, self.elevation_max = map(round, value)
+            elif option.many:
+                setattr(self, name, set(value))
+            else:
+                setattr(self, name, value or _NO_CHOICE if option.choices else value)
+
     def _value(self, option: Option) -> Any:
         """The value of an option, as the protocol has it."""
         if option.name == "elevation":

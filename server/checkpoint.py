@@ -60,6 +60,13 @@ def write(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
+# A warning to the user, with the system's reason.
+NOT_WRITTEN = (
+    "A checkpoint could not be written ({}): the job goes on, but make room, or what it does from here is lost if the "
+    "server stops."
+)
+
+
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
     """Write a checkpoint as `write` does. Raises OSError."""
     write(path, serialize(tensors, state))

@@ -19,7 +19,7 @@ from pathlib import Path
 from .priors import BUNDLED_MODEL, PriorError, check
 
 GOOD, NOTE, BAD = "ok", "note", "MISSING"
-ROOM = 2 << 30  # bytes of free disk space that jobs may need
+FREE_BYTES = 2 << 30  # bytes of free disk space that jobs may need
 # CUDA's major version -> the lowest driver for Linux that runs all of it (NVIDIA, CUDA Compatibility).
 DRIVERS = {13: "580.65.06", 12: "525.60.13", 11: "450.80.02"}
 
@@ -333,8 +333,8 @@ def disk(data: Path) -> Finding:
         probe.unlink()
     except OSError as error:
         return Finding(BAD, f"cannot write to {place} ({error.strerror})", "choose another folder with --data")
-    if free < ROOM:
-        return Finding(NOTE, space, f"jobs may need {ROOM / 2**30:.0f} GiB: free some, or choose another --data")
+    if free < FREE_BYTES:
+        return Finding(NOTE, space, f"jobs may need {FREE_BYTES / 2**30:.0f} GiB: free some, or choose another --data")
     return Finding(GOOD, space)
 
 

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from abc import abstractmethod
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
 from ..geometry.field import Field
 from ..geometry.isosurface import extract_mesh, mirrored
 from ..geometry.mesh import Mesh
-from .base import AssetState, ParamGroup
+from .base import AssetState, BuildContext, ParamGroup
 
 
 class FieldAsset(nn.Module):
@@ -25,6 +26,18 @@ class FieldAsset(nn.Module):
     def __init__(self, field: Field, symmetry: str = ""):
         super().__init__()
         self.field, self.symmetry = field, symmetry
+
+    @classmethod
+    @abstractmethod
+    def of(cls, field: Field, context: BuildContext) -> Self:
+        """The asset of a field."""
+
+    @classmethod
+    def from_checkpoint(cls, state: AssetState, context: BuildContext) -> Self:
+        """As `Asset.from_checkpoint`."""
+        asset = cls.of(Field(context.levels, device=context.device), context)
+        asset.load_state_dict(state.tensors)
+        return asset
 
     def checkpoint_state(self) -> AssetState:
         return AssetState(self.name, self.state_dict())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ..rendering.cameras import Cameras
 from ..rendering.rasterize import Rasterizer
 from ..rendering.render import render
 from ..rendering.shading import Lights
-from .base import Asset, AssetState, BuildContext
+from .base import Asset, BuildContext
 from .field_asset import FieldAsset
 from .mesh_asset import MeshAsset
 from .volume import Volume
@@ -40,15 +40,12 @@ class Surface(FieldAsset):
             return previous
         if not isinstance(previous, Volume):
             raise TypeError(f"A surface is made of a volume, not of {previous!r}.")
-        options = context.options
-        return cls(previous.solid_field(context.levels), context.rasterizer, options.symmetry, options.flat)
+        return cls.of(previous.solid_field(context.levels), context)
 
     @classmethod
-    def from_checkpoint(cls, state: AssetState, context: BuildContext) -> Surface:
-        field = Field(context.levels, device=context.device)
-        asset = cls(field, context.rasterizer, context.options.symmetry, context.options.flat)
-        asset.load_state_dict(state.tensors)
-        return asset
+    def of(cls, field: Field, context: BuildContext) -> Self:
+        """As `FieldAsset.of`."""
+        return cls(field, context.rasterizer, context.options.symmetry, context.options.flat)
 
     def render(
         self,

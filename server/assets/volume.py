@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from ..geometry.regularize import binary_entropy, total_variation
 from ..rendering.cameras import Cameras
 from ..rendering.shading import Lights
 from ..rendering.volume import march
-from .base import Asset, AssetState, BuildContext
+from .base import Asset, BuildContext
 from .field_asset import FieldAsset
 from .mesh_asset import MeshAsset
 
@@ -31,13 +31,12 @@ class Volume(FieldAsset):
     def from_previous(cls, previous: Asset | None, context: BuildContext) -> Asset:
         if isinstance(previous, MeshAsset):  # edited by an artist
             return previous
-        return cls(Field(context.levels, device=context.device), context.options.symmetry)
+        return cls.of(Field(context.levels, device=context.device), context)
 
     @classmethod
-    def from_checkpoint(cls, state: AssetState, context: BuildContext) -> Volume:
-        asset = cls(Field(context.levels, device=context.device), context.options.symmetry)
-        asset.load_state_dict(state.tensors)
-        return asset
+    def of(cls, field: Field, context: BuildContext) -> Self:
+        """As `FieldAsset.of`."""
+        return cls(field, context.options.symmetry)
 
     def render(
         self,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from msd_blender.protocol import CANCELLED, FAILED, FINISHED, PAUSED, QUEUED, WRITING, Job, Log, Progress, Snapshot
 
+from ..checkpoint import NOT_WRITTEN
 from .executor import Executor, ExecutorCrashed
 from .job_source import JobSource, Stop
 from .messages import (
@@ -30,10 +31,6 @@ from .messages import (
 
 MAX_CRASHES = 3  # of an executor while it starts, or at one checkpoint of a job: then a job has failed
 POLL_SECONDS = 0.05  # between two looks at whether the job shall stop
-CHECKPOINT_NOT_WRITTEN = (
-    "A checkpoint could not be written ({}): the job goes on, but make room, or what it does from here is lost if the "
-    "server stops."
-)
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,7 @@ class JobRun:
         self._iterated = now
         if self._unwritten is not None and not self._warned:
             self._warned = True
-            self._warn(CHECKPOINT_NOT_WRITTEN.format(self._unwritten.strerror))
+            self._warn(NOT_WRITTEN.format(self._unwritten.strerror))
         self._queue.publish(self._job.id, progress)
 
     def _write(self, checkpoint: Checkpoint) -> None:

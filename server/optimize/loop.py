@@ -18,7 +18,7 @@ from msd_blender.protocol import WRITING, JobRequest, Log, Progress, Snapshot
 
 from .. import guidance
 from ..assets import ASSETS, Asset, AssetState, BuildContext, MeshAsset, RefineAsset
-from ..checkpoint import load_optimizer, optimizer_tensors
+from ..checkpoint import NOT_WRITTEN, load_optimizer, optimizer_tensors
 from ..geometry.mesh import Mesh
 from ..guidance import Guidance, GuidanceStep
 from ..guidance.bandwidth import Linear
@@ -296,13 +296,7 @@ class Optimization:
         self.saved = self.clock.elapsed
         if not self.checkpoint_failed:
             self.checkpoint_failed = True
-            self.report(
-                Log(
-                    f"A checkpoint could not be written ({error.strerror}): the job goes on, "
-                    "but make room, or what it does from here is lost if the server stops.",
-                    "warning",
-                )
-            )
+            self.report(Log(NOT_WRITTEN.format(error.strerror), "warning"))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Take up the counters of a checkpoint."""

@@ -66,7 +66,7 @@ STEMS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
-PREDICTIONS = ("epsilon", "v_prediction", "sample")  # as noise_models, which needs torch
+PREDICTIONS = ("epsilon", "v_prediction", "sample")  # outputs of networks that `noise_models.DiscreteNoise` takes
 PICKLES = {".bin", ".ckpt", ".pt", ".pth"}
 OTHERS = {".gguf": "GGUF", ".onnx": "ONNX", ".msgpack": "Flax", ".h5": "TensorFlow"}
 _SHARD = r"-\d{5}-of-\d{5}"

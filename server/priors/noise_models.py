@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from .base import append_dims
-
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
+from .files import PREDICTIONS
 
 
 class NoiseModel(Protocol):

@@ -96,6 +96,15 @@ def test_panel(option: Option) -> None:
     assert set(names) <= drawn()
 
 
+@options
+def test_panel_shows_a_request(option: Option) -> None:
+    value = value_of(option)
+    request = JobRequest(**{"prompt": PROMPT, "mode": mode_of(option), option.name: value})
+    settings = bpy.context.scene.msd
+    settings.set_from(request)
+    assert settings.request() == request
+
+
 def drawn() -> set[str]:
     """Names of the properties that have a row in the panel and its sub-panels."""
     layout = MagicMock()
