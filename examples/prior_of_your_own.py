@@ -24,6 +24,7 @@ from msd_blender.protocol import JobRequest
 from server.optimize import Settings, generate
 from server.priors import PIPELINES, Pipeline, PriorError, Views
 from server.priors.mlp import MLPDenoiser
+from server.priors.parts import Parts
 
 COLOURS = {"red": (0.8, 0.1, 0.1), "green": (0.1, 0.7, 0.2), "blue": (0.1, 0.2, 0.8)}
 SPREAD = 0.3  # standard deviation of a latent
@@ -45,7 +46,7 @@ class ColourPrior:
 
     resolution, latent_shape, sigma_range = 32, (3, 8, 8), (0.02, 10.0)
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype):
+    def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype):
         self.device = device
 
     def encode(self, images: Tensor) -> Tensor:

@@ -45,6 +45,6 @@ def warm_up() -> None:
     """Load the bundled prior and compile the rasterizer's kernels, so that the first job starts at once."""
     cpu.warm_up()
     try:
-        priors.load_cached("", torch.device("cpu"))
+        priors.load_cached(priors.Selection(), torch.device("cpu"))
     except priors.PriorError:
         pass  # a job that names its own model needs no bundled one

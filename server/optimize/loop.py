@@ -22,7 +22,7 @@ from ..checkpoint import NOT_WRITTEN, load_optimizer, optimizer_tensors
 from ..geometry.mesh import Mesh
 from ..guidance import Guidance, GuidanceStep
 from ..guidance.bandwidth import Linear
-from ..priors import Views, load_cached
+from ..priors import Selection, Views, load_cached
 from ..rendering import cameras, rasterize
 from ..rendering.shading import Lights, backgrounds
 from .clock import Clock
@@ -130,7 +130,7 @@ class Optimization:
         self.device = choose_device(request.device)
         self.clock = Clock.of(self.device)
         with self.clock("load"):
-            self.prior = load_cached(request.model, self.device)
+            self.prior = load_cached(Selection.of(request), self.device)
             self.rasterizer = rasterize.create(request.rasterizer, self.device)
         # Drawn on the CPU, so that a seed means the same on every device.
         self.generator = torch.Generator().manual_seed(request.seed)

@@ -3,7 +3,7 @@
 
 from .base import Denoiser, Prior, PriorError, TextToImagePrior, TrainableDenoiser
 from .conditions import Condition, Views
-from .loading import BUNDLED_MODEL, PIPELINES, Pipeline, check, clear_cache, load, load_cached
+from .loading import BUNDLED_MODEL, PIPELINES, Pipeline, Selection, check, clear_cache, load, load_cached
 
 __all__ = [
     "BUNDLED_MODEL",
@@ -13,6 +13,7 @@ __all__ = [
     "Pipeline",
     "Prior",
     "PriorError",
+    "Selection",
     "TextToImagePrior",
     "TrainableDenoiser",
     "Views",

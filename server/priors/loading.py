@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msd_blender.protocol import JobRequest
+
 from . import files
 from .base import PriorError, TextToImagePrior
 
 if TYPE_CHECKING:
     import torch
+
+    from .parts import Parts
 
 BUNDLED_MODEL = Path(__file__).parents[1] / "bundled_prior" / "model"
 
@@ -25,7 +29,7 @@ class Pipeline:
     check: raises `PriorError` for a folder that cannot be loaded, without torch; the doctor calls it, and a job before
         it loads the model.
     prior: "module:Class" of a `TextToImagePrior`, imported when a model is loaded and called as
-        Class(folder, device, dtype).
+        Class(parts, device, dtype), with `parts.Parts`.
     """
 
     check: Callable[[Path], None]
@@ -67,6 +71,8 @@ def load(
     """
     import torch  # takes seconds: only when needed
 
+    from .parts import FolderParts
+
     if not folder:
         if not (BUNDLED_MODEL / "model_index.json").is_file():
             raise PriorError(
@@ -78,19 +84,32 @@ def load(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
-    make: Callable[[Path, torch.device, torch.dtype], TextToImagePrior] = pkgutil.resolve_name(_pipeline(folder).prior)
-    return make(folder, device, dtype)
+    pipeline = _pipeline(folder)
+    pipeline.check(folder)
+    make: Callable[[Parts, torch.device, torch.dtype], TextToImagePrior] = pkgutil.resolve_name(pipeline.prior)
+    return make(FolderParts(folder), device, dtype)
 
 
-_cache: dict[tuple[str, str], TextToImagePrior] = {}
+@dataclass(frozen=True)
+class Selection:
+    """The model that a job names, with everything that is put on it."""
+
+    model: str = ""
+
+    @classmethod
+    def of(cls, request: JobRequest) -> Selection:
+        return cls(request.model)
 
 
-def load_cached(folder: str, device: torch.device) -> TextToImagePrior:
+_cache: dict[tuple[Selection, str], TextToImagePrior] = {}
+
+
+def load_cached(selection: Selection, device: torch.device) -> TextToImagePrior:
     """As `load`; the last model stays in memory, so that the next job on it starts at once."""
-    key = folder, str(device)
+    key = selection, str(device)
     if key not in _cache:
         clear_cache()
-        _cache[key] = load(folder, device)
+        _cache[key] = load(selection.model, device)
     return _cache[key]
 
 

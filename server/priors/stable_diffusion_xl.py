@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Stable Diffusion XL, base and fine-tunes, in diffusers' folder layout (Podell et al. 2023, arXiv 2307.01952)."""
+"""Stable Diffusion XL, base and fine-tunes (Podell et al. 2023, arXiv 2307.01952)."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from .conditions import TextCondition
-from .files import STABLE_DIFFUSION_XL, Layout, read_json
-from .stable_diffusion import StableDiffusion, load_part
+from .parts import Parts
+from .stable_diffusion import StableDiffusion
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -22,19 +19,15 @@ class StableDiffusionXL(StableDiffusion):
     the size of the pictures that it was trained on, which is here the model's own resolution without a crop.
     """
 
-    layout: ClassVar[Layout] = STABLE_DIFFUSION_XL
+    def __init__(self, parts: Parts, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+        super().__init__(parts, device, dtype)
+        self.text_encoder_2 = self._text_encoder("text_encoder_2", CLIPTextModelWithProjection)
+        self.tokenizer_2: CLIPTokenizer = parts.load("tokenizer_2", CLIPTokenizer)
+        self._zeros_for_empty = bool(parts.index.get("force_zeros_for_empty_prompt", True))
 
-    def __init__(self, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
-        super().__init__(folder, device, dtype)
-        folder = Path(folder)
-        self.text_encoder_2 = self._text_encoder(CLIPTextModelWithProjection, folder / "text_encoder_2")
-        self.tokenizer_2: CLIPTokenizer = load_part(CLIPTokenizer, folder / "tokenizer_2")
-        index = read_json(folder / "model_index.json")
-        self._zeros_for_empty = bool(index.get("force_zeros_for_empty_prompt", True))
-
-    def _vae_dtype(self, folder: Path) -> torch.dtype:
+    def _vae_dtype(self) -> torch.dtype:
         """The published VAE's activations overflow float16; where the card has bfloat16, that costs no more memory."""
-        if self.dtype != torch.float16 or not read_json(folder / "config.json").get("force_upcast", True):
+        if self.dtype != torch.float16 or not self.parts.config("vae").get("force_upcast", True):
             return self.dtype
         no_bfloat16 = self.device.type == "cuda" and not torch.cuda.is_bf16_supported()
         return torch.float32 if no_bfloat16 else torch.bfloat16

@@ -15,7 +15,7 @@ from server.jobs.local_process import LocalProcess, devices
 from server.jobs.queue import Queue
 from server.jobs.store import Store
 from server.optimize import is_device_fault, is_out_of_memory, release
-from server.priors import load_cached
+from server.priors import Selection, load_cached
 from tests.jobs import faulty
 
 
@@ -150,7 +150,7 @@ def test_an_idle_workers_memory_is_given_back_and_the_next_job_loads_anew(start_
 
 
 def test_release_leaves_no_prior(folders):
-    model = weakref.ref(load_cached(str(folders["epsilon"]), torch.device("cpu")).unet)
+    model = weakref.ref(load_cached(Selection(str(folders["epsilon"])), torch.device("cpu")).unet)
     assert model() is not None
     release()
     gc.collect()

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A model's parts (networks, tokenizers, scheduler), wherever they lie on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from .base import PriorError
+from .files import AGAIN, read_json, variant
+
+
+class Parts(Protocol):
+    """Where a prior gets the parts of its pipeline from, by their names in diffusers' model_index.json."""
+
+    place: Path
+    """The folder or file, for sentences."""
+    index: dict[str, object]
+    """model_index.json."""
+
+    def config(self, part: str) -> dict[str, object]:
+        """The part's configuration."""
+        ...
+
+    def network(self, part: str, kind: Any, **options: object) -> Any:
+        """A frozen network of a class of diffusers or transformers, on the CPU.
+
+        Raises PriorError unless all of its weights are there, fit and are finite.
+        """
+        ...
+
+    def load(self, part: str, kind: Any) -> Any:
+        """A part without weights: a tokenizer or a scheduler."""
+        ...
+
+
+class FolderParts:
+    """The parts of a diffusers folder. Only safetensors are read."""
+
+    def __init__(self, folder: Path):
+        self.place = folder
+        self.index = read_json(folder / "model_index.json")
+
+    def config(self, part: str) -> dict[str, object]:
+        return read_json(self.place / part / "config.json")
+
+    def network(self, part: str, kind: Any, **options: object) -> Any:
+        folder = self.place / part
+        network, info = from_pretrained(
+            kind, folder, variant=variant(folder), use_safetensors=True, output_loading_info=True, **options
+        )
+        if missing := sorted(info["missing_keys"]):
+            raise PriorError(
+                f"{folder} lacks {len(missing)} of the {len(network.state_dict())} weights of a "
+                f"{kind.__name__} ({missing[0]}): {AGAIN}."
+            )
+        if info["mismatched_keys"]:
+            name, found, expected = map(str, sorted(info["mismatched_keys"])[0])
+            raise PriorError(
+                f"{folder} does not fit its config.json, as {name} has the shape {found}, not {expected}: {AGAIN}."
+            )
+        return network.requires_grad_(False).eval()
+
+    def load(self, part: str, kind: Any) -> Any:
+        return from_pretrained(kind, self.place / part)
+
+
+def from_pretrained(kind: Any, folder: Path, **options: object) -> Any:
+    """A part of a pipeline by its class, offline. Raises PriorError with the library's reason."""
+    try:
+        return kind.from_pretrained(str(folder), local_files_only=True, **options)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0].split(". ")[0]
+        raise PriorError(f"{folder} could not be loaded as {kind.__name__}: {reason}") from error
+
+
+def not_finite(subject: str, device: torch.device, dtype: torch.dtype) -> PriorError:
+    """The error for numbers that are NaN or infinite; it says which precision to try."""
+    precision = str(dtype).removeprefix("torch.")
+    advice = AGAIN if dtype == torch.float32 else f"try float32 (the device cpu uses it); if that is no better, {AGAIN}"
+    return PriorError(f"{subject} are NaN or infinite on the {device.type} in {precision}: {advice}.")
