@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .base import PriorError
+from .families import CONTROLNET, FLUX, MODEL, SD1, SD2, SD3, SDXL, Contents, identify
 
 UNET, VAE = "UNet2DConditionModel", "AutoencoderKL"
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -69,6 +70,7 @@ STEMS = {
 PREDICTIONS = ("epsilon", "v_prediction", "sample")  # outputs of networks that `noise_models.DiscreteNoise` takes
 PICKLES = {".bin", ".ckpt", ".pt", ".pth"}
 OTHERS = {".gguf": "GGUF", ".onnx": "ONNX", ".msgpack": "Flax", ".h5": "TensorFlow"}
+_PIPELINE_FAMILIES = {"PixArtSigmaPipeline": "PixArt-Sigma", "SanaPipeline": "Sana"}
 _SHARD = r"-\d{5}-of-\d{5}"
 _LONGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
 AGAIN = "download the model again"
@@ -123,6 +125,32 @@ def check_stable_diffusion(folder: Path) -> None:
 def check_stable_diffusion_xl(folder: Path) -> None:
     """As `check_layout`, for Stable Diffusion XL."""
     check_layout(folder, STABLE_DIFFUSION_XL)
+
+
+def contents(place: Path) -> Contents:
+    """What a file or folder holds, by its header or its configurations. Raises PriorError where it cannot be read."""
+    if not place.is_dir():
+        if place.suffix.lower() != ".safetensors" or not place.exists():
+            _check_place(place)
+        return identify(read_header(place).shapes)
+    if not (place / "model_index.json").exists():
+        config = read_json(place / "config.json")
+        return Contents(CONTROLNET, *_family(config))
+    index = read_json(place / "model_index.json")
+    part = "transformer" if "transformer" in index else "unet"
+    family, variant, width = _family(read_json(place / part / "config.json"))
+    return Contents(MODEL, _PIPELINE_FAMILIES.get(str(index.get("_class_name")), family), variant, width)
+
+
+def _family(config: dict[str, object]) -> tuple[str, str, int | None]:
+    """Family, variant and width of the texts, by the configuration of a denoising network or of its ControlNet."""
+    name, width = str(config.get("_class_name")), config.get("cross_attention_dim")
+    if name.startswith(("SD3", "Flux")):
+        return (SD3 if name.startswith("SD3") else FLUX), "", None
+    known = width if isinstance(width, int) else None
+    if config.get("addition_embed_type") == "text_time":
+        return SDXL, "", known
+    return (SD2 if config.get("use_linear_projection") else SD1), "", known
 
 
 def words(folder: Path) -> Words | None:

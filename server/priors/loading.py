@@ -48,6 +48,17 @@ def check(folder: Path) -> None:
     _pipeline(folder).check(folder)
 
 
+def resolution(folder: Path) -> int | None:
+    """Edge in pixels of the square pictures that a model makes, by its configurations; None where they do not say."""
+    for part in ("unet", "transformer"):
+        if (folder / part / "config.json").is_file():
+            size = files.read_json(folder / part / "config.json").get("sample_size")
+            blocks = files.read_json(folder / "vae" / "config.json").get("block_out_channels")
+            size = size[0] if isinstance(size, list) and size else size
+            return size << len(blocks) - 1 if isinstance(size, int) and isinstance(blocks, list) else None
+    return None
+
+
 def _pipeline(folder: Path) -> Pipeline:
     if (kind := files.pipeline_class(folder)) not in PIPELINES:
         raise PriorError(
