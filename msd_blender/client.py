@@ -208,7 +208,7 @@ class Client:
             with self._request(method, path, body, timeout=timeout) as answer:
                 values = json.loads(answer.read())
             if get_origin(kind) is list:
-                return [from_dict(*get_args(kind), each) for each in values]
+                return [from_dict(get_args(kind)[0], each) for each in values]
             return from_dict(kind, values)
         except (OSError, http.client.HTTPException) as error:
             raise ClientError(

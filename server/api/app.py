@@ -20,6 +20,7 @@ from msd_blender.protocol import FILES, QUEUED, Edit, Health, Job, JobRequest, M
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import MIN_FREE_BYTES
 from ..jobs.uploads import UploadNotFound
+from ..priors import PriorError, check
 from ..priors.catalogue import catalogue
 from . import metrics
 from .auth import Guard, RateLimit, allowed_model
@@ -89,6 +90,10 @@ def create_app(
 
     @app.exception_handler(ProtocolError)
     async def refuse(request: Request, error: ProtocolError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(PriorError)
+    async def unfit(request: Request, error: PriorError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
 
     @app.exception_handler(UploadNotFound)
@@ -202,6 +207,8 @@ def create_app(
                 "This server opens models only below the folders that it was started with "
                 "(--models): name one of those, or none for the bundled model.",
             )
+        if job_request.model:
+            check(job_request.model)
         if not submissions.allows(request.client.host if request.client else ""):
             raise HTTPException(429, f"At most {SUBMISSIONS} jobs a minute can be submitted: try again later.")
         if queue.store.count(QUEUED) >= MAX_QUEUED:

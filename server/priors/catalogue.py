@@ -13,7 +13,7 @@ import yaml
 
 from msd_blender.protocol import Model
 
-from . import families, files, loading, places
+from . import families, files, loading, places, single_file
 from .base import PriorError
 from .families import CONTROLNET, IP_ADAPTER, LORA, MODEL, NETWORK, Contents
 
@@ -34,12 +34,11 @@ SHELVES = {
     "models/ipadapter": IP_ADAPTER,
 }
 _COMFYUI_KEYS = {Path(shelf).name: kind for shelf, kind in SHELVES.items() if shelf.startswith("models/")}
-_PROGRAMS = ("ComfyUI", "Documents/ComfyUI", "stable-diffusion-webui", "stable-diffusion-webui-forge")
 
 
 def default_roots() -> list[Path]:
     """Where programs keep models: ComfyUI and AUTOMATIC1111 in the home folder, and the Hugging Face cache."""
-    return [place for place in (*(Path.home() / name for name in _PROGRAMS), places.cache_folder()) if place.is_dir()]
+    return [place for place in (*places.program_folders(), places.cache_folder()) if place.is_dir()]
 
 
 def catalogue(roots: Iterable[Path] | None = None) -> list[Model]:
@@ -127,7 +126,7 @@ def _walk(folder: Path, shelf: Path, kind: str, depth: int = DEPTH) -> Iterator[
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            if depth:
+            if depth and path.suffix != single_file.SIDECAR:
                 yield from _walk(path, shelf, kind, depth - 1)
         elif path.suffix.lower() == ".safetensors" or (kind and _is_foreign(path)):
             yield _Entry(path, _name(path, shelf), kind, str(path))

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
 
 from .base import PriorError
 
+PROGRAMS = ("ComfyUI", "Documents/ComfyUI", "stable-diffusion-webui", "stable-diffusion-webui-forge")
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 _REPOSITORY = "models--"
 
@@ -43,6 +45,32 @@ def snapshot(repository: Path) -> Path:
     return max(found, key=lambda each: each.stat().st_mtime)
 
 
+def program_folders() -> list[Path]:
+    """The folders of ComfyUI and of AUTOMATIC1111's web UI in the home folder."""
+    return [place for name in PROGRAMS if (place := Path.home() / name).is_dir()]
+
+
+def is_t5_tokenizer(folder: Path) -> bool:
+    """Whether a folder has the files of T5's tokenizer."""
+    if (folder / "spiece.model").is_file():
+        return True
+    try:
+        kind = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return str(kind).startswith("T5") and (folder / "tokenizer.json").is_file()
+
+
+def t5_tokenizer() -> Path | None:
+    """T5's tokenizer from ComfyUI or from a model in the Hugging Face cache; None where there is none."""
+    found = [program / "comfy" / "text_encoders" / "t5_tokenizer" for program in program_folders()]
+    cache = cache_folder()
+    for repository in sorted(cache.glob(f"{_REPOSITORY}*")) if cache.is_dir() else ():
+        for inside in repository.glob("snapshots/*"):
+            found += [inside, *(inside / f"tokenizer{end}" for end in ("", "_2", "_3"))]
+    return next(filter(is_t5_tokenizer, found), None)
+
+
 def locate(model: str | Path) -> Path:
     """The path that a name stands for: a repository's folder for an id that is in the cache, else the path itself."""
     path = Path(model).expanduser()
@@ -51,6 +79,12 @@ def locate(model: str | Path) -> Path:
         if repository.is_dir():
             return repository
     return path
+
+
+def is_model(place: Path) -> bool:
+    """Whether a path leads to one model, and not to a folder of several or of none."""
+    path = resolve(place)
+    return path.is_file() or (path / "model_index.json").exists()
 
 
 def resolve(model: str | Path) -> Path:
