@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msd_blender.protocol import JobRequest
 
-from . import files
+from . import files, transformer_files
 from .base import PriorError, TextToImagePrior
 
 if TYPE_CHECKING:
@@ -37,9 +37,11 @@ class Pipeline:
 
 
 _SD, _XL = files.STABLE_DIFFUSION.pipeline, files.STABLE_DIFFUSION_XL.pipeline
+_SD3 = transformer_files.STABLE_DIFFUSION_3.pipeline
 PIPELINES: dict[str, Pipeline] = {  # `_class_name` of model_index.json -> its prior
     _SD: Pipeline(files.check_stable_diffusion, f"{__package__}.stable_diffusion:StableDiffusion"),
     _XL: Pipeline(files.check_stable_diffusion_xl, f"{__package__}.stable_diffusion_xl:StableDiffusionXL"),
+    _SD3: Pipeline(transformer_files.check_stable_diffusion_3, f"{__package__}.stable_diffusion_3:StableDiffusion3"),
 }
 
 

@@ -10,8 +10,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .base import PriorError
-from .conditions import Condition, TextCondition
+from .conditions import TextCondition
 from .diffusers_prior import DiffusersPrior
 from .noise_models import DiscreteNoise
 from .parts import Parts
@@ -24,7 +23,8 @@ class StableDiffusion(DiffusersPrior):
     def __init__(self, parts: Parts, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         super().__init__(parts, device, dtype)
         self.unet: Any = self._network("unet", UNet2DConditionModel, torch_dtype=dtype)
-        self.text_encoder = self._text_encoder("text_encoder", CLIPTextModel)
+        self.text_encoder = self._encoder("text_encoder", CLIPTextModel)
+        self.encoders = (self.text_encoder,)
         self.tokenizer: CLIPTokenizer = parts.load("tokenizer", CLIPTokenizer)
         self.tokens: int = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
         scheduler = parts.load("scheduler", DDPMScheduler)
@@ -40,9 +40,6 @@ class StableDiffusion(DiffusersPrior):
         network: torch.nn.Module = self.unet
         return network
 
-    def _text_encoder(self, part: str, kind: Any) -> Any:
-        return self._network(part, kind, dtype=self.dtype, ignore_mismatched_sizes=True)
-
     def _encode_text(self, text: str) -> TextCondition:
         ids, mask = self._tokens(self.tokenizer, text)
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
@@ -54,27 +51,12 @@ class StableDiffusion(DiffusersPrior):
         ids, mask = (torch.tensor([each]).to(self.device, non_blocking=True) for each in (tokens.ids, tokens.mask))
         return ids, mask
 
-    def _predict(self, x: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
-        """The U-Net's own output, (B, C, h, w) float32; with guidance, one call on 2B latents."""
-        condition = condition or self._encode_texts([""])
-        if not isinstance(condition, TextCondition):
-            raise PriorError(f"This model takes a TextCondition, as its condition() makes, not {condition!r}.")
-        batch = len(x)
-        parts = [part for part in (condition.negative, condition.embeddings) if part is not None]
-        if any(len(part) not in (1, batch) for part in parts):
-            prompts = len(condition.embeddings)
-            raise PriorError(f"The condition has {prompts} prompts for {batch} latents: give one each, or one.")
-        embeddings = torch.cat([part.expand(batch, -1, -1) for part in parts])
-        x = x.repeat(len(parts), 1, 1, 1).to(self.dtype, memory_format=torch.channels_last)
-        times = timestep.repeat(len(parts))
+    def _ask(self, x: Tensor, timestep: Tensor, text: TextCondition) -> Tensor:
         output: Tensor = self.unet(
-            x, times, encoder_hidden_states=embeddings, added_cond_kwargs=self._added(condition, batch)
-        ).sample.float()
-        if condition.negative is None:
-            return output
-        negative, positive = output.chunk(2)
-        return negative + condition.guidance_scale * (positive - negative)
+            x, timestep, encoder_hidden_states=text.embeddings, added_cond_kwargs=self._added(text)
+        ).sample
+        return output
 
-    def _added(self, condition: TextCondition, batch: int) -> dict[str, Tensor] | None:
-        """Further inputs of the U-Net, for the negative part first; None where it takes text only."""
+    def _added(self, text: TextCondition) -> dict[str, Tensor] | None:
+        """Further inputs of the U-Net, for as many latents as there are texts; None where it takes text only."""
         return None
