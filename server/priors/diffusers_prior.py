@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.func import functional_call
 
+from . import distilled
 from .base import PriorError, append_dims
 from .conditions import Condition, TextCondition, Views
 from .files import words
@@ -52,6 +53,7 @@ class DiffusersPrior(ABC):
         self.words = words(parts.place)
         self.vae: Any = self._network("vae", AutoencoderKL, torch_dtype=self._vae_dtype())
         self.downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.distillation = distilled.find(parts)
         self._embeddings: OrderedDict[str, TextCondition] = OrderedDict()
 
     @property

@@ -65,6 +65,7 @@ STABLE_DIFFUSION = Layout(
     {"unet": (UNET,), "vae": (VAE,), "text_encoder": ("CLIPTextModel",), "tokenizer": TOKENIZERS},
     ("text_encoder",),
 )
+LATENT_CONSISTENCY = replace(STABLE_DIFFUSION, pipeline="LatentConsistencyModelPipeline")
 STABLE_DIFFUSION_XL = Layout(
     "StableDiffusionXLPipeline",
     "XL",
@@ -154,6 +155,11 @@ def check_layout(
 def check_stable_diffusion(folder: Path) -> None:
     """As `check_layout`, for Stable Diffusion 1.x and 2.x."""
     check_layout(folder, STABLE_DIFFUSION, check_discrete_noise, _check_fit)
+
+
+def check_latent_consistency(folder: Path) -> None:
+    """As `check_layout`, for latent consistency models with Stable Diffusion's parts."""
+    check_layout(folder, LATENT_CONSISTENCY, check_discrete_noise, _check_fit)
 
 
 def check_stable_diffusion_xl(folder: Path) -> None:

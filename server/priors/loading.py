@@ -37,11 +37,14 @@ class Pipeline:
 
 
 _SD, _XL = files.STABLE_DIFFUSION.pipeline, files.STABLE_DIFFUSION_XL.pipeline
-_SD3 = transformer_files.STABLE_DIFFUSION_3.pipeline
+_LCM = files.LATENT_CONSISTENCY.pipeline
+_SD3, _FLUX = transformer_files.STABLE_DIFFUSION_3.pipeline, transformer_files.FLUX.pipeline
 PIPELINES: dict[str, Pipeline] = {  # `_class_name` of model_index.json -> its prior
     _SD: Pipeline(files.check_stable_diffusion, f"{__package__}.stable_diffusion:StableDiffusion"),
+    _LCM: Pipeline(files.check_latent_consistency, f"{__package__}.stable_diffusion:StableDiffusion"),
     _XL: Pipeline(files.check_stable_diffusion_xl, f"{__package__}.stable_diffusion_xl:StableDiffusionXL"),
     _SD3: Pipeline(transformer_files.check_stable_diffusion_3, f"{__package__}.stable_diffusion_3:StableDiffusion3"),
+    _FLUX: Pipeline(transformer_files.check_flux, f"{__package__}.flux:Flux"),
 }
 
 
@@ -53,8 +56,7 @@ def check(folder: Path) -> None:
 def _pipeline(folder: Path) -> Pipeline:
     if (kind := files.pipeline_class(folder)) not in PIPELINES:
         raise PriorError(
-            f"{folder} holds a {kind}: use a Stable Diffusion pipeline whose only input is text "
-            f"({' or '.join(PIPELINES)})."
+            f"{folder} holds a {kind}: use a pipeline whose only input is text ({' or '.join(PIPELINES)})."
         )
     return PIPELINES[kind]
 

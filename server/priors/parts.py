@@ -86,7 +86,7 @@ def from_pretrained(kind: Any, folder: Path, **options: object) -> Any:
 
 
 def pipeline_class(name: str) -> Any:
-    """A pipeline of diffusers by its name, without what transformers says of picture processors, which no text needs."""
+    """A pipeline of diffusers by its name, without what transformers says of picture processors: texts need none."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:

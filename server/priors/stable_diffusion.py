@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -25,6 +26,7 @@ class StableDiffusion(DiffusersPrior):
         self.unet: Any = self._network("unet", UNet2DConditionModel, torch_dtype=dtype)
         self.text_encoder = self._encoder("text_encoder", CLIPTextModel)
         self.encoders = (self.text_encoder,)
+        self.embedded_guidance = bool(self.unet.config.time_cond_proj_dim)
         self.tokenizer: CLIPTokenizer = parts.load("tokenizer", CLIPTokenizer)
         self.tokens: int = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
         scheduler = parts.load("scheduler", DDPMScheduler)
@@ -52,8 +54,12 @@ class StableDiffusion(DiffusersPrior):
         return ids, mask
 
     def _ask(self, x: Tensor, timestep: Tensor, text: TextCondition) -> Tensor:
+        scale = None
+        if self.embedded_guidance:  # as LCM was trained (Luo et al. 2023, arXiv 2310.04378)
+            told = torch.full_like(timestep, 1000 * (text.guidance_scale - 1))
+            scale = get_timestep_embedding(told, self.unet.config.time_cond_proj_dim).to(x.dtype)
         output: Tensor = self.unet(
-            x, timestep, encoder_hidden_states=text.embeddings, added_cond_kwargs=self._added(text)
+            x, timestep, encoder_hidden_states=text.embeddings, timestep_cond=scale, added_cond_kwargs=self._added(text)
         ).sample
         return output
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checks of the folders of diffusion transformers: Stable Diffusion 3."""
+"""Checks of the folders of diffusion transformers: Stable Diffusion 3, Flux."""
 
 from __future__ import annotations
 
@@ -29,10 +29,30 @@ STABLE_DIFFUSION_3 = Layout(
     optional=("text_encoder_3", "tokenizer_3"),
 )
 
+FLUX = Layout(
+    "FluxPipeline",
+    "Flux.1",
+    {
+        "transformer": ("FluxTransformer2DModel",),
+        "vae": (VAE,),
+        "text_encoder": (CLIP,),
+        "text_encoder_2": (T5,),
+        "tokenizer": TOKENIZERS,
+        "tokenizer_2": T5_TOKENIZERS,
+    },
+    ("text_encoder", "text_encoder_2"),
+    network="transformer",
+)
+
 
 def check_stable_diffusion_3(folder: Path) -> None:
     """As `check_layout`, for Stable Diffusion 3 and 3.5, with or without T5."""
     check_layout(folder, STABLE_DIFFUSION_3, check_flow, _check_fit_3)
+
+
+def check_flux(folder: Path) -> None:
+    """As `check_layout`, for Flux.1 dev and schnell."""
+    check_layout(folder, FLUX, check_flow, _check_fit_flux)
 
 
 def check_flow(folder: Path, config: dict[str, object]) -> None:
@@ -56,6 +76,20 @@ def _check_fit_3(folder: Path, layout: Layout) -> None:
             folder, "text", config["transformer"].get("joint_attention_dim"), [config["text_encoder_3"].get("d_model")]
         )
     _check_sample_size(folder, config["transformer"])
+
+
+def _check_fit_flux(folder: Path, layout: Layout) -> None:
+    config = {part: read_json(folder / part / "config.json") for part in layout.networks}
+    transformer, latents = config["transformer"], config["vae"].get("latent_channels", 4)
+    packed = 4 * latents if isinstance(latents, int) else latents
+    _check_channels(folder, transformer.get("in_channels", 64), packed)
+    pooled = config["text_encoder"].get("hidden_size")
+    _check_width(folder, "a pooled text", transformer.get("pooled_projection_dim"), [pooled])
+    _check_width(folder, "text", transformer.get("joint_attention_dim"), [config["text_encoder_2"].get("d_model")])
+    if not config["vae"].get("sample_size"):
+        raise PriorError(
+            f"{folder / 'vae' / 'config.json'} has no sample_size: set it to the edge of the pictures, 1024 pixels."
+        )
 
 
 def _check_channels(folder: Path, taken: object, given: object) -> None:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -81,6 +83,30 @@ def save_stable_diffusion_3(folders, path, with_t5=True, shift=3.0):
             pos_embed_max_size=EDGE,
             dual_attention_layers=(0,),
             qk_norm="rms_norm",
+        ),
+    ).save_pretrained(path)
+    return path
+
+
+def save_flux(folders, path, dev=True):
+    small, (encoder, tokenizer) = base(folders), t5()
+    FluxPipeline(
+        vae=small.vae,
+        text_encoder=small.text_encoder,
+        text_encoder_2=encoder,
+        tokenizer=small.tokenizer,
+        tokenizer_2=tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dev),
+        transformer=FluxTransformer2DModel(
+            in_channels=4 * 3,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=T5_WIDTH,
+            pooled_projection_dim=WIDTH,
+            guidance_embeds=dev,
+            axes_dims_rope=(4, 2, 2),
         ),
     ).save_pretrained(path)
     return path
