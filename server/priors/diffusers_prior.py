@@ -137,7 +137,11 @@ class DiffusersPrior(ABC):
             return replace(positive, guidance_scale=float(guidance_scale))
         against = self._encode_texts(negatives)
         return replace(
-            positive, negative=against.embeddings, negative_pooled=against.pooled, guidance_scale=float(guidance_scale)
+            positive,
+            negative=against.embeddings,
+            negative_pooled=against.pooled,
+            negative_mask=against.mask,
+            guidance_scale=float(guidance_scale),
         )
 
     def prompt_warnings(self, prompt: str, negative_prompt: str = "", against_overhead: bool = False) -> list[str]:
@@ -161,9 +165,10 @@ class DiffusersPrior(ABC):
             self._embeddings.move_to_end(text)
         while len(self._embeddings) > MAX_EMBEDDINGS:
             self._embeddings.popitem(last=False)
-        pooled = [each.pooled for each in encoded if each.pooled is not None]
         return TextCondition(
-            torch.cat([each.embeddings for each in encoded]), pooled=torch.cat(pooled) if pooled else None
+            torch.cat([each.embeddings for each in encoded]),
+            pooled=_cat([each.pooled for each in encoded]),
+            mask=_cat([each.mask for each in encoded]),
         )
 
     def student(self) -> LoRADenoiser:
@@ -258,13 +263,19 @@ def _stacked(condition: TextCondition, batch: int) -> TextCondition:
     """The negative texts, where there are any, and then the others, one of each for every latent of a batch."""
 
     def stack(*parts: Tensor | None) -> Tensor | None:
-        given = [part.expand(batch, *part.shape[1:]) for part in parts if part is not None]
-        return torch.cat(given) if given else None
+        return _cat([None if part is None else part.expand(batch, *part.shape[1:]) for part in parts])
 
     embeddings = stack(condition.negative, condition.embeddings)
     assert embeddings is not None
     return TextCondition(
         embeddings,
         pooled=stack(condition.negative_pooled, condition.pooled),
+        mask=stack(condition.negative_mask, condition.mask),
         guidance_scale=condition.guidance_scale if condition.negative is None else 1.0,
     )
+
+
+def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Those that are there, one after another; None where none is."""
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None

@@ -39,12 +39,14 @@ class Pipeline:
 _SD, _XL = files.STABLE_DIFFUSION.pipeline, files.STABLE_DIFFUSION_XL.pipeline
 _LCM = files.LATENT_CONSISTENCY.pipeline
 _SD3, _FLUX = transformer_files.STABLE_DIFFUSION_3.pipeline, transformer_files.FLUX.pipeline
+_PIXART = transformer_files.PIXART_SIGMA.pipeline
 PIPELINES: dict[str, Pipeline] = {  # `_class_name` of model_index.json -> its prior
     _SD: Pipeline(files.check_stable_diffusion, f"{__package__}.stable_diffusion:StableDiffusion"),
     _LCM: Pipeline(files.check_latent_consistency, f"{__package__}.stable_diffusion:StableDiffusion"),
     _XL: Pipeline(files.check_stable_diffusion_xl, f"{__package__}.stable_diffusion_xl:StableDiffusionXL"),
     _SD3: Pipeline(transformer_files.check_stable_diffusion_3, f"{__package__}.stable_diffusion_3:StableDiffusion3"),
     _FLUX: Pipeline(transformer_files.check_flux, f"{__package__}.flux:Flux"),
+    _PIXART: Pipeline(transformer_files.check_pixart_sigma, f"{__package__}.pixart_sigma:PixArtSigma"),
 }
 
 

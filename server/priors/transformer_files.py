@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checks of the folders of diffusion transformers: Stable Diffusion 3, Flux."""
+"""Checks of the folders of diffusion transformers: Stable Diffusion 3, Flux, PixArt-Sigma."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from .base import PriorError
-from .files import TOKENIZERS, VAE, Layout, check_layout, read_json
+from .files import TOKENIZERS, VAE, Layout, check_discrete_noise, check_layout, read_json
 
 T5, T5_TOKENIZERS = "T5EncoderModel", ("T5TokenizerFast", "T5Tokenizer")
 CLIP, CLIP_PROJECTED = "CLIPTextModel", "CLIPTextModelWithProjection"
@@ -44,6 +44,14 @@ FLUX = Layout(
     network="transformer",
 )
 
+PIXART_SIGMA = Layout(
+    "PixArtSigmaPipeline",
+    "PixArt-Sigma",
+    {"transformer": ("PixArtTransformer2DModel",), "vae": (VAE,), "text_encoder": (T5,), "tokenizer": T5_TOKENIZERS},
+    ("text_encoder",),
+    network="transformer",
+)
+
 
 def check_stable_diffusion_3(folder: Path) -> None:
     """As `check_layout`, for Stable Diffusion 3 and 3.5, with or without T5."""
@@ -53,6 +61,11 @@ def check_stable_diffusion_3(folder: Path) -> None:
 def check_flux(folder: Path) -> None:
     """As `check_layout`, for Flux.1 dev and schnell."""
     check_layout(folder, FLUX, check_flow, _check_fit_flux)
+
+
+def check_pixart_sigma(folder: Path) -> None:
+    """As `check_layout`, for PixArt-Sigma."""
+    check_layout(folder, PIXART_SIGMA, check_discrete_noise, _check_fit_pixart)
 
 
 def check_flow(folder: Path, config: dict[str, object]) -> None:
@@ -89,6 +102,20 @@ def _check_fit_flux(folder: Path, layout: Layout) -> None:
     if not config["vae"].get("sample_size"):
         raise PriorError(
             f"{folder / 'vae' / 'config.json'} has no sample_size: set it to the edge of the pictures, 1024 pixels."
+        )
+
+
+def _check_fit_pixart(folder: Path, layout: Layout) -> None:
+    config = {part: read_json(folder / part / "config.json") for part in layout.networks}
+    transformer = config["transformer"]
+    _check_channels(folder, transformer.get("in_channels", 4), config["vae"].get("latent_channels", 4))
+    _check_width(folder, "text", transformer.get("caption_channels"), [config["text_encoder"].get("d_model")])
+    _check_sample_size(folder, transformer)
+    # diffusers takes a missing value for true at 1024 pixels
+    if transformer.get("use_additional_conditions", transformer.get("sample_size") == 128) not in (None, False):
+        raise PriorError(
+            f"The transformer in {folder} needs the size of the picture beside a text, as PixArt-Alpha's does: "
+            "use PixArt-Sigma."
         )
 
 

@@ -10,9 +10,12 @@ import shutil
 import pytest
 import torch
 from diffusers import (
+    DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -107,6 +110,28 @@ def save_flux(folders, path, dev=True):
             pooled_projection_dim=WIDTH,
             guidance_embeds=dev,
             axes_dims_rope=(4, 2, 2),
+        ),
+    ).save_pretrained(path)
+    return path
+
+
+def save_pixart_sigma(folders, path):
+    small, (encoder, tokenizer) = base(folders), t5()
+    PixArtSigmaPipeline(
+        vae=small.vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False),
+        transformer=PixArtTransformer2DModel(
+            sample_size=EDGE,
+            in_channels=3,
+            out_channels=2 * 3,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            cross_attention_dim=16,
+            caption_channels=T5_WIDTH,
+            use_additional_conditions=False,
         ),
     ).save_pretrained(path)
     return path

@@ -118,7 +118,8 @@ def test_a_long_prompt_keeps_its_view_in_every_encoder(case):
     front, back = (prior.text_condition([f"{'a red fox ' * 40}, {side} view"]) for side in ("front", "back"))
     clip = (front.embeddings - back.embeddings)[:, :77]
     assert clip[..., :WIDTH].abs().max() > 1e-4 and clip[..., WIDTH : 3 * WIDTH].abs().max() > 1e-4
-    assert prior.prompt_warnings("a red fox " * 60)
+    assert "shorten the prompt" in prior.prompt_warnings("a red fox " * 60)[0]
+    assert not prior.prompt_warnings("a red fox") and "does not know 狐" in prior.prompt_warnings("a red 狐")[0]
 
 
 @pytest.mark.parametrize("name", ["msd", "sds", "sdi", "vsd"])
