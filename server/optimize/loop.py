@@ -23,6 +23,7 @@ from ..geometry.mesh import Mesh
 from ..guidance import Guidance, GuidanceStep
 from ..guidance.bandwidth import Linear
 from ..priors import Selection, Views, load_cached
+from ..priors.base import MayBeDistilled
 from ..rendering import cameras, rasterize
 from ..rendering.shading import Lights, backgrounds
 from .clock import Clock
@@ -131,7 +132,12 @@ class Optimization:
         self.clock = Clock.of(self.device)
         with self.clock("load"):
             self.prior = load_cached(Selection.of(request), self.device)
+            self.distillation = self.prior.distillation if isinstance(self.prior, MayBeDistilled) else None
             self.rasterizer = rasterize.create(request.rasterizer, self.device)
+        asked = request.guidance_scale
+        if self.distillation:
+            scale = self.distillation.guidance_scale if asked is None else float(asked)
+            self.settings = self.settings.distilled(scale)
         # Drawn on the CPU, so that a seed means the same on every device.
         self.generator = torch.Generator().manual_seed(request.seed)
         self.plan = list(self.settings.phases(request.mode).values())
@@ -292,6 +298,14 @@ class Optimization:
             self.checkpoints.save(self.iteration, tensors, asdict(counters))
         self.saved = self.clock.elapsed
 
+    def notes(self) -> list[tuple[str, str]]:
+        """Level and sentence of each line about the model that the job begins with."""
+        if self.distillation is None:
+            return []
+        request = self.request
+        asked = request.guidance_scale is not None
+        return self.distillation.notes(self.settings.guidance_scale, asked, request.negative_prompt)
+
     def _report_failed_checkpoint(self, error: OSError) -> None:
         self.saved = self.clock.elapsed
         if not self.checkpoint_failed:
@@ -378,6 +392,8 @@ def generate(
     """
     run = Optimization(request, report, cancelled, settings, checkpoints, paused, mesh, edit)
     if checkpoints is None or checkpoints.step < 0:
+        for level, sentence in run.notes():
+            report(Log(sentence, level))
         against_overhead = any(phase.against_overhead for phase in run.plan)
         for warning in run.prior.prompt_warnings(request.prompt, request.negative_prompt, against_overhead):
             report(Log(warning, "warning"))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from msd_blender.protocol import JobRequest
 
@@ -91,6 +91,15 @@ class Settings:
     def iterations(self, mode: str) -> int:
         """Iterations of all phases of a mode."""
         return sum(phase.iterations for phase in self.phases(mode).values())
+
+    def distilled(self, guidance_scale: float) -> Settings:
+        """These settings for a distilled model, without the emphasis of views, for which it has no other scale."""
+        phases = {
+            each.name: replace(getattr(self, each.name), guidance_boost=1.0, against_overhead=0.0)
+            for each in fields(self)
+            if isinstance(getattr(self, each.name), Phase)
+        }
+        return replace(self.with_phases(phases), guidance_scale=guidance_scale)
 
     def mesh_options(self, request: JobRequest) -> MeshOptions:
         """How a request's mesh is worked on."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from .conditions import Condition, Views
+from .distilled import Distillation
 
 if TYPE_CHECKING:  # the server's own process asks for errors and files, and does not load torch
     import torch
@@ -54,6 +55,13 @@ class HasStudent(Protocol):
     def student(self) -> TrainableDenoiser:
         """A denoiser that begins as this one, without classifier-free guidance. Fitting it leaves this one as it is."""
         ...
+
+
+@runtime_checkable
+class MayBeDistilled(Protocol):
+    """A prior that knows whether its model was distilled; of another one it is taken that it was not."""
+
+    distillation: Distillation | None
 
 
 class TextToImagePrior(Denoiser, HasStudent, Protocol):

@@ -54,17 +54,20 @@ class Views:
 
 @dataclass(frozen=True)
 class TextCondition:
-    """Encoded prompts. `negative` is None when classifier-free guidance is off (scale 1)."""
+    """Encoded prompts. `negative` is None when classifier-free guidance is off: at scale 1, or where the network takes
+    the guidance scale as an input."""
 
     embeddings: Tensor  # (B or 1, tokens, width)
     negative: Tensor | None = None  # as embeddings
     guidance_scale: float = 1.0
-    pooled: Tensor | None = None  # (B or 1, width) of a whole text, for Stable Diffusion XL
+    pooled: Tensor | None = None  # (B or 1, width) of a whole text, from CLIP
     negative_pooled: Tensor | None = None  # as pooled
+    mask: Tensor | None = None  # (B or 1, tokens), 1 for a token, 0 for padding that the network must not see
+    negative_mask: Tensor | None = None  # as mask
 
     @property
     def nfe(self) -> int:
         return 1 if self.negative is None else 2
 
     def without_cfg(self) -> TextCondition:
-        return TextCondition(self.embeddings, pooled=self.pooled)
+        return TextCondition(self.embeddings, pooled=self.pooled, mask=self.mask)

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
+from torch.func import functional_call
 
+from . import distilled
 from .base import PriorError, append_dims
 from .conditions import Condition, TextCondition, Views
 from .files import words
@@ -22,13 +24,14 @@ from .parts import Parts, not_finite
 from .prompts import negative_prompts, prompt_warnings, unknown_words, view_prompts
 
 MAX_EMBEDDINGS = 64  # encoded texts in memory: a job's views and its negatives are some 20
+ALL_VIEWS = (*range(0, 360, 45), 0), (*[0] * 8, 90)  # azimuths and elevations, one for each of `prompts.VIEWS`
 
 
 class DiffusersPrior(ABC):
     """A frozen pipeline of diffusers, as a `TextToImagePrior`.
 
     A family says how it encodes a text and how its network is asked, and sets `noise`, `latent_shape`, `resolution`,
-    `tokenizer` and `tokens`.
+    `tokenizer`, `tokens` and `encoders`.
 
     Args:
         dtype: of the networks; everything outside them is float32.
@@ -41,6 +44,8 @@ class DiffusersPrior(ABC):
     resolution: int
     tokenizer: Any  # whose tokens are counted, for `prompt_warnings`
     tokens: int  # that the text encoder takes, start and end among them
+    encoders: Sequence[torch.nn.Module]  # of texts, on the CPU until they are asked
+    embedded_guidance = False  # the network takes a guidance scale as an input, and needs no second answer for it
 
     def __init__(self, parts: Parts, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         self.parts = parts
@@ -48,6 +53,7 @@ class DiffusersPrior(ABC):
         self.words = words(parts.place)
         self.vae: Any = self._network("vae", AutoencoderKL, torch_dtype=self._vae_dtype())
         self.downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.distillation = distilled.find(parts)
         self._embeddings: OrderedDict[str, TextCondition] = OrderedDict()
 
     @property
@@ -60,13 +66,16 @@ class DiffusersPrior(ABC):
         """One text, without guidance."""
 
     @abstractmethod
-    def _predict(self, x: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
-        """The network's own output for scaled latents x (B, C, h, w), float32; guided where the condition says so."""
+    def _ask(self, x: Tensor, timestep: Tensor, text: TextCondition) -> Tensor:
+        """The network's own output (N, C, h, w) for N scaled latents, each at its time and with its text.
+
+        x: in the network's dtype. text: of N entries; its `guidance_scale` is for embedded guidance only.
+        """
 
     @property
     @abstractmethod
     def denoising_network(self) -> torch.nn.Module:
-        """The network that `_predict` asks."""
+        """The network that `_ask` asks."""
 
     def _vae_dtype(self) -> torch.dtype:
         return self.dtype
@@ -78,6 +87,10 @@ class DiffusersPrior(ABC):
         if broken := [name for name, good in zip(names, torch.stack(finite).tolist()) if not good]:
             raise not_finite(f"The weights of the {part} in {self.parts.place} ({broken[0]})", self.device, self.dtype)
         return network
+
+    def _encoder(self, part: str, kind: Any) -> Any:
+        """A text encoder, on the CPU until it is asked."""
+        return self._network(part, kind, dtype=self.dtype, ignore_mismatched_sizes=True).to("cpu")
 
     def not_finite(self) -> PriorError:
         """As `TextToImagePrior.not_finite`."""
@@ -94,11 +107,12 @@ class DiffusersPrior(ABC):
         """As `TextToImagePrior.condition`: the side that a view shows goes into its prompt as words."""
         azimuth, elevation = views.azimuth.tolist(), views.elevation.tolist()
         against = [False] * len(views) if against_overhead is None else against_overhead.tolist()
-        return self.text_condition(
-            view_prompts(prompt, azimuth, elevation),
-            negative_prompts(prompt, elevation, negative_prompt, against),
-            guidance_scale,
-        )
+        prompts = view_prompts(prompt, azimuth, elevation)
+        negatives = negative_prompts(prompt, elevation, negative_prompt, against)
+        used = prompts if guidance_scale == 1 else [*prompts, *negatives]
+        if any(text not in self._embeddings for text in used):  # one visit of the encoders serves the whole job
+            self._encode_texts([*used, *view_prompts(prompt, *ALL_VIEWS)])
+        return self.text_condition(prompts, negatives, guidance_scale)
 
     @torch.no_grad()
     def text_condition(
@@ -109,7 +123,7 @@ class DiffusersPrior(ABC):
         Args:
             negative: one text for all or one per prompt.
             guidance_scale: w of classifier-free guidance, D_negative + w (D_prompt - D_negative); 1 turns it off and
-                halves the cost.
+                halves the cost. With embedded guidance the network itself follows w, unless there is a negative text.
         """
         if isinstance(prompts, str) or not prompts:
             raise PriorError("text_condition() takes a list with at least one prompt.")
@@ -119,9 +133,15 @@ class DiffusersPrior(ABC):
         negatives = [negative] * len(prompts) if isinstance(negative, str) else negative
         if len(negatives) != len(prompts):
             raise PriorError(f"Give one negative prompt, or one for each of the {len(prompts)} prompts.")
+        if self.embedded_guidance and not any(negatives):
+            return replace(positive, guidance_scale=float(guidance_scale))
         against = self._encode_texts(negatives)
         return replace(
-            positive, negative=against.embeddings, negative_pooled=against.pooled, guidance_scale=float(guidance_scale)
+            positive,
+            negative=against.embeddings,
+            negative_pooled=against.pooled,
+            negative_mask=against.mask,
+            guidance_scale=float(guidance_scale),
         )
 
     def prompt_warnings(self, prompt: str, negative_prompt: str = "", against_overhead: bool = False) -> list[str]:
@@ -134,21 +154,22 @@ class DiffusersPrior(ABC):
             )
         return warnings + prompt_warnings(self.tokenizer, self.tokens, prompt, negative_prompt, against_overhead)
 
+    @torch.no_grad()
     def _encode_texts(self, texts: Sequence[str]) -> TextCondition:
         """The texts' condition, without guidance. One text at a time: its bits must not depend on a batch."""
-        encoded = [self._cached(text) for text in texts]
-        pooled = [each.pooled for each in encoded if each.pooled is not None]
+        new = [text for text in dict.fromkeys(texts) if text not in self._embeddings]
+        known = self._embeddings | (_Visit(self.encoders, self._encode_text).encode(new, self.device) if new else {})
+        encoded = [known[text] for text in texts]
+        for text in texts:
+            self._embeddings[text] = known[text]
+            self._embeddings.move_to_end(text)
+        while len(self._embeddings) > MAX_EMBEDDINGS:
+            self._embeddings.popitem(last=False)
         return TextCondition(
-            torch.cat([each.embeddings for each in encoded]), pooled=torch.cat(pooled) if pooled else None
+            torch.cat([each.embeddings for each in encoded]),
+            pooled=_cat([each.pooled for each in encoded]),
+            mask=_cat([each.mask for each in encoded]),
         )
-
-    def _cached(self, text: str) -> TextCondition:
-        if text not in self._embeddings:
-            self._embeddings[text] = self._encode_text(text)
-            if len(self._embeddings) > MAX_EMBEDDINGS:
-                self._embeddings.popitem(last=False)
-        self._embeddings.move_to_end(text)
-        return self._embeddings[text]
 
     def student(self) -> LoRADenoiser:
         """As `HasStudent.student`."""
@@ -176,6 +197,21 @@ class DiffusersPrior(ABC):
         output = self._predict(noisy * scale, self.noise.timestep(sigma), condition)
         return self.noise.denoised(output, noisy, sigma).to(x.dtype)
 
+    def _predict(self, x: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
+        """The network's output for scaled latents x (B, C, h, w), float32; with guidance, one call on 2B latents."""
+        condition = condition or self._encode_texts([""])
+        if not isinstance(condition, TextCondition):
+            raise PriorError(f"This model takes a TextCondition, as its condition() makes, not {condition!r}.")
+        prompts, batch = len(condition.embeddings), len(x)
+        if prompts not in (1, batch):
+            raise PriorError(f"The condition has {prompts} prompts for {batch} latents: give one each, or one.")
+        x = x.repeat(condition.nfe, 1, 1, 1).to(self.dtype, memory_format=torch.channels_last)
+        output = self._ask(x, timestep.repeat(condition.nfe), _stacked(condition, batch)).float()
+        if condition.negative is None:
+            return output
+        negative, positive = output.chunk(2)
+        return negative + condition.guidance_scale * (positive - negative)
+
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] -> latents (B, C, H/f, W/f) float32, differentiable.
 
@@ -196,3 +232,50 @@ class DiffusersPrior(ABC):
         latents = latents.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
         pixels: Tensor = self.vae.decode(latents.to(self.vae.dtype, memory_format=torch.channels_last)).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+
+def wide(dtype: torch.dtype, device: torch.device | str) -> torch.dtype:
+    """A precision with float32's range, for networks whose activations overflow float16, at no more memory where the
+    card has bfloat16."""
+    if dtype != torch.float16:
+        return dtype
+    no_bfloat16 = torch.device(device).type == "cuda" and not torch.cuda.is_bf16_supported()
+    return torch.float32 if no_bfloat16 else torch.bfloat16
+
+
+class _Visit(torch.nn.Module):
+    """Text encoders, at rest on the CPU, that visit a device to be asked; their own weights stay where they are."""
+
+    def __init__(self, encoders: Sequence[torch.nn.Module], encode: Callable[[str], TextCondition]):
+        super().__init__()
+        self.encoders, self._encode = torch.nn.ModuleList(encoders), encode
+
+    def forward(self, text: str) -> TextCondition:
+        return self._encode(text)
+
+    def encode(self, texts: Sequence[str], device: torch.device) -> dict[str, TextCondition]:
+        at_rest = (*self.named_parameters(), *self.named_buffers())
+        weights = {name: tensor.to(device, non_blocking=True) for name, tensor in at_rest}
+        return {text: functional_call(self, weights, (text,)) for text in texts}
+
+
+def _stacked(condition: TextCondition, batch: int) -> TextCondition:
+    """The negative texts, where there are any, and then the others, one of each for every latent of a batch."""
+
+    def stack(*parts: Tensor | None) -> Tensor | None:
+        return _cat([None if part is None else part.expand(batch, *part.shape[1:]) for part in parts])
+
+    embeddings = stack(condition.negative, condition.embeddings)
+    assert embeddings is not None
+    return TextCondition(
+        embeddings,
+        pooled=stack(condition.negative_pooled, condition.pooled),
+        mask=stack(condition.negative_mask, condition.mask),
+        guidance_scale=condition.guidance_scale if condition.negative is None else 1.0,
+    )
+
+
+def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Those that are there, one after another; None where none is."""
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +16,11 @@ from .families import CONTROLNET, FLUX, MODEL, SD1, SD2, SD3, SDXL, Contents, id
 
 UNET, VAE = "UNet2DConditionModel", "AutoencoderKL"
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+TOKENIZER_FILES = {  # first letters of a tokenizer's class -> what it needs where there is no tokenizer.json
+    "CLIP": ("vocab.json", "merges.txt"),
+    "T5": ("spiece.model",),
+    "Gemma": ("tokenizer.model",),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Layout:
         classes: part -> classes of diffusers or transformers that it may be.
         text_encoders: the parts whose texts go side by side to the U-Net.
         addition: the U-Net's `addition_embed_type`.
+        network: the part that denoises.
+        optional: parts that a model may lack.
     """
 
     pipeline: str
@@ -35,11 +42,23 @@ class Layout:
     classes: dict[str, tuple[str, ...]]
     text_encoders: tuple[str, ...]
     addition: str | None = None
+    network: str = "unet"
+    optional: tuple[str, ...] = ()
 
     @property
     def networks(self) -> tuple[str, ...]:
         """The parts that have weights."""
-        return "unet", "vae", *self.text_encoders
+        return self.network, "vae", *self.text_encoders
+
+    def of(self, folder: Path, index: Mapping[str, object]) -> Layout:
+        """The layout that a folder must have: without the optional parts, unless it has all of them."""
+        if all(has(folder, index, part) for part in self.optional):
+            return self
+        return replace(
+            self,
+            classes={part: known for part, known in self.classes.items() if part not in self.optional},
+            text_encoders=tuple(part for part in self.text_encoders if part not in self.optional),
+        )
 
 
 STABLE_DIFFUSION = Layout(
@@ -48,6 +67,7 @@ STABLE_DIFFUSION = Layout(
     {"unet": (UNET,), "vae": (VAE,), "text_encoder": ("CLIPTextModel",), "tokenizer": TOKENIZERS},
     ("text_encoder",),
 )
+LATENT_CONSISTENCY = replace(STABLE_DIFFUSION, pipeline="LatentConsistencyModelPipeline")
 STABLE_DIFFUSION_XL = Layout(
     "StableDiffusionXLPipeline",
     "XL",
@@ -96,13 +116,28 @@ def pipeline_class(folder: Path) -> str:
     return str(read_json(folder / "model_index.json").get("_class_name"))
 
 
-def check_layout(folder: Path, layout: Layout) -> None:
-    """Raise PriorError, with one sentence that says what to do, unless the folder has all parts of a layout."""
+def has(folder: Path, index: Mapping[str, object], part: str) -> bool:
+    """Whether a folder has a part that a model may lack, by its model_index.json and on the disk."""
+    entry = index.get(part)
+    return isinstance(entry, list) and entry[-1:] not in ([], [None]) and (folder / part).is_dir()
+
+
+def check_layout(
+    folder: Path,
+    layout: Layout,
+    check_scheduler: Callable[[Path, dict[str, object]], None],
+    check_fit: Callable[[Path, Layout], None],
+) -> None:
+    """Raise PriorError, with one sentence that says what to do, unless the folder has all parts of a layout.
+
+    check_scheduler: of the folder and its scheduler's configuration. check_fit: that the parts go together.
+    """
     if (kind := pipeline_class(folder)) != layout.pipeline:
         raise PriorError(
             f"{folder} holds a {kind}: use a {layout.pipeline} ({layout.versions}), whose only input is text."
         )
     index = read_json(folder / "model_index.json")
+    layout = layout.of(folder, index)
     for part in (*layout.classes, "scheduler"):
         if not (folder / part).is_dir():
             raise PriorError(f"{folder} has no {part} folder: download the whole model again.")
@@ -111,23 +146,28 @@ def check_layout(folder: Path, layout: Layout) -> None:
         name = entry[-1] if isinstance(entry, list) and entry else None
         if name not in known:
             raise PriorError(f"The {part} of {folder} is a {name}: use a model whose {part} is a {known[0]}.")
-    _check_scheduler(folder, read_json(folder / "scheduler" / "scheduler_config.json"))
-    for part in layout.classes:
+    check_scheduler(folder, read_json(folder / "scheduler" / "scheduler_config.json"))
+    for part, known in layout.classes.items():
         if part.startswith("tokenizer"):
-            _check_tokenizer(folder / part)
-    _check_fit(folder, layout)
+            _check_tokenizer(folder / part, known[0])
+    check_fit(folder, layout)
     for part in layout.networks:
         check_weights(folder / part)
 
 
 def check_stable_diffusion(folder: Path) -> None:
     """As `check_layout`, for Stable Diffusion 1.x and 2.x."""
-    check_layout(folder, STABLE_DIFFUSION)
+    check_layout(folder, STABLE_DIFFUSION, check_discrete_noise, _check_fit)
+
+
+def check_latent_consistency(folder: Path) -> None:
+    """As `check_layout`, for latent consistency models with Stable Diffusion's parts."""
+    check_layout(folder, LATENT_CONSISTENCY, check_discrete_noise, _check_fit)
 
 
 def check_stable_diffusion_xl(folder: Path) -> None:
     """As `check_layout`, for Stable Diffusion XL."""
-    check_layout(folder, STABLE_DIFFUSION_XL)
+    check_layout(folder, STABLE_DIFFUSION_XL, check_discrete_noise, _check_fit)
 
 
 def contents(place: Path) -> Contents:
@@ -203,7 +243,8 @@ def check_file(path: Path) -> None:
         raise PriorError(f"{path} is {what}, which is not read: name a .safetensors file or a diffusers folder.")
 
 
-def _check_scheduler(folder: Path, config: dict[str, object]) -> None:
+def check_discrete_noise(folder: Path, config: dict[str, object]) -> None:
+    """Raise PriorError unless a scheduler has the noise levels and the prediction of `noise_models.DiscreteNoise`."""
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise PriorError(
@@ -216,9 +257,9 @@ def _check_scheduler(folder: Path, config: dict[str, object]) -> None:
         )
 
 
-def _check_tokenizer(folder: Path) -> None:
+def _check_tokenizer(folder: Path, kind: str) -> None:
     if not (folder / "tokenizer.json").is_file():
-        for name in ("vocab.json", "merges.txt"):
+        for name in next(names for start, names in TOKENIZER_FILES.items() if kind.startswith(start)):
             if not (folder / name).is_file():
                 raise PriorError(f"{folder} has no {name}: download the whole model again.")
     for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json", "special_tokens_map.json"):

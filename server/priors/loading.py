@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msd_blender.protocol import JobRequest
 
-from . import files, places, single_file
+from . import files, places, single_file, transformer_files
 from .base import PriorError, TextToImagePrior
 
 if TYPE_CHECKING:
@@ -37,9 +37,16 @@ class Pipeline:
 
 
 _SD, _XL = files.STABLE_DIFFUSION.pipeline, files.STABLE_DIFFUSION_XL.pipeline
+_LCM = files.LATENT_CONSISTENCY.pipeline
+_SD3, _FLUX = transformer_files.STABLE_DIFFUSION_3.pipeline, transformer_files.FLUX.pipeline
+_PIXART = transformer_files.PIXART_SIGMA.pipeline
 PIPELINES: dict[str, Pipeline] = {  # `_class_name` of model_index.json -> its prior
     _SD: Pipeline(files.check_stable_diffusion, f"{__package__}.stable_diffusion:StableDiffusion"),
+    _LCM: Pipeline(files.check_latent_consistency, f"{__package__}.stable_diffusion:StableDiffusion"),
     _XL: Pipeline(files.check_stable_diffusion_xl, f"{__package__}.stable_diffusion_xl:StableDiffusionXL"),
+    _SD3: Pipeline(transformer_files.check_stable_diffusion_3, f"{__package__}.stable_diffusion_3:StableDiffusion3"),
+    _FLUX: Pipeline(transformer_files.check_flux, f"{__package__}.flux:Flux"),
+    _PIXART: Pipeline(transformer_files.check_pixart_sigma, f"{__package__}.pixart_sigma:PixArtSigma"),
 }
 
 
@@ -67,10 +74,7 @@ def resolution(folder: Path) -> int | None:
 def _pipeline(place: Path) -> Pipeline:
     kind = files.pipeline_class(place) if place.is_dir() else single_file.examine(place).pipeline
     if kind not in PIPELINES:
-        raise PriorError(
-            f"{place} holds a {kind}: use a Stable Diffusion pipeline whose only input is text "
-            f"({' or '.join(PIPELINES)})."
-        )
+        raise PriorError(f"{place} holds a {kind}: use a pipeline whose only input is text ({' or '.join(PIPELINES)}).")
     return PIPELINES[kind]
 
 

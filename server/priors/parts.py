@@ -6,10 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+import diffusers
 import torch
+import transformers
 
 from .base import PriorError
-from .files import AGAIN, read_json, variant
+from .files import AGAIN, has, read_json, variant
 
 
 class Parts(Protocol):
@@ -20,8 +22,12 @@ class Parts(Protocol):
     index: dict[str, object]
     """model_index.json."""
 
+    def has(self, part: str) -> bool:
+        """Whether a part that a model may lack is there."""
+        ...
+
     def config(self, part: str) -> dict[str, object]:
-        """The part's configuration."""
+        """The part's configuration, as its config.json or scheduler_config.json has it."""
         ...
 
     def network(self, part: str, kind: Any, **options: object) -> Any:
@@ -43,8 +49,11 @@ class FolderParts:
         self.place = folder
         self.index = read_json(folder / "model_index.json")
 
+    def has(self, part: str) -> bool:
+        return has(self.place, self.index, part)
+
     def config(self, part: str) -> dict[str, object]:
-        return read_json(self.place / part / "config.json")
+        return read_json(self.place / part / ("scheduler_config.json" if part == "scheduler" else "config.json"))
 
     def network(self, part: str, kind: Any, **options: object) -> Any:
         return folder_network(self.place / part, kind, **options)
@@ -82,6 +91,16 @@ def from_pretrained(kind: Any, folder: Path, **options: object) -> Any:
 def reason(error: Exception) -> str:
     """The first sentence of a library's error."""
     return str(error).strip().split("\n")[0].split(". ")[0]
+
+
+def pipeline_class(name: str) -> Any:
+    """A pipeline of diffusers by its name, without what transformers says of picture processors: texts need none."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        return getattr(diffusers, name)
+    finally:
+        transformers.logging.set_verbosity(verbosity)
 
 
 def not_finite(subject: str, device: torch.device, dtype: torch.dtype) -> PriorError:

@@ -113,6 +113,22 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> Toke
     return Tokens([ids[0], *kept, *end, ids[-1]], [1] * length, " … ".join(cut) or "…")
 
 
+def fitting(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> str:
+    """The text for an encoder of `length` tokens, where a library cuts what is longer at its end.
+
+    As in `tokenize`, the camera's view stays, and whole words before it go.
+    """
+    text = without_tags(text)
+    camera = _CAMERA.search(text)
+    if camera is None:
+        return text
+    words, after = text[: camera.start()].split(), text[camera.start() :]
+    while words and len(tokenizer(text, verbose=False).input_ids) > length:
+        words.pop()
+        text = " ".join(words) + after
+    return text
+
+
 def without_tags(text: str) -> str:
     """The text without the tags that load networks in other programs, such as <lora:name:0.8>."""
     return re.sub(rf"[\s,]*{_TAG.pattern}", "", text, flags=re.IGNORECASE).lstrip(" ,") if _TAG.search(text) else text
@@ -171,6 +187,8 @@ def _unknown_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> list[s
     """Letters, digits and pictures for which the tokenizer has single bytes, or nothing; in order."""
 
     def known(character: str) -> bool:
+        if tokenizer.unk_token_id not in (None, tokenizer.bos_token_id, tokenizer.eos_token_id):  # T5's, Gemma's
+            return tokenizer.unk_token_id not in tokenizer(character, add_special_tokens=False).input_ids
         for text, most in ((character, 1), (character + "a", 2)):  # it may be known within a word only
             ids = tokenizer(text, add_special_tokens=False).input_ids
             if 0 < len(ids) <= most and not set(ids) & set(tokenizer.all_special_ids):

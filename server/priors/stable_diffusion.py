@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .base import PriorError
-from .conditions import Condition, TextCondition
+from .conditions import TextCondition
 from .diffusers_prior import DiffusersPrior
 from .noise_models import DiscreteNoise
 from .parts import Parts
@@ -24,7 +24,9 @@ class StableDiffusion(DiffusersPrior):
     def __init__(self, parts: Parts, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         super().__init__(parts, device, dtype)
         self.unet: Any = self._network("unet", UNet2DConditionModel, torch_dtype=dtype)
-        self.text_encoder = self._text_encoder("text_encoder", CLIPTextModel)
+        self.text_encoder = self._encoder("text_encoder", CLIPTextModel)
+        self.encoders = (self.text_encoder,)
+        self.embedded_guidance = bool(self.unet.config.time_cond_proj_dim)
         self.tokenizer: CLIPTokenizer = parts.load("tokenizer", CLIPTokenizer)
         self.tokens: int = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
         scheduler = parts.load("scheduler", DDPMScheduler)
@@ -40,9 +42,6 @@ class StableDiffusion(DiffusersPrior):
         network: torch.nn.Module = self.unet
         return network
 
-    def _text_encoder(self, part: str, kind: Any) -> Any:
-        return self._network(part, kind, dtype=self.dtype, ignore_mismatched_sizes=True)
-
     def _encode_text(self, text: str) -> TextCondition:
         ids, mask = self._tokens(self.tokenizer, text)
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
@@ -54,27 +53,16 @@ class StableDiffusion(DiffusersPrior):
         ids, mask = (torch.tensor([each]).to(self.device, non_blocking=True) for each in (tokens.ids, tokens.mask))
         return ids, mask
 
-    def _predict(self, x: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:
-        """The U-Net's own output, (B, C, h, w) float32; with guidance, one call on 2B latents."""
-        condition = condition or self._encode_texts([""])
-        if not isinstance(condition, TextCondition):
-            raise PriorError(f"This model takes a TextCondition, as its condition() makes, not {condition!r}.")
-        batch = len(x)
-        parts = [part for part in (condition.negative, condition.embeddings) if part is not None]
-        if any(len(part) not in (1, batch) for part in parts):
-            prompts = len(condition.embeddings)
-            raise PriorError(f"The condition has {prompts} prompts for {batch} latents: give one each, or one.")
-        embeddings = torch.cat([part.expand(batch, -1, -1) for part in parts])
-        x = x.repeat(len(parts), 1, 1, 1).to(self.dtype, memory_format=torch.channels_last)
-        times = timestep.repeat(len(parts))
+    def _ask(self, x: Tensor, timestep: Tensor, text: TextCondition) -> Tensor:
+        scale = None
+        if self.embedded_guidance:  # as LCM was trained (Luo et al. 2023, arXiv 2310.04378)
+            told = torch.full_like(timestep, 1000 * (text.guidance_scale - 1))
+            scale = get_timestep_embedding(told, self.unet.config.time_cond_proj_dim).to(x.dtype)
         output: Tensor = self.unet(
-            x, times, encoder_hidden_states=embeddings, added_cond_kwargs=self._added(condition, batch)
-        ).sample.float()
-        if condition.negative is None:
-            return output
-        negative, positive = output.chunk(2)
-        return negative + condition.guidance_scale * (positive - negative)
+            x, timestep, encoder_hidden_states=text.embeddings, timestep_cond=scale, added_cond_kwargs=self._added(text)
+        ).sample
+        return output
 
-    def _added(self, condition: TextCondition, batch: int) -> dict[str, Tensor] | None:
-        """Further inputs of the U-Net, for the negative part first; None where it takes text only."""
+    def _added(self, text: TextCondition) -> dict[str, Tensor] | None:
+        """Further inputs of the U-Net, for as many latents as there are texts; None where it takes text only."""
         return None

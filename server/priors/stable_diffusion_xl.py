@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from .conditions import TextCondition
+from .diffusers_prior import wide
 from .parts import Parts
 from .stable_diffusion import StableDiffusion
 
@@ -21,16 +22,14 @@ class StableDiffusionXL(StableDiffusion):
 
     def __init__(self, parts: Parts, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         super().__init__(parts, device, dtype)
-        self.text_encoder_2 = self._text_encoder("text_encoder_2", CLIPTextModelWithProjection)
+        self.text_encoder_2 = self._encoder("text_encoder_2", CLIPTextModelWithProjection)
+        self.encoders = (self.text_encoder, self.text_encoder_2)
         self.tokenizer_2: CLIPTokenizer = parts.load("tokenizer_2", CLIPTokenizer)
         self._zeros_for_empty = bool(parts.index.get("force_zeros_for_empty_prompt", True))
 
     def _vae_dtype(self) -> torch.dtype:
-        """The published VAE's activations overflow float16; where the card has bfloat16, that costs no more memory."""
-        if self.dtype != torch.float16 or not self.parts.config("vae").get("force_upcast", True):
-            return self.dtype
-        no_bfloat16 = self.device.type == "cuda" and not torch.cuda.is_bf16_supported()
-        return torch.float32 if no_bfloat16 else torch.bfloat16
+        """The published VAE's activations overflow float16."""
+        return wide(self.dtype, self.device) if self.parts.config("vae").get("force_upcast", True) else self.dtype
 
     def _encode_text(self, text: str) -> TextCondition:
         hidden, pooled = [], torch.empty(0)
@@ -43,12 +42,9 @@ class StableDiffusionXL(StableDiffusion):
             return TextCondition(torch.zeros_like(embeddings), pooled=torch.zeros_like(pooled))
         return TextCondition(embeddings, pooled=pooled)
 
-    def _added(self, condition: TextCondition, batch: int) -> dict[str, Tensor]:
-        parts = [part for part in (condition.negative_pooled, condition.pooled) if part is not None]
+    def _added(self, text: TextCondition) -> dict[str, Tensor]:
+        assert text.pooled is not None
         size = float(self.resolution)
         # Original height and width, the crop's top and left, target height and width.
         ids = torch.tensor([size, size, 0, 0, size, size], dtype=self.dtype).to(self.device, non_blocking=True)
-        return {
-            "text_embeds": torch.cat([part.expand(batch, -1) for part in parts]),
-            "time_ids": ids.expand(len(parts) * batch, -1),
-        }
+        return {"text_embeds": text.pooled, "time_ids": ids.expand(len(text.pooled), -1)}

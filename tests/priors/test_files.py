@@ -98,7 +98,7 @@ def dangle(folder):
         (lambda f: (f / INDEX).write_text("{"), "model_index.json is not JSON: download"),
         (lambda f: (f / INDEX).write_text("[]"), "model_index.json is not JSON: download"),
         (lambda f: (f / INDEX).write_bytes(b"\xff\xfe{}"), "model_index.json is not JSON: download"),
-        (lambda f: edit(f / INDEX, _class_name="FluxPipeline"), "holds a FluxPipeline: use"),
+        (lambda f: edit(f / INDEX, _class_name="KandinskyPipeline"), "holds a KandinskyPipeline: use"),
         (lambda f: edit(f / INDEX, _class_name="StableDiffusionXLImg2ImgPipeline"), "holds a StableDiffusionXLImg2Img"),
         (lambda f: edit(f / INDEX, _class_name="StableDiffusionInpaintPipeline"), "holds a StableDiffusionInpaint"),
         (
