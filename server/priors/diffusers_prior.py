@@ -53,7 +53,8 @@ class DiffusersPrior(ABC):
         self.words = words(parts.place)
         self.vae: Any = self._network("vae", AutoencoderKL, torch_dtype=self._vae_dtype())
         self.downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.distillation = distilled.find(parts)
+        network = "transformer" if "transformer" in parts.index else "unet"
+        self.distillation = distilled.find(parts.place, parts.index, parts.config(network), parts.config("scheduler"))
         self._embeddings: OrderedDict[str, TextCondition] = OrderedDict()
 
     @property

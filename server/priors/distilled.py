@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .parts import Parts
+from pathlib import Path
 
 # Words of a model's name, apart from its other words, also in camel case.
 _NAMES = re.compile(
@@ -52,23 +50,25 @@ class Distillation:
         return lines
 
 
-def find(parts: Parts) -> Distillation | None:
+def find(
+    place: Path, index: Mapping[str, object], network: Mapping[str, object], scheduler: Mapping[str, object]
+) -> Distillation | None:
     """The distillation of a model of Stable Diffusion's kind; None for one that has classifier-free guidance.
 
     Facts of the files come first: a network with an input for the guidance scale, a scheduler for consistency models,
     Euler's with trailing steps on epsilon, which SD-Turbo and SDXL-Turbo come with. Then the model's name, in
     model_index.json or on the disk.
+
+    Args:
+        place: folder or file. index: model_index.json. network, scheduler: their configurations.
     """
-    network = parts.config("transformer" if "transformer" in parts.index else "unet")
-    scheduler = parts.config("scheduler")
     if network.get("time_cond_proj_dim"):
         return Distillation("LCM, by its U-Net", 8.5, embedded=True)
     kind = str(scheduler.get("_class_name"))
     if kind in _SCHEDULERS:
         return Distillation(f"{_SCHEDULERS[kind]}, by its scheduler")
-    place = parts.place
     model = place.parent.parent if place.parent.name == "snapshots" else place  # of the Hugging Face cache
-    for name in (model.name, parts.index.get("_name_or_path"), network.get("_name_or_path")):
+    for name in (model.name, index.get("_name_or_path"), network.get("_name_or_path")):
         if match := _NAMES.search(_words(str(name))):
             return Distillation(f"{match[0]}, by its name")
     if (

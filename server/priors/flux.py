@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from .conditions import TextCondition
 from .diffusers_prior import DiffusersPrior, wide
@@ -35,7 +35,7 @@ class Flux(DiffusersPrior):
         super().__init__(parts, device, wide(dtype, device))
         clip, t5 = self._encoder("text_encoder", CLIPTextModel), self._encoder("text_encoder_2", T5EncoderModel)
         self.encoders = (clip, t5)
-        self.tokenizer: T5TokenizerFast = parts.load("tokenizer_2", T5TokenizerFast)
+        self.tokenizer: T5Tokenizer = parts.load("tokenizer_2", T5Tokenizer)
         self.transformer: Any = self._network("transformer", FluxTransformer2DModel, torch_dtype=self.dtype)
         self._texts = pipeline_class("FluxPipeline")(
             None, None, clip, parts.load("tokenizer", CLIPTokenizer), t5, self.tokenizer, self.transformer

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,7 +97,7 @@ def reason(error: Exception) -> str:
 def pipeline_class(name: str) -> Any:
     """A pipeline of diffusers by its name, without what transformers says of picture processors: texts need none."""
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity(logging.ERROR)
     try:
         return getattr(diffusers, name)
     finally:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, PixArtTransformer2DModel
 from torch import Tensor
-from transformers import T5EncoderModel, T5TokenizerFast
+from transformers import T5EncoderModel, T5Tokenizer
 
 from .conditions import TextCondition
 from .diffusers_prior import DiffusersPrior, wide
@@ -30,7 +30,7 @@ class PixArtSigma(DiffusersPrior):
         super().__init__(parts, device, wide(dtype, device))
         t5 = self._encoder("text_encoder", T5EncoderModel)
         self.encoders = (t5,)
-        self.tokenizer: T5TokenizerFast = parts.load("tokenizer", T5TokenizerFast)
+        self.tokenizer: T5Tokenizer = parts.load("tokenizer", T5Tokenizer)
         self.transformer: Any = self._network("transformer", PixArtTransformer2DModel, torch_dtype=self.dtype)
         scheduler = parts.load("scheduler", DDPMScheduler)
         self._texts = pipeline_class("PixArtSigmaPipeline")(self.tokenizer, t5, self.vae, self.transformer, scheduler)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from .conditions import TextCondition
 from .diffusers_prior import DiffusersPrior, wide
@@ -34,7 +34,7 @@ class StableDiffusion3(DiffusersPrior):
         t5 = tokenizer_3 = None
         if parts.has("text_encoder_3") and parts.has("tokenizer_3"):
             t5 = self._encoder("text_encoder_3", T5EncoderModel)
-            tokenizer_3 = parts.load("tokenizer_3", T5TokenizerFast)
+            tokenizer_3 = parts.load("tokenizer_3", T5Tokenizer)
         self.encoders = [each for each in (clip, clip_2, t5) if each is not None]
         self.transformer: Any = self._network("transformer", SD3Transformer2DModel, torch_dtype=self.dtype)
         self._texts = pipeline_class("StableDiffusion3Pipeline")(

@@ -51,7 +51,8 @@ def lcm(folders, tmp_path_factory):
 
 
 def kind(folder):
-    found = find(FolderParts(folder))
+    parts = FolderParts(folder)
+    found = find(folder, parts.index, parts.config("unet"), parts.config("scheduler"))
     return found and found.kind
 
 
