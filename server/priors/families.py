@@ -29,10 +29,10 @@ _WIDTHS = {768: SD1, 1024: SD2, 2048: SDXL, 1280: SDXL}  # of the texts that a U
 _STREAM_WIDTHS = {1536: SD3, 2432: SD3, 3072: FLUX}  # of transformers in which text and picture attend to each other
 _CHANNELS = {5: "depth", 8: "instruction", 9: "inpainting"}  # of a U-Net that takes more than four latent channels
 _PREFIX = "model.diffusion_model."
-_LORA = re.compile(r"lora\d?[._](down|up|A|B)\b|\.(hada_w\d_[ab]|lokr_w\d(_[ab])?|oft_blocks)$")
-_LYCORIS = re.compile(r"\.(hada_w\d_[ab]|lokr_w\d(_[ab])?|oft_blocks)$")
+_LORA = r"lora\d?[._](down|up|A|B)\b|\.(hada_w\d_[ab]|lokr_w\d(_[ab])?|oft_blocks)$"
+_LYCORIS = r"\.(hada_w\d_[ab]|lokr_w\d(_[ab])?|oft_blocks)$"
 _LORA_DOWN = re.compile(r"(lora\d?[._](down|A)(\.default)?\.weight|hada_w1_b)$")
-_QUANTIZED = re.compile(r"(\.scale_weight|scaled_fp8|\.weight_scale|\.quant_map|bitsandbytes__\w+)$")
+_QUANTIZED = r"(\.scale_weight|scaled_fp8|\.weight_scale|\.quant_map|bitsandbytes__\w+)$"
 
 
 @dataclass(frozen=True)
@@ -73,36 +73,38 @@ def misfit(addition: Contents, family: str, text_width: int | None = None) -> st
 
 def identify(shapes: Shapes) -> Contents:
     """The contents of a file. Layouts: of Stability AI and Black Forest Labs, of diffusers, kohya-ss and peft."""
+    names = "\n".join(shapes)
     for tell in (_lora, _ip_adapter, _controlnet, _network, _rest):
-        if contents := tell(shapes):
+        if contents := tell(shapes, names):
             return contents
     return Contents()
 
 
-def _lora(shapes: Shapes) -> Contents | None:
-    names = [name for name in shapes if _LORA.search(name)]
-    if not names or any(name.startswith("lllite_") for name in shapes):
+def _any(pattern: str, names: str) -> bool:
+    """Whether one of the names matches: a search in all of them, one a line, which a loop over them is too slow for."""
+    return re.search(pattern, names, re.MULTILINE) is not None
+
+
+def _lora(shapes: Shapes, names: str) -> Contents | None:
+    if not _any(_LORA, names) or _any("^lllite_", names):
         return None
-    variant = "LyCORIS" if any(map(_LYCORIS.search, names)) else ""
-    down = {name: shapes[name] for name in names if _LORA_DOWN.search(name) and len(shapes[name]) >= 2}
-    if any(
-        re.search(r"(?<!single_transformer_)(double|single)_blocks|single_transformer_blocks", name) for name in names
-    ):
+    variant = "LyCORIS" if _any(_LYCORIS, names) else ""
+    down = {name: shape for name, shape in shapes.items() if len(shape) >= 2 and _LORA_DOWN.search(name)}
+    if _any("(double|single|single_transformer)_blocks", names):
         return Contents(LORA, FLUX, variant)
-    if any("joint_blocks" in name for name in names):
+    if "joint_blocks" in names:
         return Contents(LORA, SD3, variant)
-    if any(re.search(r"add_[qkv]_proj|norm1_context|ff_context", name) for name in names):
+    if _any("add_[qkv]_proj|norm1_context|ff_context", names):
         widths = {shape[1] for name, shape in down.items() if re.search(r"add_[qkv]_proj", name)}
         return Contents(
             LORA, next((_STREAM_WIDTHS[width] for width in widths if width in _STREAM_WIDTHS), SD3), variant
         )
     width = _text_width(down)
-    unet = any(re.match(r"(lora_)?unet[._]|(down|up|mid)_block", name) for name in names)
-    if any(re.search(r"^lora_te2_|text_encoder_2\.|^lora_unet_(in|out)put_blocks_", name) for name in names):
+    if _any(r"^lora_te2_|text_encoder_2\.|^lora_unet_(in|out)put_blocks_", names):
         family = SDXL
     elif width is not None:
         family = _WIDTHS.get(width, "")
-    elif unet and any(re.search(r"transformer_blocks[._][1-9]", name) for name in names):
+    elif _any("^((lora_)?unet[._]|(down|up|mid)_block).*transformer_blocks[._][1-9]", names):
         family = SDXL  # the others have one transformer block in each attention
     else:
         widths = {shape[1] for name, shape in down.items() if re.search(r"^lora_te_|^text_encoder\.", name)}
@@ -110,15 +112,15 @@ def _lora(shapes: Shapes) -> Contents | None:
     return Contents(LORA, family, variant, width)
 
 
-def _ip_adapter(shapes: Shapes) -> Contents | None:
-    if not any(name.startswith("ip_adapter.") for name in shapes):
+def _ip_adapter(shapes: Shapes, names: str) -> Contents | None:
+    if not _any(r"^ip_adapter\.", names):
         return None
     width = next((shape[-1] for name, shape in shapes.items() if name.endswith(".to_k_ip.weight")), None)
     return Contents(IP_ADAPTER, _WIDTHS.get(width or 0, ""), text_width=width)
 
 
-def _controlnet(shapes: Shapes) -> Contents | None:
-    if any(name.startswith("lllite_") for name in shapes):
+def _controlnet(shapes: Shapes, names: str) -> Contents | None:
+    if _any("^lllite_", names):
         return Contents(CONTROLNET, SDXL, "LLLite")
     if "lora_controlnet" in shapes:
         return Contents(CONTROLNET, _unet_family(shapes), "control LoRA", _text_width(shapes))
@@ -129,19 +131,16 @@ def _controlnet(shapes: Shapes) -> Contents | None:
         return Contents(CONTROLNET, FLUX, "union" if "controlnet_mode_embedder.weight" in shapes else "")
     if "controlnet_blocks.0.weight" in shapes:
         return Contents(CONTROLNET, SD3)
-    original = any(name.removeprefix("control_model.") == "input_hint_block.0.weight" for name in shapes)
-    if not original and "controlnet_cond_embedding.conv_in.weight" not in shapes:
+    if not _any(r"^((control_model\.)?input_hint_block\.0|controlnet_cond_embedding\.conv_in)\.weight$", names):
         return None
-    union = any(
-        name.removeprefix("control_model.").startswith(("control_add_embedding.", "task_embedding")) for name in shapes
-    )
+    union = _any(r"^(control_model\.)?(control_add_embedding\.|task_embedding)", names)
     inner = {name: shape for name, shape in shapes.items() if name.startswith("control_model.")} or shapes
     return Contents(CONTROLNET, _unet_family(inner), "union" if union else "", _text_width(inner))
 
 
-def _network(shapes: Shapes) -> Contents | None:
+def _network(shapes: Shapes, names: str) -> Contents | None:
     """A model, or its denoising network alone."""
-    wrapped = any(name.startswith(_PREFIX) for name in shapes)
+    wrapped = _any(f"^{re.escape(_PREFIX)}", names)
     inner = {name.removeprefix(_PREFIX): shape for name, shape in shapes.items()}
     family, variant, width = "", "", None
     if "input_blocks.0.0.weight" in inner or {"conv_in.weight", "time_embedding.linear_1.weight"} <= inner.keys():
@@ -155,21 +154,21 @@ def _network(shapes: Shapes) -> Contents | None:
     elif "joint_blocks.0.context_block.adaLN_modulation.1.weight" in inner:
         family = SD3
     elif "double_blocks.0.img_attn.qkv.weight" in inner or "single_transformer_blocks.0.attn.to_q.weight" in inner:
-        if any(name.startswith(("distilled_guidance_layer.", "single_stream_modulation.")) for name in inner):
+        if _any(r"(^|\.)(distilled_guidance_layer|single_stream_modulation)\.", names):
             return Contents(MODEL if wrapped else NETWORK)  # Chroma, Flux 2
         family = FLUX
         first = inner.get("img_in.weight") or inner.get("x_embedder.weight", (0, 64))
-        guided = any(re.match(r"guidance_in\.|time_text_embed\.guidance_embedder\.", name) for name in inner)
+        guided = _any(r"(^|\.)(guidance_in|guidance_embedder)\.", names)
         # A pixel has 4 × 16 latent values; control has those of a second picture beside it, fill a mask's too.
         variant = {2: "control", 6: "fill"}.get(first[1] // _flux_channels(inner), "dev" if guided else "schnell")
     elif "transformer_blocks.0.attn.add_k_proj.weight" in inner:
         family = SD3
     else:
         return None
-    if any(map(_QUANTIZED.search, shapes)):
+    if _any(_QUANTIZED, names):
         variant = "quantized"
-    other = re.compile(r"(first_stage_model|vae|cond_stage_model|conditioner|text_encoders)\.")
-    kind = MODEL if wrapped and any(map(other.match, shapes)) else NETWORK
+    whole = wrapped and _any(r"^(first_stage_model|vae|cond_stage_model|conditioner|text_encoders)\.", names)
+    kind = MODEL if whole else NETWORK
     return Contents(kind, family, variant, width)
 
 
@@ -180,13 +179,14 @@ def _flux_channels(inner: Shapes) -> int:
 
 def _unet_family(shapes: Shapes) -> str:
     """The family of a U-Net or its ControlNet: by its text encoders, by what it takes, by the width of its texts."""
-    if any(name.startswith("conditioner.embedders.") for name in shapes):
+    names = "\n".join(shapes)
+    if _any(r"^conditioner\.embedders\.", names):
         return SDXL
-    if any(name.startswith("cond_stage_model.model.") for name in shapes):
+    if _any(r"^cond_stage_model\.model\.", names):
         return SD2
-    if any(name.startswith("cond_stage_model.transformer.") for name in shapes):
+    if _any(r"^cond_stage_model\.transformer\.", names):
         return SD1
-    if any(re.search(r"(^|\.)(label_emb|add_embedding)\.", name) for name in shapes):
+    if _any(r"(^|\.)(label_emb|add_embedding)\.", names):
         return SDXL
     if (family := _WIDTHS.get(_text_width(shapes) or 0)) is not None:
         return family
@@ -207,26 +207,25 @@ def _text_width(shapes: Shapes) -> int | None:
         (
             shape[1]
             for name, shape in shapes.items()
-            if len(shape) >= 2 and re.search(r"attn2[._](processor\.)?to_k", name)
+            if "attn2" in name and len(shape) >= 2 and re.search(r"attn2[._](processor\.)?to_k", name)
         ),
         None,
     )
 
 
-def _rest(shapes: Shapes) -> Contents | None:
+def _rest(shapes: Shapes, names: str) -> Contents | None:
     """Parts of a model, and files of other programs."""
-    bare = {re.sub(r"^(first_stage_model|vae)\.", "", name) for name in shapes}
-    if {"encoder.conv_in.weight", "decoder.conv_in.weight"} <= bare:
+    if all(_any(rf"^((first_stage_model|vae)\.)?{half}\.conv_in\.weight$", names) for half in ("encoder", "decoder")):
         return Contents(VAE)
-    if any(re.search(r"(^|\.)vision_model\.|^visual\.", name) for name in shapes):
+    if _any(r"(^|\.)vision_model\.|^visual\.", names):
         return Contents()
-    if any(re.search(r"(^|\.)text_model\.encoder\.layers\.0\.|(^|\.)resblocks\.0\.", name) for name in shapes):
+    if _any(r"(^|\.)text_model\.encoder\.layers\.0\.|(^|\.)resblocks\.0\.", names):
         return Contents(TEXT_ENCODER, variant="CLIP")
-    if any(re.search(r"(^|\.)encoder\.block\.0\.layer\.0\.SelfAttention\.", name) for name in shapes):
+    if _any(r"(^|\.)encoder\.block\.0\.layer\.0\.SelfAttention\.", names):
         return Contents(TEXT_ENCODER, variant="T5")
     if shapes and shapes.keys() <= {"emb_params", "clip_l", "clip_g", "t5xxl"}:
         width = shapes["emb_params"][-1] if shapes.get("emb_params") else 0
         return Contents(EMBEDDING, SDXL if "clip_g" in shapes else _WIDTHS.get(width, ""))
-    if any(re.search(r"^(conv_first\.weight|model\.1\.sub\.\d+\.|body\.\d+\.rdb1\.)", name) for name in shapes):
+    if _any(r"^(conv_first\.weight|model\.1\.sub\.\d+\.|body\.\d+\.rdb1\.)", names):
         return Contents(UPSCALER)
     return None

@@ -7,9 +7,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .base import PriorError
 from .families import CONTROLNET, FLUX, MODEL, SD1, SD2, SD3, SDXL, Contents, identify
@@ -174,7 +174,7 @@ def contents(place: Path) -> Contents:
     """What a file or folder holds, by its header or its configurations. Raises PriorError where it cannot be read."""
     if not place.is_dir():
         check_file(place)
-        return identify(read_header(place).shapes)
+        return read_header(place).contents
     if not (place / "model_index.json").exists():
         config = read_json(place / "config.json")
         return Contents(CONTROLNET, *_family(config))
@@ -376,14 +376,23 @@ class Header:
     """The header of a safetensors file.
 
     Args:
-        shapes, types, offsets: of its tensors, by name; an offset is where its bytes begin and end in the file.
-        metadata: that its maker left.
+        tensors: name -> its entry, as safetensors writes it.
+        start: of the tensors' bytes in the file.
+        metadata: that the file's maker left.
     """
 
-    shapes: dict[str, tuple[int, ...]]
-    types: dict[str, str]
-    offsets: dict[str, tuple[int, int]]
+    tensors: dict[str, dict[str, Any]]
+    start: int
     metadata: dict[str, str]
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(entry["shape"]) for name, entry in self.tensors.items()}
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What the file holds."""
+        return identify(self.shapes)
 
 
 def read_header(path: Path) -> Header:
@@ -410,25 +419,21 @@ def _read_header(path: Path, size: int, changed: int) -> Header:
             raise PriorError(f"{path} is cut short, within its header: {AGAIN}.")
         header = json.loads(text)
         metadata = dict(header.pop("__metadata__", None) or {})
-        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
-        types = {name: str(entry["dtype"]) for name, entry in header.items()}
-        offsets = {
-            name: (8 + length + int(entry["data_offsets"][0]), 8 + length + int(entry["data_offsets"][1]))
-            for name, entry in header.items()
-        }
+        read = Header(header, 8 + length, metadata)
+        assert all(isinstance(edge, int) for shape in read.shapes.values() for edge in shape)
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
     except PriorError:
         raise
     except OSError as error:
         raise _unreadable(path, error) from None
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RecursionError):
         raise PriorError(f"{path} is damaged, or no safetensors file: {AGAIN}.") from None
     held = size - 8 - length
     if held < end:
         raise PriorError(f"{path} is cut short, with {held:,} of {end:,} bytes of weights: {AGAIN}.")
     if held > end:
         raise PriorError(f"{path} is damaged, with {held - end:,} bytes too many: {AGAIN}.")
-    return Header(shapes, types, offsets, metadata)
+    return read
 
 
 def read_json(path: Path) -> dict[str, object]:

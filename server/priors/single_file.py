@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from . import places
 from .base import PriorError
-from .families import FLUX, MODEL, NETWORK, SD1, SD2, SD3, SDXL, Contents, identify
+from .families import FLUX, MODEL, NETWORK, SD1, SD2, SD3, SDXL, Contents
 from .files import AGAIN, Header, check_file, check_weights, has_weights, read_header, read_json
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -49,9 +50,12 @@ _REFUSED = {
     "quantized": "has quantized weights: use one in float16, bfloat16 or float8",
 }
 _ALIASES = (  # names of other programs -> those of the lists
-    (re.compile(r"^vae\."), "first_stage_model."),
+    (re.compile(r"^vae\.", re.MULTILINE), "first_stage_model."),
     (
-        re.compile(r"^((?:cond_stage_model|conditioner\.embedders\.0)\.transformer\.)(?=embeddings|encoder|final)"),
+        re.compile(
+            r"^((?:cond_stage_model|conditioner\.embedders\.0)\.transformer\.)(?=embeddings|encoder|final)",
+            re.MULTILINE,
+        ),
         r"\1text_model.",
     ),
 )
@@ -106,7 +110,7 @@ def examine(file: Path) -> Checkpoint:
     """What a single file has. Raises PriorError, with one sentence that says what to do, for one that is no model."""
     check_file(file)
     header = read_header(file)
-    contents = identify(header.shapes)
+    contents = header.contents
     if contents.kind not in (MODEL, NETWORK):
         raise PriorError(f"{file} {_no_model(contents)}.")
     if contents.variant in _REFUSED:
@@ -151,16 +155,15 @@ def _no_model(contents: Contents) -> str:
 
 def _original_names(header: Header) -> dict[str, str]:
     """Name in the original layout -> name in the file."""
-    wrapped = any(name.startswith(_NETWORK) for name in header.shapes)
-    found = {}
-    for name in header.shapes:
-        original = name
-        for old, new in _ALIASES:
-            original = old.sub(new, original)
-        if not wrapped and original == name and not name.startswith(("first_stage_model.", "text_encoders.", "cond")):
-            original = _NETWORK + name
-        found[original] = name
-    return found
+    text = "\n".join(header.shapes)
+    found = {name: name for name in header.shapes}
+    for old, new in _ALIASES:
+        if old.search(text):
+            found = {old.sub(new, original): name for original, name in found.items()}
+    if _NETWORK in text:
+        return found
+    parts = re.compile(r"(first_stage_model|cond_stage_model|conditioner|text_encoders)\.")
+    return {original if parts.match(original) else _NETWORK + original: name for original, name in found.items()}
 
 
 @lru_cache(maxsize=32)
@@ -240,7 +243,7 @@ def _check_part(
                 f"{file} is no model of a known size, as {own} has the shape {list(shape)}, not {list(tensors[name])}: "
                 f"put the configurations of its diffusers folder into {file.with_suffix(SIDECAR)}."
             )
-        if header.types[own] not in TYPES:
+        if header.tensors[own]["dtype"] not in TYPES:
             raise PriorError(f"{file} {_REFUSED['quantized']}.")
 
 
@@ -276,15 +279,16 @@ def _predicts_velocity(file: Path, header: Header, names: Mapping[str, str], fam
     return family == SD2 and own is not None and float(np.std(_values(file, header, own))) > 0.09
 
 
-def _values(file: Path, header: Header, name: str) -> np.ndarray:
+def _values(file: Path, header: Header, name: str) -> NDArray[np.float32]:
     """A tensor's values, in one row."""
-    start, end = header.offsets[name]
+    start, end = header.tensors[name]["data_offsets"]
+    kind = header.tensors[name]["dtype"]
     with open(file, "rb") as opened:
-        opened.seek(start)
+        opened.seek(header.start + start)
         data = opened.read(end - start)
     kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
-    if (kind := kinds.get(header.types[name])) is not None:
-        return np.frombuffer(data, kind).astype(np.float32)
-    if header.types[name] != "BF16":
+    if kind in kinds:
+        return np.frombuffer(data, kinds[kind]).astype(np.float32)
+    if kind != "BF16":
         return np.zeros(1, np.float32)
     return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
+from diffusers.utils import logging
 from safetensors import safe_open
 from torch import Tensor
 
@@ -57,8 +57,8 @@ class SingleFileParts:
 
     def _from_single_file(self, part: str, kind: Any, tensors: Tensors, options: dict[str, Any]) -> tuple[Any, bool]:
         """A network of diffusers, and whether it has all of its weights."""
-        verbosity = diffusers.logging.get_verbosity()
-        diffusers.logging.set_verbosity_error()  # it warns of precisions that no part asks for
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # it warns of precisions that no part asks for
         try:
             network = kind.from_single_file(
                 tensors,
@@ -72,7 +72,7 @@ class SingleFileParts:
         except NotImplementedError:  # there is nothing on "meta" that could get a dtype
             return None, False
         finally:
-            diffusers.logging.set_verbosity(verbosity)
+            logging.set_verbosity(verbosity)
         return network, not any(tensor.is_meta for tensor in network.state_dict().values())
 
     def _text_encoder(self, part: str, kind: Any, tensors: Tensors, options: dict[str, Any]) -> tuple[Any, bool]:
@@ -90,8 +90,9 @@ class SingleFileParts:
         if any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")) or is_t5_tokenizer(folder):
             return from_pretrained(kind, folder)
         settings = read_json(folder / "tokenizer_config.json")
-        if str(settings.pop("tokenizer_class")).startswith("T5"):
-            return from_pretrained(kind, self._checkpoint.t5_tokenizer, **settings)
+        settings.pop("tokenizer_class", None)
+        if (t5 := self._checkpoint.t5_tokenizer) is not None and kind.__name__.startswith("T5"):
+            return from_pretrained(kind, t5, **settings)
         return clip_tokenizer(kind, **settings)
 
     def _read(self, part: str) -> Tensors:
