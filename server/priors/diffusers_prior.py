@@ -92,13 +92,17 @@ class DiffusersPrior(ABC):
         against_overhead: Tensor | None = None,
     ) -> TextCondition:
         """As `TextToImagePrior.condition`: the side that a view shows goes into its prompt as words."""
+        return self.text_condition(
+            *self._view_texts(views, prompt, negative_prompt, against_overhead), guidance_scale=guidance_scale
+        )
+
+    def _view_texts(
+        self, views: Views, prompt: str, negative_prompt: str, against_overhead: Tensor | None
+    ) -> tuple[list[str], list[str]]:
+        """The prompts and the negative prompts of views, one for each or one for all."""
         azimuth, elevation = views.azimuth.tolist(), views.elevation.tolist()
         against = [False] * len(views) if against_overhead is None else against_overhead.tolist()
-        return self.text_condition(
-            view_prompts(prompt, azimuth, elevation),
-            negative_prompts(prompt, elevation, negative_prompt, against),
-            guidance_scale,
-        )
+        return view_prompts(prompt, azimuth, elevation), negative_prompts(prompt, elevation, negative_prompt, against)
 
     @torch.no_grad()
     def text_condition(

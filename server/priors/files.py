@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,6 +26,8 @@ class Layout:
         classes: part -> classes of diffusers or transformers that it may be.
         text_encoders: the parts whose texts go side by side to the U-Net.
         addition: the U-Net's `addition_embed_type`.
+        class_embeddings: the U-Net's `class_embed_type` may be one of these.
+        own_names: of entries in the U-Net's config.json, by diffusers' names, where it has others.
     """
 
     pipeline: str
@@ -33,6 +35,8 @@ class Layout:
     classes: dict[str, tuple[str, ...]]
     text_encoders: tuple[str, ...]
     addition: str | None = None
+    class_embeddings: tuple[str | None, ...] = (None,)
+    own_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -66,6 +70,7 @@ STEMS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
+MULTI_VIEW_FILE = "multiview.json"  # see `multi_view_files`
 PREDICTIONS = ("epsilon", "v_prediction", "sample")  # outputs of networks that `noise_models.DiscreteNoise` takes
 PICKLES = {".bin", ".ckpt", ".pt", ".pth"}
 OTHERS = {".gguf": "GGUF", ".onnx": "ONNX", ".msgpack": "Flax", ".h5": "TensorFlow"}
@@ -86,9 +91,13 @@ class Words:
 
 
 def pipeline_class(folder: Path) -> str:
-    """The class of diffusers that a folder's model_index.json names. Raises PriorError where it has none."""
+    """The class of diffusers that a folder's model_index.json names. Raises PriorError where it has none.
+
+    A folder that says how it sees views, in multiview.json, is another kind of model in the layout of that class.
+    """
     _check_place(folder)
-    return str(read_json(folder / "model_index.json").get("_class_name"))
+    name = str(read_json(folder / "model_index.json").get("_class_name"))
+    return f"{name} with {MULTI_VIEW_FILE}" if (folder / MULTI_VIEW_FILE).exists() else name
 
 
 def check_layout(folder: Path, layout: Layout) -> None:
@@ -197,6 +206,7 @@ def _check_fit(folder: Path, layout: Layout) -> None:
     """Raise PriorError where the parts do not go together."""
     configs = {part: read_json(folder / part / "config.json") for part in layout.networks}
     unet = configs["unet"]
+    unet |= {name: unet.get(own) for name, own in layout.own_names.items()}
     channels, latents = unet.get("in_channels", 4), configs["vae"].get("latent_channels", 4)
     if channels != latents:
         raise PriorError(
@@ -211,11 +221,11 @@ def _check_fit(folder: Path, layout: Layout) -> None:
             "they are of two models. Download one whole model."
         )
     for name, expected in {
-        "addition_embed_type": layout.addition,
-        "class_embed_type": None,
-        "encoder_hid_dim_type": None,
+        "addition_embed_type": (layout.addition,),
+        "class_embed_type": layout.class_embeddings,
+        "encoder_hid_dim_type": (None,),
     }.items():
-        if (unet.get(name) or None) != expected:
+        if (unet.get(name) or None) not in expected:
             raise PriorError(
                 f"The U-Net in {folder} needs more than text ({name} is {unet.get(name)}): use a plain "
                 f"text-to-image model of Stable Diffusion {layout.versions}."

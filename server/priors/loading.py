@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msd_blender.protocol import JobRequest
 
-from . import files
+from . import files, multi_view_files
 from .base import PriorError, TextToImagePrior
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ _SD, _XL = files.STABLE_DIFFUSION.pipeline, files.STABLE_DIFFUSION_XL.pipeline
 PIPELINES: dict[str, Pipeline] = {  # `_class_name` of model_index.json -> its prior
     _SD: Pipeline(files.check_stable_diffusion, f"{__package__}.stable_diffusion:StableDiffusion"),
     _XL: Pipeline(files.check_stable_diffusion_xl, f"{__package__}.stable_diffusion_xl:StableDiffusionXL"),
+    multi_view_files.MULTI_VIEW.pipeline: Pipeline(
+        multi_view_files.check_multi_view, f"{__package__}.multi_view:MultiView"
+    ),
+    multi_view_files.MVDREAM.pipeline: Pipeline(multi_view_files.check_mvdream, f"{__package__}.mvdream:MVDream"),
 }
 
 

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from .base import PriorError
 from .files import AGAIN, read_json, variant
@@ -74,6 +77,23 @@ def from_pretrained(kind: Any, folder: Path, **options: object) -> Any:
     except Exception as error:
         reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise PriorError(f"{folder} could not be loaded as {kind.__name__}: {reason}") from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU."""
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise PriorError(f"{path} cannot be read as safetensors: {AGAIN}.") from error
+
+
+def check_weights(place: Path, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise PriorError unless all expected weights are there, in their shapes."""
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise PriorError(f"{place} lacks {len(missing)} of its {len(expected)} weights ({missing[0]}): {AGAIN}.")
+    for name, weight in expected.items():
+        if (found := tuple(weights[name].shape)) != (shape := tuple(weight.shape)):
+            raise PriorError(f"{place} does not fit, as {name} has the shape {found}, not {shape}: {AGAIN}.")
 
 
 def not_finite(subject: str, device: torch.device, dtype: torch.dtype) -> PriorError:

@@ -68,13 +68,13 @@ class StableDiffusion(DiffusersPrior):
         x = x.repeat(len(parts), 1, 1, 1).to(self.dtype, memory_format=torch.channels_last)
         times = timestep.repeat(len(parts))
         output: Tensor = self.unet(
-            x, times, encoder_hidden_states=embeddings, added_cond_kwargs=self._added(condition, batch)
+            x, times, encoder_hidden_states=embeddings, **self._inputs(condition, batch)
         ).sample.float()
         if condition.negative is None:
             return output
         negative, positive = output.chunk(2)
         return negative + condition.guidance_scale * (positive - negative)
 
-    def _added(self, condition: TextCondition, batch: int) -> dict[str, Tensor] | None:
-        """Further inputs of the U-Net, for the negative part first; None where it takes text only."""
-        return None
+    def _inputs(self, condition: TextCondition, batch: int) -> dict[str, object]:
+        """Further arguments of the U-Net, whose rows are the negative part's first; none where it takes text only."""
+        return {}

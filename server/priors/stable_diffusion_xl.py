@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from .conditions import TextCondition
@@ -43,12 +42,13 @@ class StableDiffusionXL(StableDiffusion):
             return TextCondition(torch.zeros_like(embeddings), pooled=torch.zeros_like(pooled))
         return TextCondition(embeddings, pooled=pooled)
 
-    def _added(self, condition: TextCondition, batch: int) -> dict[str, Tensor]:
+    def _inputs(self, condition: TextCondition, batch: int) -> dict[str, object]:
         parts = [part for part in (condition.negative_pooled, condition.pooled) if part is not None]
         size = float(self.resolution)
         # Original height and width, the crop's top and left, target height and width.
         ids = torch.tensor([size, size, 0, 0, size, size], dtype=self.dtype).to(self.device, non_blocking=True)
-        return {
+        added = {
             "text_embeds": torch.cat([part.expand(batch, -1) for part in parts]),
             "time_ids": ids.expand(len(parts) * batch, -1),
         }
+        return {"added_cond_kwargs": added}
