@@ -11,6 +11,7 @@ from .base import PriorError
 
 CAMERA_WIDTH = 16  # numbers of a camera: its 4 x 4 matrix from camera to world, row by row
 CAMERA_WEIGHTS = "camera_embedding.safetensors"
+CAMERA_NAMES = {f"linear_{layer}.{part}" for layer in (1, 2) for part in ("weight", "bias")}
 MULTI_VIEW = replace(
     files.STABLE_DIFFUSION,
     pipeline=f"{files.STABLE_DIFFUSION.pipeline} with {files.MULTI_VIEW_FILE}",
@@ -78,11 +79,17 @@ def check_multi_view(folder: Path) -> None:
     config = folder / "unet" / "config.json"
     unet = files.read_json(config)
     if unet.get("class_embed_type") is None:
-        if not (folder / CAMERA_WEIGHTS).is_file():
+        beside = folder / CAMERA_WEIGHTS
+        if not beside.is_file():
             raise PriorError(
                 f"{folder} has a {files.MULTI_VIEW_FILE}, but nothing that takes cameras: it needs "
                 f'{CAMERA_WEIGHTS}, or a U-Net with "class_embed_type": "projection".'
             )
+        shapes = files.read_header(beside).shapes
+        if missing := sorted(CAMERA_NAMES - shapes.keys()):
+            raise PriorError(f"{beside} lacks {missing[0]}: {files.AGAIN}.")
+        if (found := shapes["linear_1.weight"][-1]) != CAMERA_WIDTH:
+            raise wrong_width(beside, found)
     elif (width := unet.get("projection_class_embeddings_input_dim")) != CAMERA_WIDTH:
         raise wrong_width(config, width)
 

@@ -19,7 +19,7 @@ from .multi_view_files import CAMERA_WIDTH, PUBLISHED, ViewGroup, wrong_width
 from .parts import Parts, check_weights, read_weights
 
 PREFIX = "model.diffusion_model."  # of the U-Net's weights in a file of all parts
-CAMERAS = "camera_embed."
+CAMERAS, LABELS = "camera_embed.", "label_emb.0."  # of the cameras' projection, of a class label's
 HEAD_WIDTH, LATENTS = 64, 32  # published: channels of an attention head, edge of the latents at 256 pixels
 
 
@@ -64,7 +64,7 @@ def diffusers_names(weights: Mapping[str, Tensor], config: Mapping[str, Any]) ->
 
     All but the embedding of cameras is Stable Diffusion's. The embedding is a class label's in all but its name.
     """
-    renamed = {f"{PREFIX}{name.replace(CAMERAS, 'label_emb.0.')}": weight for name, weight in weights.items()}
+    renamed = {f"{PREFIX}{name.replace(CAMERAS, LABELS)}": weight for name, weight in weights.items()}
     converted: dict[str, Tensor] = convert_ldm_unet_checkpoint(renamed, config)
     return converted
 
@@ -92,7 +92,8 @@ class MVDreamParts:
             config = unet_config(weights, own.get("num_head_channels", HEAD_WIDTH), own.get("image_size", LATENTS))
             converted = diffusers_names(weights, config)
         except KeyError as error:
-            raise PriorError(f"{path} lacks {error.args[0]} of MVDream's U-Net: {AGAIN}.") from None
+            name = error.args[0].replace(LABELS, CAMERAS)
+            raise PriorError(f"{path} lacks {name} of MVDream's U-Net: {AGAIN}.") from None
         if (width := config["projection_class_embeddings_input_dim"]) != CAMERA_WIDTH:
             raise wrong_width(path, width)
         with torch.device("meta"):
