@@ -82,7 +82,8 @@ class MultiView(StableDiffusion):
     def __init__(self, parts: Parts, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         super().__init__(parts, device, dtype)
         self.group = self._view_group()
-        self.unet.set_attn_processor(JointAttention())
+        processor: Any = JointAttention
+        self.unet.set_attn_processor(processor())
         self.unet.class_embedding = self._camera_embedding()
 
     @property

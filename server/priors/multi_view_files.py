@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeGuard
 
 from . import files
 from .base import PriorError
@@ -57,19 +58,16 @@ def view_group(folder: Path) -> ViewGroup:
     view_words, suffix = said.get("view_words", False), said.get("suffix", "")
     if type(views) is not int or views < 1:
         raise PriorError(f'{path} says no number of views: add "views": 4, or as many as the model denoises at once.')
-    range_of = _numbers(elevation) if elevation is not None else None
-    if range_of is not None and (len(range_of) != 2 or not -90 <= range_of[0] <= range_of[1] <= 90):
+    bounds = [each for each in elevation if _is_angle(each)] if isinstance(elevation, list) else []
+    if elevation is not None and (len(bounds) != 2 or elevation != sorted(bounds)):
         raise PriorError(f"The elevation in {path} is {elevation}: give the lowest and the highest, as [0, 30].")
-    if len(_numbers([front])) != 1 or type(view_words) is not bool or not isinstance(suffix, str):
+    if not _is_angle(front) or not isinstance(view_words, bool) or not isinstance(suffix, str):
         raise PriorError(f"In {path}, front is a number of degrees, view_words true or false, and suffix a text.")
-    return ViewGroup(views, *_numbers([front]), range_of and (range_of[0], range_of[1]), view_words, suffix)
+    return ViewGroup(views, float(front), (bounds[0], bounds[1]) if bounds else None, view_words, suffix)
 
 
-def _numbers(values: object) -> list[float]:
-    """The numbers of a JSON list; none where anything else is among them."""
-    if not isinstance(values, list) or any(type(each) not in (int, float) for each in values):
-        return []
-    return [float(each) for each in values]
+def _is_angle(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and -360 <= value <= 360
 
 
 def check_multi_view(folder: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""MVDream's published U-Net (Shi et al. 2023), whose weights have latent-diffusion's names, as one of diffusers."""
+"""MVDream's published U-Net (Shi et al. 2023), whose weights have latent diffusion's names, as one of diffusers."""
 
 from __future__ import annotations
 
@@ -65,12 +65,16 @@ def diffusers_names(weights: Mapping[str, Tensor], config: Mapping[str, Any]) ->
     All but the embedding of cameras is Stable Diffusion's. The embedding is a class label's in all but its name.
     """
     renamed = {f"{PREFIX}{name.replace(CAMERAS, LABELS)}": weight for name, weight in weights.items()}
-    converted: dict[str, Tensor] = convert_ldm_unet_checkpoint(renamed, config)
+    convert: Any = convert_ldm_unet_checkpoint
+    converted: dict[str, Tensor] = convert(renamed, config)
     return converted
 
 
 class MVDreamParts:
-    """The parts of a folder of diffusers whose U-Net is MVDream's; all but the U-Net are read as they are."""
+    """The parts of a model whose U-Net is MVDream's, in a folder of diffusers or in one file.
+
+    All but the U-Net are Stable Diffusion's.
+    """
 
     def __init__(self, parts: Parts):
         self._parts = parts
@@ -85,9 +89,12 @@ class MVDreamParts:
     def network(self, part: str, kind: Any, **options: object) -> Any:
         if part != "unet":
             return self._parts.network(part, kind, **options)
-        own, folder = self.config("unet"), self.place / "unet"
-        path = folder / ".".join(filter(None, ("diffusion_pytorch_model", variant(folder), "safetensors")))
-        weights = read_weights(path)
+        own: Any = self.config("unet")
+        path, prefix = self.place, PREFIX
+        if self.place.is_dir():
+            folder, prefix = self.place / "unet", ""
+            path = folder / ".".join(filter(None, ("diffusion_pytorch_model", variant(folder), "safetensors")))
+        weights = read_weights(path, prefix)
         try:
             config = unet_config(weights, own.get("num_head_channels", HEAD_WIDTH), own.get("image_size", LATENTS))
             converted = diffusers_names(weights, config)
@@ -96,8 +103,9 @@ class MVDreamParts:
             raise PriorError(f"{path} lacks {name} of MVDream's U-Net: {AGAIN}.") from None
         if (width := config["projection_class_embeddings_input_dim"]) != CAMERA_WIDTH:
             raise wrong_width(path, width)
+        network: Any = UNet2DConditionModel
         with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(config)
+            unet = network.from_config(config)
         check_weights(path, converted, unet.state_dict())
         unet.load_state_dict(converted, assign=True)
         return unet.to(options["torch_dtype"]).requires_grad_(False).eval()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from .base import PriorError
@@ -79,10 +79,12 @@ def from_pretrained(kind: Any, folder: Path, **options: object) -> Any:
         raise PriorError(f"{folder} could not be loaded as {kind.__name__}: {reason}") from error
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU."""
+def read_weights(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose names begin with the prefix, by the rest of their names, on the CPU."""
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]
+            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
     except Exception as error:
         raise PriorError(f"{path} cannot be read as safetensors: {AGAIN}.") from error
 

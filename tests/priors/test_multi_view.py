@@ -171,6 +171,9 @@ def test_pictures_without_cameras_are_those_of_the_plain_model_to_the_bit(prior,
     draw = {"num_inference_steps": 2, "output_type": "np", "prompt": "a cat"}
     first, second = (pipe(**draw, generator=torch.Generator().manual_seed(0)).images.copy() for pipe in (stock, single))
     assert (first == second).all()
+    needs_cameras = StableDiffusionPipeline.from_pretrained(inside, safety_checker=None, local_files_only=True)
+    with pytest.raises(ValueError, match="class_labels should be provided"):
+        needs_cameras(**draw)
 
 
 def test_one_view_at_once_is_the_plain_network_with_cameras(folders, tmp_path):
