@@ -61,7 +61,7 @@ LAYERS = {
     "__main__": {"api", "checkpoint", "cli", "doctor", "geometry", "jobs", "logs", "optimize", "paths"},
     "cli": {"jobs", "paths"},
     "doctor": {"priors"},
-    "api": {"jobs"},
+    "api": {"jobs", "priors"},
     "jobs": {"checkpoint", "geometry", "logs", "optimize"},
     "optimize": {"assets", "checkpoint", "geometry", "guidance", "priors", "rendering"},
     "assets": {"geometry", "rendering"},

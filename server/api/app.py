@@ -15,11 +15,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
-from msd_blender.protocol import FILES, QUEUED, Edit, Health, Job, JobRequest, ProtocolError, Upload, from_dict
+from msd_blender.protocol import FILES, QUEUED, Edit, Health, Job, JobRequest, Model, ProtocolError, Upload, from_dict
 
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import MIN_FREE_BYTES
 from ..jobs.uploads import UploadNotFound
+from ..priors import PriorError, check
+from ..priors.catalogue import catalogue
 from . import metrics
 from .auth import Guard, RateLimit, allowed_model
 from .schema import edit_schema, request_schema
@@ -78,7 +80,8 @@ def create_app(
     """The application on a started queue. With a token every request must carry it.
 
     Args:
-        models: folders below which a request's model must lie; None allows any.
+        models: folders below which a request's model must lie, and which are listed; None allows any, and lists those
+            that programs on this machine keep.
     """
     app = FastAPI(title="msd_blender server", version=version or "0", docs_url=None, redoc_url=None, responses=REFUSALS)
     app.add_middleware(Guard, host=host, token=token)
@@ -87,6 +90,10 @@ def create_app(
 
     @app.exception_handler(ProtocolError)
     async def refuse(request: Request, error: ProtocolError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(PriorError)
+    async def unfit(request: Request, error: PriorError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
 
     @app.exception_handler(UploadNotFound)
@@ -137,6 +144,11 @@ def create_app(
             memory_total=device.memory_total,
             worker=queue.state,
         )
+
+    @app.get("/v1/models")
+    def available() -> list[Model]:
+        """What this machine has: the bundled model, other models, LoRAs and ControlNets."""
+        return catalogue(models)
 
     @app.get(
         "/v1/metrics",
@@ -195,6 +207,8 @@ def create_app(
                 "This server opens models only below the folders that it was started with "
                 "(--models): name one of those, or none for the bundled model.",
             )
+        if job_request.model:
+            check(job_request.model)
         if not submissions.allows(request.client.host if request.client else ""):
             raise HTTPException(429, f"At most {SUBMISSIONS} jobs a minute can be submitted: try again later.")
         if queue.store.count(QUEUED) >= MAX_QUEUED:

@@ -90,11 +90,11 @@ class MVDreamParts:
         if part != "unet":
             return self._parts.network(part, kind, **options)
         own: Any = self.config("unet")
-        path, prefix = self.place, PREFIX
-        if self.place.is_dir():
-            folder, prefix = self.place / "unet", ""
+        path = self.place
+        if path.is_dir():
+            folder = path / "unet"
             path = folder / ".".join(filter(None, ("diffusion_pytorch_model", variant(folder), "safetensors")))
-        weights = read_weights(path, prefix)
+        weights = read_weights(path, PREFIX) or read_weights(path)
         try:
             config = unet_config(weights, own.get("num_head_channels", HEAD_WIDTH), own.get("image_size", LATENTS))
             converted = diffusers_names(weights, config)
