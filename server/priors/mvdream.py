@@ -43,6 +43,9 @@ def unet_config(weights: Mapping[str, Tensor], head_width: int = HEAD_WIDTH, lat
     attends = [attention.format(blocks[0]) in weights for blocks in levels]
     kinds = ["CrossAttn" if each else "" for each in attends]
     middle = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    linear = weights["middle_block.1.proj_in.weight"].ndim == 2
+    # Their number, whatever diffusers calls it: eight everywhere in the models of the first generation.
+    heads = [max(1, width // head_width) if linear else 8 for width in channels]
     return {
         "sample_size": latents,
         "in_channels": weights["input_blocks.0.0.weight"].shape[1],
@@ -52,8 +55,8 @@ def unet_config(weights: Mapping[str, Tensor], head_width: int = HEAD_WIDTH, lat
         "down_block_types": [f"{kind}DownBlock2D" for kind in kinds],
         "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(kinds)],
         "cross_attention_dim": weights[middle].shape[1],
-        "attention_head_dim": [max(1, width // head_width) for width in channels],  # diffusers means their number
-        "use_linear_projection": weights["middle_block.1.proj_in.weight"].ndim == 2,
+        "attention_head_dim": heads,
+        "use_linear_projection": linear,
         "class_embed_type": "projection",
         "projection_class_embeddings_input_dim": weights[f"{CAMERAS}0.weight"].shape[1],
     }

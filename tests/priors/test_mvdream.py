@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from scripts import original_layout
 from server.priors import PriorError, Views, check, load
 from server.priors.mvdream import diffusers_names, unet_config
+from server.priors.single_file import examine
 from tests.optimize.jobs import request_of, stop_and_go_on
+from tests.priors import single_files
 
 WIDTH, CHANNELS, CONTEXT, HEAD = 32, 3, 16, 8  # published: 320, 4, 1024, 64
 MULTIPLES, BLOCKS, ATTENDS = (1, 2, 4, 4), 2, (True, True, True, False)  # as published
@@ -247,6 +250,8 @@ def test_the_published_size_is_read_off_the_shapes():
     assert config["up_block_types"] == ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
     assert (config["cross_attention_dim"], config["sample_size"], config["in_channels"]) == (1024, 32, 4)
     assert config["projection_class_embeddings_input_dim"] == 16
+    first = published | {"middle_block.1.proj_in.weight": torch.empty(1280, 1280, 1, 1, device="meta")}
+    assert unet_config(first)["attention_head_dim"] == [8, 8, 8, 8]  # that of Stable Diffusion 1.5
 
 
 @pytest.mark.parametrize("objects", [1, 2])
@@ -283,6 +288,60 @@ def published_cameras(azimuth, elevation):
         x, y, z = columns
         rows.append(torch.stack([x, -z, y, torch.tensor([0.0, 0.0, 0.0, 1.0])]).flatten())
     return torch.stack(rows)
+
+
+@pytest.fixture(scope="module")
+def file(folders, weights, tmp_path_factory):
+    """All parts in one file, as published, and beside it the configurations of a model of unusual size."""
+    return write_file(folders["epsilon"], tmp_path_factory.mktemp("file") / "sd-v2.1-base-4view.safetensors", weights)
+
+
+def write_file(source, path, weights):
+    parts = original_layout.parts("StableDiffusionPipeline", single_files.networks(source))
+    parts["unet"] = {f"model.diffusion_model.{name}": value for name, value in weights.items()}
+    sidecar = path.with_suffix(".config")
+    shutil.copytree(source, sidecar, ignore=shutil.ignore_patterns("*.safetensors"))
+    edit(sidecar / "unet" / "config.json", num_head_channels=HEAD, image_size=8)
+    original_layout.write_list(sidecar, parts)
+    save_file({name: value.contiguous() for inside in parts.values() for name, value in inside.items()}, path)
+    return path
+
+
+def test_one_file_is_the_same_model(file, prior):
+    check(file)
+    whole = load(file)
+    assert type(whole) is type(prior) and whole.latent_shape == prior.latent_shape
+    x = torch.randn(4, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
+    views = Views(90.0 * torch.arange(4), torch.full((4,), 15.0))
+    one, two = (each.denoise(x, torch.ones(4), each.condition(views, "a cat", "ugly")) for each in (whole, prior))
+    assert torch.equal(one, two)
+
+
+def test_a_file_of_the_published_size_is_told_by_its_header(tmp_path):
+    """Stable Diffusion 2.1's file with two more layers: four views of 256 pixels that predict noise."""
+    cameras = {f"model.diffusion_model.camera_embed.{name}": (1280,) for name in ("0.bias", "2.bias")}
+    cameras |= {"model.diffusion_model.camera_embed.0.weight": (1280, 16)}
+    cameras |= {"model.diffusion_model.camera_embed.2.weight": (1280, 1280)}
+    published = single_files.shipped_shapes("stable-diffusion-2") | cameras
+    path = single_files.sparse(tmp_path / "published.safetensors", published)
+    check(path)
+    found = examine(path)
+    assert (found.pipeline, found.resolution, found.contents.family) == ("MVDreamPipeline", 256, "SD 2.x")
+    assert found.configuration("scheduler").get("prediction_type", "epsilon") == "epsilon"
+    picture = {"model.diffusion_model.image_embed.proj_in.weight": (1024, 1280)}
+    other = single_files.sparse(tmp_path / "imagedream.safetensors", published | picture)
+    with pytest.raises(PriorError, match="needs a picture beside the prompt"):
+        check(other)
+
+
+def test_a_pickled_file_and_one_that_lacks_weights_get_a_sentence(file, folders, weights, tmp_path):
+    pickled = tmp_path / "sd-v2.1-base-4view.pt"
+    pickled.write_bytes(b"PK")
+    less = {name: value for name, value in weights.items() if name != "camera_embed.2.weight"}
+    lacking = write_file(folders["epsilon"], tmp_path / "lacking.safetensors", less)
+    for path, words in ((pickled, "pickled checkpoint, which can run code"), (lacking, "lacks camera_embed.2.weight")):
+        with pytest.raises(PriorError, match=words):
+            load(path)
 
 
 def test_it_asks_for_its_own_views(prior):
