@@ -33,6 +33,8 @@ class TrainConfig:
     bfloat16: autocast the forward pass.
     vae_channels: of the VAE's levels. channels, layers: of the U-Net's levels, and their blocks.
     hidden: width of the text encoder.
+    views: of one object, that the U-Net denoises at once and whose cameras it knows; 1 is a model of single pictures.
+    single: share of the batches of such a model that are single pictures, without cameras.
     sheet: colours of the contact sheet that an export comes with; none, no sheet.
     """
 
@@ -60,4 +62,6 @@ class TrainConfig:
     channels: tuple[int, ...] = (64, 128)
     layers: int = 1
     hidden: int = 128
+    views: int = 1
+    single: float = 0.3
     sheet: tuple[str, ...] = ("red", "green", "yellow", "blue", "white", "orange", "purple", "brown")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .captions import vocabulary
 from .config import TrainConfig
 from .denoiser import SCHEDULE
+from .multi_view import export_cameras
 from .shapes import NOUNS
 
 if TYPE_CHECKING:
@@ -33,9 +34,12 @@ def export_pipeline(vae: AutoencoderKL, denoiser: nn.ModuleDict, tokenizer: CLIP
 
     fresh = config.work / "export"
     shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
     autoencoder, text_encoder, unet = (
         copy.deepcopy(part).cpu().half() for part in (vae, denoiser["text_encoder"], denoiser["unet"])
     )
+    if config.views > 1:
+        export_cameras(unet, fresh, config.views)
     pipeline: Any = StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=text_encoder,

@@ -194,7 +194,7 @@ def _background(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
             return flat
 
 
-def _light(rng: np.random.Generator, eye: np.ndarray) -> np.ndarray:
+def random_light(rng: np.random.Generator, eye: np.ndarray) -> np.ndarray:
     """Unit vector (3,) to a lamp at infinity, up to `LAMP_TILT` off the camera, mostly above it."""
     forward = eye / np.linalg.norm(eye)
     right = np.cross((0, 0, 1), forward)
@@ -241,7 +241,7 @@ def scene(
     return Scene(
         parts,
         eye,
-        _light(rng, eye),
+        random_light(rng, eye),
         rng.uniform(*shading.AMBIENT),
         rng.uniform(*shading.DIFFUSE),
         _background(rng, paint),

@@ -13,6 +13,7 @@ import argparse
 import functools
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import distributed as dist
 from torch import multiprocessing
@@ -23,6 +24,7 @@ from .corpus import load_corpus
 from .denoiser import build_denoiser, denoiser_loss, transfer_text_encoder
 from .export import export_pipeline
 from .fitting import fit
+from .multi_view import add_cameras, load_views, views_loss
 from .pipeline import MODEL, contact_sheet, load_pipeline
 from .tokenizer import TOKENS, build_tokenizer
 from .vae import build_vae, encode, vae_loss, whiten
@@ -36,7 +38,7 @@ def train(config: TrainConfig, halt: int | None = None) -> None:
     layer, and stall when the machine is busy.
     """
     config.work.mkdir(parents=True, exist_ok=True)
-    pictures, _ = load_corpus(config)
+    pictures = load_views(config)[0] if config.views > 1 else load_corpus(config)[0]
     print(f"corpus: {len(pictures)} pictures", flush=True)
     if not (config.work / "tokenizer").exists():
         build_tokenizer(config.work / "tokenizer")
@@ -59,7 +61,11 @@ def _run_stages(config: TrainConfig, halt: int | None) -> None:
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(config.work / "tokenizer", local_files_only=True)
-    pictures, labels = load_corpus(config)
+    angles = np.empty(0)
+    if config.views > 1:
+        pictures, labels, angles = load_views(config)
+    else:
+        pictures, labels = load_corpus(config)
     torch.manual_seed(config.seed)
     pretrained = load_pipeline(config.start) if config.start else None
     vae = build_vae(config).to(config.device, memory_format=torch.channels_last)
@@ -87,11 +93,18 @@ def _run_stages(config: TrainConfig, halt: int | None) -> None:
     if pretrained:
         denoiser["unet"].load_state_dict(pretrained.unet.state_dict())
         transfer_text_encoder(pretrained.text_encoder, pretrained.tokenizer, denoiser["text_encoder"], tokenizer)
+    if config.views > 1:
+        add_cameras(denoiser["unet"], config.start)
     denoiser.to(config.device, memory_format=torch.channels_last)
 
     @functools.cache
     def tokenize(text: str) -> list[int]:
         return tokenizer(text, padding="max_length", max_length=TOKENS, truncation=True).input_ids
+
+    def loss(step: int) -> torch.Tensor:
+        if config.views > 1:
+            return views_loss(denoiser, tokenize, latents, labels, angles, config, step)
+        return denoiser_loss(denoiser, tokenize, latents, labels, config, step)
 
     def export() -> None:
         export_pipeline(vae, denoiser, tokenizer, config)
@@ -99,17 +112,7 @@ def _run_stages(config: TrainConfig, halt: int | None) -> None:
             contact_sheet(config.output, config.work / "sheet.png", config.sheet)
 
     if (
-        fit(
-            "denoiser",
-            denoiser,
-            lambda step: denoiser_loss(denoiser, tokenize, latents, labels, config, step),
-            config,
-            config.minutes,
-            config.steps,
-            config.rate,
-            export,
-            halt,
-        )
+        fit("denoiser", denoiser, loss, config, config.minutes, config.steps, config.rate, export, halt)
         and rank_and_size()[0] == 0
     ):
         export()
@@ -133,6 +136,13 @@ def main() -> None:
         "encoder go on, new words start from random weights",
     )
     parser.add_argument("--images", type=int, default=TrainConfig.images)
+    parser.add_argument(
+        "--views",
+        type=int,
+        default=TrainConfig.views,
+        help="of an object, that the U-Net denoises at once and whose cameras it knows; 1 is a model of single "
+        "pictures. Batch and number of images are multiples of it",
+    )
     parser.add_argument("--vae-minutes", type=float, default=TrainConfig.vae_minutes)
     parser.add_argument("--minutes", type=float, default=TrainConfig.minutes, help="wall clock of the U-Net's training")
     parser.add_argument("--batch", type=int, default=TrainConfig.batch, help="of the U-Net")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..priors.base import Denoiser
-from ..priors.conditions import Condition
+from ..priors.conditions import Condition, views_at_once
 from .bandwidth import Geometric
 
 
@@ -71,7 +71,7 @@ class NoiseLevels:
     """The noise levels of a guidance that looks at one level each step.
 
     anneal: sigma falls geometrically from sigma_max to sigma_min with progress; otherwise each latent draws
-    its own, log-uniform between the two.
+    its own, log-uniform between the two. Views of one object that are denoised together share theirs.
     """
 
     sigma_min: float = 0.1
@@ -84,11 +84,14 @@ class NoiseLevels:
                 f"{type(self).__name__} needs 0 < sigma_min <= sigma_max, not {self.sigma_min} and {self.sigma_max}."
             )
 
-    def draw(self, x: Tensor, progress: float, generator: torch.Generator | None) -> Tensor:
+    def draw(
+        self, x: Tensor, progress: float, generator: torch.Generator | None, condition: Condition | None = None
+    ) -> Tensor:
         """(B,) levels for latents x (B, …)."""
         if self.anneal:
             return x.new_full(x.shape[:1], Geometric(self.sigma_max, self.sigma_min)(progress))
         source = x.device if generator is None else generator.device
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
-        drawn = torch.rand(len(x), generator=generator, device=source)
+        together = views_at_once(condition)
+        drawn = torch.rand(len(x) // together, generator=generator, device=source).repeat_interleave(together)
         return (low + (high - low) * drawn).exp().to(x, non_blocking=True)

@@ -41,7 +41,7 @@ class SDI(NoiseLevels, Guidance):
     ) -> GuidanceStep:
         """One denoising of the inverted latents; the gradient is latents - target; as `Guidance.step`."""
         x = working(latents)
-        sigma = self.draw(x, progress, generator)
+        sigma = self.draw(x, progress, generator, condition)
         flow = without_cfg(condition)
         target = prior.denoise(self.invert(prior, x, sigma, flow), sigma, condition)
         return GuidanceStep(

@@ -29,7 +29,7 @@ class SDS(NoiseLevels, Guidance):
     ) -> GuidanceStep:
         """One denoising of the noised latents; the gradient is latents - target; as `Guidance.step`."""
         x = working(latents)
-        sigma = self.draw(x, progress, generator)
+        sigma = self.draw(x, progress, generator, condition)
         noise = randn(x.shape, generator, x.device)
         target = prior.denoise(x + append_dims(sigma, x) * noise, sigma, condition)
         return GuidanceStep(

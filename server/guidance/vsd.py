@@ -56,7 +56,7 @@ class VSD(NoiseLevels, Guidance):
         student, optimizer = self._fitted or self._make_student(prior, x)
         for _ in range(self.updates):
             self._fit(student, optimizer, x, condition, progress, generator)
-        sigma = self.draw(x, progress, generator)
+        sigma = self.draw(x, progress, generator, condition)
         noisy = x + append_dims(sigma, x) * randn(x.shape, generator, x.device)
         gradient = student.denoise(noisy, sigma, condition) - prior.denoise(noisy, sigma, condition)
         return GuidanceStep(
@@ -98,7 +98,7 @@ class VSD(NoiseLevels, Guidance):
         generator: torch.Generator | None,
     ) -> None:
         """One Adam step on |D'(x + sigma n; sigma) - x|^2 (1 + 1 / sigma^2), the loss of the noise and the data."""
-        sigma = append_dims(self.draw(x, progress, generator), x)
+        sigma = append_dims(self.draw(x, progress, generator, condition), x)
         noisy = x + sigma * randn(x.shape, generator, x.device)
         with torch.enable_grad():
             error = student.denoise(noisy, sigma.flatten(), condition) - x

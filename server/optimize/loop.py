@@ -133,6 +133,7 @@ class Optimization:
         with self.clock("load"):
             self.prior = load_cached(Selection.of(request), self.device)
             self.distillation = self.prior.distillation if isinstance(self.prior, MayBeDistilled) else None
+            self.settings = self.settings.suiting(self.prior)
             self.rasterizer = rasterize.create(request.rasterizer, self.device)
         asked = request.guidance_scale
         if self.distillation:
@@ -238,13 +239,19 @@ class Optimization:
         settings, request = self.settings, self.request
         with self.clock("render forward"):
             drawn = cameras.sample(
-                settings.views, self.generator, elevation=settings.elevation, field_of_view=settings.field_of_view
+                settings.views,
+                self.generator,
+                elevation=settings.elevation,
+                field_of_view=settings.field_of_view,
+                together=settings.views_at_once,
             )
             views = drawn.to(self.device)
             lights = Lights.sample(views, self.generator)
             if request.maps:
                 lights = lights.under_sky(self.generator)
-            behind = backgrounds(settings.views, self.generator, self.device, request.background)
+            objects = settings.views // settings.views_at_once
+            behind = backgrounds(objects, self.generator, self.device, request.background)
+            behind = behind.repeat_interleave(settings.views_at_once, dim=0)
             size = round(phase.resolution * self.prior.resolution)
             images, penalty = asset.render(views, lights, behind, size, progress, self.generator)
             pictures = self._to_prior(images)

@@ -11,6 +11,7 @@ from msd_blender.protocol import JobRequest
 from ..assets import Asset, MeshOptions, RefineAsset, Surface, TextureAsset, Volume
 from ..guidance.bandwidth import Geometric
 from ..guidance.msd import RENDERS
+from ..priors.base import MultiViewPrior, TextToImagePrior
 from ..rendering.cameras import FIELD_OF_VIEW
 
 
@@ -58,10 +59,12 @@ class Settings:
         snapshots: over the whole run, 0 for none.
         snapshot_seconds: at most, from one snapshot to the next.
         made_texture_size: pixels, of a mesh that was made from nothing; texture_size: of any other.
+        views_at_once: of one object, that a multi-view prior denoises together; `views` is a multiple of it.
         elevation, field_of_view: of the cameras, as `rendering.cameras.sample`.
     """
 
     views: int = 4
+    views_at_once: int = 1
     guidance_scale: float = 5.0
     volume: Phase = Phase(
         Volume, 270, (5, 9, 17, 33), Geometric(4.0, 1.5), 0.07, 50, 0.5, guidance_boost=1.7, against_overhead=0.5
@@ -100,6 +103,14 @@ class Settings:
             if isinstance(getattr(self, each.name), Phase)
         }
         return replace(self.with_phases(phases), guidance_scale=guidance_scale)
+
+    def suiting(self, prior: TextToImagePrior) -> Settings:
+        """These settings with as many views, from such elevations, as the prior takes, where nothing else is said."""
+        if not isinstance(prior, MultiViewPrior):
+            return self
+        together = prior.views_at_once
+        views = together * -(-self.views // together)
+        return replace(self, views=views, views_at_once=together, elevation=self.elevation or prior.elevation)
 
     def mesh_options(self, request: JobRequest) -> MeshOptions:
         """How a request's mesh is worked on."""

@@ -118,6 +118,19 @@ class TextToImagePrior(Denoiser, HasStudent, Protocol):
         ...
 
 
+@runtime_checkable
+class MultiViewPrior(TextToImagePrior, Protocol):
+    """A prior that denoises several views of one object at once, and is given their cameras.
+
+    `condition` takes views in groups of `views_at_once`, each at equal angles round the object and with one elevation,
+    distance and field of view. Under a condition without cameras, or none, every latent is a picture of its own.
+    """
+
+    views_at_once: int
+    elevation: tuple[float, float] | None
+    """Lowest and highest elevation, in degrees, that the model was trained for; None for any."""
+
+
 def karras_sigmas(steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> list[float]:
     """`steps` noise levels falling from sigma_max to sigma_min, both included (Karras 2022, equation 5).
 

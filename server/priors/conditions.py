@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -70,4 +70,17 @@ class TextCondition:
         return 1 if self.negative is None else 2
 
     def without_cfg(self) -> TextCondition:
-        return TextCondition(self.embeddings, pooled=self.pooled, mask=self.mask)
+        return replace(self, negative=None, guidance_scale=1.0, negative_pooled=None, negative_mask=None)
+
+
+@dataclass(frozen=True)
+class MultiViewCondition(TextCondition):
+    """Encoded prompts, and the cameras of one or more objects: each has `views_at_once` rows, one after the other."""
+
+    cameras: Tensor | None = None  # (B, 16), as the model's convention has them
+    views_at_once: int = 1
+
+
+def views_at_once(condition: Condition | None) -> int:
+    """Latents in a row that are views of one object and are denoised together, at one noise level."""
+    return condition.views_at_once if isinstance(condition, MultiViewCondition) else 1

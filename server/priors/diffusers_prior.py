@@ -24,7 +24,7 @@ from .parts import Parts, not_finite
 from .prompts import negative_prompts, prompt_warnings, unknown_words, view_prompts
 
 MAX_EMBEDDINGS = 64  # encoded texts in memory: a job's views and its negatives are some 20
-ALL_VIEWS = (*range(0, 360, 45), 0), (*[0] * 8, 90)  # azimuths and elevations, one for each of `prompts.VIEWS`
+ALL_VIEWS = Views(torch.tensor([*range(0, 360, 45), 0]), torch.tensor([0] * 8 + [90]))  # one for each of `VIEWS`
 
 
 class DiffusersPrior(ABC):
@@ -106,14 +106,19 @@ class DiffusersPrior(ABC):
         against_overhead: Tensor | None = None,
     ) -> TextCondition:
         """As `TextToImagePrior.condition`: the side that a view shows goes into its prompt as words."""
-        azimuth, elevation = views.azimuth.tolist(), views.elevation.tolist()
-        against = [False] * len(views) if against_overhead is None else against_overhead.tolist()
-        prompts = view_prompts(prompt, azimuth, elevation)
-        negatives = negative_prompts(prompt, elevation, negative_prompt, against)
+        prompts, negatives = self._view_texts(views, prompt, negative_prompt, against_overhead)
         used = prompts if guidance_scale == 1 else [*prompts, *negatives]
         if any(text not in self._embeddings for text in used):  # one visit of the encoders serves the whole job
-            self._encode_texts([*used, *view_prompts(prompt, *ALL_VIEWS)])
+            self._encode_texts([*used, *self._view_texts(ALL_VIEWS, prompt, negative_prompt, None)[0]])
         return self.text_condition(prompts, negatives, guidance_scale)
+
+    def _view_texts(
+        self, views: Views, prompt: str, negative_prompt: str, against_overhead: Tensor | None
+    ) -> tuple[list[str], list[str]]:
+        """The prompts and the negative prompts of views, one for each or one for all."""
+        azimuth, elevation = views.azimuth.tolist(), views.elevation.tolist()
+        against = [False] * len(views) if against_overhead is None else against_overhead.tolist()
+        return view_prompts(prompt, azimuth, elevation), negative_prompts(prompt, elevation, negative_prompt, against)
 
     @torch.no_grad()
     def text_condition(
@@ -268,8 +273,9 @@ def _stacked(condition: TextCondition, batch: int) -> TextCondition:
 
     embeddings = stack(condition.negative, condition.embeddings)
     assert embeddings is not None
-    return TextCondition(
-        embeddings,
+    return replace(
+        condition.without_cfg(),
+        embeddings=embeddings,
         pooled=stack(condition.negative_pooled, condition.pooled),
         mask=stack(condition.negative_mask, condition.mask),
         guidance_scale=condition.guidance_scale if condition.negative is None else 1.0,

@@ -25,6 +25,7 @@ MODEL, NETWORK, LORA, CONTROLNET, IP_ADAPTER, VAE, TEXT_ENCODER, EMBEDDING, UPSC
     "unknown",
 )
 
+MVDREAM, IMAGEDREAM = "MVDream", "ImageDream"  # variants that take cameras
 _WIDTHS = {768: SD1, 1024: SD2, 2048: SDXL, 1280: SDXL}  # of the texts that a U-Net attends to; 1280: the refiner's
 _STREAM_WIDTHS = {1536: SD3, 2432: SD3, 3072: FLUX}  # of transformers in which text and picture attend to each other
 _CHANNELS = {5: "depth", 8: "instruction", 9: "inpainting"}  # of a U-Net that takes more than four latent channels
@@ -44,7 +45,8 @@ class Contents:
         family: one of `FAMILIES`; "" where it cannot be told, or is another one.
         variant: what sets it apart within its kind: "inpainting", "depth", "instruction" (InstructPix2Pix), "refiner",
             "EDM" (Playground 2.5, CosXL), "fill", "control" (Flux), "dev", "schnell", "union" (ControlNet),
-            "control LoRA", "LLLite", "LyCORIS" (LoHa, LoKr, OFT), "CLIP", "T5", "quantized"; "" for the plain kind.
+            "control LoRA", "LLLite", "LyCORIS" (LoHa, LoKr, OFT), "CLIP", "T5", "quantized", "MVDream", "ImageDream";
+            "" for the plain kind.
         text_width: of the texts that its cross-attention takes; None where nothing tells.
     """
 
@@ -149,6 +151,8 @@ def _network(shapes: Shapes, names: str) -> Contents | None:
         variant = _CHANNELS.get(first[1], "") if len(first) == 4 else ""
         if family == SDXL and _is_refiner(shapes, width):
             variant = "refiner"
+        if "camera_embed.0.weight" in inner:
+            variant = IMAGEDREAM if any(name.startswith("image_embed.") for name in inner) else MVDREAM
         if "edm_mean" in shapes or "edm_vpred.sigma_max" in shapes:
             variant = "EDM"
     elif "joint_blocks.0.context_block.adaLN_modulation.1.weight" in inner:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,6 +35,8 @@ class Layout:
         addition: the U-Net's `addition_embed_type`.
         network: the part that denoises.
         optional: parts that a model may lack.
+        class_embeddings: the U-Net's `class_embed_type` may be one of these.
+        own_names: of entries in the U-Net's config.json, by diffusers' names, where it has others.
     """
 
     pipeline: str
@@ -44,6 +46,8 @@ class Layout:
     addition: str | None = None
     network: str = "unet"
     optional: tuple[str, ...] = ()
+    class_embeddings: tuple[str | None, ...] = (None,)
+    own_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -90,6 +94,7 @@ STEMS = {
     "text_encoder_2": "model",
     "text_encoder_3": "model",
 }
+MULTI_VIEW_FILE = "multiview.json"  # see `multi_view_files`
 PREDICTIONS = ("epsilon", "v_prediction", "sample")  # outputs of networks that `noise_models.DiscreteNoise` takes
 PICKLES = {".bin", ".ckpt", ".pt", ".pth"}
 OTHERS = {".gguf": "GGUF", ".onnx": "ONNX", ".msgpack": "Flax", ".h5": "TensorFlow"}
@@ -111,9 +116,13 @@ class Words:
 
 
 def pipeline_class(folder: Path) -> str:
-    """The class of diffusers that a folder's model_index.json names. Raises PriorError where it has none."""
+    """The class of diffusers that a folder's model_index.json names. Raises PriorError where it has none.
+
+    A folder that says how it sees views, in multiview.json, is another kind of model in the layout of that class.
+    """
     _check_place(folder)
-    return str(read_json(folder / "model_index.json").get("_class_name"))
+    name = str(read_json(folder / "model_index.json").get("_class_name"))
+    return f"{name} with {MULTI_VIEW_FILE}" if (folder / MULTI_VIEW_FILE).exists() else name
 
 
 def has(folder: Path, index: Mapping[str, object], part: str) -> bool:
@@ -157,17 +166,17 @@ def check_layout(
 
 def check_stable_diffusion(folder: Path) -> None:
     """As `check_layout`, for Stable Diffusion 1.x and 2.x."""
-    check_layout(folder, STABLE_DIFFUSION, check_discrete_noise, _check_fit)
+    check_layout(folder, STABLE_DIFFUSION, check_discrete_noise, check_fit)
 
 
 def check_latent_consistency(folder: Path) -> None:
     """As `check_layout`, for latent consistency models with Stable Diffusion's parts."""
-    check_layout(folder, LATENT_CONSISTENCY, check_discrete_noise, _check_fit)
+    check_layout(folder, LATENT_CONSISTENCY, check_discrete_noise, check_fit)
 
 
 def check_stable_diffusion_xl(folder: Path) -> None:
     """As `check_layout`, for Stable Diffusion XL."""
-    check_layout(folder, STABLE_DIFFUSION_XL, check_discrete_noise, _check_fit)
+    check_layout(folder, STABLE_DIFFUSION_XL, check_discrete_noise, check_fit)
 
 
 def contents(place: Path) -> Contents:
@@ -267,10 +276,11 @@ def _check_tokenizer(folder: Path, kind: str) -> None:
             read_json(folder / name)
 
 
-def _check_fit(folder: Path, layout: Layout) -> None:
+def check_fit(folder: Path, layout: Layout) -> None:
     """Raise PriorError where the parts do not go together."""
     configs = {part: read_json(folder / part / "config.json") for part in layout.networks}
     unet = configs["unet"]
+    unet |= {name: unet.get(own) for name, own in layout.own_names.items()}
     channels, latents = unet.get("in_channels", 4), configs["vae"].get("latent_channels", 4)
     if channels != latents:
         raise PriorError(
@@ -285,11 +295,11 @@ def _check_fit(folder: Path, layout: Layout) -> None:
             "they are of two models. Download one whole model."
         )
     for name, expected in {
-        "addition_embed_type": layout.addition,
-        "class_embed_type": None,
-        "encoder_hid_dim_type": None,
+        "addition_embed_type": (layout.addition,),
+        "class_embed_type": layout.class_embeddings,
+        "encoder_hid_dim_type": (None,),
     }.items():
-        if (unet.get(name) or None) != expected:
+        if (unet.get(name) or None) not in expected:
             raise PriorError(
                 f"The U-Net in {folder} needs more than text ({name} is {unet.get(name)}): use a plain "
                 f"text-to-image model of Stable Diffusion {layout.versions}."

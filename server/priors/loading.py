@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msd_blender.protocol import JobRequest
 
-from . import files, places, single_file, transformer_files
+from . import files, multi_view_files, places, single_file, transformer_files
 from .base import PriorError, TextToImagePrior
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ PIPELINES: dict[str, Pipeline] = {  # `_class_name` of model_index.json -> its p
     _SD3: Pipeline(transformer_files.check_stable_diffusion_3, f"{__package__}.stable_diffusion_3:StableDiffusion3"),
     _FLUX: Pipeline(transformer_files.check_flux, f"{__package__}.flux:Flux"),
     _PIXART: Pipeline(transformer_files.check_pixart_sigma, f"{__package__}.pixart_sigma:PixArtSigma"),
+    multi_view_files.MULTI_VIEW.pipeline: Pipeline(
+        multi_view_files.check_multi_view, f"{__package__}.multi_view:MultiView"
+    ),
+    multi_view_files.MVDREAM.pipeline: Pipeline(multi_view_files.check_mvdream, f"{__package__}.mvdream:MVDream"),
 }
 
 
@@ -64,7 +68,8 @@ def resolution(folder: Path) -> int | None:
         return single_file.examine(folder).resolution
     for part in ("unet", "transformer"):
         if (folder / part / "config.json").is_file():
-            size = files.read_json(folder / part / "config.json").get("sample_size")
+            config = files.read_json(folder / part / "config.json")
+            size = config.get("sample_size") or config.get("image_size")
             blocks = files.read_json(folder / "vae" / "config.json").get("block_out_channels")
             size = size[0] if isinstance(size, list) and size else size
             return size << len(blocks) - 1 if isinstance(size, int) and isinstance(blocks, list) else None

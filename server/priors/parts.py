@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import diffusers
 import torch
 import transformers
+from safetensors import safe_open
+from torch import Tensor
 
 from .base import PriorError
 from .files import AGAIN, has, read_json, variant
@@ -102,6 +105,25 @@ def pipeline_class(name: str) -> Any:
         return getattr(diffusers, name)
     finally:
         transformers.logging.set_verbosity(verbosity)
+
+
+def read_weights(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose names begin with the prefix, by the rest of their names, on the CPU."""
+    try:
+        with safe_open(path, "pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]
+            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    except Exception as error:
+        raise PriorError(f"{path} cannot be read as safetensors: {AGAIN}.") from error
+
+
+def check_weights(place: Path, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise PriorError unless all expected weights are there, in their shapes."""
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise PriorError(f"{place} lacks {len(missing)} of its {len(expected)} weights ({missing[0]}): {AGAIN}.")
+    for name, weight in expected.items():
+        if (found := tuple(weights[name].shape)) != (shape := tuple(weight.shape)):
+            raise PriorError(f"{place} does not fit, as {name} has the shape {found}, not {shape}: {AGAIN}.")
 
 
 def not_finite(subject: str, device: torch.device, dtype: torch.dtype) -> PriorError:

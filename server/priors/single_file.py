@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from . import places
 from .base import PriorError
-from .families import FLUX, MODEL, NETWORK, SD1, SD2, SD3, SDXL, Contents
+from .families import FLUX, IMAGEDREAM, MODEL, MVDREAM, NETWORK, SD1, SD2, SD3, SDXL, Contents
 from .files import AGAIN, Header, check_file, check_weights, has_weights, read_header, read_json
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -47,6 +47,7 @@ _REFUSED = {
     "EDM": "was trained on noise levels of its own (EDM): use a model on Stable Diffusion's",
     "fill": "fills parts of pictures and needs one (Flux Fill): use Flux dev or schnell",
     "control": "needs a second picture (Flux Depth or Canny): use Flux dev or schnell",
+    IMAGEDREAM: "needs a picture beside the prompt (ImageDream): use MVDream",
     "quantized": "has quantized weights: use one in float16, bfloat16 or float8",
 }
 _ALIASES = (  # names of other programs -> those of the lists
@@ -122,6 +123,8 @@ def examine(file: Path) -> Checkpoint:
         (CONFIGS / name for name in SHIPPED[contents.family]), key=lambda folder: _unlike(header, names, folder)
     )
     index = read_json(_folder(file, shipped, "model_index.json") / "model_index.json")
+    if contents.variant == MVDREAM:
+        index["_class_name"] = "MVDreamPipeline"
     held = _held(file, header, names, shipped, index)
     tokenizer = None
     for part, entry in index.items():
@@ -249,6 +252,8 @@ def _check_part(
 
 def _changes(file: Path, header: Header, names: Mapping[str, str], contents: Contents) -> dict[str, dict[str, object]]:
     """What the file itself says otherwise than the shipped configurations."""
+    if contents.variant == MVDREAM:  # trained to predict noise at 256 pixels
+        return {"unet": {"sample_size": 32}}
     scheduler: dict[str, object] = {}
     if "ztsnr" in names or _NETWORK + "ztsnr" in names:
         scheduler["rescale_betas_zero_snr"] = True

@@ -59,10 +59,10 @@ class StableDiffusion(DiffusersPrior):
             told = torch.full_like(timestep, 1000 * (text.guidance_scale - 1))
             scale = get_timestep_embedding(told, self.unet.config.time_cond_proj_dim).to(x.dtype)
         output: Tensor = self.unet(
-            x, timestep, encoder_hidden_states=text.embeddings, timestep_cond=scale, added_cond_kwargs=self._added(text)
+            x, timestep, encoder_hidden_states=text.embeddings, timestep_cond=scale, **self._inputs(text)
         ).sample
         return output
 
-    def _added(self, text: TextCondition) -> dict[str, Tensor] | None:
-        """Further inputs of the U-Net, for as many latents as there are texts; None where it takes text only."""
-        return None
+    def _inputs(self, text: TextCondition) -> dict[str, object]:
+        """Further arguments of the U-Net, for as many latents as there are texts; none where it takes text only."""
+        return {}

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from .conditions import TextCondition
@@ -42,9 +41,10 @@ class StableDiffusionXL(StableDiffusion):
             return TextCondition(torch.zeros_like(embeddings), pooled=torch.zeros_like(pooled))
         return TextCondition(embeddings, pooled=pooled)
 
-    def _added(self, text: TextCondition) -> dict[str, Tensor]:
+    def _inputs(self, text: TextCondition) -> dict[str, object]:
         assert text.pooled is not None
         size = float(self.resolution)
         # Original height and width, the crop's top and left, target height and width.
         ids = torch.tensor([size, size, 0, 0, size, size], dtype=self.dtype).to(self.device, non_blocking=True)
-        return {"text_embeds": text.pooled, "time_ids": ids.expand(len(text.pooled), -1)}
+        added = {"text_embeds": text.pooled, "time_ids": ids.expand(len(text.pooled), -1)}
+        return {"added_cond_kwargs": added}

@@ -96,6 +96,7 @@ def sample(
     elevation: tuple[float, float] | None = None,
     field_of_view: float = FIELD_OF_VIEW,
     distance: tuple[float, float] | None = None,
+    together: int = 1,
 ) -> Cameras:
     """Random training cameras: azimuths spread evenly round the circle from a random start, with jitter.
 
@@ -104,21 +105,26 @@ def sample(
         field_of_view: vertical, degrees.
         distance: nearest and farthest, metres; None is `DISTANCE` with its jitter, or at another field of view the
             distances from which the ball of radius 1 fills as much of the picture.
+        together: cameras in a row that differ only in azimuth, by equal parts of the circle, and see one object at
+            once; `batch` is a multiple of it.
     """
+    groups = batch // together
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(batch, generator=generator)
+        return low + (high - low) * torch.rand(groups, generator=generator)
 
     if distance is None:
         away = math.sin(math.radians(FIELD_OF_VIEW / 2)) / math.sin(math.radians(field_of_view / 2))
         distance = away * (DISTANCE - DISTANCE_JITTER), away * (DISTANCE + DISTANCE_JITTER)
     start = torch.rand(1, generator=generator)
-    azimuth = 2 * math.pi * ((torch.arange(batch) + uniform(-0.5, 0.5)) / batch + start)
+    part = 2 * math.pi / together
+    azimuth = part * ((torch.arange(groups) + uniform(-0.5, 0.5)) / groups + start)
     low, high = uniform(*(elevation or ELEVATION)), uniform(*OVERHEAD)
-    overhead = torch.rand(batch, generator=generator) < (OVERHEAD_SHARE if elevation is None else 0)
-    fov = torch.full((batch,), math.radians(field_of_view))
-    parts = azimuth, torch.deg2rad(torch.where(overhead, high, low)), uniform(*distance), fov
-    return Cameras(*parts).to(device)
+    overhead = torch.rand(groups, generator=generator) < (OVERHEAD_SHARE if elevation is None else 0)
+    fov = torch.full((groups,), math.radians(field_of_view))
+    first = azimuth, torch.deg2rad(torch.where(overhead, high, low)), uniform(*distance), fov
+    azimuth, *others = (each.repeat_interleave(together) for each in first)
+    return Cameras(azimuth + part * torch.arange(together).repeat(groups), *others).to(device)
 
 
 def orbit(count: int, elevation: float = ORBIT_ELEVATION, device: str | torch.device = "cpu") -> Cameras:

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The multi-view model of the bundled prior: its corpus, its loss and its export (docs/models.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..priors.conditions import Views
+from ..priors.files import MULTI_VIEW_FILE
+from ..priors.multi_view import CameraEmbedding, JointAttention, camera_to_world
+from ..priors.multi_view_files import CAMERA_WEIGHTS, CAMERA_WIDTH
+from ..priors.prompts import VIEWS, view_word
+from . import objects, shapes
+from .captions import caption
+from .config import TrainConfig
+from .denoiser import noisy_latents
+from .workers import autocast, generator, rank_and_size, seeds
+
+
+def turned(scene: objects.Scene, turn: float, rng: np.random.Generator) -> tuple[objects.Scene, float, float]:
+    """The scene from another side at the same elevation and distance, under a lamp of its own, as jobs have them.
+
+    Args:
+        turn: degrees round the object.
+
+    Returns:
+        The scene, and its camera's azimuth and elevation in degrees.
+    """
+    x, y, z = scene.eye
+    distance = float(np.linalg.norm(scene.eye))
+    azimuth = float(np.degrees(np.arctan2(x, -y)) + turn) % 360
+    elevation = float(np.degrees(np.arcsin(z / distance)))
+    eye = objects.camera_position(azimuth, elevation, distance)
+    seen = replace(scene, eye=eye, light=objects.random_light(rng, eye), view=view_word(azimuth, elevation))
+    return seen, azimuth, elevation
+
+
+def load_views(config: TrainConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures and labels as `corpus.load_corpus`, each object from `views` sides in a row; and angles (N, 2).
+
+    The angles are the cameras' azimuth and elevation in degrees. Rendered into the work folder on the first call.
+    """
+    paths = [config.work / f"{name}.npy" for name in ("views", "view_labels", "view_angles")]
+    if not paths[2].exists() or len(np.load(paths[2], mmap_mode="r")) != config.images:
+        nouns, colours, size, views = list(shapes.NOUNS), list(shapes.COLOURS), objects.RESOLUTION, config.views
+        out = np.lib.format.open_memmap(paths[0], "w+", np.uint8, (config.images, size, size, 3))
+        labels, angles = [], []
+        for start in range(0, config.images // views, 125):
+            rng = np.random.default_rng([config.seed, views, start])
+            picks = objects.sample_labels(min(125, config.images // views - start), rng)
+            scenes = []
+            for c, n, f in picks:
+                first = objects.scene(c, n, rng, finish=f)
+                for k in range(views):
+                    seen, azimuth, elevation = turned(first, 360 * k / views, rng)
+                    scenes.append(seen)
+                    angles.append((azimuth, elevation))
+                    labels.append((nouns.index(n), colours.index(c), VIEWS.index(seen.view), shapes.FINISHES.index(f)))
+            out[views * start : views * start + len(scenes)] = objects.render(scenes)
+        out.flush()
+        np.save(paths[1], np.array(labels, np.uint8))
+        np.save(paths[2], np.array(angles, np.float32))
+    return np.load(paths[0], mmap_mode="r"), np.load(paths[1]), np.load(paths[2])
+
+
+def add_cameras(unet: Any, start: Path | None) -> None:
+    """Give a U-Net joint attention and a projection of cameras: that of a folder, or one that adds nothing yet."""
+    processor: Any = JointAttention
+    unet.set_attn_processor(processor())
+    embedding = CameraEmbedding(CAMERA_WIDTH, unet.time_embedding.linear_2.out_features)
+    if start and (start / CAMERA_WEIGHTS).is_file():
+        embedding.load_state_dict(load_file(start / CAMERA_WEIGHTS))
+    else:
+        nn.init.zeros_(embedding.linear_2.weight)
+        nn.init.zeros_(embedding.linear_2.bias)
+    unet.class_embedding = embedding
+
+
+def views_loss(
+    model: nn.ModuleDict,
+    tokenize: Callable[[str], list[int]],
+    latents: torch.Tensor,
+    labels: np.ndarray,
+    angles: np.ndarray,
+    config: TrainConfig,
+    step: int,
+) -> torch.Tensor:
+    """As `denoiser.denoiser_loss`, for objects seen from several sides; some batches are of single pictures."""
+    g = generator(config, step)
+    views = 1 if torch.rand(1, generator=g) < config.single else config.views
+    pick, noisy, t, target = noisy_latents(latents, config.batch // rank_and_size()[1], g, views)
+    ids = torch.tensor([tokenize(text) for text in captions(labels[pick.numpy()], views, config, step)])
+    cameras = torch.zeros(len(pick), CAMERA_WIDTH)
+    if views > 1:
+        azimuth, elevation = torch.from_numpy(angles[pick.numpy()]).T
+        cameras = camera_to_world(Views(azimuth, elevation))
+    noisy = noisy.to(config.device, memory_format=torch.channels_last)
+    with autocast(config):
+        text = model["text_encoder"](ids.to(config.device))[0]
+        v = model["unet"](
+            noisy,
+            t.to(config.device),
+            text,
+            class_labels=cameras.to(config.device),
+            cross_attention_kwargs={"views": views},
+        ).sample
+    return (v.float() - target.to(config.device)).square().mean()
+
+
+def captions(labels: np.ndarray, views: int, config: TrainConfig, step: int) -> list[str]:
+    """As `corpus.draw_captions`; those of one object differ in the view's words only, or are all empty."""
+    nouns, colours, texts = list(shapes.NOUNS), list(shapes.COLOURS), []
+    for first in range(0, len(labels), views):
+        for n, c, v, f in labels[first : first + views]:
+            rng = np.random.default_rng([*seeds(config, step), first])
+            empty = rng.random() < config.dropout
+            texts.append("" if empty else caption(colours[c], nouns[n], VIEWS[v], rng, shapes.FINISHES[f]))
+    return texts
+
+
+def export_cameras(unet: Any, folder: Path, views: int) -> None:
+    """Move a U-Net's projection of cameras into a file of its own, so that the rest is a plain one, and say so."""
+    embedding, unet.class_embedding = unet.class_embedding, None
+    save_file(embedding.state_dict(), folder / CAMERA_WEIGHTS)
+    said = {"views": views, "front": 0, "view_words": True}
+    (folder / MULTI_VIEW_FILE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
