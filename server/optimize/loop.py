@@ -22,7 +22,8 @@ from ..checkpoint import NOT_WRITTEN, load_optimizer, optimizer_tensors
 from ..geometry.mesh import Mesh
 from ..guidance import Guidance, GuidanceStep
 from ..guidance.bandwidth import Linear
-from ..priors import Selection, Views, load_cached
+from ..priors import SavesMemory, Selection, TextToImagePrior, Views, load_cached
+from ..priors.one_by_one import one_by_one
 from ..rendering import cameras, rasterize
 from ..rendering.shading import Lights, backgrounds
 from .clock import Clock
@@ -105,6 +106,7 @@ class Optimization:
         mesh: the one that `request.mesh` names, for the modes texture and refine.
         edit: id and mesh of the artist's last edit. Where the checkpoint does not know that id yet, the run goes on
             from the edited mesh, for the iterations that are left.
+        prior: on the request's device, instead of the one that the request names.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Optimization:
         paused: Callable[[], bool] = lambda: False,
         mesh: Mesh | None = None,
         edit: tuple[str, Mesh] | None = None,
+        prior: TextToImagePrior | None = None,
     ):
         self.request = request.validate(uploaded=False)
         self.settings = settings or Settings.of(request)
@@ -130,7 +133,11 @@ class Optimization:
         self.device = choose_device(request.device)
         self.clock = Clock.of(self.device)
         with self.clock("load"):
-            self.prior = load_cached(Selection.of(request), self.device)
+            self.prior = prior or load_cached(Selection.of(request), self.device)
+            if isinstance(self.prior, SavesMemory):
+                self.prior.save_memory(self.settings.one_by_one or self.device.type != "cpu")
+            if self.settings.one_by_one:
+                self.prior = one_by_one(self.prior)
             self.rasterizer = rasterize.create(request.rasterizer, self.device)
         # Drawn on the CPU, so that a seed means the same on every device.
         self.generator = torch.Generator().manual_seed(request.seed)

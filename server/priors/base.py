@@ -56,6 +56,15 @@ class HasStudent(Protocol):
         ...
 
 
+@runtime_checkable
+class SavesMemory(Protocol):
+    """A prior whose `encode` can keep less memory for its gradient."""
+
+    def save_memory(self, on: bool) -> None:
+        """Whether the gradient of `encode` computes again most of what it needs, to the same bits."""
+        ...
+
+
 class TextToImagePrior(Denoiser, HasStudent, Protocol):
     """A text-to-image model as the optimization loop uses it. `loading.PIPELINES` lists the classes."""
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +22,10 @@ class Condition(Protocol):
         """The same condition without classifier-free guidance."""
         ...
 
+    def part(self, views: slice) -> Condition:
+        """The condition of some latents of the batch."""
+        ...
+
 
 def nfe(condition: Condition | None) -> int:
     """Evaluations of the network by one `denoise` with this condition."""
@@ -31,6 +35,21 @@ def nfe(condition: Condition | None) -> int:
 def without_cfg(condition: Condition | None) -> Condition | None:
     """The same condition without classifier-free guidance."""
     return None if condition is None else condition.without_cfg()
+
+
+def part(condition: Condition | None, views: slice) -> Condition | None:
+    """The condition of some latents of the batch."""
+    return None if condition is None else condition.part(views)
+
+
+Batched = TypeVar("Batched", bound=Any)
+
+
+def part_of_fields(batched: Batched, views: slice) -> Batched:
+    """The same dataclass with those entries of every tensor (B, …); tensors with one entry for all stay."""
+    values = {each.name: getattr(batched, each.name) for each in fields(batched)}
+    rows = {name: len(value) for name, value in values.items() if hasattr(value, "shape")}
+    return replace(batched, **{name: values[name][views] for name, count in rows.items() if count > 1})
 
 
 @dataclass(frozen=True)
@@ -68,3 +87,6 @@ class TextCondition:
 
     def without_cfg(self) -> TextCondition:
         return TextCondition(self.embeddings, pooled=self.pooled)
+
+    def part(self, views: slice) -> TextCondition:
+        return part_of_fields(self, views)

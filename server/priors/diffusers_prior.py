@@ -7,11 +7,13 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .base import PriorError, append_dims
 from .conditions import Condition, TextCondition, Views
@@ -78,6 +80,15 @@ class DiffusersPrior(ABC):
         if broken := [name for name, good in zip(names, torch.stack(finite).tolist()) if not good]:
             raise not_finite(f"The weights in {self.parts.place / part} ({broken[0]})", self.device, self.dtype)
         return network
+
+    def save_memory(self, on: bool) -> None:
+        """As `SavesMemory.save_memory`: gradient checkpointing of the VAE (Chen et al. 2016, arXiv 1604.06174)."""
+        if on:
+            self.vae.enable_gradient_checkpointing(
+                partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # nothing in it is random
+            )
+        else:
+            self.vae.disable_gradient_checkpointing()
 
     def not_finite(self) -> PriorError:
         """As `TextToImagePrior.not_finite`."""
