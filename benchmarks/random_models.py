@@ -98,13 +98,17 @@ FAMILIES: dict[str, dict[str, Config]] = {
 
 
 class RandomParts:
-    """As `priors.parts.Parts`, of a model in `FAMILIES`. Its tokenizer knows the letters only."""
+    """As `priors.parts.Parts`, of a model in `FAMILIES`. Its tokenizer knows the letters only.
 
-    def __init__(self, family: str, seed: int = 0):
+    edge: of the latents, instead of the family's own.
+    """
+
+    def __init__(self, family: str, edge: int | None = None):
         self.place = Path(f"random {family}")
         self.index: dict[str, object] = {}
         self._configs = FAMILIES[family]
-        self._seed = seed
+        if edge is not None:
+            self._configs = {**self._configs, "unet": {**self._configs["unet"], "sample_size": edge}}
 
     def config(self, part: str) -> dict[str, object]:
         return self._configs[part]
@@ -118,7 +122,7 @@ class RandomParts:
             with torch.device("meta"):
                 network = nn.Module.to(kind(**config), dtype)
             network = network.to_empty(device="cpu")
-        torch.manual_seed(self._seed)
+        torch.manual_seed(0)
         with torch.no_grad():
             for weight in network.parameters():
                 if weight.ndim > 1:
@@ -142,7 +146,9 @@ class RandomParts:
             return CLIPTokenizer(str(vocabulary), str(merges), model_max_length=77)
 
 
-def random_prior(family: str, device: torch.device | str, dtype: torch.dtype) -> TextToImagePrior:
-    """A prior of a family's size."""
+def random_prior(
+    family: str, device: torch.device | str, dtype: torch.dtype, edge: int | None = None
+) -> TextToImagePrior:
+    """A prior of a family's size. edge: see `RandomParts`."""
     kind = StableDiffusionXL if family == "sdxl" else StableDiffusion
-    return kind(RandomParts(family), device, dtype)
+    return kind(RandomParts(family, edge), device, dtype)

@@ -216,13 +216,15 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
             ),
             report,
         )
+        record = json.loads((folder / "job.json").read_text())
         if input:
-            record = json.loads((folder / "job.json").read_text())
             (folder / "job.json").write_text(json.dumps({**record, "input": str(input)}, indent=2) + "\n")
         if suffixes:
             made = files.load(folder / "mesh.glb")
             for suffix in suffixes:
                 files.save(made, folder / f"mesh{suffix}", request.flat, lambda note: report(Log(note, "warning")))
+    held = {name: value / 2**30 for name, value in record["memory"].items()}
+    print(f"Peak memory {held['peak']:.2f} GiB ({held['predicted']:.2f} predicted).", file=sys.stderr)
     print(f"{'Stopped; what was reached is' if stopped.is_set() else 'Done:'} in {output}", file=sys.stderr)
     return INTERRUPTED if stopped.is_set() else OK
 

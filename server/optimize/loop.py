@@ -26,6 +26,7 @@ from ..priors import SavesMemory, Selection, TextToImagePrior, Views, load_cache
 from ..priors.one_by_one import one_by_one
 from ..rendering import cameras, rasterize
 from ..rendering.shading import Lights, backgrounds
+from . import memory
 from .clock import Clock
 from .device import choose_device, deterministic
 from .output import preview, write_files
@@ -132,8 +133,11 @@ class Optimization:
         self.checkpoints = checkpoints
         self.device = choose_device(request.device)
         self.clock = Clock.of(self.device)
+        self.memory = memory.PeakMemory(self.device, request.memory_limit)
         with self.clock("load"):
             self.prior = prior or load_cached(Selection.of(request), self.device)
+            self.settings, self.predicted_memory = memory.fitting(request, self.settings, self.prior, self.device)
+            self.forecast = memory.forecast(request, self.settings, self.prior, self.device, self.predicted_memory)
             if isinstance(self.prior, SavesMemory):
                 self.prior.save_memory(self.settings.one_by_one or self.device.type != "cpu")
             if self.settings.one_by_one:
@@ -274,6 +278,7 @@ class Optimization:
             optimizer.step()
             optimizer.zero_grad()
             asset.apply_constraints()
+        self.memory.check()
         return step
 
     def _save_checkpoint(self, number: int, asset: Asset, optimizer: torch.optim.Optimizer, guide: Guidance) -> None:
@@ -385,6 +390,8 @@ def generate(
     """
     run = Optimization(request, report, cancelled, settings, checkpoints, paused, mesh, edit)
     if checkpoints is None or checkpoints.step < 0:
+        for sentence in run.forecast:
+            report(Log(sentence))
         against_overhead = any(phase.against_overhead for phase in run.plan)
         for warning in run.prior.prompt_warnings(request.prompt, request.negative_prompt, against_overhead):
             report(Log(warning, "warning"))

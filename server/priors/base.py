@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # the server's own process asks for errors and files, and doe
     import torch
     from torch import Tensor
 
+    from .cost import Cost
+
 
 class PriorError(ValueError):
     """A prior that cannot be loaded or used; the message says what to do about it."""
@@ -62,6 +64,15 @@ class SavesMemory(Protocol):
 
     def save_memory(self, on: bool) -> None:
         """Whether the gradient of `encode` computes again most of what it needs, to the same bits."""
+        ...
+
+
+@runtime_checkable
+class HasCost(Protocol):
+    """A prior that knows what it needs."""
+
+    def cost(self) -> Cost:
+        """Memory and arithmetic of its parts."""
         ...
 
 

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .base import PriorError, append_dims
 from .conditions import Condition, TextCondition, Views
+from .cost import Cost, cost_of
 from .files import words
 from .lora_denoiser import LoRADenoiser
 from .noise_models import NoiseModel
@@ -49,6 +50,7 @@ class DiffusersPrior(ABC):
         self.device, self.dtype = torch.device(device), dtype
         self.words = words(parts.place)
         self.vae: Any = self._network("vae", AutoencoderKL, torch_dtype=self._vae_dtype())
+        self.vae.decoder.to("cpu")  # no job asks for it; `decode` brings it back
         self.downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self._embeddings: OrderedDict[str, TextCondition] = OrderedDict()
 
@@ -89,6 +91,12 @@ class DiffusersPrior(ABC):
             )
         else:
             self.vae.disable_gradient_checkpointing()
+
+    def cost(self) -> Cost:
+        """As `HasCost.cost`."""
+        _, height, width = self.latent_shape
+        networks = [each for each in vars(self).values() if isinstance(each, torch.nn.Module)]
+        return cost_of(networks, self.vae, self.denoising_network, self.resolution, height * width)
 
     def not_finite(self) -> PriorError:
         """As `TextToImagePrior.not_finite`."""
@@ -205,5 +213,6 @@ class DiffusersPrior(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> images (B, 3, H, W) float32 in [0, 1]."""
         latents = latents.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+        self.vae.decoder.to(self.device)
         pixels: Tensor = self.vae.decode(latents.to(self.vae.dtype, memory_format=torch.channels_last)).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
