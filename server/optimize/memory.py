@@ -15,9 +15,10 @@ from ..priors import HasCost, TextToImagePrior
 from .settings import Phase, Settings
 
 GIB = 2**30
-# Bytes that autograd keeps of a render, for each pixel of each view; docs/models.md has the measurement.
-RENDERING = {"volume": 4500, "surface": 150, "texture": 200, "refine": 200}
+# Bytes that autograd keeps of a render, for each pixel of each view; docs/models.md has the measurements.
+RENDERING = {"volume": 3300, "surface": 140, "texture": 130, "refine": 150}
 MAPS = 400  # more, with maps
+GRADIENT = 1.6  # times as much comes and goes while a render's gradient is taken
 LONG = 1800.0  # seconds of a job, from which on a user is told before
 SLOW = 1e10  # operations a second that any machine does
 # Evaluations of the network for each latent of a step, two under classifier-free guidance counted as one.
@@ -85,10 +86,11 @@ def predicted_peak(request: JobRequest, settings: Settings, prior: TextToImagePr
     kept = settings.views * (cost.encode_thrifty if thrifty else cost.encode)
     guided = 1 if settings.guidance_scale == 1 else 2
     asking = together * (guided * cost.denoise + (cost.student if request.guidance == "vsd" else 0))
+    encoding = kept + max(asking, together * cost.recomputed if thrifty else 0)
     rendering = max(_rendering(request, phase, prior) for phase in settings.phases(request.mode).values())
     # On the CPU this process holds the weights, and its libraries, by now.
     held = cost.weights if device.type == "cuda" else psutil.Process().memory_info().rss
-    return held + kept + max(asking, together * cost.recomputed) + settings.views * rendering
+    return held + round(settings.views * rendering + max(encoding, GRADIENT * settings.views * rendering))
 
 
 def _rendering(request: JobRequest, phase: Phase, prior: TextToImagePrior) -> int:
