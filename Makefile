@@ -60,8 +60,8 @@ gpu-check: setup
 	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check: no CUDA device was found.")'
 	-$(PY) -m server doctor
 	$(PY) -m pytest -q tests/gpu tests/rendering/test_nvdiffrast.py tests/optimize/test_clock.py
-	for rasterizer in cpu $$($(PY) -c 'import nvdiffrast.torch' 2>/dev/null && echo nvdiffrast); do \
-	    $(PY) -m benchmarks.iterations --device cuda --rasterizer $$rasterizer || exit; done
+	$(PY) -m benchmarks.iterations --device cuda --model bundled sd15 sdxl --iterations 10 --rasterizer \
+	    cpu $$($(PY) -c 'import nvdiffrast.torch' 2>/dev/null && echo nvdiffrast)
 
 mutants: setup
 	$(PY) scripts/mutants.py

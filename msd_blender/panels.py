@@ -107,7 +107,7 @@ class MSD_PT_shape(_Settings, bpy.types.Panel):
 
 class MSD_PT_model(_Settings, bpy.types.Panel):
     bl_label = "Model and Device"
-    names = ("model", "device", "rasterizer", "priority")
+    names = ("model", "device", "memory_limit", "rasterizer", "priority")
 
 
 class MSD_PT_jobs(_Panel, bpy.types.Panel):

@@ -106,6 +106,7 @@ class RequestProperties:
     background: _property("background", "Background")
     model: _property("model", "Model", subtype="DIR_PATH")
     device: _property("device", "Device")
+    memory_limit: _property("memory_limit", "Memory Limit", soft_max=64)
     rasterizer: _property("rasterizer", "Rasterizer")
     priority: _property("priority", "Priority")
 

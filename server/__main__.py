@@ -134,16 +134,16 @@ def _alive(pid: int) -> bool:
 
 
 def within_memory(run: Callable[[int], None], report: Callable[[Log], None]) -> None:
-    """Call `run(halvings)`: with all views at once, and with half as many each time that memory runs out.
+    """Call `run(reductions)`: with all views at once, and with one reduction more each time that memory runs out.
 
     Raises UsageError where one view is too much, and where the device fails.
     """
-    from .jobs.messages import HALVED, MAX_HALVINGS, TOO_LITTLE_MEMORY
+    from .jobs.messages import REDUCED, TOO_LITTLE_MEMORY
     from .optimize import is_device_fault, is_out_of_memory, release
 
-    for halvings in range(MAX_HALVINGS + 1):
+    for reductions in range(len(REDUCED) + 1):
         try:
-            return run(halvings)
+            return run(reductions)
         except Exception as error:  # what it holds of the device goes with it, before the next try
             if is_device_fault(error):
                 raise UsageError(
@@ -153,8 +153,8 @@ def within_memory(run: Callable[[int], None], report: Callable[[Log], None]) -> 
             if not is_out_of_memory(error):
                 raise
         release()
-        if halvings < MAX_HALVINGS:
-            report(Log(HALVED, "warning"))
+        if reductions < len(REDUCED):
+            report(Log(REDUCED[reductions], "warning"))
     raise UsageError(TOO_LITTLE_MEMORY)
 
 
@@ -205,24 +205,26 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
     with results.written() as folder, tempfile.TemporaryDirectory(prefix="msd-") as kept:
         checkpoints = Checkpoints(Path(kept))
         within_memory(
-            lambda halvings: run(
+            lambda reductions: run(
                 request,
                 folder,
                 report,
                 stopped.is_set,
-                replace(Settings.of(request, halvings), snapshots=0),  # nobody looks
+                replace(Settings.of(request, reductions), snapshots=0),  # nobody looks
                 checkpoints,
                 mesh=mesh,
             ),
             report,
         )
+        record = json.loads((folder / "job.json").read_text())
         if input:
-            record = json.loads((folder / "job.json").read_text())
             (folder / "job.json").write_text(json.dumps({**record, "input": str(input)}, indent=2) + "\n")
         if suffixes:
             made = files.load(folder / "mesh.glb")
             for suffix in suffixes:
                 files.save(made, folder / f"mesh{suffix}", request.flat, lambda note: report(Log(note, "warning")))
+    held = {name: value / 2**30 for name, value in record["memory"].items()}
+    print(f"Peak memory {held['peak']:.2f} GiB ({held['predicted']:.2f} predicted).", file=sys.stderr)
     print(f"{'Stopped; what was reached is' if stopped.is_set() else 'Done:'} in {output}", file=sys.stderr)
     return INTERRUPTED if stopped.is_set() else OK
 

@@ -63,6 +63,15 @@ class JobRequest:
     device: str = option(
         "auto", description="where the server computes; auto takes CUDA where there is a card", choices=DEVICES
     )
+    memory_limit: float | None = option(
+        None,
+        description="memory that the job may hold, of the card or else of the machine; with less it is slower, and "
+        "with much less it sees fewer views at once",
+        unit="GiB",
+        none="all there is",
+        low=0.1,
+        high=100_000,
+    )
     client_key: str = option(
         "", description="the client's own name of the job: the same key gives the same job", internal=True
     )

@@ -15,8 +15,7 @@ from .executor import Executor, ExecutorCrashed
 from .job_source import JobSource, Stop
 from .messages import (
     FILES_NOT_WRITTEN,
-    HALVED,
-    MAX_HALVINGS,
+    REDUCED,
     TOO_LITTLE_MEMORY,
     Checkpoint,
     DeviceFailed,
@@ -169,10 +168,10 @@ class JobRun:
 
     def _after_out_of_memory(self) -> tuple[str, str]:
         self.kill_executor = True  # with all the memory that it holds
-        if self._store.halvings(self._job.id) >= MAX_HALVINGS:
+        if (reductions := self._store.reductions(self._job.id)) >= len(REDUCED):
             return FAILED, TOO_LITTLE_MEMORY
-        self._store.halve(self._job.id)
-        self._warn(HALVED)
+        self._store.reduce(self._job.id)
+        self._warn(REDUCED[reductions])
         return QUEUED, ""
 
     def _state_at_checkpoint(self) -> str:

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 
 from msd_blender.protocol import JobRequest, Log, Progress, Snapshot
 
-MAX_HALVINGS = 2  # of the number of views that are worked on at once, until one is left
-HALVED = "The device ran out of memory: going on with half as many views at once."
+REDUCED = (  # what a job does after memory ran out once, twice, …; see `Settings.with_less_memory`
+    "The device ran out of memory: going on with the views one by one.",
+    "The device ran out of memory again: going on with half as many views.",
+    "The device ran out of memory again: going on with one view.",
+)
 TOO_LITTLE_MEMORY = (
     "The device has too little memory even for one view at a time: close other programs on it, or "
     "choose a smaller model or texture size."
@@ -44,7 +47,7 @@ class JobInput:
         id: the job's name in logs.
         mesh: the upload that the request names, as one frame of `protocol.encode_snapshot`.
         edit: the newest edit, which the job goes on from unless its checkpoint comes after it.
-        halvings: see `Settings.of`.
+        reductions: see `Settings.of`.
     """
 
     id: str
@@ -52,7 +55,7 @@ class JobInput:
     mesh: bytes | None = field(default=None, repr=False)
     checkpoint: Checkpoint | None = None
     edit: EditedMesh | None = None
-    halvings: int = 0
+    reductions: int = 0
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def _encode(message: Command | ExecutorMessage) -> tuple[dict[str, object], list
             header = {
                 "id": message.id,
                 "request": to_dict(message.request),
-                "halvings": message.halvings,
+                "reductions": message.reductions,
                 "mesh": message.mesh is not None,
                 "checkpoint": checkpoint.step if checkpoint else None,
                 "edit": edit.number if edit else None,
@@ -112,7 +112,7 @@ def _receive(pipe: Connection) -> Command | ExecutorMessage:
                 next(rest) if header["mesh"] else None,
                 None if header["checkpoint"] is None else Checkpoint(header["checkpoint"], next(rest)),
                 None if header["edit"] is None else EditedMesh(header["edit"], next(rest)),
-                header["halvings"],
+                header["reductions"],
             )
         case "Ready":
             return Ready(DeviceStatus(**header["status"]))

@@ -68,7 +68,7 @@ def run_job(
     """
     token = logs.JOB.set(job.id)
     try:
-        request, settings = job.request, optimize.Settings.of(job.request, job.halvings)
+        request, settings = job.request, optimize.Settings.of(job.request, job.reductions)
         checkpoints = SentCheckpoints(job.checkpoint, report)
         mesh = _mesh(job.mesh) if job.mesh is not None else None
         edit = (str(job.edit.number), _mesh(job.edit.frame)) if job.edit is not None else None

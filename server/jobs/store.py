@@ -176,7 +176,7 @@ class Store:
             self.uploads.read(mesh) if mesh else None,
             Checkpoint(*checkpoint) if checkpoint else None,
             EditedMesh(job.edits, self.uploads.read(edited)) if edited else None,
-            self.halvings(job.id),
+            self.reductions(job.id),
         )
 
     def last_snapshot(self, job: str) -> Snapshot | None:
@@ -262,14 +262,14 @@ class Store:
         rows = self._execute("SELECT id FROM jobs WHERE state = ? ORDER BY rowid", RUNNING)
         return [self.set_state(job, FINISHED if self.folder(job).exists() else QUEUED) for (job,) in rows]
 
-    def halvings(self, job: str) -> int:
-        """How often a job's number of views was halved for lack of memory."""
+    def reductions(self, job: str) -> int:
+        """How often a job's use of memory was reduced for lack of it; the column is called halvings."""
         return self._number("SELECT halvings FROM jobs WHERE id = ?", job)
 
-    def halve(self, job: str) -> int:
-        """Halve a job's number of views once more; the new count of halvings."""
+    def reduce(self, job: str) -> int:
+        """Reduce a job's use of memory once more; the new count of reductions."""
         self._execute("UPDATE jobs SET halvings = halvings + 1 WHERE id = ?", job)
-        return self.halvings(job)
+        return self.reductions(job)
 
     def add_crash(self, job: str) -> int:
         """Count a crash of a job's executor; the number of crashes since its last new checkpoint."""

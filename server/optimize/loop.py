@@ -22,10 +22,12 @@ from ..checkpoint import NOT_WRITTEN, load_optimizer, optimizer_tensors
 from ..geometry.mesh import Mesh
 from ..guidance import Guidance, GuidanceStep
 from ..guidance.bandwidth import Linear
-from ..priors import Selection, Views, load_cached
+from ..priors import SavesMemory, Selection, TextToImagePrior, Views, load_cached
 from ..priors.base import MayBeDistilled
+from ..priors.one_by_one import one_by_one
 from ..rendering import cameras, rasterize
 from ..rendering.shading import Lights, backgrounds
+from . import memory
 from .clock import Clock
 from .device import choose_device, deterministic
 from .output import preview, write_files
@@ -106,6 +108,7 @@ class Optimization:
         mesh: the one that `request.mesh` names, for the modes texture and refine.
         edit: id and mesh of the artist's last edit. Where the checkpoint does not know that id yet, the run goes on
             from the edited mesh, for the iterations that are left.
+        prior: on the request's device, instead of the one that the request names.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Optimization:
         paused: Callable[[], bool] = lambda: False,
         mesh: Mesh | None = None,
         edit: tuple[str, Mesh] | None = None,
+        prior: TextToImagePrior | None = None,
     ):
         self.request = request.validate(uploaded=False)
         self.settings = settings or Settings.of(request)
@@ -130,15 +134,22 @@ class Optimization:
         self.checkpoints = checkpoints
         self.device = choose_device(request.device)
         self.clock = Clock.of(self.device)
+        self.memory = memory.PeakMemory(self.device, request.memory_limit)
         with self.clock("load"):
-            self.prior = load_cached(Selection.of(request), self.device)
+            self.prior = prior or load_cached(Selection.of(request), self.device)
             self.distillation = self.prior.distillation if isinstance(self.prior, MayBeDistilled) else None
+            if self.distillation:
+                asked = request.guidance_scale
+                scale = self.distillation.guidance_scale if asked is None else float(asked)
+                self.settings = self.settings.distilled(scale)
             self.settings = self.settings.suiting(self.prior)
+            self.settings, self.predicted_memory = memory.fitting(request, self.settings, self.prior, self.device)
+            self.forecast = memory.forecast(request, self.settings, self.prior, self.device, self.predicted_memory)
+            if isinstance(self.prior, SavesMemory):
+                self.prior.save_memory(self.settings.one_by_one or self.device.type != "cpu")
+            if self.settings.one_by_one:
+                self.prior = one_by_one(self.prior)
             self.rasterizer = rasterize.create(request.rasterizer, self.device)
-        asked = request.guidance_scale
-        if self.distillation:
-            scale = self.distillation.guidance_scale if asked is None else float(asked)
-            self.settings = self.settings.distilled(scale)
         # Drawn on the CPU, so that a seed means the same on every device.
         self.generator = torch.Generator().manual_seed(request.seed)
         self.plan = list(self.settings.phases(request.mode).values())
@@ -280,6 +291,7 @@ class Optimization:
             optimizer.step()
             optimizer.zero_grad()
             asset.apply_constraints()
+        self.memory.check()
         return step
 
     def _save_checkpoint(self, number: int, asset: Asset, optimizer: torch.optim.Optimizer, guide: Guidance) -> None:
@@ -401,6 +413,8 @@ def generate(
     if checkpoints is None or checkpoints.step < 0:
         for level, sentence in run.notes():
             report(Log(sentence, level))
+        for sentence in run.forecast:
+            report(Log(sentence))
         against_overhead = any(phase.against_overhead for phase in run.plan)
         for warning in run.prior.prompt_warnings(request.prompt, request.negative_prompt, against_overhead):
             report(Log(warning, "warning"))

@@ -18,6 +18,7 @@ from ..geometry.mesh import Mesh
 from ..geometry.mesh_quality import quality_report
 from ..rendering.rasterize import Rasterizer
 from .clock import Clock
+from .memory import PeakMemory
 from .settings import Settings
 
 
@@ -32,6 +33,8 @@ class Run(Protocol):
     iteration: int
     denoiser_calls: int
     clock: Clock
+    memory: PeakMemory
+    predicted_memory: int
     uploaded: Mesh | None
 
 
@@ -54,6 +57,7 @@ def write_record(run: Run, mesh: Mesh, whole: bool, folder: Path) -> None:
         "denoiser_calls": run.denoiser_calls,
         "seconds": {name: round(value, 3) for name, value in run.clock.seconds.items()},
         "seconds_total": round(run.clock.elapsed, 3),
+        "memory": {"peak": run.memory.bytes, "predicted": run.predicted_memory},
         "mesh": quality_report(mesh, run.uploaded),
     }
     text = json.dumps(record, indent=2, default=lambda asset: asset.name)  # a phase names its asset by its class

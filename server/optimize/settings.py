@@ -55,6 +55,7 @@ class Settings:
     Args:
         volume, surface, finish: the phases of mode generate; the last textures the mesh, beginning with the field's
             colours.
+        one_by_one: the prior encodes and denoises one view after another: less memory, more time, the same gradient.
         colour_levels: see `assets.colour_grid.ColourGrid`.
         snapshots: over the whole run, 0 for none.
         snapshot_seconds: at most, from one snapshot to the next.
@@ -65,6 +66,7 @@ class Settings:
 
     views: int = 4
     views_at_once: int = 1
+    one_by_one: bool = False
     guidance_scale: float = 5.0
     volume: Phase = Phase(
         Volume, 270, (5, 9, 17, 33), Geometric(4.0, 1.5), 0.07, 50, 0.5, guidance_boost=1.7, against_overhead=0.5
@@ -125,14 +127,25 @@ class Settings:
             request.max_displacement,
         )
 
+    def with_less_memory(self) -> Settings | None:
+        """The next settings that need less memory: views one by one, then half as many.
+
+        None after the fewest views that the prior takes.
+        """
+        if not self.one_by_one:
+            return replace(self, one_by_one=True)
+        groups = self.views // self.views_at_once
+        return replace(self, views=groups // 2 * self.views_at_once) if groups > 1 else None
+
     @classmethod
-    def of(cls, request: JobRequest, halvings: int = 0) -> Settings:
+    def of(cls, request: JobRequest, reductions: int = 0) -> Settings:
         """The defaults with what the request says; its iterations are shared out as the defaults are.
 
-        halvings: of the views that are worked on at once, for a device with too little memory.
+        reductions: how often to take `with_less_memory`, for a device that has run out of it.
         """
         settings = cls()
-        settings = replace(settings, views=max(1, settings.views >> halvings))
+        for _ in range(reductions):
+            settings = settings.with_less_memory() or settings
         if request.guidance_scale is not None:
             settings = replace(settings, guidance_scale=float(request.guidance_scale))
         if request.texture_size is not None:

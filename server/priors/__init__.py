@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Priors: text-to-image models behind one contract, and the conditions that they are asked with."""
 
-from .base import Denoiser, Prior, PriorError, TextToImagePrior, TrainableDenoiser
+from .base import Denoiser, HasCost, Prior, PriorError, SavesMemory, TextToImagePrior, TrainableDenoiser
 from .conditions import Condition, Views
 from .loading import BUNDLED_MODEL, PIPELINES, Pipeline, Selection, check, clear_cache, load, load_cached
 
@@ -10,9 +10,11 @@ __all__ = [
     "PIPELINES",
     "Condition",
     "Denoiser",
+    "HasCost",
     "Pipeline",
     "Prior",
     "PriorError",
+    "SavesMemory",
     "Selection",
     "TextToImagePrior",
     "TrainableDenoiser",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # the server's own process asks for errors and files, and doe
     import torch
     from torch import Tensor
 
+    from .cost import Cost
+
 
 class PriorError(ValueError):
     """A prior that cannot be loaded or used; the message says what to do about it."""
@@ -62,6 +64,24 @@ class MayBeDistilled(Protocol):
     """A prior that knows whether its model was distilled; of another one it is taken that it was not."""
 
     distillation: Distillation | None
+
+
+@runtime_checkable
+class SavesMemory(Protocol):
+    """A prior whose `encode` can keep less memory for its gradient."""
+
+    def save_memory(self, on: bool) -> None:
+        """Whether the gradient of `encode` computes again most of what it needs, to the same bits."""
+        ...
+
+
+@runtime_checkable
+class HasCost(Protocol):
+    """A prior that knows what it needs."""
+
+    def cost(self) -> Cost:
+        """Memory and arithmetic of its parts."""
+        ...
 
 
 class TextToImagePrior(Denoiser, HasStudent, Protocol):

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Condition(Protocol):
-    """One entry for each latent of a batch, or one for all. A guidance hands it to `Denoiser.denoise` as it is."""
+    """A dataclass with one entry for each latent of a batch, or one for all.
+
+    A guidance hands it to `Denoiser.denoise` as it is.
+    """
 
     @property
     def nfe(self) -> int:
@@ -31,6 +34,18 @@ def nfe(condition: Condition | None) -> int:
 def without_cfg(condition: Condition | None) -> Condition | None:
     """The same condition without classifier-free guidance."""
     return None if condition is None else condition.without_cfg()
+
+
+def part(condition: Any, latents: slice) -> Any:
+    """The condition, a dataclass, of some latents of the batch: those entries of its tensors (B, …).
+
+    Tensors with one entry for all stay.
+    """
+    if condition is None:
+        return None
+    values = {each.name: getattr(condition, each.name) for each in fields(condition)}
+    rows = {name: len(value) for name, value in values.items() if hasattr(value, "shape")}
+    return replace(condition, **{name: values[name][latents] for name, count in rows.items() if count > 1})
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,19 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from . import distilled
 from .base import PriorError, append_dims
 from .conditions import Condition, TextCondition, Views
+from .cost import Cost, cost_of
 from .files import words
 from .lora_denoiser import LoRADenoiser
 from .noise_models import NoiseModel
@@ -52,6 +55,7 @@ class DiffusersPrior(ABC):
         self.device, self.dtype = torch.device(device), dtype
         self.words = words(parts.place)
         self.vae: Any = self._network("vae", AutoencoderKL, torch_dtype=self._vae_dtype())
+        self.vae.decoder.to("cpu")  # no job asks for it; `decode` brings it back
         self.downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         network = "transformer" if "transformer" in parts.index else "unet"
         self.distillation = distilled.find(parts.place, parts.index, parts.config(network), parts.config("scheduler"))
@@ -92,6 +96,21 @@ class DiffusersPrior(ABC):
     def _encoder(self, part: str, kind: Any) -> Any:
         """A text encoder, on the CPU until it is asked."""
         return self._network(part, kind, dtype=self.dtype, ignore_mismatched_sizes=True).to("cpu")
+
+    def save_memory(self, on: bool) -> None:
+        """As `SavesMemory.save_memory`: gradient checkpointing of the VAE (Chen et al. 2016, arXiv 1604.06174)."""
+        if on:
+            self.vae.enable_gradient_checkpointing(
+                partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # nothing in it is random
+            )
+        else:
+            self.vae.disable_gradient_checkpointing()
+
+    def cost(self) -> Cost:
+        """As `HasCost.cost`."""
+        _, height, width = self.latent_shape
+        networks = [each for each in vars(self).values() if isinstance(each, torch.nn.Module)]
+        return cost_of(networks, self.vae, self.denoising_network, self.resolution, height * width)
 
     def not_finite(self) -> PriorError:
         """As `TextToImagePrior.not_finite`."""
@@ -236,6 +255,7 @@ class DiffusersPrior(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> images (B, 3, H, W) float32 in [0, 1]."""
         latents = latents.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+        self.vae.decoder.to(self.device)
         pixels: Tensor = self.vae.decode(latents.to(self.vae.dtype, memory_format=torch.channels_last)).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 

@@ -12,6 +12,7 @@ import torch
 
 from msd_blender.protocol import CANCELLED, FILES, FINISHED, JobRequest
 from server.jobs.local_process import LocalProcess, devices
+from server.jobs.messages import REDUCED
 from server.jobs.queue import Queue
 from server.jobs.store import Store
 from server.optimize import is_device_fault, is_out_of_memory, release
@@ -125,14 +126,14 @@ def warnings(queue, job):
 @pytest.mark.slow
 def test_a_device_that_fails_and_then_has_too_little_memory_costs_a_worker_and_views_but_no_job(faults, tiny):
     queue, path = faults
-    path.write_text("XOO")
+    path.write_text("XOOO")
     job = ended(queue, queue.submit(JobRequest("a red mushroom", **tiny)))
     assert job.state == FINISHED and job.files == list(FILES)
-    fault, *halved = warnings(queue, job)
+    fault, *reduced = warnings(queue, job)
     assert "its device failed: CUDA error: an illegal memory access" in fault and fault.count("\n") == 0
-    assert ["half as many" in message for message in halved] == [True, True]
+    assert reduced == list(REDUCED)
     record = json.loads((queue.store.folder(job.id) / "job.json").read_text())
-    assert record["settings"]["views"] == 1 and queue.crashes == 1
+    assert record["settings"]["views"] == 1 and record["settings"]["one_by_one"] and queue.crashes == 1
 
 
 def test_an_idle_workers_memory_is_given_back_and_the_next_job_loads_anew(start_server, tiny, tmp_path, monkeypatch):

@@ -11,7 +11,17 @@ import sqlite3
 import pytest
 
 from msd_blender.protocol import FAILED, FINISHED, QUEUED, RUNNING
-from server.jobs.messages import Checkpoint, DeviceFailed, DeviceStatus, Failed, Finished, OutOfMemory, Paused, Ready
+from server.jobs.messages import (
+    REDUCED,
+    Checkpoint,
+    DeviceFailed,
+    DeviceStatus,
+    Failed,
+    Finished,
+    OutOfMemory,
+    Paused,
+    Ready,
+)
 from tests.jobs.scripted import FILES, checkpoint, crash, finish, hang, heed, iterations, progress, say, until
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -52,13 +62,14 @@ def test_a_damaged_checkpoint_is_passed_over(bench):
     assert run.runs[1].checkpoint == Checkpoint(1, checkpoint(1))
 
 
-def test_too_little_memory_halves_the_views_twice_and_then_fails(bench):
-    run = bench(say(OutOfMemory()), say(OutOfMemory()), say(OutOfMemory()), finish)
+def test_too_little_memory_is_answered_three_times_and_then_the_job_fails(bench):
+    run = bench(*[say(OutOfMemory())] * 4, finish)
     job = run.submit()
     assert run.ended(job).state == FAILED and "too little memory" in run.job(job).error
-    assert [each.halvings for each in run.runs] == [0, 1, 2] and len(run.warnings(job)) == 2
-    assert all(executor.killed for executor in run.executors[:3])
-    assert run.ended(run.submit()).state == FINISHED and run.runs[-1].halvings == 0
+    assert [each.reductions for each in run.runs] == [0, 1, 2, 3]
+    assert run.warnings(job) == list(REDUCED)
+    assert all(executor.killed for executor in run.executors[:4])
+    assert run.ended(run.submit()).state == FINISHED and run.runs[-1].reductions == 0
 
 
 def test_an_executor_whose_device_failed_is_replaced_and_its_job_goes_on(bench):

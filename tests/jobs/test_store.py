@@ -77,7 +77,7 @@ def test_crashes_count_from_the_last_new_checkpoint(store):
     store.open_folder(job)
     store.checkpoints(job).save(7, {"a": torch.zeros(1)}, {})
     assert [store.add_crash(job), store.add_crash(job)] == [1, 2]
-    assert store.halvings(job) == 0 and store.halve(job) == 1 == store.halvings(job)
+    assert store.reductions(job) == 0 and store.reduce(job) == 1 == store.reductions(job)
 
 
 def test_a_store_of_the_first_version_is_taken_over(tmp_path):
@@ -90,7 +90,7 @@ def test_a_store_of_the_first_version_is_taken_over(tmp_path):
     old.close()
     for _ in range(2):
         store = Store(tmp_path)
-        assert store.next_queued().request.prompt == "a mug" and store.halvings("x") == 0
+        assert store.next_queued().request.prompt == "a mug" and store.reductions("x") == 0
         store.close()
 
 
@@ -124,9 +124,9 @@ def test_a_job_is_given_its_newest_checkpoint_that_can_be_read(store):
     store.open_folder(job.id)
     store.checkpoints(job.id).save(7, {"a": torch.ones(3)}, {"iteration": 7})
     store.checkpoints(job.id).write(8, b"damaged")
-    store.halve(job.id)
+    store.reduce(job.id)
     given = store.job_input(job)
-    assert given.checkpoint.step == 7 and given.halvings == 1
+    assert given.checkpoint.step == 7 and given.reductions == 1
     tensors, state = deserialize(given.checkpoint.data)
     assert torch.equal(tensors["a"], torch.ones(3)) and state == {"iteration": 7}
 

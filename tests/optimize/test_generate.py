@@ -146,7 +146,9 @@ def test_a_request_changes_the_settings():
     assert changed.elevation == (0, 10) and changed.field_of_view == 60
     narrow = Settings.of(JobRequest("x", mode="texture", mesh="x", diversity=0.05))
     assert narrow.texture.bandwidth == Geometric(0.05, 0.05) and narrow.refine == default.refine
-    assert Settings.of(JobRequest("x"), halvings=1).views == 2
+    reduced = [Settings.of(JobRequest("x"), reductions) for reductions in range(5)]
+    assert [each.views for each in reduced] == [4, 4, 2, 1, 1]
+    assert [each.one_by_one for each in reduced] == [False, True, True, True, True]
 
 
 def test_options_of_the_shape_take_effect(tiny, tmp_path):

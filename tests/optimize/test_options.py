@@ -33,6 +33,7 @@ COMMON = {
     "iterations": [1, 3],
     "rasterizer": ["auto", "cpu"],
     "device": ["auto", "cpu"],
+    "memory_limit": [None, 100.0],
     "seed": [0, 2**53 - 1],
 }
 MESHES = {"mesh": [(), (UVS,), (UVS, PICTURE), (COLOURS,), (LOCKED, COLOURS), (UVS, LOCKED, PICTURE)]}

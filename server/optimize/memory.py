@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The memory of a run: how much it will need, and how much it held at most."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from msd_blender.protocol import JobRequest
+
+from ..priors import HasCost, TextToImagePrior
+from .settings import Phase, Settings
+
+GIB = 2**30
+# Bytes that autograd keeps of a render, for each pixel of each view; docs/models.md has the measurements.
+RENDERING = {"volume": 3300, "surface": 140, "texture": 130, "refine": 150}
+MAPS = 400  # more, with maps
+GRADIENT = 1.6  # times as much comes and goes while a render's gradient is taken
+LONG = 1800.0  # seconds of a job, from which on a user is told before
+SLOW = 1e10  # operations a second that any machine does
+# Evaluations of the network for each latent of a step, two under classifier-free guidance counted as one.
+EVALUATIONS = {"msd": 2, "sds": 1, "sdi": 3, "vsd": 3}
+
+
+class PeakMemory:
+    """The most bytes that were held since it was made: by PyTorch's tensors on a card, by this process on the CPU.
+
+    On a CPU without Linux's count of its own, only what is held whenever `bytes` is asked for is seen.
+
+    Args:
+        limit: GiB that the tensors on a card cannot exceed, and the process on the CPU is checked for.
+    """
+
+    def __init__(self, device: torch.device, limit: float | None = None):
+        self._cuda, self._limit, self._highest = device.type == "cuda", limit, 0
+        if self._cuda:
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(1.0 if limit is None else min(1.0, limit * GIB / total))
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            try:
+                Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see man 5 proc
+            except OSError:
+                pass
+
+    @property
+    def bytes(self) -> int:
+        if self._cuda:
+            return torch.cuda.max_memory_allocated()
+        self._highest = max(self._highest, psutil.Process().memory_info().rss, _resident_peak())
+        return self._highest
+
+    def check(self) -> None:
+        """Raise MemoryError where the limit was not kept."""
+        if self._limit is not None and self.bytes > self._limit * GIB:
+            raise MemoryError(f"The job held {self.bytes / GIB:.2f} GiB, more than its limit.")
+
+
+def _resident_peak() -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def limit_of(request: JobRequest, device: torch.device) -> int:
+    """Bytes that a job may hold: as its request says, else all that the card has free or that the machine has."""
+    if request.memory_limit is not None:
+        return round(request.memory_limit * GIB)
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
+    return psutil.virtual_memory().total  # not what is free now: the same job must take the same way every time
+
+
+def predicted_peak(request: JobRequest, settings: Settings, prior: TextToImagePrior, device: torch.device) -> int:
+    """The most bytes that a run will hold, as `PeakMemory` counts them; 0 for a prior that does not know its cost."""
+    if not isinstance(prior, HasCost):
+        return 0
+    cost = prior.cost()
+    thrifty = settings.one_by_one or device.type != "cpu"
+    together = settings.views_at_once if settings.one_by_one else settings.views
+    kept = settings.views * (cost.encode_thrifty if thrifty else cost.encode)
+    guided = 1 if settings.guidance_scale == 1 else 2
+    asking = together * (guided * cost.denoise + (cost.student if request.guidance == "vsd" else 0))
+    encoding = kept + max(asking, together * cost.recomputed if thrifty else 0)
+    rendering = max(_rendering(request, phase, prior) for phase in settings.phases(request.mode).values())
+    # On the CPU this process holds the weights, and its libraries, by now.
+    held = cost.weights if device.type == "cuda" else psutil.Process().memory_info().rss
+    return held + round(settings.views * rendering + max(encoding, GRADIENT * settings.views * rendering))
+
+
+def _rendering(request: JobRequest, phase: Phase, prior: TextToImagePrior) -> int:
+    maps = MAPS if request.maps and phase.asset.name in ("texture", "refine") else 0
+    return round((RENDERING.get(phase.asset.name, 500) + maps) * (phase.resolution * prior.resolution) ** 2)
+
+
+def fitting(
+    request: JobRequest, settings: Settings, prior: TextToImagePrior, device: torch.device
+) -> tuple[Settings, int]:
+    """The settings, with less memory where they would not keep the limit, and the predicted peak in bytes.
+
+    Raises ValueError with one sentence where the request's own limit cannot be kept. Where it names none, the last
+    resort is tried even so, as a prediction may be too high.
+    """
+    limit = limit_of(request, device)
+    while (peak := predicted_peak(request, settings, prior, device)) > limit:
+        if (smaller := settings.with_less_memory()) is None:
+            if request.memory_limit is None:
+                break
+            raise ValueError(
+                f"This job needs about {peak / GIB:.1f} GiB even for one view at a time, but its memory limit is "
+                f"{request.memory_limit:g} GiB: raise the limit, or choose a smaller model or texture size."
+            )
+        settings = smaller
+    return settings, peak
+
+
+def operations(request: JobRequest, settings: Settings, prior: TextToImagePrior) -> float:
+    """Floating-point operations of an iteration's networks; 0 for a prior that does not know its cost."""
+    if not isinstance(prior, HasCost):
+        return 0.0
+    cost = prior.cost()
+    # The gradient of a frozen network costs one more forward pass, and with checkpointing two.
+    encoding = cost.encode_operations * (3 if settings.one_by_one else 2)
+    guided = 1 if settings.guidance_scale == 1 else 2
+    asking = cost.denoise_operations * guided * EVALUATIONS[request.guidance]
+    return settings.views * (encoding + asking)
+
+
+def forecast(
+    request: JobRequest, settings: Settings, prior: TextToImagePrior, device: torch.device, peak: int
+) -> list[str]:
+    """Sentences for the user where a job will hold much of the memory, or take long."""
+    sentences = []
+    if request.memory_limit is not None or settings.one_by_one or 4 * peak > limit_of(request, device):
+        order = ", one by one" if settings.one_by_one else " at once"
+        views = f"{settings.views} views{order}" if settings.views > 1 else "one view at a time"
+        sentences.append(f"The job will hold about {peak / GIB:.1f} GiB of memory, with {views}.")
+    if device.type == "cpu":
+        iterations, work = settings.iterations(request.mode), operations(request, settings, prior)
+        if work * iterations > LONG * SLOW and work * iterations > LONG * (speed := _operations_a_second()):
+            seconds = work / speed
+            sentences.append(
+                f"On this CPU an iteration will take about {_duration(seconds)}, and the job "
+                f"{_duration(seconds * iterations)}: "
+                "a card, a smaller model or fewer iterations are faster."
+            )
+    return sentences
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _operations_a_second(edge: int = 1024) -> float:
+    a = torch.ones(edge, edge)
+    a @ a  # the first time is slower
+    start = time.perf_counter()
+    a @ a
+    return 2 * edge**3 / (time.perf_counter() - start)
