@@ -40,7 +40,12 @@ def _kind(option: Option, folder: Callable[[str], str]) -> dict[str, Any]:
     if option.required:
         return {"metavar": option.name.upper()}
     if option.texts:
-        return {"action": "append", "dest": option.name, "type": folder if option.folder else str, "metavar": option.syntax}
+        return {
+            "action": "append",
+            "dest": option.name,
+            "type": folder if option.folder else str,
+            "metavar": option.syntax,
+        }
     if option.folder:
         return {"type": folder, "metavar": "DIR"}
     if option.many:

@@ -9,7 +9,6 @@ import re
 from .errors import ProtocolError
 
 _WEIGHT = re.compile(r"(?P<file>.+):(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))", re.DOTALL)
-_DRIVE = re.compile("[A-Za-z]")
 MAX_LORA_WEIGHT = 100.0
 
 
@@ -20,8 +19,6 @@ def split_lora(text: str) -> tuple[str, float]:
     """
     match = _WEIGHT.fullmatch(text)
     file, weight = (match["file"], float(match["weight"])) if match else (text, 1.0)
-    if match and _DRIVE.fullmatch(file):
-        file, weight = text, 1.0
     if not file.strip():
         raise ProtocolError("A LoRA is FILE or FILE:WEIGHT, but its file is empty: name a .safetensors file.")
     if not math.isfinite(weight) or abs(weight) > MAX_LORA_WEIGHT:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from msd_blender.protocol import FILES, QUEUED, Edit, Health, Job, JobRequest, P
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import MIN_FREE_BYTES
 from ..jobs.uploads import UploadNotFound
+from ..priors import PriorError, Selection
 from . import metrics
 from .auth import Guard, RateLimit, allowed_model
 from .schema import edit_schema, request_schema
@@ -31,6 +33,10 @@ MAX_UPLOADS = 4  # meshes that are being sent
 UPLOAD_SECONDS = 120.0  # for one to arrive
 DISK_FULL = (
     f"The disk of the data folder {{}} has less than {MIN_FREE_BYTES >> 20} MB left: make room there, then try again."
+)
+NOT_ALLOWED = (
+    "This server opens models and LoRAs only below the folders that it was started with (--models): name those, or "
+    "none for the bundled model."
 )
 SUBMISSIONS = 600  # a minute and address
 PAGE = Path(__file__).parent / "page"
@@ -89,6 +95,10 @@ def create_app(
     async def refuse(request: Request, error: ProtocolError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
 
+    @app.exception_handler(PriorError)
+    async def unfit(request: Request, error: PriorError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 422)
+
     @app.exception_handler(UploadNotFound)
     async def missing(request: Request, error: UploadNotFound) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 404)
@@ -120,6 +130,15 @@ def create_app(
         if job is None:
             raise HTTPException(404, f"There is no job {id!r} on this server.")
         return job
+
+    def check_models(job_request: JobRequest) -> None:
+        """Refuse a model or a LoRA that this server may not open, and a LoRA that cannot be put on the model."""
+        if not allowed_model(job_request.model, models):
+            raise HTTPException(403, NOT_ALLOWED)
+        selection = Selection.of(job_request)
+        if not all(allowed_model(lora.file, models) for lora in selection.loras):
+            raise HTTPException(403, NOT_ALLOWED)
+        selection.check()
 
     def admit_reader() -> None:
         if queue.streams.readers >= MAX_READERS:
@@ -189,12 +208,7 @@ def create_app(
     def submit(request: Request, body: Annotated[dict[str, object], Body()]) -> Job:
         """Queue a job; a known `client_key` gives the job that it made before."""
         job_request = from_dict(JobRequest, body).validate()
-        if not allowed_model(job_request.model, models):
-            raise HTTPException(
-                403,
-                "This server opens models only below the folders that it was started with "
-                "(--models): name one of those, or none for the bundled model.",
-            )
+        check_models(job_request)
         if not submissions.allows(request.client.host if request.client else ""):
             raise HTTPException(429, f"At most {SUBMISSIONS} jobs a minute can be submitted: try again later.")
         if queue.store.count(QUEUED) >= MAX_QUEUED:
@@ -237,7 +251,10 @@ def create_app(
     )
     def edit(id: JobId, body: Annotated[dict[str, object], Body()]) -> Job:
         """Let a job go on from an artist's edit: of its prompts, or of the asset itself."""
-        return queue.edit(job_of(id).id, from_dict(Edit, body).validate())
+        current, change = job_of(id), from_dict(Edit, body).validate()
+        if change.prompt is not None:
+            check_models(replace(current.request, prompt=change.prompt))
+        return queue.edit(current.id, change)
 
     @app.get(
         "/v1/jobs/{id}/events",

@@ -69,7 +69,7 @@ class RateLimit:
 
 
 def allowed_model(model: str, roots: list[Path] | None) -> bool:
-    """Whether a request may name this model's folder: any where `roots` is None, else one below one of them.
+    """Whether a request may name this model's folder or LoRA's file: any where `roots` is None, else one below one.
 
     Links are followed first, so that none leads out.
     """

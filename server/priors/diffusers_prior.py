@@ -16,7 +16,9 @@ from torch import Tensor
 from .base import PriorError, append_dims
 from .conditions import Condition, TextCondition, Views
 from .files import words
+from .lora import fuse_loras
 from .lora_denoiser import LoRADenoiser
+from .lora_files import LoRA
 from .noise_models import NoiseModel
 from .parts import Parts, not_finite
 from .prompts import negative_prompts, prompt_warnings, unknown_words, view_prompts
@@ -49,6 +51,7 @@ class DiffusersPrior(ABC):
         self.vae: Any = self._network("vae", AutoencoderKL, torch_dtype=self._vae_dtype())
         self.downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self._embeddings: OrderedDict[str, TextCondition] = OrderedDict()
+        self._notes: list[str] = []  # about LoRAs
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -78,6 +81,13 @@ class DiffusersPrior(ABC):
         if broken := [name for name, good in zip(names, torch.stack(finite).tolist()) if not good]:
             raise not_finite(f"The weights in {self.parts.place / part} ({broken[0]})", self.device, self.dtype)
         return network
+
+    def add_loras(self, loras: Sequence[LoRA]) -> None:
+        """As `HasLoRAs.add_loras`."""
+        parts = {name: getattr(self, name, None) for name in self.parts.index}
+        networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
+        self._notes += fuse_loras(str(self.parts.index["_class_name"]), networks, loras)
+        self._embeddings.clear()
 
     def not_finite(self) -> PriorError:
         """As `TextToImagePrior.not_finite`."""
@@ -126,7 +136,7 @@ class DiffusersPrior(ABC):
 
     def prompt_warnings(self, prompt: str, negative_prompt: str = "", against_overhead: bool = False) -> list[str]:
         """As `TextToImagePrior.prompt_warnings`."""
-        warnings = []
+        warnings = [*self._notes]
         if self.words and (unknown := unknown_words(prompt, self.words.words)):
             warnings.append(
                 f"The bundled model does not know {', '.join(unknown)}; it knows {', '.join(self.words.things)}. "

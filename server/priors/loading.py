@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from msd_blender.protocol import JobRequest
 
 from . import files
 from .base import PriorError, TextToImagePrior
+from .lora_files import HasLoRAs, LoRA, check_loras, named_loras
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +58,15 @@ def _pipeline(folder: Path) -> Pipeline:
     return PIPELINES[kind]
 
 
+def _place(model: str | Path | None) -> Path:
+    return Path(model).expanduser() if model else BUNDLED_MODEL
+
+
 def load(
-    folder: str | Path | None = None, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    folder: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    loras: Sequence[LoRA] = (),
 ) -> TextToImagePrior:
     """Load a diffusers folder, offline.
 
@@ -66,28 +74,34 @@ def load(
         folder: None or "" is the model that comes with the server.
         device: default the GPU where there is one.
         dtype: of the networks; default float16 on a GPU, float32 on the CPU.
+        loras: put on the model.
 
-    Raises PriorError, with what to do, for a folder that does not hold a model of `PIPELINES`.
+    Raises PriorError, with what to do, for a folder that does not hold a model of `PIPELINES`, and for a LoRA that does
+    not fit it.
     """
     import torch  # takes seconds: only when needed
 
     from .parts import FolderParts
 
-    if not folder:
-        if not (BUNDLED_MODEL / "model_index.json").is_file():
-            raise PriorError(
-                f"The bundled model is not in {BUNDLED_MODEL}: "
-                "train it with python -m server.bundled_prior.train, or name a diffusers Stable Diffusion folder."
-            )
-        folder = BUNDLED_MODEL
-    folder = Path(folder).expanduser()
+    if not folder and not (BUNDLED_MODEL / "model_index.json").is_file():
+        raise PriorError(
+            f"The bundled model is not in {BUNDLED_MODEL}: "
+            "train it with python -m server.bundled_prior.train, or name a diffusers Stable Diffusion folder."
+        )
+    folder = _place(folder)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
     pipeline = _pipeline(folder)
     pipeline.check(folder)
+    check_loras(loras, folder)
     make: Callable[[Parts, torch.device, torch.dtype], TextToImagePrior] = pkgutil.resolve_name(pipeline.prior)
-    return make(FolderParts(folder), device, dtype)
+    prior = make(FolderParts(folder), device, dtype)
+    if loras:
+        if not isinstance(prior, HasLoRAs):
+            raise PriorError(f"LoRAs cannot be put on {folder}: leave them out.")
+        prior.add_loras(loras)
+    return prior
 
 
 @dataclass(frozen=True)
@@ -95,10 +109,16 @@ class Selection:
     """The model that a job names, with everything that is put on it."""
 
     model: str = ""
+    loras: tuple[LoRA, ...] = ()
 
     @classmethod
     def of(cls, request: JobRequest) -> Selection:
-        return cls(request.model)
+        """The selection of a request. Raises PriorError for a LoRA that its prompt names and that is not found."""
+        return cls(request.model, named_loras(request.loras, request.prompt, _place(request.model)))
+
+    def check(self) -> None:
+        """Raise PriorError, with one sentence that says what to do, for a LoRA that cannot be put on the model."""
+        check_loras(self.loras, _place(self.model))
 
 
 _cache: dict[tuple[Selection, str], TextToImagePrior] = {}
@@ -109,7 +129,7 @@ def load_cached(selection: Selection, device: torch.device) -> TextToImagePrior:
     key = selection, str(device)
     if key not in _cache:
         clear_cache()
-        _cache[key] = load(selection.model, device)
+        _cache[key] = load(selection.model, device, loras=selection.loras)
     return _cache[key]
 
 

@@ -29,6 +29,7 @@ _OWN_VIEW = re.compile(
 
 _CAMERA = re.compile(f", (?:{'|'.join(sorted(VIEWS, key=len, reverse=True))}) view\\b")  # as `view_prompts` adds it
 _TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
+_LORA_TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 # How other programs weigh words: (word:1.3), ((word)), [word:other:0.5].
 _WEIGHT = re.compile(r"\([^()]+:\s*-?[\d.]+\s*\)|\({2,}[^()]+\){2,}|\[[^\[\]]+:[^\[\]]*\]")
 MAX_NAMED = 12  # unknown characters in a sentence
@@ -113,6 +114,11 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> Toke
     return Tokens([ids[0], *kept, *end, ids[-1]], [1] * length, " … ".join(cut) or "…")
 
 
+def lora_tags(prompt: str) -> list[tuple[str, str]]:
+    """The tags of a prompt that name LoRAs, each whole and its content: ("<lora:shiny:0.8>", "shiny:0.8")."""
+    return [(match[0], match[1]) for match in _LORA_TAG.finditer(prompt)]
+
+
 def without_tags(text: str) -> str:
     """The text without the tags that load networks in other programs, such as <lora:name:0.8>."""
     return re.sub(rf"[\s,]*{_TAG.pattern}", "", text, flags=re.IGNORECASE).lstrip(" ,") if _TAG.search(text) else text
@@ -162,8 +168,8 @@ def prompt_warnings(
         )
     if weights := _WEIGHT.findall(together):
         warnings.append(f"{', '.join(weights)} gets no weight, but is read as text: write the words alone.")
-    if tags := _TAG.findall(together):
-        warnings.append(f"{', '.join(tags)} is left out, as no LoRA is loaded by a prompt.")
+    if tags := [tag for tag in _TAG.findall(prompt) if not _LORA_TAG.fullmatch(tag)] + _TAG.findall(negative_prompt):
+        warnings.append(f"{', '.join(tags)} is left out: of tags, only those of LoRAs in the prompt are read.")
     return warnings
 
 
