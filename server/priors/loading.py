@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def _pipeline(folder: Path) -> Pipeline:
 
 
 def _place(model: str | Path | None) -> Path:
-    return Path(model).expanduser() if model else BUNDLED_MODEL
+    return Path(os.path.expanduser(model)) if model else BUNDLED_MODEL
 
 
 def load(

@@ -43,7 +43,7 @@ def named_loras(loras: Iterable[str], prompt: str, model: Path) -> tuple[LoRA, .
 
     Raises PriorError for a tag that cannot be read, or whose file is not found.
     """
-    listed = [LoRA(str(Path(file).expanduser()), weight) for file, weight in map(split_lora, loras)]
+    listed = [LoRA(os.path.expanduser(file), weight) for file, weight in map(split_lora, loras)]
     tagged = []
     for tag, content in lora_tags(prompt):
         try:
@@ -98,9 +98,9 @@ def check_loras(loras: Iterable[LoRA], model: Path) -> None:
 
 
 def _contents(file: Path) -> Contents:
-    if file.is_dir():
+    if os.path.isdir(file):  # unlike Path's, it never raises
         raise PriorError(f"{file} is a folder: name the LoRA's .safetensors file in it.")
-    if not file.exists():
+    if not os.path.exists(file):
         raise PriorError(f"There is no LoRA {file}: name its .safetensors file on the server's machine.")
     if file.suffix.lower() in PICKLES:
         raise PriorError(
@@ -124,7 +124,7 @@ def _contents(file: Path) -> Contents:
 
 def _network_contents(model: Path) -> Contents:
     """Of a model's denoising network; of nothing where its place has none."""
-    if model.is_file():
+    if os.path.isfile(model):
         return identify(read_header(model).shapes)
     for part in ("unet", "transformer"):
         shapes: dict[str, tuple[int, ...]] = {}
