@@ -43,6 +43,8 @@ class DiffusersPrior(ABC):
     resolution: int
     tokenizer: Any  # whose tokens are counted, for `prompt_warnings`
     tokens: int  # that the text encoder takes, start and end among them
+    windows = 1  # of so many tokens that a long text has at most
+    weighs_words = False  # (word:1.3) is a weight, not text
 
     def __init__(self, parts: Parts, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         self.parts = parts
@@ -130,8 +132,13 @@ class DiffusersPrior(ABC):
         if len(negatives) != len(prompts):
             raise PriorError(f"Give one negative prompt, or one for each of the {len(prompts)} prompts.")
         against = self._encode_texts(negatives)
+        length = max(each.embeddings.shape[1] for each in (positive, against))
         return replace(
-            positive, negative=against.embeddings, negative_pooled=against.pooled, guidance_scale=float(guidance_scale)
+            positive,
+            embeddings=self._padded(positive.embeddings, length),
+            negative=self._padded(against.embeddings, length),
+            negative_pooled=against.pooled,
+            guidance_scale=float(guidance_scale),
         )
 
     def prompt_warnings(self, prompt: str, negative_prompt: str = "", against_overhead: bool = False) -> list[str]:
@@ -142,15 +149,33 @@ class DiffusersPrior(ABC):
                 f"The bundled model does not know {', '.join(unknown)}; it knows {', '.join(self.words.things)}. "
                 "For anything else, name a folder of Stable Diffusion as the model."
             )
-        return warnings + prompt_warnings(self.tokenizer, self.tokens, prompt, negative_prompt, against_overhead)
+        return warnings + prompt_warnings(
+            self.tokenizer,
+            self.tokens,
+            prompt,
+            negative_prompt,
+            against_overhead,
+            windows=self.windows,
+            weighs=self.weighs_words,
+        )
 
     def _encode_texts(self, texts: Sequence[str]) -> TextCondition:
         """The texts' condition, without guidance. One text at a time: its bits must not depend on a batch."""
         encoded = [self._cached(text) for text in texts]
         pooled = [each.pooled for each in encoded if each.pooled is not None]
+        length = max(each.embeddings.shape[1] for each in encoded)
         return TextCondition(
-            torch.cat([each.embeddings for each in encoded]), pooled=torch.cat(pooled) if pooled else None
+            torch.cat([self._padded(each.embeddings, length) for each in encoded]),
+            pooled=torch.cat(pooled) if pooled else None,
         )
+
+    def _padded(self, embeddings: Tensor, length: int) -> Tensor:
+        """Embeddings (B, n, width) and windows of the empty text after them, up to `length` tokens."""
+        if embeddings.shape[1] == length:
+            return embeddings
+        empty = self._encode_texts([""]).embeddings
+        missing = (length - embeddings.shape[1]) // empty.shape[1]
+        return torch.cat([embeddings, empty.repeat(len(embeddings), missing, 1)], dim=1)
 
     def _cached(self, text: str) -> TextCondition:
         if text not in self._embeddings:

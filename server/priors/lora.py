@@ -101,9 +101,9 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         beside = file.with_name("adapter_config.json")
         config = {f"unet.{key}": value for key, value in read_json(beside).items()} if beside.is_file() else {}
         tensors = {"unet." + name.removeprefix(_PEFT): tensor for name, tensor in tensors.items()}
-    for down in [name for name in tensors if _DOWN.search(name)]:
-        layer = down[: _DOWN.search(down).start()]
-        up = layer + down.removeprefix(layer).replace("down", "up").replace("_A", "_B")
+    for match in [match for name in tensors if (match := _DOWN.search(name))]:
+        down, layer, end = match.string, match.string[: match.start()], match[0]
+        up = layer + end.replace("down", "up").replace("_A", "_B")
         if up in tensors and (scale := _scale(layer, tensors, len(tensors[down]), config)) != 1:
             tensors[up] = scale * tensors[up].float()
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(".alpha")}
@@ -114,9 +114,9 @@ def _scale(layer: str, tensors: Mapping[str, Tensor], rank: int, config: Mapping
     if f"{layer}.alpha" in tensors:
         return tensors[f"{layer}.alpha"].item() / rank
     part, _, name = layer.partition(".")
-    patterns = config.get(f"{part}.alpha_pattern") or {}
-    alpha = patterns.get(get_pattern_key(patterns, name), config.get(f"{part}.lora_alpha", rank))
-    return alpha / (rank**0.5 if config.get(f"{part}.use_rslora") else rank)
+    patterns: dict[str, float] = config.get(f"{part}.alpha_pattern") or {}
+    alpha = patterns.get(get_pattern_key(list(patterns), name), config.get(f"{part}.lora_alpha") or rank)
+    return float(alpha) / (rank**0.5 if config.get(f"{part}.use_rslora") else rank)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from starlette.testclient import TestClient
+from fastapi.testclient import TestClient
 
 from msd_blender.client import ClientError
 from msd_blender.protocol import FINISHED, Edit, JobRequest, Log
@@ -85,7 +85,7 @@ def test_loras_lie_below_the_servers_folders(model, shiny, tmp_path):
     outside = shutil.copy(shiny, tmp_path / "outside.safetensors")
     (shiny.parent / "link.safetensors").unlink(missing_ok=True)
     (shiny.parent / "link.safetensors").symlink_to(outside)
-    store = Store(tmp_path / "data")
+    store = Store(tmp_path)
     with TestClient(create_app(Queue(store, []), models=[model.parents[1]]), base_url="http://127.0.0.1") as client:
 
         def status(prompt="a red chair", **options):
