@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -28,6 +28,7 @@ from .protocol import (
     Job,
     JobRequest,
     Message,
+    Model,
     ProtocolError,
     Snapshot,
     Upload,
@@ -40,6 +41,7 @@ from .protocol import (
 
 MAX_RECONNECTS = 5  # of an event stream without any event between them
 UPLOAD_TIMEOUT = 120.0  # seconds
+MODELS_TIMEOUT = 60.0  # seconds
 EVENT_TIMEOUT = 60.0  # seconds; the server sends keep-alive comments more often
 
 
@@ -95,6 +97,10 @@ class Client:
             )
         return health
 
+    def models(self) -> list[Model]:
+        """What the server's machine has, models first. The first call after new files came may take seconds."""
+        return self._call(list[Model], "GET", "/v1/models", timeout=MODELS_TIMEOUT)
+
     def submit(self, request: JobRequest) -> Job:
         return self._call(Job, "POST", "/v1/jobs", to_dict(request))
 
@@ -106,7 +112,7 @@ class Client:
         return self._call(Job, "GET", f"/v1/jobs/{quote(id, '')}")
 
     def jobs(self) -> list[Job]:
-        return self._call(list, "GET", "/v1/jobs")
+        return self._call(list[Job], "GET", "/v1/jobs")
 
     def cancel(self, id: str) -> Job:
         return self._call(Job, "POST", f"/v1/jobs/{quote(id, '')}/cancel")
@@ -196,12 +202,14 @@ class Client:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
 
-    def _call(self, kind: type, method: str, path: str, body: Any = None, timeout: float = -1) -> Any:
-        """The answer as a message of this kind; for `list`, a list of jobs."""
+    def _call(self, kind: Any, method: str, path: str, body: Any = None, timeout: float = -1) -> Any:
+        """The answer as a message of this kind, or as a list of messages."""
         try:
             with self._request(method, path, body, timeout=timeout) as answer:
                 values = json.loads(answer.read())
-            return [from_dict(Job, each) for each in values] if kind is list else from_dict(kind, values)
+            if get_origin(kind) is list:
+                return [from_dict(get_args(kind)[0], each) for each in values]
+            return from_dict(kind, values)
         except (OSError, http.client.HTTPException) as error:
             raise ClientError(
                 f"No server answers at {self.url} ({str(error) or type(error).__name__}): "

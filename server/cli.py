@@ -37,8 +37,8 @@ def parser() -> argparse.ArgumentParser:
         type=expanded,
         action="append",
         metavar="DIR",
-        help="open models only below this folder; may be given again. Without it: any on this "
-        "machine's own address, none but the bundled one beyond it",
+        help="open and list models only below this folder, also ComfyUI's or AUTOMATIC1111's own; may be given again. "
+        "Without it: any on this machine's own address, none but the bundled one beyond it",
     )
     serve.add_argument("--executor", default="local", choices=EXECUTORS, help="where jobs run")
     serve.add_argument("--parent", type=int, metavar="PID", help="end when this process has ended")
@@ -48,7 +48,12 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--port", type=int, default=DEFAULT_PORT)
     doctor.add_argument("--data", type=expanded, default=default_data(), metavar="DIR")
     doctor.add_argument(
-        "--models", type=expanded, action="append", metavar="DIR", help="a model to look at; may be given again"
+        "--models",
+        type=expanded,
+        action="append",
+        metavar="DIR",
+        help="a model, or a folder of models, to look at; may be given again. Without it: ComfyUI's, AUTOMATIC1111's "
+        "and those in the Hugging Face cache",
     )
 
     for mode, effect in (

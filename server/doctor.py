@@ -11,12 +11,16 @@ import socket
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .priors import BUNDLED_MODEL, PriorError, check
+from .priors.catalogue import catalogue
+from .priors.families import MODEL
+from .priors.places import is_model
 
 GOOD, NOTE, BAD = "ok", "note", "MISSING"
 FREE_BYTES = 2 << 30  # bytes of free disk space that jobs may need
@@ -42,8 +46,7 @@ def examine(host: str, port: int, data: Path, models: list[Path]) -> Iterator[Fi
     yield from packages()
     yield from graphics()
     yield bundled()
-    for folder in models:
-        yield model(folder)
+    yield from listed(models)
     yield disk(data)
     yield listening(host, port)
 
@@ -313,12 +316,27 @@ def bundled() -> Finding:
     return Finding(BAD, f"bundled model: {finding.what}", "git checkout server/bundled_prior/model")
 
 
-def model(folder: Path) -> Finding:
+def model(place: Path) -> Finding:
     try:
-        check(folder)
+        check(place)
     except PriorError as error:
         return Finding(BAD, str(error))
-    return Finding(GOOD, f"model {folder}")
+    return Finding(GOOD, f"model {place}")
+
+
+def listed(places: list[Path]) -> Iterator[Finding]:
+    """Findings about models, and about everything in folders of models; without any, in those that programs keep."""
+    roots = [place for place in places if len(catalogue([place])) > 1 and not is_model(place)]
+    yield from (model(place) for place in places if place not in roots)
+    found = [each for each in catalogue(roots if places else None) if each.place]
+    for each in found:
+        if each.problem:
+            yield Finding(NOTE, each.problem)
+        elif each.kind == MODEL:
+            yield Finding(GOOD, f"model {each.place}: {each.family}, {each.resolution} px, {each.size / 2**30:.1f} GiB")
+    counts = Counter(each.kind for each in found if not each.problem and each.kind != MODEL)
+    if counts:
+        yield Finding(GOOD, ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items()))
 
 
 def disk(data: Path) -> Finding:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from server.doctor import BAD, GOOD, NOTE, Card, Cuda, cuda
 
@@ -35,6 +38,23 @@ def test_every_fault_comes_with_a_fix(tmp_path, server):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "has no model_index.json" in done.stdout and "choose another --port" in done.stdout
     assert "another folder with --data" in done.stdout
+
+
+def test_folders_of_models_are_listed(tmp_path, folders):
+    models = tmp_path / "ComfyUI" / "models"
+    shutil.copytree(folders["epsilon"], models / "checkpoints" / "tiny")
+    (models / "checkpoints" / "old.ckpt").touch()
+    (models / "loras").mkdir()
+    for name in ("a", "b"):
+        save_file(
+            {"lora_te2_x.lora_down.weight": np.zeros((2, 2), np.float32)}, models / "loras" / f"{name}.safetensors"
+        )
+    for given in (
+        doctor("--data", tmp_path, "--port", 0, "--models", tmp_path / "ComfyUI"),
+        doctor(HOME=str(tmp_path)),
+    ):
+        assert f"model {models / 'checkpoints' / 'tiny'}: SD 1.x, 16 px" in given.stdout, given.stdout
+        assert "old.ckpt is a pickled checkpoint" in given.stdout and "2 LoRAs" in given.stdout
 
 
 @pytest.mark.slow

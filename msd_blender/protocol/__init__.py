@@ -8,6 +8,7 @@ HTTP resources, all under ``/v1``:
 ======  =========================  =====================================================
 GET     /health                    `Health`: also the version handshake
 GET     /metrics                   counts, in Prometheus's text format
+GET     /models                    a list of `Model`: what the server's machine has
 POST    /meshes                    a frame of `UPLOADED` arrays -> `Upload`, for `JobRequest.mesh`
 POST    /jobs                      `JobRequest` -> `Job`; the same `client_key` gives the same job
 GET     /jobs, /jobs/{id}          `Job`
@@ -64,6 +65,7 @@ from .messages import (
     Job,
     Log,
     Message,
+    Model,
     Progress,
     Upload,
     decode_event,
@@ -118,6 +120,7 @@ __all__ = [
     "MAX_UPLOAD",
     "MODES",
     "Message",
+    "Model",
     "OPTIONS",
     "Option",
     "PAUSED",

@@ -119,6 +119,23 @@ class Health:
     worker: str = _described("starting, idle or busy", "")
 
 
+@dataclass
+class Model:
+    """A model on the server's machine, or a file that is put on one."""
+
+    place: str = _described("the name of it in a request: a path, or an id in the Hugging Face cache; empty: bundled")
+    name: str = _described("a name for people")
+    kind: str = _described("model, LoRA, ControlNet or IP-Adapter")
+    family: str = _described("SD 1.x, SD 2.x, SDXL, SD3, Flux or another; empty: unknown", "")
+    resolution: int | None = _described("edge of a model's pictures, pixels; null: unknown, or no model", None)
+    size: int = _described("bytes of its files", 0)
+    problem: str = _described("one sentence on why it cannot be used and what to do; empty: it can be", "")
+    loras: list[str] = field(default_factory=list, metadata={"description": "places of the LoRAs that fit a model"})
+    controlnets: list[str] = field(
+        default_factory=list, metadata={"description": "places of the ControlNets that fit a model"}
+    )
+
+
 Message = Progress | Log | Job
 _KINDS: dict[str, type] = {"progress": Progress, "log": Log, "job": Job}
 

@@ -52,7 +52,8 @@ class JobRequest:
     )
     model: str = option(
         "",
-        description="folder of a Stable Diffusion pipeline on the server's machine; empty for the bundled model",
+        description="diffusers folder, .safetensors file or id in the Hugging Face cache, on the server's machine; "
+        "empty for the bundled model",
         folder=True,
     )
     loras: list[str] = option(

@@ -16,12 +16,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
-from msd_blender.protocol import FILES, QUEUED, Edit, Health, Job, JobRequest, ProtocolError, Upload, from_dict
+from msd_blender.protocol import FILES, QUEUED, Edit, Health, Job, JobRequest, Model, ProtocolError, Upload, from_dict
 
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import MIN_FREE_BYTES
 from ..jobs.uploads import UploadNotFound
-from ..priors import PriorError, Selection
+from ..priors import PriorError, Selection, check
+from ..priors.catalogue import catalogue
 from . import metrics
 from .auth import Guard, RateLimit, allowed_model
 from .schema import edit_schema, request_schema
@@ -84,7 +85,8 @@ def create_app(
     """The application on a started queue. With a token every request must carry it.
 
     Args:
-        models: folders below which a request's model must lie; None allows any.
+        models: folders below which a request's model must lie, and which are listed; None allows any, and lists those
+            that programs on this machine keep.
     """
     app = FastAPI(title="msd_blender server", version=version or "0", docs_url=None, redoc_url=None, responses=REFUSALS)
     app.add_middleware(Guard, host=host, token=token)
@@ -135,6 +137,8 @@ def create_app(
         """Refuse a model or a LoRA that this server may not open, and a LoRA that cannot be put on the model."""
         if not allowed_model(job_request.model, models):
             raise HTTPException(403, NOT_ALLOWED)
+        if job_request.model:
+            check(job_request.model)
         selection = Selection.of(job_request)
         if not all(allowed_model(lora.file, models) for lora in selection.loras):
             raise HTTPException(403, NOT_ALLOWED)
@@ -156,6 +160,11 @@ def create_app(
             memory_total=device.memory_total,
             worker=queue.state,
         )
+
+    @app.get("/v1/models")
+    def available() -> list[Model]:
+        """What this machine has: the bundled model, other models, LoRAs and ControlNets."""
+        return catalogue(models)
 
     @app.get(
         "/v1/metrics",

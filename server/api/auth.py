@@ -16,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msd_blender.protocol import MAX_UPLOAD
 
+from ..priors.places import locate
+
 MAX_BODY = 1 << 16  # bytes of any request but
 UPLOAD = ("POST", "/v1/meshes")  # whose limit is MAX_UPLOAD
 BODY_SECONDS = 10.0  # for a request's body to arrive
@@ -69,15 +71,15 @@ class RateLimit:
 
 
 def allowed_model(model: str, roots: list[Path] | None) -> bool:
-    """Whether a request may name this model's folder or LoRA's file: any where `roots` is None, else one below one.
+    """Whether a request may name this model or LoRA: any where `roots` is None, else one below one of them.
 
     Links are followed first, so that none leads out.
     """
     if not model or roots is None:
         return True
     try:
-        folder = Path(model).expanduser().resolve()
-        return any(folder.is_relative_to(root.resolve()) for root in roots)
+        place = locate(model).resolve()
+        return any(place.is_relative_to(root.resolve()) for root in roots)
     except (OSError, RuntimeError, ValueError):
         return False
 

@@ -81,7 +81,7 @@ class DiffusersPrior(ABC):
         network = self.parts.network(part, kind, **options).to(self.device, memory_format=torch.channels_last)
         names, finite = zip(*((name, weight.isfinite().all()) for name, weight in network.named_parameters()))
         if broken := [name for name, good in zip(names, torch.stack(finite).tolist()) if not good]:
-            raise not_finite(f"The weights in {self.parts.place / part} ({broken[0]})", self.device, self.dtype)
+            raise not_finite(f"The weights of the {part} in {self.parts.place} ({broken[0]})", self.device, self.dtype)
         return network
 
     def add_loras(self, loras: Sequence[LoRA]) -> None:

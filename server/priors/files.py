@@ -7,10 +7,12 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
 from .base import PriorError
+from .families import CONTROLNET, FLUX, MODEL, SD1, SD2, SD3, SDXL, Contents, identify
 
 UNET, VAE = "UNet2DConditionModel", "AutoencoderKL"
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -62,13 +64,16 @@ STABLE_DIFFUSION_XL = Layout(
 )
 STEMS = {
     "unet": "diffusion_pytorch_model",
+    "transformer": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
     "text_encoder_2": "model",
+    "text_encoder_3": "model",
 }
 PREDICTIONS = ("epsilon", "v_prediction", "sample")  # outputs of networks that `noise_models.DiscreteNoise` takes
 PICKLES = {".bin", ".ckpt", ".pt", ".pth"}
 OTHERS = {".gguf": "GGUF", ".onnx": "ONNX", ".msgpack": "Flax", ".h5": "TensorFlow"}
+_PIPELINE_FAMILIES = {"PixArtSigmaPipeline": "PixArt-Sigma", "SanaPipeline": "Sana"}
 _SHARD = r"-\d{5}-of-\d{5}"
 _LONGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
 AGAIN = "download the model again"
@@ -112,7 +117,7 @@ def check_layout(folder: Path, layout: Layout) -> None:
             _check_tokenizer(folder / part)
     _check_fit(folder, layout)
     for part in layout.networks:
-        _check_weights(folder / part)
+        check_weights(folder / part)
 
 
 def check_stable_diffusion(folder: Path) -> None:
@@ -123,6 +128,31 @@ def check_stable_diffusion(folder: Path) -> None:
 def check_stable_diffusion_xl(folder: Path) -> None:
     """As `check_layout`, for Stable Diffusion XL."""
     check_layout(folder, STABLE_DIFFUSION_XL)
+
+
+def contents(place: Path) -> Contents:
+    """What a file or folder holds, by its header or its configurations. Raises PriorError where it cannot be read."""
+    if not place.is_dir():
+        check_file(place)
+        return identify(read_header(place).shapes)
+    if not (place / "model_index.json").exists():
+        config = read_json(place / "config.json")
+        return Contents(CONTROLNET, *_family(config))
+    index = read_json(place / "model_index.json")
+    part = "transformer" if "transformer" in index else "unet"
+    family, variant, width = _family(read_json(place / part / "config.json"))
+    return Contents(MODEL, _PIPELINE_FAMILIES.get(str(index.get("_class_name")), family), variant, width)
+
+
+def _family(config: dict[str, object]) -> tuple[str, str, int | None]:
+    """Family, variant and width of the texts, by the configuration of a denoising network or of its ControlNet."""
+    name, width = str(config.get("_class_name")), config.get("cross_attention_dim")
+    if name.startswith(("SD3", "Flux")):
+        return (SD3 if name.startswith("SD3") else FLUX), "", None
+    known = width if isinstance(width, int) else None
+    if config.get("addition_embed_type") == "text_time":
+        return SDXL, "", known
+    return (SD2 if config.get("use_linear_projection") else SD1), "", known
 
 
 def words(folder: Path) -> Words | None:
@@ -143,31 +173,34 @@ def variant(folder: Path) -> str | None:
 
 
 def _check_place(folder: Path) -> None:
-    if folder.is_dir():
-        if not (folder / "model_index.json").exists():
-            single = next(iter(sorted(folder.glob("*.safetensors"))), "a single-file checkpoint")
-            raise PriorError(
-                f"{folder} is not a diffusers model: it has no model_index.json. Convert {single} with "
-                "diffusers' from_single_file() and save_pretrained(), or name the folder that has one."
-            )
-        return
-    if not folder.exists():
-        raise PriorError(f"There is no folder {folder}: name a diffusers folder, with a model_index.json.")
-    if folder.suffix.lower() == ".safetensors":
+    if not folder.is_dir():
+        check_file(folder)
+    if not (folder / "model_index.json").exists():
+        several = sorted(path.name for path in folder.glob("*.safetensors"))
+        if len(several) > 1:
+            raise PriorError(f"{folder} has {len(several)} files of weights: name one of them, such as {several[0]}.")
         raise PriorError(
-            f"{folder} is a single-file checkpoint: convert it once with diffusers' {STABLE_DIFFUSION.pipeline}"
-            ".from_single_file(FILE) and save_pretrained(FOLDER), and name that folder."
+            f"{folder} is not a diffusers model, as it has no model_index.json: name a folder that has one, or a "
+            ".safetensors file."
         )
-    if folder.suffix.lower() in PICKLES:
+
+
+def check_file(path: Path) -> None:
+    """Raise PriorError unless a file's name says that it is a safetensors file, and it is there."""
+    if not path.exists():
         raise PriorError(
-            f"{folder} is a pickled checkpoint, which can run code and is never read: get the model as a "
-            "diffusers folder with safetensors."
+            f"There is no folder and no file {path}: name a diffusers folder, with a model_index.json, a .safetensors "
+            "file, or the id of a model that is in the Hugging Face cache."
         )
-    kind = OTHERS.get(folder.suffix.lower())
-    raise PriorError(
-        f"{folder} is a {f'{kind} file' if kind else 'file'}, which is not read: name a diffusers folder, "
-        "with a model_index.json."
-    )
+    suffix = path.suffix.lower()
+    if suffix in PICKLES:
+        raise PriorError(
+            f"{path} is a pickled checkpoint, which can run code and is never read: get the model as .safetensors."
+        )
+    if suffix != ".safetensors":
+        kind = OTHERS.get(suffix, "")
+        what = f"a{'n' if kind.startswith('O') else ''} {kind} file" if kind else "a file"
+        raise PriorError(f"{path} is {what}, which is not read: name a .safetensors file or a diffusers folder.")
 
 
 def _check_scheduler(folder: Path, config: dict[str, object]) -> None:
@@ -239,7 +272,12 @@ def _entries(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _check_weights(folder: Path) -> None:
+def has_weights(folder: Path) -> bool:
+    """Whether a part's folder has weights that can be loaded by name."""
+    return folder.is_dir() and bool(_entries(folder))
+
+
+def check_weights(folder: Path) -> None:
     """Raise PriorError unless all weights of a part are there and whole."""
     found = _entries(folder)
     if not found:
@@ -294,16 +332,31 @@ def _explain_no_weights(folder: Path) -> NoReturn:
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a safetensors file: the shapes of its tensors by name, and the metadata that its maker left."""
+    """The header of a safetensors file.
+
+    Args:
+        shapes, types, offsets: of its tensors, by name; an offset is where its bytes begin and end in the file.
+        metadata: that its maker left.
+    """
 
     shapes: dict[str, tuple[int, ...]]
+    types: dict[str, str]
+    offsets: dict[str, tuple[int, int]]
     metadata: dict[str, str]
 
 
 def read_header(path: Path) -> Header:
     """The header of a safetensors file. Raises PriorError unless the file is as long as its tensors need."""
     try:
-        size = path.stat().st_size
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return _read_header(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)  # a check, the load and the list of models ask after each other
+def _read_header(path: Path, size: int, changed: int) -> Header:
+    try:
         with open(path, "rb") as file:
             start = file.read(8)
             if start == b"version ":
@@ -317,6 +370,11 @@ def read_header(path: Path) -> Header:
         header = json.loads(text)
         metadata = dict(header.pop("__metadata__", None) or {})
         shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
+        types = {name: str(entry["dtype"]) for name, entry in header.items()}
+        offsets = {
+            name: (8 + length + int(entry["data_offsets"][0]), 8 + length + int(entry["data_offsets"][1]))
+            for name, entry in header.items()
+        }
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
     except PriorError:
         raise
@@ -329,7 +387,7 @@ def read_header(path: Path) -> Header:
         raise PriorError(f"{path} is cut short, with {held:,} of {end:,} bytes of weights: {AGAIN}.")
     if held > end:
         raise PriorError(f"{path} is damaged, with {held - end:,} bytes too many: {AGAIN}.")
-    return Header(shapes, metadata)
+    return Header(shapes, types, offsets, metadata)
 
 
 def read_json(path: Path) -> dict[str, object]:

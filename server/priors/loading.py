@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msd_blender.protocol import JobRequest
 
-from . import files
+from . import files, places, single_file
 from .base import PriorError, TextToImagePrior
 from .lora_files import HasLoRAs, LoRA, check_loras, named_loras
 
@@ -45,62 +44,81 @@ PIPELINES: dict[str, Pipeline] = {  # `_class_name` of model_index.json -> its p
 }
 
 
-def check(folder: Path) -> None:
-    """Raise PriorError, with one sentence that says what to do, unless `load` can load this folder."""
-    _pipeline(folder).check(folder)
+def check(model: str | Path) -> None:
+    """Raise PriorError, with one sentence that says what to do, unless `load` can load this model."""
+    place = places.resolve(model)
+    pipeline = _pipeline(place)
+    if place.is_dir():
+        pipeline.check(place)
 
 
-def _pipeline(folder: Path) -> Pipeline:
-    if (kind := files.pipeline_class(folder)) not in PIPELINES:
+def resolution(folder: Path) -> int | None:
+    """Edge in pixels of the square pictures that a model makes, by its configurations; None where they do not say."""
+    if folder.is_file():
+        return single_file.examine(folder).resolution
+    for part in ("unet", "transformer"):
+        if (folder / part / "config.json").is_file():
+            size = files.read_json(folder / part / "config.json").get("sample_size")
+            blocks = files.read_json(folder / "vae" / "config.json").get("block_out_channels")
+            size = size[0] if isinstance(size, list) and size else size
+            return size << len(blocks) - 1 if isinstance(size, int) and isinstance(blocks, list) else None
+    return None
+
+
+def _pipeline(place: Path) -> Pipeline:
+    kind = files.pipeline_class(place) if place.is_dir() else single_file.examine(place).pipeline
+    if kind not in PIPELINES:
         raise PriorError(
-            f"{folder} holds a {kind}: use a Stable Diffusion pipeline whose only input is text "
+            f"{place} holds a {kind}: use a Stable Diffusion pipeline whose only input is text "
             f"({' or '.join(PIPELINES)})."
         )
     return PIPELINES[kind]
 
 
 def _place(model: str | Path | None) -> Path:
-    return Path(os.path.expanduser(model)) if model else BUNDLED_MODEL
+    return places.resolve(model) if model else BUNDLED_MODEL
 
 
 def load(
-    folder: str | Path | None = None,
+    model: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     loras: Sequence[LoRA] = (),
 ) -> TextToImagePrior:
-    """Load a diffusers folder, offline.
+    """Load a model, offline.
 
     Args:
-        folder: None or "" is the model that comes with the server.
+        model: a diffusers folder, a single .safetensors file, or the id of a model in the Hugging Face cache; None or
+            "" is the model that comes with the server.
         device: default the GPU where there is one.
         dtype: of the networks; default float16 on a GPU, float32 on the CPU.
         loras: put on the model.
 
-    Raises PriorError, with what to do, for a folder that does not hold a model of `PIPELINES`, and for a LoRA that does
-    not fit it.
+    Raises PriorError, with what to do, for what does not hold a model of `PIPELINES`, and for a LoRA that does not fit it.
     """
     import torch  # takes seconds: only when needed
 
     from .parts import FolderParts
+    from .single_file_parts import SingleFileParts
 
-    if not folder and not (BUNDLED_MODEL / "model_index.json").is_file():
-        raise PriorError(
-            f"The bundled model is not in {BUNDLED_MODEL}: "
-            "train it with python -m server.bundled_prior.train, or name a diffusers Stable Diffusion folder."
-        )
-    folder = _place(folder)
+    if not model:
+        if not (BUNDLED_MODEL / "model_index.json").is_file():
+            raise PriorError(
+                f"The bundled model is not in {BUNDLED_MODEL}: "
+                "train it with python -m server.bundled_prior.train, or name a diffusers Stable Diffusion folder."
+            )
+        model = BUNDLED_MODEL
+    place = places.resolve(model)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
-    pipeline = _pipeline(folder)
-    pipeline.check(folder)
-    check_loras(loras, folder)
-    make: Callable[[Parts, torch.device, torch.dtype], TextToImagePrior] = pkgutil.resolve_name(pipeline.prior)
-    prior = make(FolderParts(folder), device, dtype)
+    check(place)
+    check_loras(loras, place)
+    make: Callable[[Parts, torch.device, torch.dtype], TextToImagePrior] = pkgutil.resolve_name(_pipeline(place).prior)
+    prior = make(FolderParts(place) if place.is_dir() else SingleFileParts(place), device, dtype)
     if loras:
         if not isinstance(prior, HasLoRAs):
-            raise PriorError(f"LoRAs cannot be put on {folder}: leave them out.")
+            raise PriorError(f"LoRAs cannot be put on {place}: leave them out.")
         prior.add_loras(loras)
     return prior
 

@@ -47,24 +47,28 @@ class FolderParts:
         return read_json(self.place / part / "config.json")
 
     def network(self, part: str, kind: Any, **options: object) -> Any:
-        folder = self.place / part
-        network, info = from_pretrained(
-            kind, folder, variant=variant(folder), use_safetensors=True, output_loading_info=True, **options
-        )
-        if missing := sorted(info["missing_keys"]):
-            raise PriorError(
-                f"{folder} lacks {len(missing)} of the {len(network.state_dict())} weights of a "
-                f"{kind.__name__} ({missing[0]}): {AGAIN}."
-            )
-        if info["mismatched_keys"]:
-            name, found, expected = map(str, sorted(info["mismatched_keys"])[0])
-            raise PriorError(
-                f"{folder} does not fit its config.json, as {name} has the shape {found}, not {expected}: {AGAIN}."
-            )
-        return network.requires_grad_(False).eval()
+        return folder_network(self.place / part, kind, **options)
 
     def load(self, part: str, kind: Any) -> Any:
         return from_pretrained(kind, self.place / part)
+
+
+def folder_network(folder: Path, kind: Any, **options: object) -> Any:
+    """As `Parts.network`, from the part's own folder."""
+    network, info = from_pretrained(
+        kind, folder, variant=variant(folder), use_safetensors=True, output_loading_info=True, **options
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise PriorError(
+            f"{folder} lacks {len(missing)} of the {len(network.state_dict())} weights of a "
+            f"{kind.__name__} ({missing[0]}): {AGAIN}."
+        )
+    if info["mismatched_keys"]:
+        name, found, expected = map(str, sorted(info["mismatched_keys"])[0])
+        raise PriorError(
+            f"{folder} does not fit its config.json, as {name} has the shape {found}, not {expected}: {AGAIN}."
+        )
+    return network.requires_grad_(False).eval()
 
 
 def from_pretrained(kind: Any, folder: Path, **options: object) -> Any:
@@ -72,8 +76,12 @@ def from_pretrained(kind: Any, folder: Path, **options: object) -> Any:
     try:
         return kind.from_pretrained(str(folder), local_files_only=True, **options)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0].split(". ")[0]
-        raise PriorError(f"{folder} could not be loaded as {kind.__name__}: {reason}") from error
+        raise PriorError(f"{folder} could not be loaded as {kind.__name__}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """The first sentence of a library's error."""
+    return str(error).strip().split("\n")[0].split(". ")[0]
 
 
 def not_finite(subject: str, device: torch.device, dtype: torch.dtype) -> PriorError:

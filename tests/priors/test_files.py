@@ -93,8 +93,8 @@ def dangle(folder):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (remove, "There is no folder .*model_index.json"),
-        (lambda f: remove(f / INDEX), "no model_index.json.*from_single_file"),
+        (remove, "There is no folder and no file .*model_index.json"),
+        (lambda f: remove(f / INDEX), "no model_index.json: name a folder that has one, or a .safetensors file"),
         (lambda f: (f / INDEX).write_text("{"), "model_index.json is not JSON: download"),
         (lambda f: (f / INDEX).write_text("[]"), "model_index.json is not JSON: download"),
         (lambda f: (f / INDEX).write_bytes(b"\xff\xfe{}"), "model_index.json is not JSON: download"),
@@ -160,22 +160,6 @@ def test_a_fault_is_the_same_sentence_everywhere(folder, damage, words):
     with pytest.raises(PriorError, match=re.escape(sentence)):
         load(folder)
     assert model(folder).grade == BAD and model(folder).what == sentence
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("sd.safetensors", "single-file checkpoint: convert it once.*from_single_file.*save_pretrained"),
-        ("sd.CKPT", "pickled checkpoint.*never read"),
-        ("sd.bin", "pickled checkpoint.*never read"),
-        ("sd.gguf", "a GGUF file, which is not read: name a diffusers folder"),
-        ("sd.txt", "a file, which is not read: name a diffusers folder"),
-    ],
-)
-def test_a_single_file(tmp_path, name, words):
-    (tmp_path / name).touch()
-    with pytest.raises(PriorError, match=words):
-        load(tmp_path / name)
 
 
 @pytest.mark.parametrize("variant", [None, "fp16", "ema-1"])
