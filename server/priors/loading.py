@@ -94,7 +94,8 @@ def load(
         dtype: of the networks; default float16 on a GPU, float32 on the CPU.
         loras: put on the model.
 
-    Raises PriorError, with what to do, for what does not hold a model of `PIPELINES`, and for a LoRA that does not fit it.
+    Raises PriorError, with what to do, for what does not hold a model of `PIPELINES`, and for a LoRA that does not
+    fit it.
     """
     import torch  # takes seconds: only when needed
 
