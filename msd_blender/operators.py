@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import bpy
-from bpy.props import BoolProperty, StringProperty
+from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from . import history, jobs
 from .capture import capture_problem
@@ -42,7 +42,7 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
         settings = context.scene.msd
         for name in RequestProperties.__annotations__:
             if not self.properties.is_property_set(name):
-                setattr(self, name, getattr(settings, name))
+                self.take_from(settings, name)
         count, first = settings.variants if self.mode == "generate" else 1, self.seed
         cursor = context.scene.cursor
         location = cursor.location.copy()
@@ -78,6 +78,32 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
         if live_job.session.error:
             self.report({"ERROR"}, live_job.session.error)
             return {"CANCELLED"}
+        return {"FINISHED"}
+
+
+class MSD_OT_lora_add(bpy.types.Operator):
+    """Put a further LoRA on the model"""
+
+    bl_idname = "msd.lora_add"
+    bl_label = "Add LoRA"
+    bl_options = {"UNDO", "INTERNAL"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        context.scene.msd.loras.add()
+        return {"FINISHED"}
+
+
+class MSD_OT_lora_remove(bpy.types.Operator):
+    """Take this LoRA off the model"""
+
+    bl_idname = "msd.lora_remove"
+    bl_label = "Remove LoRA"
+    bl_options = {"UNDO", "INTERNAL"}
+
+    index: IntProperty(options={"HIDDEN"})
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        context.scene.msd.loras.remove(self.index)
         return {"FINISHED"}
 
 
@@ -324,6 +350,8 @@ class MSD_OT_server_log(bpy.types.Operator):
 
 _CLASSES = (
     MSD_OT_generate,
+    MSD_OT_lora_add,
+    MSD_OT_lora_remove,
     MSD_OT_pause,
     MSD_OT_resume,
     MSD_OT_stop,

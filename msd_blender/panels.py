@@ -107,7 +107,21 @@ class MSD_PT_shape(_Settings, bpy.types.Panel):
 
 class MSD_PT_model(_Settings, bpy.types.Panel):
     bl_label = "Model and Device"
-    names = ("model", "device", "memory_limit", "rasterizer", "priority")
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, settings = self.layout, context.scene.msd
+        _props(layout, settings, "model")
+        column = layout.column(align=True)
+        for index, lora in enumerate(settings.loras):
+            row = column.row(align=True)
+            row.use_property_split = False
+            _placeholder(row, lora, "file", "LoRA file")
+            weight = row.row(align=True)
+            weight.ui_units_x = 3
+            weight.prop(lora, "weight", text="")
+            row.operator("msd.lora_remove", text="", icon="X").index = index
+        column.operator("msd.lora_add", icon="ADD")
+        _props(layout, settings, "device", "memory_limit", "rasterizer", "priority")
 
 
 class MSD_PT_jobs(_Panel, bpy.types.Panel):

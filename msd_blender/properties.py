@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The options of a job as Blender properties, for the scene (its panel) and the operator alike."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import (
+    BoolProperty,
+    CollectionProperty,
+    EnumProperty,
+    FloatProperty,
+    IntProperty,
+    PointerProperty,
+    StringProperty,
+)
 
 from .connection import expand_path, preferences
-from .protocol import GUIDANCES, MODES, OPTIONS, JobRequest, Option
+from .protocol import GUIDANCES, MAX_LORA_WEIGHT, MODES, OPTIONS, JobRequest, Option, join_lora, split_lora
 
 _MODE_NAMES = {
     "generate": ("Generate", "Make an object from nothing", "OUTLINER_OB_MESH"),
@@ -52,6 +61,21 @@ def _property(name: str, title: str, **more: Any) -> Any:
     low = 0 if option.default is None else option.low
     number = {**arguments, "min": low, "max": min(option.high, _LARGEST), "default": option.default or 0, **more}
     return IntProperty(**number) if option.type is int else FloatProperty(**number)
+
+
+class MSD_PG_lora(bpy.types.PropertyGroup):
+    """A LoRA with its weight."""
+
+    file: StringProperty(name="File", description="A .safetensors file on the server's machine", subtype="FILE_PATH")
+    weight: FloatProperty(
+        name="Weight",
+        description="How strongly it changes the model: 1 as its maker meant it, 0 not at all",
+        min=-MAX_LORA_WEIGHT,
+        max=MAX_LORA_WEIGHT,
+        soft_min=-2,
+        soft_max=2,
+        default=1,
+    )
 
 
 class RequestProperties:
@@ -105,6 +129,7 @@ class RequestProperties:
     field_of_view: _property("field_of_view", "Field of View")
     background: _property("background", "Background")
     model: _property("model", "Model", subtype="DIR_PATH")
+    loras: CollectionProperty(type=MSD_PG_lora, name="LoRAs", description=OPTIONS["loras"].text)
     device: _property("device", "Device")
     memory_limit: _property("memory_limit", "Memory Limit", soft_max=64)
     rasterizer: _property("rasterizer", "Rasterizer")
@@ -121,7 +146,11 @@ class RequestProperties:
         values["iterations"] = values["iterations"] or iterations
         values["texture_size"] = values["texture_size"] or texture_size
         chosen = preferences()
-        values["model"] = expand_path(self.model, chosen.url if chosen and chosen.place == "URL" else "")
+        server = chosen.url if chosen and chosen.place == "URL" else ""
+        values["model"] = expand_path(self.model, server)
+        values["loras"] = [
+            join_lora(expand_path(file, server), weight) for file, weight in map(split_lora, values["loras"])
+        ]
         return JobRequest(**values).validate(uploaded=False)
 
     def set_from(self, request: JobRequest) -> None:
@@ -134,16 +163,34 @@ class RequestProperties:
                 continue
             if name == "elevation":
                 self.elevation_min, self.elevation_max = map(round, value)
+            elif name == "loras":
+                self.set_loras(map(split_lora, value))
             elif option.many:
                 setattr(self, name, set(value))
             else:
                 setattr(self, name, value or _NO_CHOICE if option.choices else value)
+
+    def take_from(self, other: Any, name: str) -> None:
+        """Set a property as `other` has it."""
+        if name == "loras":
+            self.set_loras((each.file, each.weight) for each in other.loras)
+        else:
+            setattr(self, name, getattr(other, name))
+
+    def set_loras(self, loras: Iterable[tuple[str, float]]) -> None:
+        """Set the list of (file, weight)."""
+        self.loras.clear()
+        for file, weight in loras:
+            each = self.loras.add()
+            each.file, each.weight = file, weight
 
     def _value(self, option: Option) -> Any:
         """The value of an option, as the protocol has it."""
         if option.name == "elevation":
             ends = [self.elevation_min, self.elevation_max]
             return None if ends == [option.low, option.high] else ends
+        if option.name == "loras":
+            return [join_lora(each.file, round(each.weight, 6)) for each in self.loras if each.file]  # a float32
         value = getattr(self, option.name)
         if option.many:
             return [choice for choice in option.choices if choice in value]
@@ -161,6 +208,7 @@ class MSD_PG_settings(RequestProperties, bpy.types.PropertyGroup):
 
 
 def register() -> None:
+    bpy.utils.register_class(MSD_PG_lora)
     bpy.utils.register_class(MSD_PG_settings)
     bpy.types.Scene.msd = PointerProperty(type=MSD_PG_settings)
 
@@ -168,3 +216,4 @@ def register() -> None:
 def unregister() -> None:
     del bpy.types.Scene.msd
     bpy.utils.unregister_class(MSD_PG_settings)
+    bpy.utils.unregister_class(MSD_PG_lora)

@@ -69,6 +69,7 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
     from .api.header_timeout import HeaderTimeoutProtocol
     from .jobs.queue import Queue
     from .jobs.store import Store
+    from .priors.lora_files import ROOTS
 
     writable(data)
     lock = open(data / "server.lock", "w")
@@ -84,6 +85,8 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
     queue = Queue(Store(data), EXECUTORS[executor]())
     if models is None and not is_loopback(host):
         models = []
+    if models:
+        os.environ[ROOTS] = os.pathsep.join(map(str, models))  # for the workers, which look for LoRAs by name
     app = create_app(queue, host, "" if is_loopback(host) else token, __version__, models)
     server = Server(uvicorn.Config(app, http=HeaderTimeoutProtocol, log_level="warning", timeout_graceful_shutdown=1))
 
@@ -160,7 +163,10 @@ def within_memory(run: Callable[[int], None], report: Callable[[Log], None]) -> 
 
 def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Path | None = None, **options: Any) -> int:
     """Run one job in this process, with its progress on stderr. Ctrl-C keeps the last state."""
+    from .priors import Selection
+
     request = JobRequest(**options, mode=mode).validate(uploaded=False)
+    Selection.of(request).check()
     writable(output)
     stopped = threading.Event()
     live = sys.stderr.isatty()

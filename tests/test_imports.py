@@ -58,7 +58,7 @@ def test_the_server_knows_of_the_extension_only_the_protocol(path):
 
 # Each package and module of the server, with those that it may import.
 LAYERS = {
-    "__main__": {"api", "checkpoint", "cli", "doctor", "geometry", "jobs", "logs", "optimize", "paths"},
+    "__main__": {"api", "checkpoint", "cli", "doctor", "geometry", "jobs", "logs", "optimize", "paths", "priors"},
     "cli": {"jobs", "paths"},
     "doctor": {"priors"},
     "api": {"jobs", "priors"},

@@ -45,6 +45,7 @@ from .frames import (
     encode_snapshot,
     read_snapshot,
 )
+from .loras import MAX_LORA_WEIGHT, join_lora, split_lora
 from .messages import (
     CANCELLED,
     DEFAULT_HOST,
@@ -110,6 +111,7 @@ __all__ = [
     "MAX_FACES",
     "MAX_FRAME",
     "MAX_ITERATIONS",
+    "MAX_LORA_WEIGHT",
     "MAX_PRIORITY",
     "MAX_PROMPT",
     "MAX_SEED",
@@ -146,6 +148,8 @@ __all__ = [
     "encode_event",
     "encode_snapshot",
     "from_dict",
+    "join_lora",
     "read_snapshot",
+    "split_lora",
     "to_dict",
 ]

@@ -27,7 +27,7 @@ def add_options(
     """
     for option in OPTIONS.values():
         if not option.internal and mode in option.modes and option.name not in ("mode", *without):
-            name = option.name if option.required else "--" + option.name.replace("_", "-")
+            name = option.name if option.required else option.flag
             command.add_argument(name, default=argparse.SUPPRESS, help=_help(option), **_kind(option, folder))
 
 
@@ -39,6 +39,13 @@ def _kind(option: Option, folder: Callable[[str], str]) -> dict[str, Any]:
         return {"choices": option.choices} | ({"nargs": "+"} if option.many else {})
     if option.required:
         return {"metavar": option.name.upper()}
+    if option.texts:
+        return {
+            "action": "append",
+            "dest": option.name,
+            "type": folder if option.folder else str,
+            "metavar": option.syntax,
+        }
     if option.folder:
         return {"type": folder, "metavar": "DIR"}
     if option.many:
@@ -52,6 +59,8 @@ def _help(option: Option) -> str:
         notes.append(f"{option.low:,} to {option.high:,}")
     if option.default is None:
         notes.append(f"default: {option.none}")
+    elif option.texts:
+        notes.append("may be given again")
     elif option.default and not option.required:
         notes.append(f"default: {option.default}")
     return option.text + (f" ({'; '.join(notes)})" if notes else "")

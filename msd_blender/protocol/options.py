@@ -19,7 +19,7 @@ class Option:
     Args:
         name: of the field, and the key on the wire.
         type: of the value; of a list, the type of its items.
-        many: the value is a list: of choices, or of two numbers.
+        many: the value is a list: of choices, of two numbers, or of any number of texts.
         default: the value of a request that leaves the option out, often None; MISSING: it is required.
         description: the effect, as a phrase without a capital at its start or a period at its end.
         unit: of a number.
@@ -28,7 +28,8 @@ class Option:
         length: greatest number of characters of a text, None for any.
         choices: the values that a text, or each in a list, may have; () for any.
         modes: those that the option has an effect in.
-        folder: the text is a folder on the server's machine, "" for none.
+        folder: the text is a folder on the server's machine, "" for none; in a list, each is a file there.
+        syntax: the text of one item of a list of texts, as FILE:WEIGHT.
         internal: set by clients themselves, so that no person is asked for it.
     """
 
@@ -45,7 +46,19 @@ class Option:
     choices: tuple[str, ...] = ()
     modes: tuple[str, ...] = MODES
     folder: bool = False
+    syntax: str = ""
     internal: bool = False
+
+    @property
+    def texts(self) -> bool:
+        """Whether the value is a list of any number of texts."""
+        return self.many and self.type is str and not self.choices
+
+    @property
+    def flag(self) -> str:
+        """The command lines' flag; that of a list of texts names one of them and is given again for each."""
+        name = self.name.removesuffix("s") if self.texts else self.name
+        return "--" + name.replace("_", "-")
 
     @property
     def required(self) -> bool:
@@ -63,6 +76,11 @@ class Option:
         if self.many and self.choices:
             if not isinstance(value, list) or not all(each in self.choices for each in value):
                 raise self._unfit(f"a list of {', '.join(self.choices)}", value)
+        elif self.texts:
+            if not isinstance(value, list):
+                raise self._unfit("a list of texts", value)
+            for each in value:
+                self._check_text(each)
         elif self.many:
             if not isinstance(value, list) or len(value) != 2:
                 raise self._unfit("two numbers", value)
@@ -112,6 +130,7 @@ def option(
     choices: tuple[str, ...] = (),
     modes: tuple[str, ...] = MODES,
     folder: bool = False,
+    syntax: str = "",
     internal: bool = False,
 ) -> Any:
     """A dataclass field that declares an `Option`, whose name and type are the field's own."""
@@ -125,6 +144,7 @@ def option(
         "choices": choices,
         "modes": modes,
         "folder": folder,
+        "syntax": syntax,
         "internal": internal,
     }
     if isinstance(default, list):

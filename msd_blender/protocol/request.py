@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from .errors import ProtocolError
 from .frames import MAX_FACES, MAX_TEXTURE_SIZE
+from .loras import split_lora
 from .options import MODES, Option, option, options_of
 
 MAX_PROMPT = 1000  # characters
@@ -54,6 +55,13 @@ class JobRequest:
         description="diffusers folder, .safetensors file or id in the Hugging Face cache, on the server's machine; "
         "empty for the bundled model",
         folder=True,
+    )
+    loras: list[str] = option(
+        [],
+        description="LoRA on the server's machine that is put on the model, as FILE or FILE:WEIGHT; the weight is 1 "
+        "if left out",
+        folder=True,
+        syntax="FILE:WEIGHT",
     )
     rasterizer: str = option(
         "auto",
@@ -141,6 +149,8 @@ class JobRequest:
         """
         for name, each in OPTIONS.items():
             each.check(getattr(self, name))
+        for lora in self.loras:
+            split_lora(lora)
         if uploaded and self.mode == "generate" and self.mesh:
             raise ProtocolError("Mode generate starts from nothing: leave out the mesh.")
         if uploaded and self.mode != "generate" and not self.mesh:

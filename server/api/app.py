@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from msd_blender.protocol import FILES, QUEUED, Edit, Health, Job, JobRequest, M
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import MIN_FREE_BYTES
 from ..jobs.uploads import UploadNotFound
-from ..priors import PriorError, check
+from ..priors import PriorError, Selection, check
 from ..priors.catalogue import catalogue
 from . import metrics
 from .auth import Guard, RateLimit, allowed_model
@@ -33,6 +34,10 @@ MAX_UPLOADS = 4  # meshes that are being sent
 UPLOAD_SECONDS = 120.0  # for one to arrive
 DISK_FULL = (
     f"The disk of the data folder {{}} has less than {MIN_FREE_BYTES >> 20} MB left: make room there, then try again."
+)
+NOT_ALLOWED = (
+    "This server opens models and LoRAs only below the folders that it was started with (--models): name those, or "
+    "none for the bundled model."
 )
 SUBMISSIONS = 600  # a minute and address
 PAGE = Path(__file__).parent / "page"
@@ -128,6 +133,17 @@ def create_app(
             raise HTTPException(404, f"There is no job {id!r} on this server.")
         return job
 
+    def check_models(job_request: JobRequest) -> None:
+        """Refuse a model or a LoRA that this server may not open, and a LoRA that cannot be put on the model."""
+        if not allowed_model(job_request.model, models):
+            raise HTTPException(403, NOT_ALLOWED)
+        if job_request.model:
+            check(job_request.model)
+        selection = Selection.of(job_request)
+        if not all(allowed_model(lora.file, models) for lora in selection.loras):
+            raise HTTPException(403, NOT_ALLOWED)
+        selection.check()
+
     def admit_reader() -> None:
         if queue.streams.readers >= MAX_READERS:
             raise HTTPException(429, f"The server has {MAX_READERS} readers already: try again later.")
@@ -201,14 +217,7 @@ def create_app(
     def submit(request: Request, body: Annotated[dict[str, object], Body()]) -> Job:
         """Queue a job; a known `client_key` gives the job that it made before."""
         job_request = from_dict(JobRequest, body).validate()
-        if not allowed_model(job_request.model, models):
-            raise HTTPException(
-                403,
-                "This server opens models only below the folders that it was started with "
-                "(--models): name one of those, or none for the bundled model.",
-            )
-        if job_request.model:
-            check(job_request.model)
+        check_models(job_request)
         if not submissions.allows(request.client.host if request.client else ""):
             raise HTTPException(429, f"At most {SUBMISSIONS} jobs a minute can be submitted: try again later.")
         if queue.store.count(QUEUED) >= MAX_QUEUED:
@@ -251,7 +260,10 @@ def create_app(
     )
     def edit(id: JobId, body: Annotated[dict[str, object], Body()]) -> Job:
         """Let a job go on from an artist's edit: of its prompts, or of the asset itself."""
-        return queue.edit(job_of(id).id, from_dict(Edit, body).validate())
+        current, change = job_of(id), from_dict(Edit, body).validate()
+        if change.prompt is not None:
+            check_models(replace(current.request, prompt=change.prompt))
+        return queue.edit(current.id, change)
 
     @app.get(
         "/v1/jobs/{id}/events",

@@ -71,7 +71,7 @@ class RateLimit:
 
 
 def allowed_model(model: str, roots: list[Path] | None) -> bool:
-    """Whether a request may name this model: any where `roots` is None, else one below one of them.
+    """Whether a request may name this model or LoRA: any where `roots` is None, else one below one of them.
 
     Links are followed first, so that none leads out.
     """

@@ -78,7 +78,9 @@ def _value(option: Option) -> Schema:
         value |= {"minimum": option.low, "maximum": option.high}
     if not option.many:
         return value
-    return {"type": "array", "items": value} | ({} if option.choices else {"minItems": 2, "maxItems": 2})
+    return {"type": "array", "items": value} | (
+        {} if option.choices or option.texts else {"minItems": 2, "maxItems": 2}
+    )
 
 
 def _description(option: Option) -> str:

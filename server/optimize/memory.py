@@ -73,7 +73,7 @@ def limit_of(request: JobRequest, device: torch.device) -> int:
         return round(request.memory_limit * GIB)
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
-    return psutil.virtual_memory().total  # not what is free now: the same job must take the same way every time
+    return int(psutil.virtual_memory().total)  # not what is free now: the same job must take the same way every time
 
 
 def predicted_peak(request: JobRequest, settings: Settings, prior: TextToImagePrior, device: torch.device) -> int:

@@ -21,7 +21,9 @@ from .base import PriorError, append_dims
 from .conditions import Condition, TextCondition, Views
 from .cost import Cost, cost_of
 from .files import words
+from .lora import fuse_loras
 from .lora_denoiser import LoRADenoiser
+from .lora_files import LoRA
 from .noise_models import NoiseModel
 from .parts import Parts, not_finite
 from .prompts import negative_prompts, prompt_warnings, unknown_words, view_prompts
@@ -49,6 +51,8 @@ class DiffusersPrior(ABC):
     tokens: int  # that the text encoder takes, start and end among them
     encoders: Sequence[torch.nn.Module]  # of texts, on the CPU until they are asked
     embedded_guidance = False  # the network takes a guidance scale as an input, and needs no second answer for it
+    windows = 1  # of so many tokens that a long text has at most
+    weighs_words = False  # (word:1.3) is a weight, not text
 
     def __init__(self, parts: Parts, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         self.parts = parts
@@ -60,6 +64,7 @@ class DiffusersPrior(ABC):
         network = "transformer" if "transformer" in parts.index else "unet"
         self.distillation = distilled.find(parts.place, parts.index, parts.config(network), parts.config("scheduler"))
         self._embeddings: OrderedDict[str, TextCondition] = OrderedDict()
+        self._notes: list[str] = []  # about LoRAs
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -112,6 +117,13 @@ class DiffusersPrior(ABC):
         networks = [each for each in vars(self).values() if isinstance(each, torch.nn.Module)]
         return cost_of(networks, self.vae, self.denoising_network, self.resolution, height * width)
 
+    def add_loras(self, loras: Sequence[LoRA]) -> None:
+        """As `HasLoRAs.add_loras`."""
+        parts = {name: getattr(self, name, None) for name in self.parts.index}
+        networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
+        self._notes += fuse_loras(str(self.parts.index["_class_name"]), networks, loras)
+        self._embeddings.clear()
+
     def not_finite(self) -> PriorError:
         """As `TextToImagePrior.not_finite`."""
         return not_finite("The model's answers", self.device, self.dtype)
@@ -161,9 +173,11 @@ class DiffusersPrior(ABC):
         if self.embedded_guidance and not any(negatives):
             return replace(positive, guidance_scale=float(guidance_scale))
         against = self._encode_texts(negatives)
+        length = max(each.embeddings.shape[1] for each in (positive, against))
         return replace(
             positive,
-            negative=against.embeddings,
+            embeddings=self._padded(positive.embeddings, length),
+            negative=self._padded(against.embeddings, length),
             negative_pooled=against.pooled,
             negative_mask=against.mask,
             guidance_scale=float(guidance_scale),
@@ -171,13 +185,21 @@ class DiffusersPrior(ABC):
 
     def prompt_warnings(self, prompt: str, negative_prompt: str = "", against_overhead: bool = False) -> list[str]:
         """As `TextToImagePrior.prompt_warnings`."""
-        warnings = []
+        warnings = [*self._notes]
         if self.words and (unknown := unknown_words(prompt, self.words.words)):
             warnings.append(
                 f"The bundled model does not know {', '.join(unknown)}; it knows {', '.join(self.words.things)}. "
                 "For anything else, name a folder of Stable Diffusion as the model."
             )
-        return warnings + prompt_warnings(self.tokenizer, self.tokens, prompt, negative_prompt, against_overhead)
+        return warnings + prompt_warnings(
+            self.tokenizer,
+            self.tokens,
+            prompt,
+            negative_prompt,
+            against_overhead,
+            windows=self.windows,
+            weighs=self.weighs_words,
+        )
 
     @torch.no_grad()
     def _encode_texts(self, texts: Sequence[str]) -> TextCondition:
@@ -190,11 +212,20 @@ class DiffusersPrior(ABC):
             self._embeddings.move_to_end(text)
         while len(self._embeddings) > MAX_EMBEDDINGS:
             self._embeddings.popitem(last=False)
+        length = max(each.embeddings.shape[1] for each in encoded)
         return TextCondition(
-            torch.cat([each.embeddings for each in encoded]),
+            torch.cat([self._padded(each.embeddings, length) for each in encoded]),
             pooled=_cat([each.pooled for each in encoded]),
             mask=_cat([each.mask for each in encoded]),
         )
+
+    def _padded(self, embeddings: Tensor, length: int) -> Tensor:
+        """Embeddings (B, n, width) and windows of the empty text after them, up to `length` tokens."""
+        if embeddings.shape[1] == length:
+            return embeddings
+        empty = self._encode_texts([""]).embeddings
+        missing = (length - embeddings.shape[1]) // empty.shape[1]
+        return torch.cat([embeddings, empty.repeat(len(embeddings), missing, 1)], dim=1)
 
     def student(self) -> LoRADenoiser:
         """As `HasStudent.student`."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from msd_blender.protocol import JobRequest
 
 from . import files, multi_view_files, places, single_file, transformer_files
 from .base import PriorError, TextToImagePrior
+from .lora_files import HasLoRAs, LoRA, check_loras, named_loras
 
 if TYPE_CHECKING:
     import torch
@@ -83,8 +84,15 @@ def _pipeline(place: Path) -> Pipeline:
     return PIPELINES[kind]
 
 
+def _place(model: str | Path | None) -> Path:
+    return places.resolve(model) if model else BUNDLED_MODEL
+
+
 def load(
-    model: str | Path | None = None, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    model: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    loras: Sequence[LoRA] = (),
 ) -> TextToImagePrior:
     """Load a model, offline.
 
@@ -93,8 +101,10 @@ def load(
             "" is the model that comes with the server.
         device: default the GPU where there is one.
         dtype: of the networks; default float16 on a GPU, float32 on the CPU.
+        loras: put on the model.
 
-    Raises PriorError, with what to do, for what does not hold a model of `PIPELINES`.
+    Raises PriorError, with what to do, for what does not hold a model of `PIPELINES`, and for a LoRA that does not
+    fit it.
     """
     import torch  # takes seconds: only when needed
 
@@ -113,8 +123,14 @@ def load(
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
     check(place)
+    check_loras(loras, place)
     make: Callable[[Parts, torch.device, torch.dtype], TextToImagePrior] = pkgutil.resolve_name(_pipeline(place).prior)
-    return make(FolderParts(place) if place.is_dir() else SingleFileParts(place), device, dtype)
+    prior = make(FolderParts(place) if place.is_dir() else SingleFileParts(place), device, dtype)
+    if loras:
+        if not isinstance(prior, HasLoRAs):
+            raise PriorError(f"LoRAs cannot be put on {place}: leave them out.")
+        prior.add_loras(loras)
+    return prior
 
 
 @dataclass(frozen=True)
@@ -122,10 +138,16 @@ class Selection:
     """The model that a job names, with everything that is put on it."""
 
     model: str = ""
+    loras: tuple[LoRA, ...] = ()
 
     @classmethod
     def of(cls, request: JobRequest) -> Selection:
-        return cls(request.model)
+        """The selection of a request. Raises PriorError for a LoRA that its prompt names and that is not found."""
+        return cls(request.model, named_loras(request.loras, request.prompt, _place(request.model)))
+
+    def check(self) -> None:
+        """Raise PriorError, with one sentence that says what to do, for a LoRA that cannot be put on the model."""
+        check_loras(self.loras, _place(self.model))
 
 
 _cache: dict[tuple[Selection, str], TextToImagePrior] = {}
@@ -136,7 +158,7 @@ def load_cached(selection: Selection, device: torch.device) -> TextToImagePrior:
     key = selection, str(device)
     if key not in _cache:
         clear_cache()
-        _cache[key] = load(selection.model, device)
+        _cache[key] = load(selection.model, device, loras=selection.loras)
     return _cache[key]
 
 

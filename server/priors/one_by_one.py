@@ -23,7 +23,7 @@ Prior = TypeVar("Prior", bound=Denoiser)
 def one_by_one(prior: Prior) -> Prior:
     """The same prior, asked for as few pictures at a time as can be.
 
-    All it answers and all gradients are equal up to rounding, and a guidance that uses it draws the same random numbers.
+    Its answers and all gradients are equal up to rounding, and a guidance that uses it draws the same random numbers.
     """
     return cast(Prior, _OneByOne(prior))
 

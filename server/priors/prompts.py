@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Prompts: view words say which side of the object a camera sees (DreamFusion, section 3.2), and a prompt that is too
-long for a model loses nothing in silence."""
+"""Prompts: view words say which side of the object a camera sees (DreamFusion, section 3.2), words have weights, and a
+prompt that is too long for a model loses nothing in silence."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,8 +30,18 @@ _OWN_VIEW = re.compile(
 
 _CAMERA = re.compile(f", (?:{'|'.join(sorted(VIEWS, key=len, reverse=True))}) view\\b")  # as `view_prompts` adds it
 _TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
-# How other programs weigh words: (word:1.3), ((word)), [word:other:0.5].
+_LORA_TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
+# Weights, (word:1.3), ((word)), [word:0.5], for models that do not heed them; and words that change with a picture's
+# steps, [word:other:0.5], [word|other], for those that do.
 _WEIGHT = re.compile(r"\([^()]+:\s*-?[\d.]+\s*\)|\({2,}[^()]+\){2,}|\[[^\[\]]+:[^\[\]]*\]")
+_CHANGE = re.compile(r"\[[^\[\]]*[:|][^\[\]]*\]")
+_MARKS = re.compile(
+    r"\\(?P<escaped>[()\[\]\\])|(?P<open>[(\[])|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|(?P<close>[)\]])"
+    r"|(?P<text>[^\\()\[\]:]+|[\\:])"
+)
+_BRACKET = re.compile(r"[()\[\]\\]")
+EMPHASIS = 1.1  # weight of (word); that of [word] is its inverse
+MAX_WINDOWS = 8  # of a long text: more than `MAX_PROMPT` characters of English have
 MAX_NAMED = 12  # unknown characters in a sentence
 
 
@@ -83,34 +94,129 @@ def negative_prompts(prompt: str, elevation: ArrayLike, negative_prompt: str, ag
     ]
 
 
+def weighted_parts(text: str) -> list[tuple[str, float]]:
+    """A text as parts and their weights, by the rules of A1111's web UI.
+
+    (word:1.3) has the weight 1.3, (word) 1.1, [word] 1 / 1.1; nested weights multiply; a bracket that is not closed
+    reaches to the end, and one that closes nothing is text. A backslash makes a bracket text.
+    https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Features#attentionemphasis
+    """
+    parts: list[tuple[str, float]] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+
+    def close(bracket: str, weight: float) -> None:
+        start = opened[bracket].pop()
+        parts[start:] = [(part, weight * of) for part, of in parts[start:]]
+
+    for mark in _MARKS.finditer(text):
+        if mark["open"]:
+            opened[mark["open"]].append(len(parts))
+        elif mark["weight"] and opened["("]:
+            close("(", float(mark["weight"]))
+        elif mark["close"] == ")" and opened["("]:
+            close("(", EMPHASIS)
+        elif mark["close"] == "]" and opened["["]:
+            close("[", 1 / EMPHASIS)
+        else:
+            parts.append((mark["escaped"] or mark[0], 1.0))
+    for bracket, weight in (("(", EMPHASIS), ("[", 1 / EMPHASIS)):
+        while opened[bracket]:
+            close(bracket, weight)
+    return [
+        ("".join(part for part, _ in same), weight) for weight, same in itertools.groupby(parts, lambda each: each[1])
+    ]
+
+
+def unweighted(text: str) -> str:
+    """The text without the marks of weights."""
+    return "".join(part for part, _ in weighted_parts(text))
+
+
 @dataclass(frozen=True)
 class Tokens:
-    """A text as a text encoder reads it."""
+    """A text as a text encoder reads it, in windows of the encoder's full length."""
 
-    ids: list[int]  # of the encoder's full length, with start, end and padding
-    mask: list[int]  # 1 for a token, 0 for padding
+    ids: list[list[int]]  # with start, end and padding
+    mask: list[list[int]]  # 1 for a token, 0 for padding
+    weights: list[list[float]]  # 1 for start, end and padding
     cut: str  # the part without room, in the tokenizer's spelling
 
+    @property
+    def are_weighted(self) -> bool:
+        return any(weight != 1 for window in self.weights for weight in window)
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> Tokens:
-    """A text as `length` tokens. In a longer text the camera's view stays, and the words before it lose their end.
 
-    A longer text without a camera's view loses its end, as with the tokenizer alone.
+def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, length: int, windows: int = 1) -> Tokens:
+    """A text as up to `windows` times `length` tokens, each window with start and end, as in A1111's web UI.
+
+    A window ends with a word, and the camera's view stays in one. In a text that is longer still the camera's view
+    stays, and the words before it lose their end; without a camera's view it loses its end.
     """
     text = without_tags(text)
-    ids = tokenizer(text, verbose=False).input_ids
-    if len(ids) <= length:
-        padded = tokenizer(text, padding="max_length", max_length=length, truncation=True)
-        return Tokens(padded.input_ids, padded.attention_mask, "")
     camera = _CAMERA.search(text)
-    at = camera.start() if camera else len(text)
-    before, after = (
-        tokenizer(part, add_special_tokens=False, verbose=False).input_ids for part in (text[:at], text[at:])
-    )
+    at, end = camera.span() if camera else (len(text), len(text))
+    before, after = weighted_parts(text[:at]), weighted_parts(text[end:])
+    parts = [*before, (text[at:end], 1.0), *after]
+    if all(weight == 1 for _, weight in parts):
+        plain = "".join(part for part, _ in parts)
+        if len(tokenizer(plain, verbose=False).input_ids) <= length:
+            padded = tokenizer(plain, padding="max_length", max_length=length, truncation=True)
+            return Tokens([padded.input_ids], [padded.attention_mask], [[1.0] * length], "")
+    first = _marked(tokenizer, before)
+    view = [replace(token, ends_word=False) for token in _marked(tokenizer, [(text[at:end], 1.0)])]
+    rest = [*view[:-1], *(replace(token, ends_word=True) for token in view[-1:]), *_marked(tokenizer, after)]
     room = length - 2
-    kept, end = before[: max(0, room - len(after))], after[:room]
-    cut = [str(tokenizer.decode(rest)).strip("\ufffd ") for rest in (before[len(kept) :], after[len(end) :]) if rest]
-    return Tokens([ids[0], *kept, *end, ids[-1]], [1] * length, " … ".join(cut) or "…")
+    kept, fitting = max(0, min(len(first), windows * room - len(rest))), rest[: windows * room]
+    while len(packed := _packed([*first[:kept], *fitting], room)) > windows:
+        kept -= 1
+    lost = [[token.id for token in each] for each in (first[kept:], rest[len(fitting) :])]
+    cut = [str(tokenizer.decode(ids)).strip("\ufffd ") for ids in lost if ids]
+    start, *_, stop = tokenizer(text, verbose=False).input_ids
+    padding = [room - len(window) for window in packed]
+    return Tokens(
+        [
+            [start, *(token.id for token in window), stop, *[tokenizer.pad_token_id] * more]
+            for window, more in zip(packed, padding)
+        ],
+        [[1] * (length - more) + [0] * more for more in padding],
+        [[1.0, *(token.weight for token in window), *[1.0] * (more + 1)] for window, more in zip(packed, padding)],
+        (" … ".join(cut) or "…") if any(lost) else "",
+    )
+
+
+@dataclass(frozen=True)
+class _Token:
+    id: int
+    weight: float
+    ends_word: bool
+
+
+def _marked(tokenizer: PreTrainedTokenizerBase, parts: Iterable[tuple[str, float]]) -> list[_Token]:
+    found = []
+    for text, weight in parts:
+        ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        names = tokenizer.convert_ids_to_tokens(ids)
+        found += [_Token(id, weight, name.endswith("</w>")) for id, name in zip(ids, names)]
+    return found
+
+
+def _packed(tokens: Sequence[_Token], room: int) -> list[list[_Token]]:
+    """Tokens in windows of at most `room`, each of which ends with a word unless a word is longer than a window."""
+    windows: list[list[_Token]] = [[]]
+    word: list[_Token] = []
+    for number, token in enumerate(tokens, 1):
+        word.append(token)
+        if token.ends_word or len(word) == room or number == len(tokens):
+            if len(windows[-1]) + len(word) > room:
+                windows.append([])
+            windows[-1] += word
+            word = []
+    return windows
+
+
+def lora_tags(prompt: str) -> list[tuple[str, str]]:
+    """The tags of a prompt that name LoRAs, each whole and its content: ("<lora:shiny:0.8>", "shiny:0.8")."""
+    return [(match[0], match[1]) for match in _LORA_TAG.finditer(prompt)]
 
 
 def fitting(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> str:
@@ -136,7 +242,7 @@ def without_tags(text: str) -> str:
 
 def unknown_words(prompt: str, known: Collection[str]) -> list[str]:
     """The words of a prompt that are not among the known ones, in order."""
-    found = re.findall(r"[a-z0-9']+", without_tags(prompt).lower())
+    found = re.findall(r"[a-z0-9']+", unweighted(without_tags(prompt)).lower())
     return [word for word in dict.fromkeys(found) if word not in known]
 
 
@@ -146,17 +252,22 @@ def prompt_warnings(
     prompt: str,
     negative_prompt: str = "",
     against_overhead: bool = False,
+    windows: int = 1,
+    weighs: bool = True,
 ) -> list[str]:
-    """One sentence for each part of a job's prompts that does not reach a model of `length` tokens.
+    """One sentence for each part of a job's prompts that does not reach a model.
 
+    length: tokens of one of the `windows` of its text encoder, start and end among them.
+    weighs: words get their weights.
     against_overhead: views from overhead get into negative prompts, see `negative_prompts`.
     """
 
     def longest_cut(*texts: str) -> str:
-        return max((tokenize(tokenizer, text, length).cut for text in texts), key=len)
+        read = texts if weighs else [_BRACKET.sub(r"\\\g<0>", text) for text in texts]
+        return max((tokenize(tokenizer, text, length, windows).cut for text in read), key=len)
 
     warnings = []
-    reads = f"The model reads {length - 2} tokens"
+    reads = f"The model reads {windows * (length - 2)} tokens"
     cut = longest_cut(*view_prompts(prompt, range(0, 360, 45), 0), *view_prompts(prompt, 0, 90))
     if cut:
         warnings.append(f"{reads}, the view's words among them, and does not get {cut!r}: shorten the prompt.")
@@ -170,16 +281,21 @@ def prompt_warnings(
                 f"and does not get {both_cut!r} there: shorten one of them."
             )
     together = f"{prompt} {negative_prompt}"
-    if unknown := _unknown_characters(tokenizer, without_tags(together)):
+    if unknown := _unknown_characters(tokenizer, unweighted(without_tags(together))):
         more = ", …" if len(unknown) > MAX_NAMED else ""
         warnings.append(
             f"The model does not know {', '.join(unknown[:MAX_NAMED])}{more}: what they mean is lost. Write the "
             "prompt in English words."
         )
-    if weights := _WEIGHT.findall(together):
+    if weighs and (changes := _CHANGE.findall(together)):
+        warnings.append(
+            f"{', '.join(changes)} is read as text of less weight, as no words change while an object is made: "
+            "write the words alone, or (word:0.7) for a weight."
+        )
+    if not weighs and (weights := _WEIGHT.findall(together)):
         warnings.append(f"{', '.join(weights)} gets no weight, but is read as text: write the words alone.")
-    if tags := _TAG.findall(together):
-        warnings.append(f"{', '.join(tags)} is left out, as no LoRA is loaded by a prompt.")
+    if tags := [tag for tag in _TAG.findall(prompt) if not _LORA_TAG.fullmatch(tag)] + _TAG.findall(negative_prompt):
+        warnings.append(f"{', '.join(tags)} is left out: of tags, only those of LoRAs in the prompt are read.")
     return warnings
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,11 +16,13 @@ from .conditions import TextCondition
 from .diffusers_prior import DiffusersPrior
 from .noise_models import DiscreteNoise
 from .parts import Parts
-from .prompts import tokenize
+from .prompts import MAX_WINDOWS, Tokens, tokenize
 
 
 class StableDiffusion(DiffusersPrior):
     """A frozen Stable Diffusion model, as a `TextToImagePrior`."""
+
+    weighs_words = True
 
     def __init__(self, parts: Parts, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         super().__init__(parts, device, dtype)
@@ -29,6 +32,7 @@ class StableDiffusion(DiffusersPrior):
         self.embedded_guidance = bool(self.unet.config.time_cond_proj_dim)
         self.tokenizer: CLIPTokenizer = parts.load("tokenizer", CLIPTokenizer)
         self.tokens: int = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        self.windows = 1 if self.words else MAX_WINDOWS  # a small model learned one window of words
         scheduler = parts.load("scheduler", DDPMScheduler)
         self.noise = DiscreteNoise(scheduler.alphas_cumprod, scheduler.config.prediction_type, self.device)
         size = self.unet.config.sample_size
@@ -43,15 +47,42 @@ class StableDiffusion(DiffusersPrior):
         return network
 
     def _encode_text(self, text: str) -> TextCondition:
-        ids, mask = self._tokens(self.tokenizer, text)
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
-        return TextCondition(self.text_encoder(ids, attention_mask=mask if masked else None)[0])
 
-    def _tokens(self, tokenizer: CLIPTokenizer, text: str) -> tuple[Tensor, Tensor]:
-        """(1, tokens) ids and attention mask of a text."""
-        tokens = tokenize(tokenizer, text, self.tokens)
-        ids, mask = (torch.tensor([each]).to(self.device, non_blocking=True) for each in (tokens.ids, tokens.mask))
-        return ids, mask
+        def encode(ids: Tensor, mask: Tensor) -> tuple[Tensor, None]:
+            return self.text_encoder(ids, attention_mask=mask if masked else None)[0], None
+
+        return self._encode_windows(self.tokenizer, text, encode)
+
+    def _encode_windows(
+        self, tokenizer: CLIPTokenizer, text: str, encode: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+    ) -> TextCondition:
+        """A text by windows of the encoder's length, side by side, each word moved away from the empty text by its
+        weight w: empty + w (word - empty), so that the other words keep their bits.
+
+        The pooled text of several windows is that of the one which `tokenize` makes of the whole text.
+
+        encode: (1, tokens) ids and attention mask -> (1, tokens, width) and, where the network takes it, (1, width).
+        """
+
+        def windows(text: str, most: int) -> tuple[Tokens, Tensor, Tensor | None]:
+            tokens = tokenize(tokenizer, text, self.tokens, most)
+            encoded = [
+                encode(*(torch.tensor([each]).to(self.device, non_blocking=True) for each in window))
+                for window in zip(tokens.ids, tokens.mask)
+            ]
+            return tokens, torch.cat([hidden for hidden, _ in encoded], dim=1), encoded[0][1]
+
+        tokens, hidden, pooled = windows(text, self.windows)
+        if tokens.are_weighted:
+            weights = torch.tensor(tokens.weights).reshape(1, -1, 1).to(self.device, non_blocking=True)
+            empty = windows("", 1)[1].repeat(1, len(tokens.ids), 1)
+            hidden = torch.where(
+                weights == 1, hidden, torch.lerp(empty.float(), hidden.float(), weights).to(hidden.dtype)
+            )
+        if len(tokens.ids) > 1 and pooled is not None:
+            pooled = windows(text, 1)[2]
+        return TextCondition(hidden, pooled=pooled)
 
     def _ask(self, x: Tensor, timestep: Tensor, text: TextCondition) -> Tensor:
         scale = None

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from .conditions import TextCondition
@@ -31,12 +35,19 @@ class StableDiffusionXL(StableDiffusion):
         return wide(self.dtype, self.device) if self.parts.config("vae").get("force_upcast", True) else self.dtype
 
     def _encode_text(self, text: str) -> TextCondition:
-        hidden, pooled = [], torch.empty(0)
-        for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
-            encoded = encoder(self._tokens(tokenizer, text)[0], output_hidden_states=True)
-            hidden.append(encoded.hidden_states[-2])
-            pooled = encoded[0]
-        embeddings = torch.cat(hidden, dim=-1)
+        def encoder(network: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+            def encode(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+                encoded = network(ids, output_hidden_states=True)
+                return encoded.hidden_states[-2], encoded[0]
+
+            return encode
+
+        first, second = (
+            self._encode_windows(tokenizer, text, encoder(network))
+            for tokenizer, network in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2))
+        )
+        embeddings, pooled = torch.cat([first.embeddings, second.embeddings], dim=-1), second.pooled
+        assert pooled is not None
         if not text and self._zeros_for_empty:
             return TextCondition(torch.zeros_like(embeddings), pooled=torch.zeros_like(pooled))
         return TextCondition(embeddings, pooled=pooled)

@@ -17,7 +17,7 @@ import pytest
 import msd_blender
 from msd_blender import api, commands, panels
 from msd_blender.client import ClientError
-from msd_blender.protocol import OPTIONS, JobRequest, Option, from_dict
+from msd_blender.protocol import OPTIONS, JobRequest, Option, from_dict, split_lora
 from server import cli
 from server.api.schema import request_schema
 
@@ -32,6 +32,8 @@ def value_of(option: Option) -> Any:
     """A value that is not the default."""
     if option.choices:
         return [option.choices[-1]] if option.many else option.choices[-1]
+    if option.texts:
+        return ["/a/shiny.safetensors:0.8", "/a/flat.safetensors"]
     if option.many:
         return [0, 30]
     if option.type is str:
@@ -73,8 +75,10 @@ def flags(option: Option) -> list[str]:
     value = value_of(option)
     if option.required:
         return [value]
+    if option.texts:
+        return [PROMPT, *(text for each in value for text in (option.flag, each))]
     values = value if option.many else [] if option.type is bool else [value]
-    return [PROMPT, "--" + option.name.replace("_", "-"), *map(str, values)]
+    return [PROMPT, option.flag, *map(str, values)]
 
 
 def test_no_other_option_is_internal() -> None:
@@ -89,6 +93,9 @@ def test_panel(option: Option) -> None:
     if option.name == "elevation":
         names = ["elevation_min", "elevation_max"]
         settings.elevation_min, settings.elevation_max = value
+    elif option.name == "loras":
+        names = ["file", "weight"]
+        settings.set_loras(map(split_lora, value))
     else:
         names = [option.name]
         setattr(settings, option.name, set(value) if option.many else value)

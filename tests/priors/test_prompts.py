@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import re
+from itertools import groupby
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from server.priors.prompts import (
     negative_prompts,
     prompt_warnings,
     tokenize,
+    unweighted,
     view_prompts,
     view_word,
+    weighted_parts,
     without_tags,
     without_view,
 )
@@ -109,14 +112,14 @@ def test_every_direction_covers_an_eighth_of_a_turn():
 
 @given(text=st.one_of(st.text(max_size=40), st.lists(st.sampled_from(LONG.split()), max_size=20).map(" ".join)))
 def test_a_text_without_view_is_tokenized_as_is(tokenizer, text):
-    assume(without_tags(text) == text)
+    assume(without_tags(text) == text and not set(r"()[]\\") & set(text))
     tokens, own = tokenize(tokenizer, text, 16), tokenizer(text, padding="max_length", max_length=16, truncation=True)
-    assert (tokens.ids, tokens.mask) == (own.input_ids, own.attention_mask)
+    assert (tokens.ids, tokens.mask) == ([own.input_ids], [own.attention_mask]) and not tokens.are_weighted
 
 
 def test_a_text_that_fits_is_tokenized_as_is(tokenizer):
     (text,) = view_prompts("a spotted red mushroom", 45, 0)
-    assert tokenize(tokenizer, text, 16).ids == tokenizer(text, padding="max_length", max_length=16).input_ids
+    assert tokenize(tokenizer, text, 16).ids == [tokenizer(text, padding="max_length", max_length=16).input_ids]
     assert not tokenize(tokenizer, text, 16).cut and not prompt_warnings(tokenizer, 16, "a spotted red mushroom")
 
 
@@ -126,16 +129,17 @@ def test_a_long_prompt_is_cut_before_the_view(tokenizer, prompt):
     for angle in range(0, 360, 45):
         (text,) = view_prompts(prompt, angle, 0)
         tokens = tokenize(tokenizer, text, 16)
-        assert len(tokens.ids) == 16 and all(tokens.mask) and tokens.cut
-        decoded = tokenizer.decode(tokens.ids, skip_special_tokens=True)
+        ((ids,), (mask,)) = tokens.ids, tokens.mask
+        assert len(ids) == 16 and all(mask) and tokens.cut
+        decoded = tokenizer.decode(ids, skip_special_tokens=True)
         assert decoded.endswith(f"{view_word(angle, 0)} view"), decoded
-        own[tuple(tokens.ids)] = angle
+        own[tuple(ids)] = angle
     assert len(own) == 8
 
 
 def test_a_long_negative_prompt_is_cut_before_its_view(tokenizer):
     (text,) = negative_prompts(LONG, 0, "blurry " * 20, True)
-    decoded = tokenizer.decode(tokenize(tokenizer, text, 16).ids, skip_special_tokens=True)
+    decoded = tokenizer.decode(tokenize(tokenizer, text, 16).ids[0], skip_special_tokens=True)
     assert decoded.startswith(", overhead view") or decoded.startswith("a red mushroom, overhead view"), decoded
 
 
@@ -160,11 +164,10 @@ def test_the_embeddings_of_eight_sides_differ():
         (16, ["a red wooden chair", "a blue cone and a striped car"], []),
         (60, ["a red 椅子 🦄, très chic"], ["does not know 椅, 子, 🦄, è: .*English"]),
         (60, ["a “red” chair – 3d…"], []),
-        (60, ["a (red:1.3) chair"], [r"\(red:1.3\) .*no weight.*text"]),
-        (60, ["a ((red)) chair"], [r"\(\(red\)\) .*no weight"]),
-        (60, ["a [red:blue:0.5] chair"], [r"\[red:blue:0.5\] .*no weight"]),
+        (60, ["a (red:1.3) chair, ((wooden)) [or] not"], []),
+        (60, ["a [red:blue:0.5] chair [on|off]"], [r"\[red:blue:0.5\], \[on\|off\] .*less weight"]),
         (60, ["a red chair (wooden), front: 3"], []),
-        (60, ["a red chair <lora:shiny:0.8>", "<lyco:bad>"], ["<lora:shiny:0.8>, <lyco:bad> .*left out.*no LoRA"]),
+        (60, ["a chair <lora:shiny:0.8> <hypernet:x>", "<lyco:bad>"], ["^<hypernet:x>, <lyco:bad> is left out"]),
     ],
 )
 def test_prompt_warnings(tokenizer, length, given, words):
@@ -172,6 +175,92 @@ def test_prompt_warnings(tokenizer, length, given, words):
     assert len(warnings) == len(words), warnings
     for sentence, pattern in zip(warnings, words):
         assert re.search(pattern, sentence) and not set("\n\ufffd") & set(sentence), sentence
+
+
+@pytest.mark.parametrize("text", ["a (red:1.3) chair", "a ((red)) chair", "a [red:blue:0.5] chair"])
+def test_a_model_that_weighs_no_words_says_so(tokenizer, text):
+    (warning,) = prompt_warnings(tokenizer, 60, text, weighs=False)
+    assert "gets no weight, but is read as text" in warning
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [  # the examples of A1111's documentation
+        ("normal text", [("normal text", 1)]),
+        ("an (important) word", [("an ", 1), ("important", 1.1), (" word", 1)]),
+        ("(unbalanced", [("unbalanced", 1.1)]),
+        (r"\(literal\]", [("(literal]", 1)]),
+        ("(unnecessary)(parens)", [("unnecessaryparens", 1.1)]),
+        (
+            "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
+            [
+                ("a ", 1),
+                ("house", 1.573),
+                (" ", 1.1),
+                ("on", 1),
+                (" a ", 1.1),
+                ("hill", 0.55),
+                (", sun, ", 1.1),
+                ("sky", 1.4641),
+                (".", 1.1),
+            ],
+        ),
+        ("", []),
+        ("a (:1.3) b: c) [d:1.5)", [("a ", 1), (" b: c) ", 1), ("d:1.5)", 1 / 1.1)]),
+        (r"a \\(b: 2 ) c\d", [("a \\", 1), ("b", 2), (r" c\d", 1)]),
+    ],
+)
+def test_weights_are_read_as_in_a1111(text, parts):
+    got = weighted_parts(text)
+    joined = [("".join(part for part, _ in same), weight) for weight, same in groupby(parts, lambda each: each[1])]
+    assert [part for part, _ in got] == [part for part, _ in joined]
+    assert [weight for _, weight in got] == pytest.approx([weight for _, weight in joined])
+
+
+@given(st.text(alphabet="ab ()[]:.\\123", max_size=30))
+def test_any_text_has_parts(text):
+    parts = weighted_parts(text)
+    assert all(part for part, _ in parts)
+    assert len(unweighted(text)) <= len(text)
+    assert unweighted(re.sub(r"[()\[\]\\]", r"\\\g<0>", text)) == text
+
+
+def test_weights_do_not_reach_the_cameras_view(tokenizer):
+    (text,) = view_prompts("a (red [wooden (chair", 90, 0)
+    tokens = tokenize(tokenizer, text, 16)
+    weighed = {tokenizer.decode(id): weight for id, weight in zip(tokens.ids[0], tokens.weights[0])}
+    assert [weighed[word] for word in ("a", "red", "wooden", "chair")] == pytest.approx([1, 1.1, 1, 1.1])
+    assert weighed["right"] == weighed["side"] == weighed["view"] == 1
+    assert tokens.ids == tokenize(tokenizer, "a red wooden chair, right side view", 16).ids
+
+
+@given(
+    words=st.lists(st.sampled_from([*LONG.split(), "(thick:1.3)", "椅子"]), max_size=90),
+    windows=st.integers(1, 4),
+    length=st.sampled_from([16, 20, 77]),
+)
+def test_windows_lose_no_word_before_they_are_full(tokenizer, words, windows, length):
+    (text,) = view_prompts(" ".join(words) or "a chair", 225, 0)
+    tokens = tokenize(tokenizer, text, length, windows)
+    assert len(tokens.ids) == len(tokens.mask) == len(tokens.weights) <= windows
+    assert {len(each) for row in (tokens.ids, tokens.mask, tokens.weights) for each in row} == {length}
+    plain = unweighted(text)
+    read = [tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens.ids]
+    assert read[-1].endswith(", back left view")
+    if not tokens.cut:
+        assert "".join(read).replace(" ", "") == plain.replace(" ", "")
+    else:
+        used = sum(sum(mask) - 2 for mask in tokens.mask)
+        assert len(tokens.ids) == windows and used > windows * (length - 2) - 4 * windows - 6
+
+
+def test_a_long_prompts_words_stay_whole(tokenizer):
+    (text,) = view_prompts(" ".join([LONG] * 9), 90, 0)
+    tokens = tokenize(tokenizer, text, 77, 8)
+    assert len(tokens.ids) > 2 and not tokens.cut
+    read = [tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens.ids]
+    assert " ".join(read).split() == text.replace(",", " ,").split()
+    assert "right side view" in read[-1]
 
 
 @pytest.mark.parametrize(
