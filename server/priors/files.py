@@ -289,7 +289,7 @@ def _check_weights(folder: Path) -> None:
         _explain_no_weights(folder)
     for path in found[variant(folder) or ""]:
         if path.suffix == ".safetensors":
-            _tensor_names(path)
+            read_header(path)
             continue
         shards = read_json(path).get("weight_map")
         if (
@@ -302,7 +302,7 @@ def _check_weights(folder: Path) -> None:
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise PriorError(f"{folder} lacks {len(missing)} of its {len(names)} shards ({missing[0]}): {AGAIN}.")
-        held = {name: _tensor_names(folder / name) for name in names}
+        held = {name: read_header(folder / name).shapes for name in names}
         for key, name in shards.items():
             if key not in held[name]:
                 raise PriorError(f"{folder / name} lacks {key}, which {path.name} says it has: {AGAIN}.")
@@ -335,8 +335,16 @@ def _explain_no_weights(folder: Path) -> NoReturn:
     raise PriorError(f"{folder} has no safetensors weights: download the whole model again.")
 
 
-def _tensor_names(path: Path) -> set[str]:
-    """The names of a safetensors file's tensors. Raises PriorError unless the file is as long as they need."""
+@dataclass(frozen=True)
+class Header:
+    """The header of a safetensors file: the shapes of its tensors by name, and the metadata that its maker left."""
+
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """The header of a safetensors file. Raises PriorError unless the file is as long as its tensors need."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -350,7 +358,8 @@ def _tensor_names(path: Path) -> set[str]:
         if len(text) < length:
             raise PriorError(f"{path} is cut short, within its header: {AGAIN}.")
         header = json.loads(text)
-        header.pop("__metadata__", None)
+        metadata = dict(header.pop("__metadata__", None) or {})
+        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
     except PriorError:
         raise
@@ -363,7 +372,7 @@ def _tensor_names(path: Path) -> set[str]:
         raise PriorError(f"{path} is cut short, with {held:,} of {end:,} bytes of weights: {AGAIN}.")
     if held > end:
         raise PriorError(f"{path} is damaged, with {held - end:,} bytes too many: {AGAIN}.")
-    return set(header)
+    return Header(shapes, metadata)
 
 
 def read_json(path: Path) -> dict[str, object]:
