@@ -22,7 +22,7 @@ from .connection import connected_client, expand_path
 from .errors import ClientError, GenerationError, InvalidInputError, InvalidMeshError, OutputError
 from .live_job import LiveJob
 from .output import Output, command_key, open_mesh
-from .protocol import CANCELLED, JobRequest, Progress
+from .protocol import CANCELLED, PATHS, JobRequest, Progress
 
 __all__ = [
     "BadInput",
@@ -101,10 +101,10 @@ def _run(
     request = JobRequest(prompt, mode=mode, **{"client_key": uuid.uuid4().hex, **settings}).validate(uploaded=False)
     if object is not None and object.type != "MESH":
         raise InvalidInputError(f"{object.name!r} is no mesh: convert it with Object > Convert > Mesh.")
-    if request.model:
-        request.model = (
-            expand_path(request.model, server) if server else str(Path(request.model).expanduser().absolute())
-        )
+    for name in PATHS:
+        if path := getattr(request, name):
+            full = expand_path(path, server) if server else str(Path(path).expanduser().absolute())
+            setattr(request, name, full)
     files = Output(output, command_key(mode, prompt, object), overwrite) if output is not None else None
     try:
         with connected_client(server, token) as client:

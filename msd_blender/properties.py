@@ -7,7 +7,7 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 from .connection import expand_path, preferences
-from .protocol import GUIDANCES, MODES, OPTIONS, JobRequest, Option
+from .protocol import GUIDANCES, MODES, OPTIONS, PATHS, JobRequest, Option
 
 _MODE_NAMES = {
     "generate": ("Generate", "Make an object from nothing", "OUTLINER_OB_MESH"),
@@ -105,6 +105,9 @@ class RequestProperties:
     field_of_view: _property("field_of_view", "Field of View")
     background: _property("background", "Background")
     model: _property("model", "Model", subtype="DIR_PATH")
+    control: _property("control", "Control")
+    control_model: _property("control_model", "ControlNet", subtype="FILE_PATH")
+    control_strength: _property("control_strength", "Strength")
     device: _property("device", "Device")
     rasterizer: _property("rasterizer", "Rasterizer")
     priority: _property("priority", "Priority")
@@ -120,7 +123,8 @@ class RequestProperties:
         values["iterations"] = values["iterations"] or iterations
         values["texture_size"] = values["texture_size"] or texture_size
         chosen = preferences()
-        values["model"] = expand_path(self.model, chosen.url if chosen and chosen.place == "URL" else "")
+        server = chosen.url if chosen and chosen.place == "URL" else ""
+        values |= {name: expand_path(values[name], server) for name in PATHS if name in values}
         return JobRequest(**values).validate(uploaded=False)
 
     def set_from(self, request: JobRequest) -> None:

@@ -74,6 +74,7 @@ from .options import MODES, Option
 from .request import (
     AXES,
     BACKGROUNDS,
+    CONTROLS,
     DEVICES,
     GUIDANCES,
     MAPS,
@@ -82,6 +83,7 @@ from .request import (
     MAX_PROMPT,
     MAX_SEED,
     OPTIONS,
+    PATHS,
     RASTERIZERS,
     JobRequest,
 )
@@ -91,6 +93,7 @@ __all__ = [
     "AXES",
     "BACKGROUNDS",
     "CANCELLED",
+    "CONTROLS",
     "DEFAULT_HOST",
     "DEFAULT_PORT",
     "DEVICES",
@@ -118,6 +121,7 @@ __all__ = [
     "Message",
     "OPTIONS",
     "Option",
+    "PATHS",
     "PAUSED",
     "PROTOCOL_VERSION",
     "Progress",

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
-from msd_blender.protocol import FILES, QUEUED, Edit, Health, Job, JobRequest, ProtocolError, Upload, from_dict
+from msd_blender.protocol import FILES, PATHS, QUEUED, Edit, Health, Job, JobRequest, ProtocolError, Upload, from_dict
 
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import MIN_FREE_BYTES
@@ -189,7 +189,7 @@ def create_app(
     def submit(request: Request, body: Annotated[dict[str, object], Body()]) -> Job:
         """Queue a job; a known `client_key` gives the job that it made before."""
         job_request = from_dict(JobRequest, body).validate()
-        if not allowed_model(job_request.model, models):
+        if not all(allowed_model(getattr(job_request, name), models) for name in PATHS):
             raise HTTPException(
                 403,
                 "This server opens models only below the folders that it was started with "

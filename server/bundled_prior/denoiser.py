@@ -109,20 +109,26 @@ def denoiser_loss(
     stratified over the batch, are drawn with a probability proportional to t.
     """
     g = generator(config, step)
-    batch = config.batch // rank_and_size()[1]
-    pick = torch.randint(len(latents), (batch,), generator=g)
-    x0 = latents[pick]
-    noise = torch.randn(x0.shape, generator=g)
-    t = (((torch.arange(batch) + torch.rand(batch, generator=g)) / batch).sqrt() * 1000).long().clamp(max=999)
-    alpha_bar = _alphas_cumprod()[t].view(-1, 1, 1, 1)
-    signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    pick, noisy, t, target = noisy_latents(latents, config.batch // rank_and_size()[1], g)
     ids = torch.tensor([tokenize(c) for c in draw_captions(labels[pick.numpy()], config, step)])
-    noisy = (signal * x0 + sigma * noise).to(config.device, memory_format=torch.channels_last)
-    target = (signal * noise - sigma * x0).to(config.device)
+    noisy = noisy.to(config.device, memory_format=torch.channels_last)
     with autocast(config):
         text = model["text_encoder"](ids.to(config.device))[0]
         v = model["unet"](noisy, t.to(config.device), text).sample
-    return (v.float() - target).square().mean()
+    return (v.float() - target.to(config.device)).square().mean()
+
+
+def noisy_latents(
+    latents: torch.Tensor, batch: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Which of the latents (N, C, h, w) a batch has, (B,); with noise (B, C, h, w), at timesteps (B,), and their v."""
+    pick = torch.randint(len(latents), (batch,), generator=generator)
+    x0 = latents[pick]
+    noise = torch.randn(x0.shape, generator=generator)
+    t = (((torch.arange(batch) + torch.rand(batch, generator=generator)) / batch).sqrt() * 1000).long().clamp(max=999)
+    alpha_bar = _alphas_cumprod()[t].view(-1, 1, 1, 1)
+    signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    return pick, signal * x0 + sigma * noise, t, signal * noise - sigma * x0
 
 
 @functools.cache

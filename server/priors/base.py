@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # the server's own process asks for errors and files, and doe
     import torch
     from torch import Tensor
 
+    from .control_files import ControlFile
+
 
 class PriorError(ValueError):
     """A prior that cannot be loaded or used; the message says what to do about it."""
@@ -62,6 +64,22 @@ class MayBeDistilled(Protocol):
     """A prior that knows whether its model was distilled; of another one it is taken that it was not."""
 
     distillation: Distillation | None
+
+
+@runtime_checkable
+class TakesControl(Protocol):
+    """A prior whose pictures ControlNets can steer."""
+
+    def add_control(self, files: Mapping[str, ControlFile], strength: float = 1.0) -> None:
+        """Follow the mesh from now on: `condition` then needs views with depth and normals.
+
+        Args:
+            files: kind of picture, one of `protocol.CONTROLS` -> its ControlNet.
+            strength: factor of what the ControlNets add.
+
+        Raises PriorError for a ControlNet that does not fit.
+        """
+        ...
 
 
 class TextToImagePrior(Denoiser, HasStudent, Protocol):

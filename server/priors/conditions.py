@@ -45,8 +45,8 @@ class Views:
     elevation: Tensor  # (B,) degrees
     distance: Tensor | None = None  # (B,) metres
     field_of_view: Tensor | None = None  # (B,) degrees
-    depth: Tensor | None = None  # (B, H, W) metres along the view, for ControlNets
-    normals: Tensor | None = None  # (B, H, W, 3) unit, in the camera's axes
+    depth: Tensor | None = None  # (B, H, W) metres along the view, inf in the background; top row first
+    normals: Tensor | None = None  # (B, H, W, 3) unit, in the camera's axes (right, up, backward); top row first
 
     def __len__(self) -> int:
         return len(self.azimuth)
@@ -61,10 +61,11 @@ class TextCondition:
     guidance_scale: float = 1.0
     pooled: Tensor | None = None  # (B or 1, width) of a whole text, for Stable Diffusion XL
     negative_pooled: Tensor | None = None  # as pooled
+    hints: Tensor | None = None  # (B or 1, K, 3, H, W) in [0, 1], a picture for each of K ControlNets
 
     @property
     def nfe(self) -> int:
         return 1 if self.negative is None else 2
 
     def without_cfg(self) -> TextCondition:
-        return TextCondition(self.embeddings, pooled=self.pooled)
+        return TextCondition(self.embeddings, pooled=self.pooled, hints=self.hints)

@@ -20,7 +20,7 @@ from .conditions import Condition, TextCondition, Views
 from .files import words
 from .lora_denoiser import LoRADenoiser
 from .noise_models import NoiseModel
-from .parts import Parts, not_finite
+from .parts import Parts, not_finite, require_finite
 from .prompts import negative_prompts, prompt_warnings, unknown_words, view_prompts
 
 MAX_EMBEDDINGS = 64  # encoded texts in memory: a job's views and its negatives are some 20
@@ -83,9 +83,7 @@ class DiffusersPrior(ABC):
     def _network(self, part: str, kind: Any, **options: object) -> Any:
         """A frozen network on the device, all of whose weights are finite."""
         network = self.parts.network(part, kind, **options).to(self.device, memory_format=torch.channels_last)
-        names, finite = zip(*((name, weight.isfinite().all()) for name, weight in network.named_parameters()))
-        if broken := [name for name, good in zip(names, torch.stack(finite).tolist()) if not good]:
-            raise not_finite(f"The weights in {self.parts.place / part} ({broken[0]})", self.device, self.dtype)
+        require_finite(network, self.parts.place / part, self.device, self.dtype)
         return network
 
     def _encoder(self, part: str, kind: Any) -> Any:
@@ -266,5 +264,6 @@ def _stacked(condition: TextCondition, batch: int) -> TextCondition:
     return TextCondition(
         embeddings,
         pooled=stack(condition.negative_pooled, condition.pooled),
+        hints=stack(*[condition.hints] * condition.nfe),
         guidance_scale=condition.guidance_scale if condition.negative is None else 1.0,
     )

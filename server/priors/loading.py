@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from msd_blender.protocol import JobRequest
 
-from . import files, transformer_files
-from .base import PriorError, TextToImagePrior
+from . import control_files, files, transformer_files
+from .base import PriorError, TakesControl, TextToImagePrior
 
 if TYPE_CHECKING:
     import torch
@@ -96,13 +96,21 @@ def load(
 
 @dataclass(frozen=True)
 class Selection:
-    """The model that a job names, with everything that is put on it."""
+    """The model that a job names, with everything that is put on it.
+
+    control, control_model, control_strength: as `protocol.JobRequest`.
+    """
 
     model: str = ""
+    control: tuple[str, ...] = ()
+    control_model: str = ""
+    control_strength: float = 1.0
 
     @classmethod
     def of(cls, request: JobRequest) -> Selection:
-        return cls(request.model)
+        if not request.control:
+            return cls(request.model)
+        return cls(request.model, tuple(request.control), request.control_model, float(request.control_strength))
 
 
 _cache: dict[tuple[Selection, str], TextToImagePrior] = {}
@@ -113,8 +121,20 @@ def load_cached(selection: Selection, device: torch.device) -> TextToImagePrior:
     key = selection, str(device)
     if key not in _cache:
         clear_cache()
-        _cache[key] = load(selection.model, device)
+        _cache[key] = _load_selection(selection, device)
     return _cache[key]
+
+
+def _load_selection(selection: Selection, device: torch.device) -> TextToImagePrior:
+    """As `load`. ControlNets that are not there are refused first, before the model takes its time."""
+    if not selection.control:
+        return load(selection.model, device)
+    networks = control_files.find(selection.control, selection.control_model, selection.model)
+    prior = load(selection.model, device)
+    if not isinstance(prior, TakesControl):
+        raise PriorError("This model takes no ControlNet: use one of Stable Diffusion 1.x, 2.x or XL.")
+    prior.add_control(networks, selection.control_strength)
+    return prior
 
 
 def clear_cache() -> None:
