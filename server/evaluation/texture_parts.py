@@ -91,7 +91,7 @@ class Thing:
 
 
 def measure(thing: Thing, folder: Path) -> dict[str, float]:
-    """Shares of the surface with the right part's colour: of all, and of the parts that are not of the captioned one."""
+    """Shares of the surface with the right part's colour: of all of it, and of the parts of other colours."""
     right = thing.right(load(folder / "mesh.glb"))
     other = thing.truth > 0
     return {
