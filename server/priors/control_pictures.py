@@ -39,7 +39,7 @@ def normal_picture(normals: Tensor) -> Tensor:
 def canny_picture(depth: Tensor, normals: Tensor) -> Tensor:
     """(B, H, W), 1 on the edges of outline, depth and creases, 0 elsewhere: Canny's (1986), by scikit-image."""
     pictures = torch.cat([depth_picture(depth)[:, None], normal_picture(normals)[:, :2]], dim=1).cpu().numpy()
-    edges = np.stack([np.any([canny(channel) for channel in picture], axis=0) for picture in pictures])
+    edges = np.stack([np.any(list(map(canny, picture)), axis=0) for picture in pictures])
     return torch.from_numpy(edges.astype(np.float32)).to(depth.device)
 
 
