@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 
 from msd_blender.protocol import JobRequest
 
+from ..assets.mesh_asset import Placement
 from ..bundled_prior import objects, shapes
 from ..bundled_prior.captions import prompt
 from ..geometry.colour import linear_to_srgb
@@ -28,8 +29,10 @@ from ..geometry.mesh import Mesh
 from ..optimize import generate
 from ..optimize.output import appearance
 from ..paths import expanded
+from ..priors.control_pictures import PICTURES
 from ..rendering import rasterize
-from ..rendering.render import TURNTABLE_VIEWS, turntable
+from ..rendering.cameras import Cameras, orbit
+from ..rendering.render import TURNTABLE_VIEWS, depth_and_normals, turntable
 
 # All things of which at least a quarter of the surface is not of the captioned colour, in colours that no trim has.
 THINGS = {
@@ -43,8 +46,9 @@ THINGS = {
     "cactus": "green",
 }
 EDGE = 40  # points along an edge of the grid that a mesh is extracted from
-ARMS = {"without": [], "depth": ["depth"]}  # name of a column -> control
+ARMS = {"without": [], "with": ["depth"]}  # name of a column -> control
 SIZE = 96  # of a view in the picture, pixels
+SHOWN = (1, 5)  # views of a turntable in it
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,27 @@ def paint(thing: Thing, folder: Path, noun: str, seed: int, control: list[str], 
 
 
 def views(mesh: Mesh, colours: np.ndarray | None = None) -> np.ndarray:
-    """Four views side by side, (SIZE, 4 SIZE, 3) uint8."""
+    """The mesh from the front right and the back left, (SIZE, 2 SIZE, 3) uint8."""
     device = torch.device("cpu")
     shown = colours if colours is not None else appearance(mesh, device)
     picture = turntable(
         rasterize.create("cpu", device), mesh.positions, mesh.faces, shown, device, TURNTABLE_VIEWS, SIZE
     )
-    return np.concatenate([picture[:, i * SIZE : (i + 1) * SIZE] for i in range(0, TURNTABLE_VIEWS, 2)], axis=1)
+    return np.concatenate([picture[:, i * SIZE : (i + 1) * SIZE] for i in SHOWN], axis=1)
+
+
+def seen_by_control(mesh: Mesh) -> np.ndarray:
+    """The pictures of all kinds that ControlNets get of the first of `views`, (SIZE, 3 SIZE, 3) uint8."""
+    device = torch.device("cpu")
+    asset = Placement.of(mesh).apply(mesh.positions)
+    around = orbit(TURNTABLE_VIEWS)
+    one = slice(SHOWN[0], SHOWN[0] + 1)
+    camera = Cameras(around.azimuth[one], around.elevation[one], around.distance[one], around.fov[one])
+    depth, normals = depth_and_normals(
+        rasterize.create("cpu", device), torch.from_numpy(asset), torch.from_numpy(mesh.faces), camera, SIZE
+    )
+    pictures = [draw(depth.flip(1), normals.flip(1))[0] for draw in PICTURES.values()]
+    return (255 * torch.cat(pictures, dim=2)).round().byte().movedim(0, -1).numpy()
 
 
 def true_views(thing: Thing) -> np.ndarray:
@@ -150,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in range(options.seeds):
             thing = Thing.build(noun, THINGS[noun], seed)
             mains.append(float(thing.area[thing.truth == 0].sum() / thing.area.sum()))
-            pictures = [true_views(thing)]
+            pictures = [seen_by_control(thing.mesh), true_views(thing)]
             for arm, control in ARMS.items():
                 folder = options.work / f"{noun}-{seed}-{arm}"
                 paint(thing, folder, noun, seed, control, options.iterations)
@@ -166,7 +184,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines.append(_line("**mean** | ", float(np.mean(mains)), means))
     (options.output / "texture-parts.md").write_text("\n".join(lines) + "\n")
     (options.output / "texture-parts.json").write_text(json.dumps(scores, indent=1) + "\n")
-    _save(np.concatenate(bands), ("true colours", *ARMS), options.output / "texture-parts.png")
+    _save(
+        np.concatenate(bands),
+        (*PICTURES, "true colours", "", *(s for arm in ARMS for s in (arm, ""))),
+        options.output / "texture-parts.png",
+    )
 
 
 def _line(name: str, main: float, rows: Sequence[dict[str, float]]) -> str:
@@ -178,7 +200,7 @@ def _save(picture: np.ndarray, titles: Sequence[str], path: Path) -> None:
     image = Image.new("RGB", (picture.shape[1], picture.shape[0] + 16), "white")
     image.paste(Image.fromarray(picture), (0, 16))
     for i, title in enumerate(titles):
-        ImageDraw.Draw(image).text((i * 4 * SIZE + 4, 2), title, fill="black")
+        ImageDraw.Draw(image).text((i * SIZE + 4, 2), title, fill="black")
     image.save(path)
 
 

@@ -31,14 +31,19 @@ def normal_picture(normals: Tensor) -> Tensor:
     The colours of ControlNet 1.1's normal model, by its README "blue is front, red is left, green is top"; the
     background is a wall that faces the camera.
     """
-    toward = torch.tensor([0.0, 0.0, 1.0], device=normals.device)
-    facing = torch.where(normals.any(dim=-1, keepdim=True), normals, toward)
-    return (facing * torch.tensor([-1.0, 1.0, 1.0], device=normals.device) / 2 + 0.5).movedim(-1, 1)
+    x, y, z = normals.unbind(-1)
+    facing = torch.where(normals.any(dim=-1), z, 1.0)
+    return torch.stack([-x, y, facing], dim=1) / 2 + 0.5
 
 
 def canny_picture(depth: Tensor, normals: Tensor) -> Tensor:
-    """(B, H, W), 1 on the edges of outline, depth and creases, 0 elsewhere: Canny's (1986), by scikit-image."""
-    pictures = torch.cat([depth_picture(depth)[:, None], normal_picture(normals)[:, :2]], dim=1).cpu().numpy()
+    """(B, H, W), 1 on the edges of outline, depth and creases, 0 elsewhere: Canny's (1986), by scikit-image.
+
+    Its thresholds, 0.1 and 0.2, are those of ControlNet's annotator (OpenCV's 100 and 200 of 8 bits, a fourfold
+    gradient). Normals count half, so that folds of some 45 degrees are creases and the facets of a round thing are not.
+    """
+    parts = [depth_picture(depth)[:, None], normal_picture(normals)[:, :2] / 2]
+    pictures = torch.cat(parts, dim=1).cpu().numpy()
     edges = np.stack([np.any(list(map(canny, picture)), axis=0) for picture in pictures])
     return torch.from_numpy(edges.astype(np.float32)).to(depth.device)
 
