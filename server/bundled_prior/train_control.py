@@ -91,13 +91,13 @@ def main() -> None:
     parser.add_argument("--output", type=expanded, default=CONTROL, help="ControlNet folder to write")
     parser.add_argument("--start", type=expanded, metavar="DIR", default=MODEL, help="the pipeline that is steered")
     parser.add_argument("--images", type=int, default=16_000)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=TrainConfig.batch)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=TrainConfig.seed)
     parser.add_argument("--device", default=TrainConfig.device, help="cpu or cuda")
     options = vars(parser.parse_args())
     # Half of the captions are empty, as in the paper, so that the depth map alone says what is drawn.
-    config = TrainConfig(**options, workers=1, rate=4e-4, dropout=0.5)
+    config = TrainConfig(**options, workers=1, rate=8e-4, dropout=0.5)
     if config.device == "cpu":
         torch.set_num_threads(1)
     train_control(config)
