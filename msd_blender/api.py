@@ -22,7 +22,7 @@ from .connection import connected_client, expand_path
 from .errors import ClientError, GenerationError, InvalidInputError, InvalidMeshError, OutputError
 from .live_job import LiveJob
 from .output import Output, command_key, open_mesh
-from .protocol import CANCELLED, JobRequest, Progress, join_lora, split_lora
+from .protocol import CANCELLED, PATHS, JobRequest, Progress, join_lora, split_lora
 
 __all__ = [
     "BadInput",
@@ -105,8 +105,9 @@ def _run(
     def place(path: str) -> str:
         return expand_path(path, server) if server else str(Path(path).expanduser().absolute())
 
-    if request.model:
-        request.model = place(request.model)
+    for name in PATHS:
+        if path := getattr(request, name):
+            setattr(request, name, place(path))
     request.loras = [join_lora(place(file), weight) for file, weight in map(split_lora, request.loras)]
     files = Output(output, command_key(mode, prompt, object), overwrite) if output is not None else None
     try:

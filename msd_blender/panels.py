@@ -105,6 +105,17 @@ class MSD_PT_shape(_Settings, bpy.types.Panel):
     names = ("regularization", "symmetry", "flat")
 
 
+class MSD_PT_control(_Settings, bpy.types.Panel):
+    """What the model sees of the mesh, where there is one."""
+
+    bl_label = "Control"
+    names = ("control", "control_model", "control_strength")
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return context.scene.msd.mode in OPTIONS["control"].modes
+
+
 class MSD_PT_model(_Settings, bpy.types.Panel):
     bl_label = "Model and Device"
 
@@ -286,6 +297,7 @@ _CLASSES = (
     MSD_PT_mean_shift,
     MSD_PT_cameras,
     MSD_PT_shape,
+    MSD_PT_control,
     MSD_PT_model,
     MSD_PT_jobs,
     MSD_UL_jobs,

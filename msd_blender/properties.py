@@ -16,7 +16,7 @@ from bpy.props import (
 )
 
 from .connection import expand_path, preferences
-from .protocol import GUIDANCES, MAX_LORA_WEIGHT, MODES, OPTIONS, JobRequest, Option, join_lora, split_lora
+from .protocol import GUIDANCES, MAX_LORA_WEIGHT, MODES, OPTIONS, PATHS, JobRequest, Option, join_lora, split_lora
 
 _MODE_NAMES = {
     "generate": ("Generate", "Make an object from nothing", "OUTLINER_OB_MESH"),
@@ -130,6 +130,9 @@ class RequestProperties:
     background: _property("background", "Background")
     model: _property("model", "Model", subtype="DIR_PATH")
     loras: CollectionProperty(type=MSD_PG_lora, name="LoRAs", description=OPTIONS["loras"].text)
+    control: _property("control", "Control")
+    control_model: _property("control_model", "ControlNet", subtype="FILE_PATH")
+    control_strength: _property("control_strength", "Strength")
     device: _property("device", "Device")
     memory_limit: _property("memory_limit", "Memory Limit", soft_max=64)
     rasterizer: _property("rasterizer", "Rasterizer")
@@ -147,7 +150,7 @@ class RequestProperties:
         values["texture_size"] = values["texture_size"] or texture_size
         chosen = preferences()
         server = chosen.url if chosen and chosen.place == "URL" else ""
-        values["model"] = expand_path(self.model, server)
+        values |= {name: expand_path(values[name], server) for name in PATHS if name in values}
         values["loras"] = [
             join_lora(expand_path(file, server), weight) for file, weight in map(split_lora, values["loras"])
         ]

@@ -77,6 +77,7 @@ from .options import MODES, Option
 from .request import (
     AXES,
     BACKGROUNDS,
+    CONTROLS,
     DEVICES,
     GUIDANCES,
     MAPS,
@@ -85,6 +86,7 @@ from .request import (
     MAX_PROMPT,
     MAX_SEED,
     OPTIONS,
+    PATHS,
     RASTERIZERS,
     JobRequest,
 )
@@ -94,6 +96,7 @@ __all__ = [
     "AXES",
     "BACKGROUNDS",
     "CANCELLED",
+    "CONTROLS",
     "DEFAULT_HOST",
     "DEFAULT_PORT",
     "DEVICES",
@@ -123,6 +126,7 @@ __all__ = [
     "Model",
     "OPTIONS",
     "Option",
+    "PATHS",
     "PAUSED",
     "PROTOCOL_VERSION",
     "Progress",

@@ -19,9 +19,11 @@ MAX_PROMPT = 1000  # characters
 MAX_ITERATIONS = 100_000
 MAX_SEED = 2**53 - 1  # the largest integer that every reader of JSON keeps exact
 MAX_PRIORITY = 100
+MAX_CONTROL = 2.0
 
 GUIDANCES = ("msd", "sds", "sdi", "vsd")
 MAPS = ("roughness", "metallic", "normal")  # textures beside base colour
+CONTROLS = ("depth", "normal", "canny")  # pictures of a mesh that ControlNets follow
 AXES = ("", "x", "y", "z")
 BACKGROUNDS = ("random", "white", "gray", "black")
 RASTERIZERS = ("auto", "nvdiffrast", "cpu")
@@ -141,6 +143,24 @@ class JobRequest:
         "random", description="background behind the object while it is optimized", choices=BACKGROUNDS
     )
 
+    control: list[str] = option(
+        [],
+        description="pictures of the mesh that the model follows by ControlNet, so that what it paints keeps to the "
+        "mesh's parts: its depth, its normals, its edges (canny)",
+        choices=CONTROLS,
+        modes=("texture", "refine"),
+    )
+    control_model: str = option(
+        "",
+        description="ControlNet on the server's machine, a file or a folder, or a folder with one for each picture, "
+        "named for it; empty for the bundled model's",
+        folder=True,
+        modes=("texture", "refine"),
+    )
+    control_strength: float = option(
+        1.0, description="weight of the ControlNets", high=MAX_CONTROL, modes=("texture", "refine")
+    )
+
     def validate(self, uploaded: bool = True) -> JobRequest:
         """Return self; raise `ProtocolError` with one sentence where an option has a value that it may not have.
 
@@ -151,6 +171,8 @@ class JobRequest:
             each.check(getattr(self, name))
         for lora in self.loras:
             split_lora(lora)
+        if self.control and self.mode == "generate":
+            raise ProtocolError("A ControlNet follows a mesh, which mode generate has not: leave out control.")
         if uploaded and self.mode == "generate" and self.mesh:
             raise ProtocolError("Mode generate starts from nothing: leave out the mesh.")
         if uploaded and self.mode != "generate" and not self.mesh:
@@ -159,3 +181,4 @@ class JobRequest:
 
 
 OPTIONS: dict[str, Option] = options_of(JobRequest)
+PATHS = [name for name, each in OPTIONS.items() if each.folder]  # options that name a file or folder of the server's

@@ -16,7 +16,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
-from msd_blender.protocol import FILES, QUEUED, Edit, Health, Job, JobRequest, Model, ProtocolError, Upload, from_dict
+from msd_blender.protocol import (
+    FILES,
+    PATHS,
+    QUEUED,
+    Edit,
+    Health,
+    Job,
+    JobRequest,
+    Model,
+    ProtocolError,
+    Upload,
+    from_dict,
+)
 
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import MIN_FREE_BYTES
@@ -134,8 +146,8 @@ def create_app(
         return job
 
     def check_models(job_request: JobRequest) -> None:
-        """Refuse a model or a LoRA that this server may not open, and a LoRA that cannot be put on the model."""
-        if not allowed_model(job_request.model, models):
+        """Refuse what this server may not open, and a LoRA or a ControlNet that cannot be put on the model."""
+        if not all(allowed_model(getattr(job_request, name), models) for name in PATHS):
             raise HTTPException(403, NOT_ALLOWED)
         if job_request.model:
             check(job_request.model)

@@ -19,7 +19,7 @@ from ..geometry.precondition import Preconditioner
 from ..rendering.cameras import OBJECT_RADIUS, Cameras
 from ..rendering.normals import face_normals, vertex_normals
 from ..rendering.rasterize import Rasterizer
-from ..rendering.render import GBuffer, shade
+from ..rendering.render import GBuffer, depth_and_normals, shade
 from ..rendering.shading import Lights
 from . import mesh_stages
 from .appearance import Appearance, TextureAppearance, VertexAppearance, perturb_normals
@@ -169,7 +169,7 @@ class MeshAsset(nn.Module):
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         """As `Asset.render`."""
-        positions = self.rest + self.displacement() if self.moves else self.rest
+        positions = self.placed_positions()
         clip = cameras.clip(positions)
         rast = self.rasterizer.rasterize(clip, self.faces, (resolution, resolution))
         hit = rast[..., 3].flatten().nonzero()[:, 0]
@@ -192,6 +192,16 @@ class MeshAsset(nn.Module):
         if self.moves:
             penalty = penalty + self.stiffness(positions)
         return picture, penalty
+
+    def depth_and_normals(self, cameras: Cameras, resolution: int) -> tuple[Tensor, Tensor]:
+        """As `rendering.render.depth_and_normals`, of the mesh as it is."""
+        with torch.no_grad():
+            positions = self.placed_positions()
+        return depth_and_normals(self.rasterizer, positions, self.faces, cameras, resolution, self.options.flat)
+
+    def placed_positions(self) -> Tensor:
+        """(W, 3) the welded vertices before the cameras, metres."""
+        return self.rest + self.displacement() if self.moves else self.rest
 
     def displacement(self) -> Tensor:
         """(W, 3) how far each welded vertex is from where it was given, placed: within its limits."""

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
 
+import numpy as np
+import torch
+
+from ..priors.control_pictures import depth_picture
 from ..priors.prompts import VIEWS
 from . import objects, shapes
 from .captions import caption
@@ -22,10 +26,7 @@ def load_corpus(config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
         nouns, colours, size = list(shapes.NOUNS), list(shapes.COLOURS), objects.RESOLUTION
         out = np.lib.format.open_memmap(pictures, "w+", np.uint8, (config.images, size, size, 3))
         rows = []
-        for start in range(0, config.images, 500):
-            rng = np.random.default_rng([config.seed, start])
-            picks = objects.sample_labels(min(500, config.images - start), rng)
-            scenes = [objects.scene(c, n, rng, finish=f) for c, n, f in picks]
+        for start, picks, scenes in _scenes(config):
             out[start : start + len(picks)] = objects.render(scenes)
             rows += [
                 (nouns.index(n), colours.index(c), VIEWS.index(each.view), shapes.FINISHES.index(f))
@@ -34,6 +35,28 @@ def load_corpus(config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
         out.flush()
         np.save(labels, np.array(rows, np.uint8))
     return np.load(pictures, mmap_mode="r"), np.load(labels)
+
+
+def load_depths(config: TrainConfig) -> np.ndarray:
+    """Depth maps uint8 (N, 64, 64) of the corpus' pictures, `depth_picture` times 255; rendered on the first call."""
+    path = config.work / "depths.npy"
+    if not path.exists() or len(np.load(path, mmap_mode="r")) != config.images:
+        fresh = path.with_suffix(".new")
+        out = np.lib.format.open_memmap(fresh, "w+", np.uint8, (config.images, *[objects.RESOLUTION] * 2))
+        for start, picks, scenes in _scenes(config):
+            depth = torch.from_numpy(objects.render_depth(scenes))
+            out[start : start + len(picks)] = (255 * depth_picture(depth)).round().byte().numpy()
+        out.flush()
+        fresh.replace(path)
+    return np.load(path, mmap_mode="r")
+
+
+def _scenes(config: TrainConfig) -> Iterator[tuple[int, list[tuple[str, str, str]], list[objects.Scene]]]:
+    """The corpus in pieces of 500: where each starts, its colours, nouns and finishes, its scenes."""
+    for start in range(0, config.images, 500):
+        rng = np.random.default_rng([config.seed, start])
+        picks = objects.sample_labels(min(500, config.images - start), rng)
+        yield start, picks, [objects.scene(c, n, rng, finish=f) for c, n, f in picks]
 
 
 def draw_captions(labels: np.ndarray, config: TrainConfig, step: int) -> list[str]:

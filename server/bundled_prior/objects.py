@@ -103,6 +103,15 @@ def signed_distance(noun: str, points: np.ndarray, seed: int | None = None) -> n
 
 
 @njit(cache=True)
+def nearest_part(parts, points):
+    """Index (N,) of the primitive of `parts` (P, `primitives.WIDTH`) that is nearest to each point (N, 3), metres."""
+    out = np.empty(points.shape[0], np.int64)
+    for i in range(points.shape[0]):
+        out[i] = _distance(parts, points[i, 0], points[i, 1], points[i, 2])[1]
+    return out
+
+
+@njit(cache=True)
 def _on_pattern(finish, x, y, z):
     """Whether a point of the object, in metres, has the second colour of a finish, an index of `FINISHES`."""
     if finish == 1:  # tilted, so that a table's top has stripes too
@@ -123,10 +132,28 @@ def _on_pattern(finish, x, y, z):
     return rings - math.floor(rings) < 0.45
 
 
+@njit(cache=True, fastmath=True)
+def _trace(scene, eye, reach, dx, dy, dz):
+    """The primitive that a ray meets, -1 for none, and the distance to it; the ray's direction is a unit vector."""
+    middle = -(eye[0] * dx + eye[1] * dy + eye[2] * dz)
+    chord = middle * middle - reach * reach + OBJECT_RADIUS * OBJECT_RADIUS
+    if chord > 0:
+        t, end = middle - math.sqrt(chord), middle + math.sqrt(chord)
+        for _ in range(96):
+            d, part = _distance(scene, eye[0] + t * dx, eye[1] + t * dy, eye[2] + t * dz)
+            if d < 1e-3:
+                return part, t
+            t += 0.9 * d
+            if t > end:
+                break
+    return -1, 0.0
+
+
 @njit(cache=True, parallel=True, fastmath=True)
 def _render(rows, eyes, lights, ambient, diffuse, backgrounds, tangent, size, samples):
+    """Pictures uint8 (N, size, size, 3) and depths float32 (N, size, size): of the nearest sample along the view."""
     count = eyes.shape[0]
-    out = np.empty((count, size, size, 3), np.uint8)
+    out, depths = np.empty((count, size, size, 3), np.uint8), np.full((count, size, size), np.inf, np.float32)
     fine = size * samples
     for n in prange(count):
         eye, scene = eyes[n], rows[n]
@@ -144,23 +171,12 @@ def _render(rows, eyes, lights, ambient, diffuse, backgrounds, tangent, size, sa
                     dx, dy, dz = fx + sx * rx + sy * ux, fy + sx * ry + sy * uy, fz + sy * uz
                     length = math.sqrt(dx * dx + dy * dy + dz * dz)
                     dx, dy, dz = dx / length, dy / length, dz / length
-                    middle = -(eye[0] * dx + eye[1] * dy + eye[2] * dz)
-                    chord = middle * middle - reach * reach + OBJECT_RADIUS * OBJECT_RADIUS
-                    hit = -1
-                    if chord > 0:
-                        t, end = middle - math.sqrt(chord), middle + math.sqrt(chord)
-                        for _ in range(96):
-                            d, part = _distance(scene, eye[0] + t * dx, eye[1] + t * dy, eye[2] + t * dz)
-                            if d < 1e-3:
-                                hit = part
-                                break
-                            t += 0.9 * d
-                            if t > end:
-                                break
+                    hit, t = _trace(scene, eye, reach, dx, dy, dz)
                     if hit < 0:
                         for k in range(3):
                             total[k] += backgrounds[n, k]
                         continue
+                    depths[n, row, column] = min(depths[n, row, column], t / length)
                     x, y, z, h = eye[0] + t * dx, eye[1] + t * dy, eye[2] + t * dz, 1e-3
                     one = scene[hit]
                     nx = _part_distance(one, x + h, y, z) - _part_distance(one, x - h, y, z)
@@ -175,7 +191,7 @@ def _render(rows, eyes, lights, ambient, diffuse, backgrounds, tangent, size, sa
                         total[k] += 12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055
                 for k in range(3):
                     out[n, row, column, k] = int(255 * total[k] / (samples * samples) + 0.5)
-    return out
+    return out, depths
 
 
 def camera_position(azimuth: float, elevation: float, distance: float = DISTANCE) -> np.ndarray:
@@ -251,6 +267,18 @@ def scene(
 
 def render(scenes: list[Scene], size: int = RESOLUTION) -> np.ndarray:
     """Pictures uint8 (N, size, size, 3), sRGB, top row first; the same scenes give the same bytes."""
+    return _draw(scenes, size, samples=2)[0]
+
+
+def render_depth(scenes: list[Scene], size: int = RESOLUTION) -> np.ndarray:
+    """Depths float32 (N, size, size) of the pixels' centres, metres along the view, top row first; inf is background.
+
+    The pixels are those of `render`.
+    """
+    return _draw(scenes, size, samples=1)[1]
+
+
+def _draw(scenes: list[Scene], size: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
     rows = np.zeros((len(scenes), max(len(each.parts) for each in scenes), WIDTH))
     for target, each in zip(rows, scenes):
         target[: len(each.parts)] = each.parts
@@ -258,7 +286,10 @@ def render(scenes: list[Scene], size: int = RESOLUTION) -> np.ndarray:
         np.array([getattr(each, name) for each in scenes]) for name in ("eye", "light", "background")
     )
     ambient, diffuse = (np.array([getattr(each, name) for each in scenes]) for name in ("ambient", "diffuse"))
-    return _render(rows, eyes, lights, ambient, diffuse, flats, math.tan(math.radians(FIELD_OF_VIEW / 2)), size, 2)
+    pair: tuple[np.ndarray, np.ndarray] = _render(
+        rows, eyes, lights, ambient, diffuse, flats, math.tan(math.radians(FIELD_OF_VIEW / 2)), size, samples
+    )
+    return pair
 
 
 def sample_labels(count: int, rng: np.random.Generator) -> list[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from . import shapes
 from .captions import prompt
 
 MODEL = Path(__file__).parent / "model"
+CONTROL = Path(__file__).parent / "control_depth"
 
 
 def load_pipeline(folder: Path) -> Any:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -266,6 +266,7 @@ class Optimization:
             size = round(phase.resolution * self.prior.resolution)
             images, penalty = asset.render(views, lights, behind, size, progress, self.generator)
             pictures = self._to_prior(images)
+            described = self._describe(asset, drawn, views)
         seen = pictures.detach().requires_grad_()
         with self.clock("encode"):
             latents = self.prior.encode(seen)
@@ -273,11 +274,7 @@ class Optimization:
             scale = settings.guidance_scale * Linear(phase.guidance_boost, 1)(2 * progress)
             against_overhead = torch.rand(settings.views, generator=self.generator) < phase.against_overhead
             condition = self.prior.condition(
-                Views(drawn.azimuth.rad2deg(), drawn.elevation.rad2deg(), drawn.distance, drawn.fov.rad2deg()),
-                request.prompt,
-                request.negative_prompt,
-                scale,
-                against_overhead,
+                described, request.prompt, request.negative_prompt, scale, against_overhead
             )
             step = guide.step(self.prior, latents, condition, progress, self.generator)
         with self.clock("encode"):
@@ -293,6 +290,18 @@ class Optimization:
             asset.apply_constraints()
         self.memory.check()
         return step
+
+    def _describe(self, asset: Asset, drawn: cameras.Cameras, views: cameras.Cameras) -> Views:
+        """The views as the prior is told of them, with the mesh's depth and normals where a ControlNet follows it.
+
+        views: `drawn` on the device.
+        """
+        told = Views(drawn.azimuth.rad2deg(), drawn.elevation.rad2deg(), drawn.distance, drawn.fov.rad2deg())
+        if not self.request.control:
+            return told
+        assert isinstance(asset, MeshAsset)
+        depth, normals = asset.depth_and_normals(views, self.prior.resolution)
+        return replace(told, depth=depth.flip(1), normals=normals.flip(1))
 
     def _save_checkpoint(self, number: int, asset: Asset, optimizer: torch.optim.Optimizer, guide: Guidance) -> None:
         """Keep everything that the next iterations depend on. Raises OSError where it cannot be written."""
@@ -418,5 +427,7 @@ def generate(
         against_overhead = any(phase.against_overhead for phase in run.plan)
         for warning in run.prior.prompt_warnings(request.prompt, request.negative_prompt, against_overhead):
             report(Log(warning, "warning"))
+        if request.control_model and not request.control:
+            report(Log("The ControlNet gets no picture: choose depth, normal or canny as control.", "warning"))
     with deterministic(run.device):
         run.finish(run.run(), folder)

@@ -60,8 +60,8 @@ class Views:
     elevation: Tensor  # (B,) degrees
     distance: Tensor | None = None  # (B,) metres
     field_of_view: Tensor | None = None  # (B,) degrees
-    depth: Tensor | None = None  # (B, H, W) metres along the view, for ControlNets
-    normals: Tensor | None = None  # (B, H, W, 3) unit, in the camera's axes
+    depth: Tensor | None = None  # (B, H, W) metres along the view, inf in the background; top row first
+    normals: Tensor | None = None  # (B, H, W, 3) unit, in the camera's axes (right, up, backward); top row first
 
     def __len__(self) -> int:
         return len(self.azimuth)
@@ -79,6 +79,7 @@ class TextCondition:
     negative_pooled: Tensor | None = None  # as pooled
     mask: Tensor | None = None  # (B or 1, tokens), 1 for a token, 0 for padding that the network must not see
     negative_mask: Tensor | None = None  # as mask
+    hints: Tensor | None = None  # (B or 1, K, 3, H, W) in [0, 1], a picture for each of K ControlNets
 
     @property
     def nfe(self) -> int:

@@ -25,7 +25,7 @@ from .lora import fuse_loras
 from .lora_denoiser import LoRADenoiser
 from .lora_files import LoRA
 from .noise_models import NoiseModel
-from .parts import Parts, not_finite
+from .parts import Parts, not_finite, require_finite
 from .prompts import negative_prompts, prompt_warnings, unknown_words, view_prompts
 
 MAX_EMBEDDINGS = 64  # encoded texts in memory: a job's views and its negatives are some 20
@@ -93,9 +93,7 @@ class DiffusersPrior(ABC):
     def _network(self, part: str, kind: Any, **options: object) -> Any:
         """A frozen network on the device, all of whose weights are finite."""
         network = self.parts.network(part, kind, **options).to(self.device, memory_format=torch.channels_last)
-        names, finite = zip(*((name, weight.isfinite().all()) for name, weight in network.named_parameters()))
-        if broken := [name for name, good in zip(names, torch.stack(finite).tolist()) if not good]:
-            raise not_finite(f"The weights of the {part} in {self.parts.place} ({broken[0]})", self.device, self.dtype)
+        require_finite(network, self.parts.place / part, self.device, self.dtype)
         return network
 
     def _encoder(self, part: str, kind: Any) -> Any:
@@ -329,6 +327,7 @@ def _stacked(condition: TextCondition, batch: int) -> TextCondition:
         embeddings=embeddings,
         pooled=stack(condition.negative_pooled, condition.pooled),
         mask=stack(condition.negative_mask, condition.mask),
+        hints=stack(*[condition.hints] * condition.nfe),
         guidance_scale=condition.guidance_scale if condition.negative is None else 1.0,
     )
 

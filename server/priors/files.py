@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -202,6 +203,19 @@ def _family(config: dict[str, object]) -> tuple[str, str, int | None]:
     if config.get("addition_embed_type") == "text_time":
         return SDXL, "", known
     return (SD2 if config.get("use_linear_projection") else SD1), "", known
+
+
+def network_contents(model: Path) -> Contents:
+    """Of a model's denoising network; of nothing where its place has none."""
+    if os.path.isfile(model):
+        return identify(read_header(model).shapes)
+    for part in ("unet", "transformer"):
+        shapes: dict[str, tuple[int, ...]] = {}
+        for file in sorted((model / part).glob("*.safetensors")):
+            shapes |= read_header(file).shapes
+        if shapes:
+            return identify(shapes)
+    return Contents()
 
 
 def words(folder: Path) -> Words | None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from msd_blender.protocol import JobRequest
 
-from . import files, multi_view_files, places, single_file, transformer_files
-from .base import PriorError, TextToImagePrior
+from . import control_files, files, multi_view_files, places, single_file, transformer_files
+from .base import PriorError, TakesControl, TextToImagePrior
+from .control_files import ControlFile
 from .lora_files import HasLoRAs, LoRA, check_loras, named_loras
 
 if TYPE_CHECKING:
@@ -135,19 +136,33 @@ def load(
 
 @dataclass(frozen=True)
 class Selection:
-    """The model that a job names, with everything that is put on it."""
+    """The model that a job names, with everything that is put on it.
+
+    control, control_model, control_strength: as `protocol.JobRequest`.
+    """
 
     model: str = ""
     loras: tuple[LoRA, ...] = ()
+    control: tuple[str, ...] = ()
+    control_model: str = ""
+    control_strength: float = 1.0
 
     @classmethod
     def of(cls, request: JobRequest) -> Selection:
         """The selection of a request. Raises PriorError for a LoRA that its prompt names and that is not found."""
-        return cls(request.model, named_loras(request.loras, request.prompt, _place(request.model)))
+        loras = named_loras(request.loras, request.prompt, _place(request.model))
+        if not request.control:
+            return cls(request.model, loras)
+        return cls(request.model, loras, tuple(request.control), request.control_model, float(request.control_strength))
 
     def check(self) -> None:
-        """Raise PriorError, with one sentence that says what to do, for a LoRA that cannot be put on the model."""
+        """Raise PriorError, with one sentence that says what to do, for what cannot be put on the model."""
         check_loras(self.loras, _place(self.model))
+        self.control_files()
+
+    def control_files(self) -> dict[str, ControlFile]:
+        """The ControlNet for each kind of picture. Raises PriorError unless there is one for each that fits."""
+        return control_files.find(self.control, self.control_model, _place(self.model)) if self.control else {}
 
 
 _cache: dict[tuple[Selection, str], TextToImagePrior] = {}
@@ -158,8 +173,19 @@ def load_cached(selection: Selection, device: torch.device) -> TextToImagePrior:
     key = selection, str(device)
     if key not in _cache:
         clear_cache()
-        _cache[key] = load(selection.model, device, loras=selection.loras)
+        _cache[key] = _load_selection(selection, device)
     return _cache[key]
+
+
+def _load_selection(selection: Selection, device: torch.device) -> TextToImagePrior:
+    """As `load`. ControlNets that are not there are refused first, before the model takes its time."""
+    networks = selection.control_files()
+    prior = load(selection.model, device, loras=selection.loras)
+    if networks:
+        if not isinstance(prior, TakesControl):
+            raise PriorError("This model takes no ControlNet: use one of Stable Diffusion 1.x, 2.x or XL.")
+        prior.add_control(networks, selection.control_strength)
+    return prior
 
 
 def clear_cache() -> None:

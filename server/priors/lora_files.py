@@ -14,7 +14,7 @@ from msd_blender.protocol import ProtocolError, split_lora
 
 from .base import PriorError
 from .families import LORA, MODEL, NETWORK, UNKNOWN, Contents, identify, misfit
-from .files import PICKLES, read_header
+from .files import PICKLES, network_contents, read_header
 from .prompts import lora_tags
 
 ROOTS = "MSD_MODELS"  # environment: further folders of models, separated as those of PATH are
@@ -92,7 +92,7 @@ def check_loras(loras: Iterable[LoRA], model: Path) -> None:
     onto: Contents | None = None
     for lora in loras:
         contents = _contents(Path(lora.file))
-        onto = onto or _network_contents(model)
+        onto = onto or network_contents(model)
         if reason := misfit(contents, onto.family, onto.text_width):
             raise PriorError(f"The LoRA {lora.file} {reason}: use one that was made for this kind of model.")
 
@@ -120,16 +120,3 @@ def _contents(file: Path) -> Contents:
     if any("dora_scale" in name or "lora_magnitude_vector" in name for name in shapes):
         raise PriorError(f"{file} holds DoRA weights, which are not read: use a plain LoRA.")
     return contents
-
-
-def _network_contents(model: Path) -> Contents:
-    """Of a model's denoising network; of nothing where its place has none."""
-    if os.path.isfile(model):
-        return identify(read_header(model).shapes)
-    for part in ("unet", "transformer"):
-        shapes: dict[str, tuple[int, ...]] = {}
-        for file in sorted((model / part).glob("*.safetensors")):
-            shapes |= read_header(file).shapes
-        if shapes:
-            return identify(shapes)
-    return Contents()

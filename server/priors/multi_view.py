@@ -149,7 +149,7 @@ class MultiView(StableDiffusion):
                 )
         return super()._predict(x, timestep, condition)
 
-    def _inputs(self, text: TextCondition) -> dict[str, object]:
+    def _inputs(self, text: TextCondition) -> dict[str, Any]:
         cameras, views = torch.zeros(len(text.embeddings), CAMERA_WIDTH, device=self.device, dtype=self.dtype), 1
         if isinstance(text, MultiViewCondition) and text.cameras is not None:
             cameras, views = text.cameras.repeat(len(cameras) // len(text.cameras), 1), text.views_at_once

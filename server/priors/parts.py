@@ -97,6 +97,13 @@ def reason(error: Exception) -> str:
     return str(error).strip().split("\n")[0].split(". ")[0]
 
 
+def require_finite(network: torch.nn.Module, place: Path, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise PriorError unless all weights of a network are finite. place: where they were, for the sentence."""
+    names, finite = zip(*((name, weight.isfinite().all()) for name, weight in network.named_parameters()))
+    if broken := [name for name, good in zip(names, torch.stack(finite).tolist()) if not good]:
+        raise not_finite(f"The weights in {place} ({broken[0]})", device, dtype)
+
+
 def pipeline_class(name: str) -> Any:
     """A pipeline of diffusers by its name, without what transformers says of picture processors: texts need none."""
     verbosity = transformers.logging.get_verbosity()

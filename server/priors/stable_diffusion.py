@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .conditions import TextCondition
+from .conditions import TextCondition, Views
+from .control import ControlNets, load_network
+from .control_files import ControlFile
 from .diffusers_prior import DiffusersPrior
 from .noise_models import DiscreteNoise
 from .parts import Parts
@@ -20,7 +23,9 @@ from .prompts import MAX_WINDOWS, Tokens, tokenize
 
 
 class StableDiffusion(DiffusersPrior):
-    """A frozen Stable Diffusion model, as a `TextToImagePrior`."""
+    """A frozen Stable Diffusion model, as a `TextToImagePrior` that ControlNets can steer."""
+
+    control: ControlNets | None = None
 
     weighs_words = True
 
@@ -39,6 +44,23 @@ class StableDiffusion(DiffusersPrior):
         height, width = (size, size) if isinstance(size, int) else size
         self.resolution: int = height * self.downscale
         self.latent_shape: tuple[int, int, int] = (self.vae.config.latent_channels, height, width)
+
+    def add_control(self, files: Mapping[str, ControlFile], strength: float = 1.0) -> None:
+        """As `TakesControl.add_control`."""
+        networks = {file: load_network(file, self.unet, self.device, self.dtype) for file in set(files.values())}
+        self.control = ControlNets({kind: networks[file] for kind, file in files.items()}, strength)
+
+    def condition(
+        self,
+        views: Views,
+        prompt: str,
+        negative_prompt: str = "",
+        guidance_scale: float = 5.0,
+        against_overhead: Tensor | None = None,
+    ) -> TextCondition:
+        """As `DiffusersPrior.condition`, with the pictures that the ControlNets follow."""
+        text = super().condition(views, prompt, negative_prompt, guidance_scale, against_overhead)
+        return replace(text, hints=self.control.hints(views)) if self.control else text
 
     @property
     def denoising_network(self) -> torch.nn.Module:
@@ -89,11 +111,15 @@ class StableDiffusion(DiffusersPrior):
         if self.embedded_guidance:  # as LCM was trained (Luo et al. 2023, arXiv 2310.04378)
             told = torch.full_like(timestep, 1000 * (text.guidance_scale - 1))
             scale = get_timestep_embedding(told, self.unet.config.time_cond_proj_dim).to(x.dtype)
+        inputs = self._inputs(text)
+        if self.control and text.hints is not None:
+            down, middle = self.control.residuals(x, timestep, text, inputs.get("added_cond_kwargs"))
+            inputs |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         output: Tensor = self.unet(
-            x, timestep, encoder_hidden_states=text.embeddings, timestep_cond=scale, **self._inputs(text)
+            x, timestep, encoder_hidden_states=text.embeddings, timestep_cond=scale, **inputs
         ).sample
         return output
 
-    def _inputs(self, text: TextCondition) -> dict[str, object]:
+    def _inputs(self, text: TextCondition) -> dict[str, Any]:
         """Further arguments of the U-Net, for as many latents as there are texts; none where it takes text only."""
         return {}

@@ -52,7 +52,7 @@ class StableDiffusionXL(StableDiffusion):
             return TextCondition(torch.zeros_like(embeddings), pooled=torch.zeros_like(pooled))
         return TextCondition(embeddings, pooled=pooled)
 
-    def _inputs(self, text: TextCondition) -> dict[str, object]:
+    def _inputs(self, text: TextCondition) -> dict[str, Any]:
         assert text.pooled is not None
         size = float(self.resolution)
         # Original height and width, the crop's top and left, target height and width.

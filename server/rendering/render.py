@@ -114,6 +114,28 @@ def _normals(rasterizer: Rasterizer, positions: Tensor, rast: Tensor, faces: Ten
 
 
 @torch.no_grad()
+def depth_and_normals(
+    rasterizer: Rasterizer, positions: Tensor, faces: Tensor, cameras: Cameras, resolution: int, flat: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The visible surface at the pixels' centres, bottom row first.
+
+    Returns:
+        Depths (B, H, W), metres along the view, inf where nothing is; unit normals (B, H, W, 3) in the cameras' axes
+        (right, up, backward), on the side that is seen, 0 where nothing is. positions, faces: (V, 3) metres, (F, 3).
+    """
+    clip = cameras.clip(positions)
+    rast = rasterizer.rasterize(clip, faces, (resolution, resolution))
+    depth = rasterizer.interpolate(clip[..., 3:].contiguous(), rast, faces)[..., 0]
+    normals = _normals(rasterizer, positions, rast, faces, flat)
+    corners = clip[:, faces.long()][..., [0, 1, 3]]  # their determinant's sign is the winding (Olano & Greer 1997)
+    face = (rast[..., 3].long() - 1).clamp(min=0)
+    side = torch.linalg.det(corners).sign()[torch.arange(len(clip), device=clip.device)[:, None, None], face]
+    rotation = torch.stack(cameras.axes(), dim=1).to(normals.dtype)
+    normals = torch.einsum("bij,bhwj->bhwi", rotation, normals * side[..., None])
+    return torch.where(rast[..., 3] > 0, depth, torch.inf), normals
+
+
+@torch.no_grad()
 def turntable(
     rasterizer: Rasterizer,
     positions: np.ndarray,

@@ -38,7 +38,10 @@ def value_of(option: Option) -> Any:
         return [0, 30]
     if option.type is str:
         return "/a/folder" if option.folder else "a table"
-    return True if option.type is bool else max(1, math.ceil(option.low))
+    if option.type is bool:
+        return True
+    number = max(1, math.ceil(option.low))
+    return option.high if number == option.default else number
 
 
 def mode_of(option: Option) -> str:
@@ -176,5 +179,5 @@ def test_http(option: Option) -> None:
     assert schema["description"].startswith(option.description)
     assert option.required or schema["default"] == option.default
     value = value_of(option)
-    request = from_dict(JobRequest, {"prompt": PROMPT, option.name: value}).validate(uploaded=False)
-    assert getattr(request, option.name) == value
+    given = {"prompt": PROMPT, "mode": option.modes[0], option.name: value}
+    assert getattr(from_dict(JobRequest, given).validate(uploaded=False), option.name) == value

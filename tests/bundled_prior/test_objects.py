@@ -105,3 +105,25 @@ def test_bad_input_is_refused_in_a_sentence():
         objects.signed_distance("dragon", np.zeros((1, 3)))
     with pytest.raises(ValueError, match="shape"):
         objects.signed_distance("mug", np.zeros(3))
+
+
+def test_depths_are_those_of_a_ball():
+    from dataclasses import replace
+
+    rng = np.random.default_rng(0)
+    scene = replace(objects.scene("red", "sphere", rng, vary=False), eye=np.array([0.0, -3.0, 0.0]))
+    (depth,) = objects.render_depth([scene], 65)  # the middle pixel looks through the centre
+    assert depth[32, 32] == pytest.approx(3 - shapes.RADIUS, abs=2e-3)
+    column = np.flatnonzero(np.isfinite(depth[32]))
+    slope = np.tan(np.radians(objects.FIELD_OF_VIEW / 2)) * (2 * (column + 0.5) / 65 - 1)
+    # of a point (x, y): x = slope * y along the view, on the ball (y - 3)^2 + x^2 = r^2
+    a, c = 1 + slope**2, 9 - shapes.RADIUS**2
+    inside = 9 - a * c > 1e-2
+    assert np.allclose(depth[32, column][inside], ((3 - np.sqrt(9 - a * c)) / a)[inside], atol=5e-3)
+    assert np.isinf(depth[0]).all()
+
+
+def test_a_point_of_the_surface_belongs_to_its_primitive():
+    parts = shapes.Shape.build("mushroom").parts
+    (top,), (bottom,) = (objects.nearest_part(parts, np.array([[0, 0, z]])) for z in (0.8, -0.8))
+    assert (parts[top, 1:4] < 0).all() and (parts[bottom, 1:4] > 0).all()  # the cap is of the captioned colour
