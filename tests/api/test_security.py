@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from msd_blender.protocol import FAILED, JobRequest, ProtocolError, decode_snapshot, read_snapshot
+from msd_blender.client import ClientError
+from msd_blender.protocol import JobRequest, ProtocolError, decode_snapshot, read_snapshot
 from server.api.auth import RateLimit, allowed_model
 from server.api.header_timeout import HEADER_TIMEOUT
 from server.checkpoint import load
@@ -74,8 +75,15 @@ def test_models_lie_below_the_given_roots_links_followed(tmp_path):
     assert allowed_model(str(outside), None) and not allowed_model(str(outside), [])
 
 
+def test_an_id_is_allowed_where_the_cache_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "hub" / "models--some--model").mkdir(parents=True)
+    assert allowed_model("some/model", [tmp_path / "hub"]) and allowed_model("some/model", None)
+    assert not allowed_model("some/model", [tmp_path / "other"]) and not allowed_model("no/model", [tmp_path / "hub"])
+
+
 def test_a_pickle_in_safetensors_clothes_is_not_opened(server, save_pipeline, tmp_path):
-    """It would write a file; the job must fail in a sentence instead."""
+    """It would write a file; it must be refused in a sentence instead."""
     import pickle
 
     class Evil:
@@ -86,11 +94,12 @@ def test_a_pickle_in_safetensors_clothes_is_not_opened(server, save_pipeline, tm
     for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"):
         (folder / "unet" / name).write_bytes(pickle.dumps(Evil()))
     client = server.client()
-    last = list(client.events(client.submit(JobRequest("a mug", model=str(folder), iterations=1)).id))[-1]
-    assert last.state == FAILED and "Traceback" not in last.error and not (tmp_path / "owned").exists()
+    with pytest.raises(ClientError, match="damaged, or no safetensors file"):
+        client.submit(JobRequest("a mug", model=str(folder), iterations=1))
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()  # then only the .bin is left
-    last = list(client.events(client.submit(JobRequest("a mug", model=str(folder), iterations=1)).id))[-1]
-    assert last.state == FAILED and not (tmp_path / "owned").exists()
+    with pytest.raises(ClientError, match="only pickled weights"):
+        client.submit(JobRequest("a mug", model=str(folder), iterations=1))
+    assert not (tmp_path / "owned").exists()
 
 
 def test_a_checkpoint_that_claims_to_be_huge_costs_nothing(tmp_path):

@@ -9,10 +9,24 @@ import socket
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from scripts import original_layout
 from server.doctor import BAD, GOOD, model
@@ -56,6 +70,31 @@ def made(folders, tmp_path_factory):
             }
         ),
     ).save_pretrained(root / "sdxl")
+    projected = [CLIPTextModelWithProjection(CLIPTextConfig(**{**config, "hidden_size": n * WIDTH})) for n in (1, 2)]
+    StableDiffusion3Pipeline(
+        vae=small.vae,
+        text_encoder=projected[0],
+        text_encoder_2=projected[1],
+        text_encoder_3=T5EncoderModel(T5Config(vocab_size=9, d_model=48, d_kv=8, d_ff=8, num_layers=1, num_heads=2)),
+        tokenizer=small.tokenizer,
+        tokenizer_2=small.tokenizer,
+        tokenizer_3=T5TokenizerFast(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)], extra_ids=0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=SD3Transformer2DModel(
+            sample_size=8,
+            in_channels=3,
+            out_channels=3,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            caption_projection_dim=16,
+            pooled_projection_dim=16,
+            pos_embed_max_size=8,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        ),
+    ).save_pretrained(root / "sd3")
     return {path.name: path for path in root.iterdir()}
 
 
@@ -411,11 +450,11 @@ def test_clips_tokenizer_is_openais():
     ]
 
 
-def test_the_parts_are_protocol_parts(made, tmp_path):
-    parts = SingleFileParts(write(made["sdxl"], tmp_path / "model.safetensors"))
-    assert parts.has("text_encoder_2") and not parts.has("text_encoder_3")
-    assert parts.config("unet")["addition_embed_type"] == "text_time"
-    whole = networks(made["sdxl"])
+@pytest.mark.parametrize("family", ["sdxl", "sd3"])
+def test_every_network_has_the_weights_of_the_folder(made, written, family):
+    parts = SingleFileParts(written[family] / "model.safetensors")
+    assert parts.has("text_encoder_2") and parts.has("text_encoder_3") == (family == "sd3")
+    whole = networks(made[family])
     for part, network in whole.items():
         mine = parts.network(part, type(network)).state_dict()
         assert mine.keys() == network.state_dict().keys()
