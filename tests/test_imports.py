@@ -67,7 +67,7 @@ LAYERS = {
     "assets": {"geometry", "rendering"},
     "guidance": {"checkpoint", "priors"},
     "bundled_prior": {"geometry", "paths", "priors", "rendering"},
-    "evaluation": {"bundled_prior", "geometry", "optimize", "paths", "priors", "rendering"},
+    "evaluation": {"assets", "bundled_prior", "geometry", "optimize", "paths", "priors", "rendering"},
     "experiments": {"bundled_prior", "evaluation", "guidance", "paths", "priors"},
     "priors": set(),
     "rendering": set(),

@@ -181,4 +181,5 @@ class JobRequest:
 
 
 OPTIONS: dict[str, Option] = options_of(JobRequest)
-PATHS = [name for name, each in OPTIONS.items() if each.folder]  # options that name a file or folder of the server's
+# Options that name a file or folder of the server's.
+PATHS = [name for name, each in OPTIONS.items() if each.folder and each.default == ""]

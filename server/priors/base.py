@@ -13,7 +13,6 @@ if TYPE_CHECKING:  # the server's own process asks for errors and files, and doe
     import torch
     from torch import Tensor
 
-    from .control_files import ControlFile
     from .cost import Cost
 
 
@@ -82,22 +81,6 @@ class HasCost(Protocol):
 
     def cost(self) -> Cost:
         """Memory and arithmetic of its parts."""
-
-
-@runtime_checkable
-class TakesControl(Protocol):
-    """A prior whose pictures ControlNets can steer."""
-
-    def add_control(self, files: Mapping[str, ControlFile], strength: float = 1.0) -> None:
-        """Follow the mesh from now on: `condition` then needs views with depth and normals.
-
-        Args:
-            files: kind of picture, one of `protocol.CONTROLS` -> its ControlNet.
-            strength: factor of what the ControlNets add.
-
-        Raises PriorError for a ControlNet that does not fit.
-        """
-        ...
 
 
 class TextToImagePrior(Denoiser, HasStudent, Protocol):

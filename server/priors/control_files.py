@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from . import families
 from .base import PriorError
@@ -27,6 +28,22 @@ class ControlFile:
     place: Path
     weights: tuple[Path, ...]
     union: bool
+
+
+@runtime_checkable
+class TakesControl(Protocol):
+    """A prior whose pictures ControlNets can steer."""
+
+    def add_control(self, files: Mapping[str, ControlFile], strength: float = 1.0) -> None:
+        """Follow the mesh from now on: `condition` then needs views with depth and normals.
+
+        Args:
+            files: kind of picture, one of `protocol.CONTROLS` -> its ControlNet.
+            strength: factor of what the ControlNets add.
+
+        Raises PriorError for a ControlNet that does not fit.
+        """
+        ...
 
 
 def find(kinds: Sequence[str], place: str, model: Path) -> dict[str, ControlFile]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from msd_blender.protocol import JobRequest
 
 from . import control_files, files, multi_view_files, places, single_file, transformer_files
-from .base import PriorError, TakesControl, TextToImagePrior
-from .control_files import ControlFile
+from .base import PriorError, TextToImagePrior
+from .control_files import ControlFile, TakesControl
 from .lora_files import HasLoRAs, LoRA, check_loras, named_loras
 
 if TYPE_CHECKING:

@@ -88,7 +88,15 @@ def artists(parts):
 
 def test_the_tables_have_every_option_of_a_job():
     named = set().union(*TABLES.values())
-    outside = {"prompt", "mode", "client_key", "priority", "model", "loras"}  # required, for the queue, or of the model
+    outside = {
+        "prompt",
+        "mode",
+        "client_key",
+        "priority",
+        "model",
+        "loras",
+        "control_model",
+    }  # required, for the queue, or of the model
     assert named | outside == {field.name for field in fields(JobRequest)}
 
 

@@ -310,7 +310,7 @@ def test_a_bad_network_gets_a_sentence(models, controls, tmp_path, change, words
     copy = shutil.copytree(controls["sd"]["depth"], tmp_path / "depth")
     change(copy)
     with pytest.raises(PriorError, match=words) as error:
-        load_cached(Selection(str(models["sd"]), ("depth",), str(copy)), torch.device("cpu"))
+        load_cached(Selection(str(models["sd"]), control=("depth",), control_model=str(copy)), torch.device("cpu"))
     assert "\n" not in str(error.value)
 
 
@@ -335,7 +335,9 @@ def test_a_choice_that_does_not_fit_gets_a_sentence(models, controls, tmp_path, 
     (tmp_path / "model").symlink_to(models["sd"])
     path = next((base / place for base in (root, tmp_path) if (base / place).exists()), None) if place else ""
     with pytest.raises(PriorError, match=words) as error:
-        load_cached(Selection(str(models[model]) if model else "", kinds, str(path)), torch.device("cpu"))
+        load_cached(
+            Selection(str(models[model]) if model else "", control=kinds, control_model=str(path)), torch.device("cpu")
+        )
     assert "\n" not in str(error.value)
 
 

@@ -185,7 +185,7 @@ def test_one_view_at_once_is_the_plain_network_with_cameras(folders, tmp_path):
     together = prior.denoise(x, sigma, condition)
     assert all(isinstance(each, JointAttention) for each in processor.values())
     prior.unet.set_attn_processor(AttnProcessor2_0())
-    prior._inputs = lambda condition, batch: {"class_labels": condition.cameras}
+    prior._inputs = lambda text: {"class_labels": text.cameras}
     assert torch.equal(prior.denoise(x, sigma, condition), together)
 
 
