@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from .errors import ProtocolError
 from .frames import MAX_FACES, MAX_TEXTURE_SIZE
-from .loras import split_lora
 from .options import MODES, Option, option, options_of
 
 MAX_PROMPT = 1000  # characters
@@ -140,8 +139,6 @@ class JobRequest:
         """
         for name, each in OPTIONS.items():
             each.check(getattr(self, name))
-        for lora in self.loras:
-            split_lora(lora)
         if uploaded and self.mode == "generate" and self.mesh:
             raise ProtocolError("Mode generate starts from nothing: leave out the mesh.")
         if uploaded and self.mode != "generate" and not self.mesh:
