@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-
-from .errors import ProtocolError
 
 _WEIGHT = re.compile(r"(?P<file>.+):(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))", re.DOTALL)
 MAX_LORA_WEIGHT = 100.0
@@ -15,17 +12,10 @@ MAX_LORA_WEIGHT = 100.0
 def split_lora(text: str) -> tuple[str, float]:
     """The file and the weight of "FILE" or "FILE:WEIGHT"; the weight is 1 where none is said.
 
-    The colon of a drive, as in "C:\\LoRAs\\shiny.safetensors", is no weight's. Raises `ProtocolError`.
+    The colon of a drive, as in "C:\\LoRAs\\shiny.safetensors", is no weight's.
     """
     match = _WEIGHT.fullmatch(text)
-    file, weight = (match["file"], float(match["weight"])) if match else (text, 1.0)
-    if not file.strip():
-        raise ProtocolError("A LoRA is FILE or FILE:WEIGHT, but its file is empty: name a .safetensors file.")
-    if not math.isfinite(weight) or abs(weight) > MAX_LORA_WEIGHT:
-        raise ProtocolError(
-            f"The LoRA {file} has the weight {weight:g}: give one from -{MAX_LORA_WEIGHT:g} to {MAX_LORA_WEIGHT:g}."
-        )
-    return file, weight
+    return (match["file"], float(match["weight"])) if match else (text, 1.0)
 
 
 def join_lora(file: str, weight: float) -> str:

@@ -81,6 +81,8 @@ class Option:
                 raise self._unfit("a list of texts", value)
             for each in value:
                 self._check_text(each)
+                if not _is_visible(each):
+                    raise self._unfit("a list of texts that are not empty", value)
         elif self.many:
             if not isinstance(value, list) or len(value) != 2:
                 raise self._unfit("two numbers", value)
@@ -105,7 +107,7 @@ class Option:
         if not isinstance(value, str) or "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
             raise ProtocolError(f"{self.name} must be plain Unicode text.")
         title = self.name.replace("_", " ")
-        if self.required and not value.replace("\ufeff", "").strip():
+        if self.required and not _is_visible(value):
             raise ProtocolError(f'The {title} is empty: say what to make, for example "a red mushroom".')
         if self.length is not None and len(value) > self.length:
             raise ProtocolError(f"The {title} has {len(value):,} characters; shorten it to at most {self.length:,}.")
@@ -116,6 +118,10 @@ class Option:
             if self.type is int:
                 raise self._unfit(f"a whole number from {self.low} to {self.high}", value)
             raise self._unfit(f"a number from {self.low:g} to {self.high:g}", value)
+
+
+def _is_visible(text: str) -> bool:
+    return bool(text.replace("\ufeff", "").strip())
 
 
 def option(

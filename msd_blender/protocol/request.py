@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from .errors import ProtocolError
 from .frames import MAX_FACES, MAX_TEXTURE_SIZE
-from .loras import split_lora
 from .options import MODES, Option, option, options_of
 
 MAX_PROMPT = 1000  # characters
@@ -169,8 +168,6 @@ class JobRequest:
         """
         for name, each in OPTIONS.items():
             each.check(getattr(self, name))
-        for lora in self.loras:
-            split_lora(lora)
         if self.control and self.mode == "generate":
             raise ProtocolError("A ControlNet follows a mesh, which mode generate has not: leave out control.")
         if uploaded and self.mode == "generate" and self.mesh:

@@ -88,6 +88,7 @@ REFUSALS: Answers = {
 NO_JOB: Answers = {404: {"model": Refusal, "description": "there is no such job or mesh"}}
 CONFLICT: Answers = {**NO_JOB, 409: {"model": Refusal, "description": "the job's state does not allow it"}}
 BUSY: Answers = {429: {"model": Refusal, "description": "too much at once"}}
+UNFIT: Answers = {409: {"model": Refusal, "description": "the model or a LoRA cannot be used"}}
 JobId = Annotated[str, PathParameter(max_length=64)]
 
 
@@ -111,7 +112,7 @@ def create_app(
 
     @app.exception_handler(PriorError)
     async def unfit(request: Request, error: PriorError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
+        return JSONResponse({"detail": str(error)}, 409)
 
     @app.exception_handler(UploadNotFound)
     async def missing(request: Request, error: UploadNotFound) -> JSONResponse:
@@ -221,7 +222,7 @@ def create_app(
     @app.post(
         "/v1/jobs",
         status_code=201,
-        responses={**BUSY, **NO_JOB},
+        responses={**BUSY, **NO_JOB, **UNFIT},
         openapi_extra={
             "requestBody": {"required": True, "content": {"application/json": {"schema": request_schema()}}}
         },

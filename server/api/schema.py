@@ -69,8 +69,9 @@ def _value(option: Option) -> Schema:
     if option.choices:
         value["enum"] = list(option.choices)
     elif option.type is str:
-        value["pattern"] = VISIBLE_TEXT if option.required else TEXT
-        if option.required:
+        visible = option.required or option.texts
+        value["pattern"] = VISIBLE_TEXT if visible else TEXT
+        if visible:
             value["minLength"] = 1
         if option.length is not None:
             value["maxLength"] = option.length

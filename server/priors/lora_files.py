@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from msd_blender.protocol import ProtocolError, split_lora
+from msd_blender.protocol import MAX_LORA_WEIGHT, split_lora
 
 from .base import PriorError
 from .families import LORA, MODEL, NETWORK, UNKNOWN, Contents, identify, misfit
@@ -41,19 +41,21 @@ class HasLoRAs(Protocol):
 def named_loras(loras: Iterable[str], prompt: str, model: Path) -> tuple[LoRA, ...]:
     """The LoRAs of a request: of its list, "FILE:WEIGHT", then of its prompt's tags, "<lora:NAME:WEIGHT>".
 
-    Raises PriorError for a tag that cannot be read, or whose file is not found.
+    Raises PriorError for a tag that cannot be read, or whose file is not found, and for a weight out of range.
     """
-    listed = [LoRA(os.path.expanduser(file), weight) for file, weight in map(split_lora, loras)]
-    tagged = []
+    found = [LoRA(os.path.expanduser(file), weight) for file, weight in map(split_lora, loras)]
     for tag, content in lora_tags(prompt):
-        try:
-            name, weight = split_lora(content)
-        except ProtocolError as error:
-            raise PriorError(str(error)) from None
+        name, weight = split_lora(content)
         if ":" in name:
             raise PriorError(f"{tag} cannot be read: write <lora:NAME:WEIGHT>, as <lora:shiny:0.8>.")
-        tagged.append(LoRA(str(find_lora(name, model)), weight))
-    return *listed, *tagged
+        found.append(LoRA(str(find_lora(name, model)), weight))
+    for lora in found:
+        if abs(lora.weight) > MAX_LORA_WEIGHT:
+            raise PriorError(
+                f"The LoRA {lora.file} has the weight {lora.weight:g}: give one from -{MAX_LORA_WEIGHT:g} to "
+                f"{MAX_LORA_WEIGHT:g}."
+            )
+    return tuple(found)
 
 
 def find_lora(name: str, model: Path) -> Path:

@@ -267,7 +267,7 @@ def test_files_and_weights_come_back(file, weight):
 
 
 @pytest.mark.parametrize(
-    ("loras", "words"), [([""], "its file is empty"), (["a:1000"], "weight 1000: give one from -100"), ("a", "a list")]
+    ("loras", "words"), [([""], "not empty"), ([" "], "not empty"), ("a", "a list"), ([1], "plain Unicode text")]
 )
 def test_a_request_refuses_other_texts(loras, words):
     with pytest.raises(ProtocolError, match=words):
@@ -287,10 +287,12 @@ def test_a_prompts_tags_are_looked_for_by_name(tmp_path, monkeypatch):
     prompt = "a <lora:shiny [v1]:0.8> chair <lyco:matt>, <hypernet:other:1>"
     assert named_loras(["/a:0.5"], prompt, model) == (LoRA("/a", 0.5), LoRA(str(shiny), 0.8), LoRA(str(matt), 1))
     for name in ("far", "../Lora/styles/shiny [v1]", "*", ""):
-        with pytest.raises(PriorError, match="There is no LoRA|file is empty"):
+        with pytest.raises(PriorError, match="There is no LoRA"):
             named_loras([], f"<lora:{name}>", model)
     monkeypatch.setenv("MSD_MODELS", str(tmp_path / "elsewhere"))
     assert find_lora("far", model) == far
+    with pytest.raises(PriorError, match="has the weight 1000: give one from -100 to 100"):
+        named_loras(["/a:1000"], "", model)
     with pytest.raises(PriorError, match="cannot be read: write <lora:NAME:WEIGHT>"):
         named_loras([], "<lora:matt:0.5:much>", model)
 
