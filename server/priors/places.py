@@ -74,7 +74,11 @@ def t5_tokenizer() -> Path | None:
 def locate(model: str | Path) -> Path:
     """The path that a name stands for: a repository's folder for an id that is in the cache, else the path itself."""
     path = Path(model).expanduser()
-    if not path.exists() and _ID.fullmatch(str(model)):
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # too long, or with a character that no path has
+        raise PriorError(f"{str(model)[:60]!r} cannot be the path of a model: name a folder or a file.") from None
+    if not there and _ID.fullmatch(str(model)):
         repository = cache_folder() / (_REPOSITORY + str(model).replace("/", "--"))
         if repository.is_dir():
             return repository

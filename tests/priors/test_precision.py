@@ -2,6 +2,7 @@
 """Gradients through the VAE in 16 bits: every layer's answer and gradient rounded, on the CPU in float32 between."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -107,6 +108,7 @@ def test_large_activations_stay_finite_where_the_family_has_them(case, folders, 
             dtype: cosine(exact, gradient(in_16_bits(vae, dtype), pictures, on_latents)) for dtype in chosen.values()
         }
 
-    for cosines in (grown(6e4), grown(1e6)):
-        assert cosines[chosen["XL"]] > 0.99
-    assert not torch.tensor(grown(1e6)[torch.float16]).isfinite()
+    large, huge = grown(6e4), grown(1e6)
+    assert all(math.isfinite(each) for each in large.values())
+    assert large[chosen["XL"]] >= 0.999 and huge[chosen["XL"]] >= 0.999
+    assert not math.isfinite(huge[torch.float16])
