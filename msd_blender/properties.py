@@ -128,7 +128,7 @@ class RequestProperties:
     )
     field_of_view: _property("field_of_view", "Field of View")
     background: _property("background", "Background")
-    model: _property("model", "Model", subtype="DIR_PATH")
+    model: _property("model", "Model", subtype="FILE_PATH")
     loras: CollectionProperty(type=MSD_PG_lora, name="LoRAs", description=OPTIONS["loras"].text)
     control: _property("control", "Control")
     control_model: _property("control_model", "ControlNet", subtype="FILE_PATH")
