@@ -136,7 +136,7 @@ def forecast(
 ) -> list[str]:
     """Sentences for the user where a job will hold much of the memory, or take long."""
     sentences = []
-    if request.memory_limit is not None or settings.one_by_one or 4 * peak > limit_of(request, device):
+    if request.memory_limit is not None or 4 * peak > limit_of(request, device):
         order = ", one by one" if settings.one_by_one else " at once"
         views = f"{settings.views} views{order}" if settings.views > 1 else "one view at a time"
         sentences.append(f"The job will hold about {peak / GIB:.1f} GiB of memory, with {views}.")
