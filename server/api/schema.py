@@ -27,7 +27,7 @@ def request_schema() -> Schema:
         "properties": {name: _property(option) for name, option in OPTIONS.items()},
         "required": [name for name, option in OPTIONS.items() if option.required],
         "oneOf": [
-            {"properties": {"mode": {"const": generate}, "mesh": {"const": ""}}},
+            {"properties": {"mode": {"const": generate}, "mesh": {"const": ""}, "control": {"maxItems": 0}}},
             {"properties": {"mode": {"enum": others}, "mesh": {"pattern": MESH_ID}}, "required": ["mode", "mesh"]},
         ],
     }

@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--output", type=expanded, default=CONTROL, help="ControlNet folder to write")
     parser.add_argument("--start", type=expanded, metavar="DIR", default=MODEL, help="the pipeline that is steered")
     parser.add_argument("--images", type=int, default=16_000)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=TrainConfig.seed)
     parser.add_argument("--device", default=TrainConfig.device, help="cpu or cuda")

@@ -47,7 +47,7 @@ def test_a_run_ends_as_an_interrupted_one_and_fits_the_bundled_model(tmp_path):
         if not name.startswith("optimizer."):
             assert torch.allclose(tensor, two[name], rtol=0, atol=1e-4), name
     prior = load(BUNDLED_MODEL, "cpu")
-    prior.add_control(find(["depth"], str(whole.output)))
+    prior.add_control(find(["depth"], str(whole.output), BUNDLED_MODEL))
     assert prior.control.kinds == ["depth"]
 
 
