@@ -8,8 +8,7 @@ the colour of every face with that of its part. Jobs that DIR has already are no
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from msd_blender.protocol import JobRequest
 from ..assets.mesh_asset import Placement
 from ..bundled_prior import objects, shapes
 from ..bundled_prior.captions import prompt
+from ..bundled_prior.primitives import rotation
 from ..geometry.colour import linear_to_srgb
 from ..geometry.files import load
 from ..geometry.marching import marching_tetrahedra
@@ -46,6 +46,19 @@ THINGS = {
     "boat": "pink",
     "cactus": "green",
 }
+# All things with a front and trim of another colour. Turned by a quarter they do not show the side that the prompt of a
+# view names, as a mesh that an artist has not turned to face the front.
+FRONTS = {
+    "car": "green",
+    "house": "yellow",
+    "robot": "blue",
+    "bear": "orange",
+    "duck": "yellow",
+    "airplane": "red",
+    "sofa": "purple",
+}
+TURN = 90.0  # degrees, counter-clockwise seen from above
+ALIKE = 0.2  # distance in sRGB below which two colours of a palette count as one
 EDGE = 40  # points along an edge of the grid that a mesh is extracted from
 ARMS = {"without": [], "with": ["depth"]}  # name of a column -> control
 SIZE = 96  # of a view in the picture, pixels
@@ -65,8 +78,8 @@ class Thing:
     area: np.ndarray
 
     @classmethod
-    def build(cls, noun: str, colour: str, seed: int) -> Thing:
-        """With the proportions of a seed."""
+    def build(cls, noun: str, colour: str, seed: int, turn: float = 0.0) -> Thing:
+        """With the proportions of a seed, turned by degrees about the vertical."""
         shape = shapes.Shape.build(noun, np.random.default_rng(seed))
         rows = shape.painted(np.array(shapes.COLOURS[colour]))
         axis = np.linspace(-1, 1, EDGE)
@@ -76,11 +89,14 @@ class Thing:
         corners = positions[faces]
         colours = linear_to_srgb(rows[:, 1:4])
         main = int(np.flatnonzero(shape.parts[:, 1] < 0)[0])
-        palette = np.unique(colours.round(4), axis=0)
-        first = np.abs(palette - colours[main]).sum(1).argmin()
-        palette = np.concatenate([palette[first : first + 1], np.delete(palette, first, 0)])
+        kept = [colours[main]]
+        for other in np.unique(colours.round(4), axis=0):
+            if np.linalg.norm(np.array(kept) - other, axis=1).min() > ALIKE:
+                kept.append(other)
+        palette = np.array(kept)
         truth = np.abs(colours[:, None] - palette).sum(2).argmin(1)[objects.nearest_part(rows, corners.mean(1))]
         cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        positions = positions @ rotation("z", turn).T
         mesh = Mesh(positions.astype(np.float32), faces.astype(np.int32))
         return cls(mesh, palette, truth, np.linalg.norm(cross, axis=1))
 
@@ -105,9 +121,8 @@ def measure(thing: Thing, folder: Path) -> dict[str, float]:
     }
 
 
-def paint(thing: Thing, folder: Path, noun: str, seed: int, control: list[str], iterations: int) -> None:
+def paint(thing: Thing, folder: Path, text: str, seed: int, control: list[str], iterations: int) -> None:
     """Run the job of one picture, unless it has finished in its folder."""
-    text = prompt(THINGS[noun], noun)
     request = JobRequest(
         text, seed=seed, mode="texture", mesh="x", iterations=iterations, texture_size=512, control=control
     )
@@ -155,8 +170,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--iterations", type=int, default=160)
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
+    for title, things, turn in (("as they stand", THINGS, 0.0), ("turned by a quarter", FRONTS, TURN)):
+        _table(title, things, turn, options)
+
+
+def _table(title: str, things: Mapping[str, str], turn: float, options: argparse.Namespace) -> None:
+    """One table and its picture."""
+    name = title.replace(" ", "-")
     lines = [
-        "| thing | seed | of the captioned colour | "
+        f"| thing, {title} | seed | of the captioned colour | "
         + " | ".join(f"right, {arm}" for arm in ARMS)
         + " | "
         + " | ".join(f"right on other parts, {arm}" for arm in ARMS)
@@ -165,31 +187,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     scores: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
     mains, bands = [], []
-    for noun in THINGS:
+    for noun, colour in things.items():
+        text = prompt(colour, noun)
         for seed in range(options.seeds):
-            thing = Thing.build(noun, THINGS[noun], seed)
+            thing = Thing.build(noun, colour, seed, turn)
             mains.append(float(thing.area[thing.truth == 0].sum() / thing.area.sum()))
             pictures = [seen_by_control(thing.mesh), true_views(thing)]
             for arm, control in ARMS.items():
-                folder = options.work / f"{noun}-{seed}-{arm}"
-                paint(thing, folder, noun, seed, control, options.iterations)
+                folder = options.work / f"{noun}-{turn:g}-{seed}-{arm}"
+                paint(thing, folder, text, seed, control, options.iterations)
                 scores[arm].append(measure(thing, folder))
                 pictures.append(views(load(folder / "mesh.glb")))
             if not seed:
                 bands.append(np.concatenate(pictures, axis=1))
-            lines.append(_line(f"{prompt(THINGS[noun], noun)} | {seed}", mains[-1], [scores[arm][-1] for arm in ARMS]))
+            lines.append(_line(f"{text} | {seed}", mains[-1], [scores[arm][-1] for arm in ARMS]))
             print(lines[-1], flush=True)
     means = [
         {name: float(np.mean([row[name] for row in scores[arm]])) for name in ("all", "other parts")} for arm in ARMS
     ]
     lines.append(_line("**mean** | ", float(np.mean(mains)), means))
-    (options.output / "texture-parts.md").write_text("\n".join(lines) + "\n")
-    (options.output / "texture-parts.json").write_text(json.dumps(scores, indent=1) + "\n")
-    _save(
-        np.concatenate(bands),
-        (*PICTURES, "true colours", "", *(s for arm in ARMS for s in (arm, ""))),
-        options.output / "texture-parts.png",
-    )
+    (options.output / f"{name}.md").write_text("\n".join(lines) + "\n")
+    titles = [*PICTURES, "true colours", "", *(cell for arm in ARMS for cell in (arm, ""))]
+    _save(np.concatenate(bands), titles, options.output / f"{name}.png")
 
 
 def _line(name: str, main: float, rows: Sequence[dict[str, float]]) -> str:
