@@ -21,6 +21,7 @@ With bpy, on the main thread only:
     live_job            a `JobSession` and its `SceneObject`; **sends an artist's edit**
     history             the record of each job in the .blend, and the versions of its object
     jobs                the timer and the handlers (load, save, undo) that drive the live jobs
+    model_list          what the server has: lists to choose from, and sentences on what does not fit
     operators, panels, properties, presets, preferences, icons      the user interface
     output, api         files of a job without a window; functions for scripts
 
@@ -36,9 +37,9 @@ from .version import __version__ as __version__
 
 
 def _modules() -> tuple[ModuleType, ...]:
-    from . import commands, history, icons, jobs, operators, panels, preferences, presets, properties
+    from . import commands, history, icons, jobs, model_list, operators, panels, preferences, presets, properties
 
-    return preferences, icons, properties, history, jobs, operators, presets, panels, commands
+    return preferences, icons, properties, history, jobs, operators, presets, model_list, panels, commands
 
 
 def register() -> None:

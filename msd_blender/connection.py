@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
 import bpy
@@ -19,7 +20,8 @@ import bpy
 from .client import Client
 from .errors import ClientError
 from .local_server import PYTHON, LocalServer, find, find_or_start, installations, start, stop, user_data
-from .protocol import Health
+
+T = TypeVar("T")
 
 
 def is_local(url: str) -> bool:
@@ -187,27 +189,31 @@ class SharedServer:
 shared_server = SharedServer()
 
 
-class HealthMonitor:
-    """The server's health as the panel shows it, requested in a thread so that drawing never waits.
+class Monitor(Generic[T]):
+    """The server's answer to one question, as the panel shows it, asked for in a thread so that drawing never waits.
 
-    health: of the last request, None where no server answered. problem: why not, "" where none runs.
+    answer: the last one, None where no server answered. problem: why not, "" where none runs.
+
+    Args:
+        ask: the question.
+        max_age: seconds after which an answer is old.
     """
 
-    max_age = 3.0  # seconds
-
-    def __init__(self) -> None:
-        self.health: Health | None = None
+    def __init__(self, ask: Callable[[Client], T], max_age: float) -> None:
+        self.answer: T | None = None
         self.problem = ""
-        self._requested_at = -self.max_age
+        self.max_age = max_age
+        self._ask = ask
+        self._requested_at = -max_age
         self._thread: threading.Thread | None = None
+        self._client: Client | None = None
 
     @property
     def is_requesting(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
     def refresh(self) -> bool:
-        """Request the health anew if the last request is older than `max_age`; whether one is under way now. On the
-        main thread."""
+        """Ask anew if the last request is older than `max_age`; whether one is under way now. On the main thread."""
         if not self.is_requesting and time.monotonic() - self._requested_at > self.max_age:
             self._requested_at = time.monotonic()
             prefs = preferences()
@@ -215,40 +221,47 @@ class HealthMonitor:
             self._start_thread(self._request, remote, data_folder())
         return self.is_requesting
 
-    def start_server(self, connect: Callable[[], Client]) -> None:
-        """Connect, which starts the server, and request its health; nothing while a request is under way."""
+    def connect(self, connect: Callable[[], Client]) -> None:
+        """Connect, which may start the server, and ask; nothing while a request is under way."""
         if not self.is_requesting:
-            self._start_thread(self._connect, connect)
+            self._start_thread(self._ask_client, connect)
 
     def expire(self) -> None:
         """Let the next `refresh` make a request at once."""
         self._requested_at = -self.max_age
 
     def close(self) -> None:
+        """Abort the request that is under way."""
+        if self._client is not None:
+            self._client.close()
         if self._thread is not None:
             self._thread.join(5)
 
     def _start_thread(self, target: Callable[..., None], *arguments: object) -> None:
-        self._thread = threading.Thread(target=target, args=arguments, daemon=True, name="msd-health")
+        self._thread = threading.Thread(target=target, args=arguments, daemon=True, name="msd-monitor")
         self._thread.start()
-
-    def _connect(self, connect: Callable[[], Client]) -> None:
-        try:
-            with connect() as client:
-                self.health, self.problem = client.health(), ""
-        except ClientError as error:
-            self.problem = str(error)
 
     def _request(self, remote: tuple[str, str] | None, data: Path) -> None:
         try:
             server = LocalServer(*remote) if remote else find(data)
-            if server is None:
-                self.health, self.problem = None, ""
-                return
-            with Client(server.url, server.token, timeout=3) as client:
-                self.health, self.problem = client.health(), ""
         except ClientError as error:
-            self.health, self.problem = None, str(error)
+            self.answer, self.problem = None, str(error)
+            return
+        if server is None:
+            self.answer, self.problem = None, ""
+            return
+        if not self._ask_client(lambda: Client(server.url, server.token, timeout=3)):
+            self.answer = None
+
+    def _ask_client(self, connect: Callable[[], Client]) -> bool:
+        """Whether there is an answer."""
+        try:
+            with connect() as self._client:
+                self.answer, self.problem = self._ask(self._client), ""
+        except ClientError as error:
+            self.problem = str(error)
+            return False
+        return True
 
 
-health_monitor = HealthMonitor()
+health_monitor = Monitor(Client.health, max_age=3)

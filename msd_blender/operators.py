@@ -312,7 +312,7 @@ class MSD_OT_server_start(bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
-            health_monitor.start_server(client_factory())
+            health_monitor.connect(client_factory())
         except (ValueError, ClientError) as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}

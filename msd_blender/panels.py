@@ -7,7 +7,7 @@ from typing import Any
 import bpy
 from bpy.app.translations import pgettext_iface as translated
 
-from . import history, icons, jobs
+from . import history, icons, jobs, model_list
 from .capture import capture_problem
 from .connection import health_monitor, preferences
 from .job_session import CONNECTING, format_progress, progress_fraction
@@ -74,6 +74,10 @@ class MSD_PT_generate(_Panel, bpy.types.Panel):
         )
         if settings.mode != "generate" and (problem := capture_problem(context)):
             _wrapped_text(layout, translated(problem), context, icon="INFO")
+        if settings.model or settings.loras or settings.control:
+            model_list.refresh()
+        for problem in model_list.problems(settings):
+            _wrapped_text(layout, problem, context, icon="ERROR")
 
 
 class MSD_PT_result(_Settings, bpy.types.Panel):
@@ -109,11 +113,18 @@ class MSD_PT_control(_Settings, bpy.types.Panel):
     """What the model sees of the mesh, where there is one."""
 
     bl_label = "Control"
-    names = ("control", "control_model", "control_strength")
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         return context.scene.msd.mode in OPTIONS["control"].modes
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, settings = self.layout, context.scene.msd
+        _props(layout, settings, "control")
+        if settings.mode in OPTIONS["control_model"].modes:
+            name = model_list.name_of(model_list.CONTROLNET, settings.control_model)
+            _list(layout, "ControlNet", "MSD_PT_controlnets", name or translated("The model's own"))
+        _props(layout, settings, "control_model", "control_strength")
 
 
 class MSD_PT_model(_Settings, bpy.types.Panel):
@@ -121,18 +132,52 @@ class MSD_PT_model(_Settings, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.msd
+        model_list.refresh()
+        name = model_list.name_of(model_list.MODEL, settings.model)
+        _list(layout, "Model", "MSD_PT_models", name or translated("Bundled model"))
         _props(layout, settings, "model")
         column = layout.column(align=True)
         for index, lora in enumerate(settings.loras):
-            row = column.row(align=True)
-            row.use_property_split = False
-            _placeholder(row, lora, "file", "LoRA file")
-            weight = row.row(align=True)
-            weight.ui_units_x = 3
-            weight.prop(lora, "weight", text="")
-            row.operator("msd.lora_remove", text="", icon="X").index = index
-        column.operator("msd.lora_add", icon="ADD")
-        _props(layout, settings, "device", "memory_limit", "rasterizer", "priority")
+            _draw_lora(column, lora, index)
+        row = column.row(align=True)
+        row.popover("MSD_PT_loras", text="Add LoRA", icon="ADD")
+        row.operator("msd.lora_add", text="", icon="FILEBROWSER")
+        _props(layout, settings, "device")
+        for device in health_monitor.answer.device.split("; ") if health_monitor.answer else ():
+            _wrapped_text(layout, device, context, icon="MEMORY")
+        row = layout.row(heading="Memory Limit", align=True)
+        row.prop(settings, "limits_memory", text="")
+        if settings.limits_memory:
+            row.prop(settings, "memory_limit", text="")
+        else:
+            row.label(text=OPTIONS["memory_limit"].none.capitalize())
+        _props(layout, settings, "rasterizer", "priority")
+
+
+def _list(layout: Any, title: str, panel: str, chosen: str) -> None:
+    """A row that opens a list of what the server has."""
+    split = layout.split(factor=0.4, align=True)
+    title_row = split.row()
+    title_row.alignment = "RIGHT"
+    title_row.label(text=title)
+    split.popover(panel, text=chosen)
+
+
+def _draw_lora(column: Any, lora: Any, index: int) -> None:
+    """A LoRA by its name; its path is under it where it is opened, or where there is none yet."""
+    row = column.row(align=True)
+    row.use_property_split = False
+    opened = lora.expanded or not lora.file
+    name = model_list.name_of(model_list.LORA, lora.file) or translated("LoRA file")
+    row.prop(lora, "expanded", text=name, icon="DOWNARROW_HLT" if opened else "RIGHTARROW", emboss=False)
+    weight = row.row(align=True)
+    weight.ui_units_x = 3
+    weight.prop(lora, "weight", text="")
+    row.operator("msd.lora_remove", text="", icon="X").index = index
+    if opened:
+        path = column.row()
+        path.use_property_split = False
+        _placeholder(path, lora, "file", "LoRA file")
 
 
 class MSD_PT_jobs(_Panel, bpy.types.Panel):
@@ -238,7 +283,7 @@ class MSD_PT_server(_Panel, bpy.types.Panel):
     bl_label = "Server"
 
     def draw(self, context: bpy.types.Context) -> None:
-        layout, prefs, health = self.layout, preferences(), health_monitor.health
+        layout, prefs, health = self.layout, preferences(), health_monitor.answer
         if health_monitor.refresh() and not bpy.app.timers.is_registered(_redraw):
             bpy.app.timers.register(_redraw, first_interval=0.2)
         column = layout.column(align=True)

@@ -34,6 +34,7 @@ QUALITIES = {"DRAFT": (160, 256), "STANDARD": (None, None), "HIGH": (1200, 1024)
 _CHOICE_NAMES = {"cpu": "CPU", "cuda": "CUDA", "nvdiffrast": "nvdiffrast"}  # others are their identifiers, capitalized
 _NO_CHOICE = "none"  # stands for "": Blender has no item without a name
 _LARGEST = 2**31 - 1  # of Blender's integers
+_FIRST_LIMIT = 8  # GiB
 
 
 def _items(choices: tuple[str, ...]) -> list[tuple[str, str, str]]:
@@ -76,6 +77,7 @@ class MSD_PG_lora(bpy.types.PropertyGroup):
         soft_max=2,
         default=1,
     )
+    expanded: BoolProperty(name="Path", description="Show the file's path", options={"SKIP_SAVE"})
 
 
 class RequestProperties:
@@ -207,6 +209,12 @@ class MSD_PG_settings(RequestProperties, bpy.types.PropertyGroup):
 
     variants: IntProperty(
         name="Variants", description="Number of objects, of successive seeds, side by side", default=1, min=1, max=16
+    )
+    limits_memory: BoolProperty(
+        name="Memory Limit",
+        description=f"{OPTIONS['memory_limit'].text[0].upper()}{OPTIONS['memory_limit'].text[1:]}",
+        get=lambda self: self.memory_limit > 0,
+        set=lambda self, on: setattr(self, "memory_limit", _FIRST_LIMIT if on else 0),
     )
 
 

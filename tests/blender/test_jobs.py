@@ -35,8 +35,8 @@ def worker_state() -> str:
     health_monitor.refresh()
     while health_monitor.is_requesting:
         time.sleep(0.02)
-    assert health_monitor.health
-    return health_monitor.health.worker
+    assert health_monitor.answer
+    return health_monitor.answer.worker
 
 
 def test_the_panel_knows_when_the_server_has_ended_its_work(remote: LocalServer, tiny: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ def test_the_server_is_started_shown_and_stopped(data: Path) -> None:
     while health_monitor.is_requesting:
         time.sleep(0.1)
     running = find(data)
-    assert health_monitor.health is not None and running is not None and health_monitor.health.pid == running.pid
+    assert health_monitor.answer is not None and running is not None and health_monitor.answer.pid == running.pid
     bpy.ops.msd.server_log()
     assert "Serving on" in bpy.data.texts["msd server.log"].as_string()
     bpy.ops.msd.server_stop()
@@ -86,7 +86,7 @@ def test_the_server_is_started_shown_and_stopped(data: Path) -> None:
     health_monitor.expire()
     while health_monitor.refresh():
         time.sleep(0.1)
-    assert health_monitor.health is None and not health_monitor.problem
+    assert health_monitor.answer is None and not health_monitor.problem
 
 
 def test_presets_keep_settings_and_leave_the_task(addon: Any) -> None:

@@ -99,6 +99,7 @@ def test_panel(option: Option) -> None:
     elif option.name == "loras":
         names = ["file", "weight"]
         settings.set_loras(map(split_lora, value))
+        settings.loras[0].expanded = True
     else:
         names = [option.name]
         setattr(settings, option.name, set(value) if option.many else value)
