@@ -45,8 +45,8 @@ def show(models: list[Model]) -> None:
 
 
 def name_of(kind: str, place: str) -> str:
-    """A name for people: as the server has it, else that of the file or folder."""
-    if model := find(kind, place):
+    """A name for people: as the server has it, else that of the file or folder; "" for the bundled one."""
+    if place and (model := find(kind, place)):
         return model.name
     return re.split(r"[\\/]", place.rstrip("\\/"))[-1].removesuffix(".safetensors")
 
@@ -123,9 +123,9 @@ class MSD_UL_models(bpy.types.UIList):
     ) -> None:
         model, settings = _shown[index], context.scene.msd
         problem = _unfit(model, settings)
-        split = layout.split(factor=0.5)
+        split = layout.split(factor=0.45)
         split.label(text=model.name, icon="ERROR" if problem else "CHECKMARK" if _is_chosen(model, settings) else "DOT")
-        split.label(text=problem or facts(model))
+        split.label(text=problem.removeprefix(f"{model.place} ") or facts(model))
 
     def filter_items(self, context: Any, data: Any, property: str) -> tuple[list[int], list[int]]:
         self.use_filter_show = True
@@ -184,7 +184,7 @@ class _List:
 
     bl_space_type = "VIEW_3D"
     bl_region_type = "HEADER"
-    bl_ui_units_x = 24
+    bl_ui_units_x = 28
     layout: Any
     kind = ""
 

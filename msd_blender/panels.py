@@ -124,7 +124,8 @@ class MSD_PT_control(_Settings, bpy.types.Panel):
         if settings.mode in OPTIONS["control_model"].modes:
             name = model_list.name_of(model_list.CONTROLNET, settings.control_model)
             _list(layout, "ControlNet", "MSD_PT_controlnets", name or translated("The model's own"))
-        _props(layout, settings, "control_model", "control_strength")
+            layout.prop(settings, "control_model", text="Path")
+        _props(layout, settings, "control_strength")
 
 
 class MSD_PT_model(_Settings, bpy.types.Panel):
@@ -135,7 +136,8 @@ class MSD_PT_model(_Settings, bpy.types.Panel):
         model_list.refresh()
         name = model_list.name_of(model_list.MODEL, settings.model)
         _list(layout, "Model", "MSD_PT_models", name or translated("Bundled model"))
-        _props(layout, settings, "model")
+        layout.use_property_split = True
+        layout.prop(settings, "model", text="Path")
         column = layout.column(align=True)
         for index, lora in enumerate(settings.loras):
             _draw_lora(column, lora, index)
@@ -297,7 +299,8 @@ class MSD_PT_server(_Panel, bpy.types.Panel):
                     context,
                     icon="MEMORY",
                 )
-            column.label(text=context.scene.msd.model or translated("Bundled model"), icon="FILE_VOLUME")
+            name = model_list.name_of(model_list.MODEL, context.scene.msd.model)
+            column.label(text=name or translated("Bundled model"), icon="FILE_VOLUME")
         elif health_monitor.problem:
             _wrapped_text(column, health_monitor.problem, context, icon="ERROR")
         else:

@@ -46,6 +46,7 @@ class BuildContext:
         target_faces, remesh: as `protocol.JobRequest`.
         warn: takes a sentence for the user.
         stage: of a name such as "unwrap", a context whose time is measured and which a user sees.
+        one_by_one: the views of a render that needs much memory are rendered one after another.
     """
 
     rasterizer: Rasterizer
@@ -57,6 +58,7 @@ class BuildContext:
     remesh: bool = False
     warn: Callable[[str], None] = print
     stage: Callable[[str], AbstractContextManager[object]] = nullcontext
+    one_by_one: bool = False
 
 
 class ParamGroup(TypedDict):

@@ -26,6 +26,7 @@ class Volume(FieldAsset):
     """The field as an emitting and absorbing fog: gradients reach empty space, so that holes open and legs part."""
 
     name: ClassVar[str] = "volume"
+    one_by_one = False
 
     @classmethod
     def from_previous(cls, previous: Asset | None, context: BuildContext) -> Asset:
@@ -36,7 +37,9 @@ class Volume(FieldAsset):
     @classmethod
     def of(cls, field: Field, context: BuildContext) -> Self:
         """As `FieldAsset.of`."""
-        return cls(field, context.options.symmetry)
+        asset = cls(field, context.options.symmetry)
+        asset.one_by_one = context.one_by_one
+        return asset
 
     def render(
         self,
@@ -49,7 +52,8 @@ class Volume(FieldAsset):
     ) -> tuple[Tensor, Tensor]:
         """As `Asset.render`. Fog is thin at first and hardens with progress."""
         grid = self.grid()
-        rgb, alpha = march(grid, cameras, lights, resolution, SAMPLES, 10 + 40 * progress, generator)
+        density = 10 + 40 * progress
+        rgb, alpha = march(grid, cameras, lights, resolution, SAMPLES, density, generator, self.one_by_one)
         penalty = (
             (0.02 + 0.2 * progress) * binary_entropy(alpha)
             + 0.02 * total_variation(grid[:, :1])

@@ -135,6 +135,8 @@ class Optimization:
         self.device = choose_device(request.device)
         self.clock = Clock.of(self.device)
         self.memory = memory.PeakMemory(self.device, request.memory_limit)
+        if prior is None:
+            memory.check_weights(request, self.device)
         with self.clock("load"):
             self.prior = prior or load_cached(Selection.of(request), self.device)
             self.distillation = self.prior.distillation if isinstance(self.prior, MayBeDistilled) else None
@@ -204,6 +206,7 @@ class Optimization:
             self.request.remesh,
             lambda sentence: self.report(Log(sentence, "warning")),
             self._stage,
+            self.settings.one_by_one,
         )
 
     def _run_phase(self, number: int, asset: Asset, guide: Guidance, optimizer_state: dict[str, Tensor] | None) -> None:

@@ -11,13 +11,14 @@ import torch
 
 from msd_blender.protocol import JobRequest
 
-from ..priors import HasCost, TextToImagePrior
+from ..priors import HasCost, TextToImagePrior, least_memory
 from .settings import Phase, Settings
 
 GIB = 2**30
 # Bytes that autograd keeps of a render, for each pixel of each view; docs/models.md has the measurements.
 RENDERING = {"volume": 3300, "surface": 140, "texture": 130, "refine": 150}
 MAPS = 400  # more, with maps
+WAITING = 500  # instead of a volume's, for a view that is rendered once more when its gradient is taken
 GRADIENT = 1.6  # times as much comes and goes while a render's gradient is taken
 LIBRARIES = round(0.6 * GIB)  # what a process holds before it works; not as it is now, see `limit_of`
 LONG = 1800.0  # seconds of a job, from which on a user is told before
@@ -77,6 +78,19 @@ def limit_of(request: JobRequest, device: torch.device) -> int:
     return int(psutil.virtual_memory().total)  # not what is free now: the same job must take the same way every time
 
 
+def check_weights(request: JobRequest, device: torch.device) -> None:
+    """Raise ValueError with one sentence where the model's weights alone exceed the request's limit; loads nothing."""
+    if request.memory_limit is None:
+        return
+    on_card = device.type == "cuda"
+    least = least_memory(request.model, on_card) + (0 if on_card else LIBRARIES)
+    if least > request.memory_limit * GIB:
+        raise ValueError(
+            f"The model alone needs {least / GIB:.1f} GiB, but the job's memory limit is {request.memory_limit:g} GiB: "
+            "raise the limit, or choose a smaller model."
+        )
+
+
 def predicted_peak(request: JobRequest, settings: Settings, prior: TextToImagePrior, device: torch.device) -> int:
     """The most bytes that a run will hold, as `PeakMemory` counts them; 0 for a prior that does not know its cost."""
     if not isinstance(prior, HasCost):
@@ -88,14 +102,19 @@ def predicted_peak(request: JobRequest, settings: Settings, prior: TextToImagePr
     guided = 1 if settings.guidance_scale == 1 else 2
     asking = together * (guided * cost.denoise + (cost.student if request.guidance == "vsd" else 0))
     encoding = kept + max(asking, together * cost.recomputed if thrifty else 0)
-    rendering = max(_rendering(request, phase, prior) for phase in settings.phases(request.mode).values())
     held = cost.weights + (0 if device.type == "cuda" else LIBRARIES)
-    return held + round(settings.views * rendering + max(encoding, GRADIENT * settings.views * rendering))
+    renders = [_rendering(request, settings, phase, prior) for phase in settings.phases(request.mode).values()]
+    return held + round(max(kept + max(encoding, gradient) for kept, gradient in renders))
 
 
-def _rendering(request: JobRequest, phase: Phase, prior: TextToImagePrior) -> int:
+def _rendering(request: JobRequest, settings: Settings, phase: Phase, prior: TextToImagePrior) -> tuple[float, float]:
+    """Bytes that a phase's render keeps for its gradient, and that come and go while that is taken."""
     maps = MAPS if request.maps and phase.asset.name in ("texture", "refine") else 0
-    return round((RENDERING.get(phase.asset.name, 500) + maps) * (phase.resolution * prior.resolution) ** 2)
+    pixels = (phase.resolution * prior.resolution) ** 2
+    one = (RENDERING.get(phase.asset.name, 500) + maps) * pixels
+    if settings.one_by_one and phase.asset.name == "volume":
+        return WAITING * pixels * settings.views, (1 + GRADIENT) * one
+    return one * settings.views, GRADIENT * one * settings.views
 
 
 def fitting(

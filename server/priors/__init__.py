@@ -3,7 +3,7 @@
 
 from .base import Denoiser, HasCost, Prior, PriorError, SavesMemory, TextToImagePrior, TrainableDenoiser
 from .conditions import Condition, Views
-from .loading import BUNDLED_MODEL, PIPELINES, Pipeline, Selection, check, clear_cache, load, load_cached
+from .loading import BUNDLED_MODEL, PIPELINES, Pipeline, Selection, check, clear_cache, least_memory, load, load_cached
 
 __all__ = [
     "BUNDLED_MODEL",
@@ -21,6 +21,7 @@ __all__ = [
     "Views",
     "check",
     "clear_cache",
+    "least_memory",
     "load",
     "load_cached",
 ]

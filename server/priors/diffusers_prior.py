@@ -53,6 +53,7 @@ class DiffusersPrior(ABC):
     embedded_guidance = False  # the network takes a guidance scale as an input, and needs no second answer for it
     windows = 1  # of so many tokens that a long text has at most
     weighs_words = False  # (word:1.3) is a weight, not text
+    view_words = True  # prompts name the side that a camera sees
 
     def __init__(self, parts: Parts, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         self.parts = parts
@@ -197,6 +198,7 @@ class DiffusersPrior(ABC):
             against_overhead,
             windows=self.windows,
             weighs=self.weighs_words,
+            view_words=self.view_words,
         )
 
     @torch.no_grad()

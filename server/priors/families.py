@@ -29,7 +29,7 @@ MVDREAM, IMAGEDREAM = "MVDream", "ImageDream"  # variants that take cameras
 _WIDTHS = {768: SD1, 1024: SD2, 2048: SDXL, 1280: SDXL}  # of the texts that a U-Net attends to; 1280: the refiner's
 _STREAM_WIDTHS = {1536: SD3, 2432: SD3, 3072: FLUX}  # of transformers in which text and picture attend to each other
 _CHANNELS = {5: "depth", 8: "instruction", 9: "inpainting"}  # of a U-Net that takes more than four latent channels
-_PREFIX = "model.diffusion_model."
+NETWORK_PREFIX = "model.diffusion_model."
 _LORA = r"lora\d?[._](down|up|A|B)\b|\.(hada_w\d_[ab]|lokr_w\d(_[ab])?|oft_blocks)$"
 _LYCORIS = r"\.(hada_w\d_[ab]|lokr_w\d(_[ab])?|oft_blocks)$"
 _LORA_DOWN = re.compile(r"(lora\d?[._](down|A)(\.default)?\.weight|hada_w1_b)$")
@@ -142,8 +142,8 @@ def _controlnet(shapes: Shapes, names: str) -> Contents | None:
 
 def _network(shapes: Shapes, names: str) -> Contents | None:
     """A model, or its denoising network alone."""
-    wrapped = _any(f"^{re.escape(_PREFIX)}", names)
-    inner = {name.removeprefix(_PREFIX): shape for name, shape in shapes.items()}
+    wrapped = _any(f"^{re.escape(NETWORK_PREFIX)}", names)
+    inner = {name.removeprefix(NETWORK_PREFIX): shape for name, shape in shapes.items()}
     family, variant, width = "", "", None
     if "input_blocks.0.0.weight" in inner or {"conv_in.weight", "time_embedding.linear_1.weight"} <= inner.keys():
         family, width = _unet_family(shapes), _text_width(inner)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .base import PriorError
-from .families import CONTROLNET, FLUX, MODEL, SD1, SD2, SD3, SDXL, Contents, identify
+from .families import CONTROLNET, FLUX, MODEL, NETWORK_PREFIX, SD1, SD2, SD3, SDXL, Contents, identify
 
 UNET, VAE = "UNet2DConditionModel", "AutoencoderKL"
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -340,6 +341,34 @@ def _entries(folder: Path) -> dict[str, list[Path]]:
 def has_weights(folder: Path) -> bool:
     """Whether a part's folder has weights that can be loaded by name."""
     return folder.is_dir() and bool(_entries(folder))
+
+
+def count_weights(place: Path) -> tuple[int, int]:
+    """Numbers of weights, by the headers of a model's files: of its denoising network, and of all its networks.
+
+    Weights of training that a single file may keep beside the others, its EMA, do not count.
+    """
+    if place.is_file():
+        counts = {name: count for name, count in _counts(place).items() if not name.startswith("model_ema.")}
+        network = [count for name, count in counts.items() if name.startswith(NETWORK_PREFIX)] or counts.values()
+        return sum(network), sum(counts.values())
+    parts = {part: _part_weights(place / part) for part in STEMS if has_weights(place / part)}
+    return parts.get("unet", 0) + parts.get("transformer", 0), sum(parts.values())
+
+
+def _part_weights(folder: Path) -> int:
+    single, *_ = _entries(folder)[variant(folder) or ""]
+    if single.suffix == ".safetensors":
+        return sum(_counts(single).values())
+    shards = read_json(single).get("weight_map")
+    names = set(shards.values()) if isinstance(shards, dict) else set()
+    return sum(sum(_counts(folder / name).values()) for name in names)
+
+
+def _counts(path: Path) -> dict[str, int]:
+    """Name -> number of values of the tensors of floating point in a safetensors file."""
+    tensors = read_header(path).tensors.items()
+    return {name: math.prod(entry["shape"]) for name, entry in tensors if "F" in entry["dtype"]}
 
 
 def check_weights(folder: Path) -> None:

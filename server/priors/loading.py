@@ -64,6 +64,19 @@ def check(model: str | Path) -> None:
         pipeline.check(place)
 
 
+def least_memory(model: str, on_card: bool) -> int:
+    """Bytes that a model's weights need at least, by the headers of its files.
+
+    On a card these are its denoising network's, of 16 bits; on a CPU those of all networks, of 32.
+
+    Raises PriorError as `check`.
+    """
+    if model:
+        check(model)
+    network, every = files.count_weights(_place(model))
+    return 2 * network if on_card else 4 * every
+
+
 def resolution(folder: Path) -> int | None:
     """Edge in pixels of the square pictures that a model makes, by its configurations; None where they do not say."""
     if folder.is_file():

@@ -82,6 +82,7 @@ class MultiView(StableDiffusion):
     def __init__(self, parts: Parts, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         super().__init__(parts, device, dtype)
         self.group = self._view_group()
+        self.view_words = self.group.view_words
         processor: Any = JointAttention
         self.unet.set_attn_processor(processor())
         self.unet.class_embedding = self._camera_embedding()
@@ -130,13 +131,13 @@ class MultiView(StableDiffusion):
         self, views: Views, prompt: str, negative_prompt: str, against_overhead: Tensor | None
     ) -> tuple[list[str], list[str]]:
         """As `DiffusersPrior._view_texts`, without words for the views unless the model was trained with them."""
-        if self.group.view_words:
+        if self.view_words:
             return super()._view_texts(views, prompt + self.group.suffix, negative_prompt, against_overhead)
         return [without_view(prompt) + self.group.suffix], [negative_prompt]
 
     def prompt_warnings(self, prompt: str, negative_prompt: str = "", against_overhead: bool = False) -> list[str]:
         """As `TextToImagePrior.prompt_warnings`."""
-        against_overhead &= self.group.view_words
+        against_overhead &= self.view_words
         return super().prompt_warnings(prompt + self.group.suffix, negative_prompt, against_overhead)
 
     def _predict(self, x: Tensor, timestep: Tensor, condition: Condition | None) -> Tensor:

@@ -254,11 +254,13 @@ def prompt_warnings(
     against_overhead: bool = False,
     windows: int = 1,
     weighs: bool = True,
+    view_words: bool = True,
 ) -> list[str]:
     """One sentence for each part of a job's prompts that does not reach a model.
 
     length: tokens of one of the `windows` of its text encoder, start and end among them.
     weighs: words get their weights.
+    view_words: prompts get the words of their views, see `view_prompts`.
     against_overhead: views from overhead get into negative prompts, see `negative_prompts`.
     """
 
@@ -268,9 +270,10 @@ def prompt_warnings(
 
     warnings = []
     reads = f"The model reads {windows * (length - 2)} tokens"
-    cut = longest_cut(*view_prompts(prompt, range(0, 360, 45), 0), *view_prompts(prompt, 0, 90))
-    if cut:
-        warnings.append(f"{reads}, the view's words among them, and does not get {cut!r}: shorten the prompt.")
+    every = [*view_prompts(prompt, range(0, 360, 45), 0), *view_prompts(prompt, 0, 90)]
+    if cut := longest_cut(*(every if view_words else [without_view(prompt)])):
+        among = ", the view's words among them," if view_words else ""
+        warnings.append(f"{reads}{among} and does not get {cut!r}: shorten the prompt.")
     if negative_cut := longest_cut(negative_prompt):
         warnings.append(f"{reads} of a negative prompt and does not get {negative_cut!r}: shorten the negative prompt.")
     if against_overhead and negative_prompt:

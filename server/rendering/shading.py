@@ -50,6 +50,11 @@ class Lights:
         direction = tilt.cos()[:, None] * backward + tilt.sin()[:, None] * off
         return cls(direction, uniform(*AMBIENT), uniform(*DIFFUSE))
 
+    def part(self, views: slice) -> Lights:
+        """The lights of some of the views."""
+        sky = None if self.sky is None else self.sky[views]
+        return Lights(self.direction[views], self.ambient[views], self.diffuse[views], sky)
+
     def under_sky(self, generator: torch.Generator) -> Lights:
         """The same lamps in an environment that is brighter on one random side, more often above than below.
 

@@ -8,6 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .cameras import Cameras
 from .shading import Lights
@@ -25,6 +26,7 @@ def march(
     samples: int,
     density: float,
     generator: torch.Generator,
+    one_by_one: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Render a field inside the ball of radius 1 by emission and absorption.
 
@@ -33,22 +35,47 @@ def march(
         resolution: edge of the square images, pixels.
         samples: along each ray, stratified, jittered by the generator.
         density: extinction of a fully occupied point, per metre, above `SURFACE_EXTINCTION`.
+        one_by_one: for the gradient each view is rendered once more, so that only one's samples are kept at a time.
+            The images have the same bits, and the gradient is the same up to rounding.
     Returns:
         premultiplied colour (B, H, W, 3), shaded by the normals of the occupancy, and opacity (B, H, W, 1);
         bottom row first.
     """
     origin, direction = cameras.rays(resolution)
-    closest = -(direction * origin[:, None, None]).sum(dim=-1, keepdim=True)
-    half = (1 - origin.square().sum(dim=1)[:, None, None, None] + closest.square()).clamp(min=0).sqrt()
     jitter = torch.rand(
-        *closest.shape[:-1], samples, generator=device_generator(generator, closest.device), device=closest.device
+        *direction.shape[:-1], samples, generator=device_generator(generator, direction.device), device=direction.device
     )
-    depth = closest + half * (2 * (torch.arange(samples, device=closest.device) + jitter) / samples - 1)
-    points = origin[:, None, None, None] + depth[..., None] * direction[..., None, :]
-
     occupancy = grid[:, :1]
     slope = torch.cat([_central_difference(occupancy, axis) for axis in (4, 3, 2)], dim=1)
-    values = F.grid_sample(torch.cat([grid, slope], dim=1), points.view(1, 1, 1, -1, 3), align_corners=True)
+    field = torch.cat([grid, slope], dim=1)
+    if not one_by_one:
+        return _absorb(field, origin, direction, lights, jitter, density)
+    views = [
+        checkpoint(
+            _absorb,
+            *(field, origin[view], direction[view], lights.part(view), jitter[view], density),
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        for view in (slice(i, i + 1) for i in range(len(origin)))
+    ]
+    colour, alpha = (torch.cat(images) for images in zip(*views))
+    return colour, alpha
+
+
+def _absorb(
+    field: Tensor, origin: Tensor, direction: Tensor, lights: Lights, jitter: Tensor, density: float
+) -> tuple[Tensor, Tensor]:
+    """As `march`, along rays from origin (B, 3) with directions (B, H, W, 3).
+
+    field: (1, 7, n, n, n), the grid and the slope of its occupancy. jitter: (B, H, W, samples) in [0, 1).
+    """
+    samples = jitter.shape[-1]
+    closest = -(direction * origin[:, None, None]).sum(dim=-1, keepdim=True)
+    half = (1 - origin.square().sum(dim=1)[:, None, None, None] + closest.square()).clamp(min=0).sqrt()
+    depth = closest + half * (2 * (torch.arange(samples, device=closest.device) + jitter) / samples - 1)
+    points = origin[:, None, None, None] + depth[..., None] * direction[..., None, :]
+    values = F.grid_sample(field, points.view(1, 1, 1, -1, 3), align_corners=True)
     values = values.view(7, *points.shape[:-1])
 
     step = 2 * half / samples

@@ -223,6 +223,14 @@ def test_prompts_have_the_words_and_the_end_that_the_model_was_trained_with(fold
     assert not prior.prompt_warnings(fits) and plain.prompt_warnings(fits)
 
 
+def test_a_prompt_without_view_words_has_their_room(folders, prior, tmp_path):
+    plain = load(make_folder(folders["epsilon"], tmp_path / "plain"))
+    room = next(n for n in range(800) if prior.prompt_warnings("w" * n))  # too long with the longest view
+    assert not plain.prompt_warnings("w" * room)
+    (warning,) = plain.prompt_warnings("w" * 800)
+    assert "shorten the prompt" in warning and "view's words" not in warning
+
+
 @pytest.mark.parametrize("name", ["msd", "sds", "sdi", "vsd"])
 def test_every_guidance_works_on_groups_of_views(prior, name):
     x, condition = latents(prior, 2 * VIEWS), prior.condition(around(objects=2), "a cat", "ugly", 4.0)

@@ -87,6 +87,21 @@ def test_fog_has_gradients_in_empty_space():
     assert grid.grad is not None and (grid.grad[0, 0][grid[0, 0] < -0.5] > 0).any()
 
 
+def test_views_of_a_fog_may_be_rendered_one_by_one():
+    views = cameras.orbit(3)
+    lights = Lights.headlight(views).under_sky(torch.Generator().manual_seed(1))
+
+    def images_and_gradient(one_by_one):
+        grid, generator = ball().requires_grad_(), torch.Generator().manual_seed(0)
+        images = march(grid, views, lights, 16, 32, 10.0, generator, one_by_one)
+        sum((image * image).sum() for image in images).backward()
+        return images, grid.grad, generator.get_state()
+
+    (images, gradient, state), (again, other, after) = images_and_gradient(False), images_and_gradient(True)
+    assert all(torch.equal(one, two) for one, two in zip(images, again)) and torch.equal(state, after)
+    torch.testing.assert_close(other, gradient, rtol=1e-4, atol=1e-5)
+
+
 def test_normals_of_a_ball_point_outward():
     positions, faces = marching_tetrahedra(ball()[0, 0])
     assert ((vertex_normals(positions, faces) * positions).sum(dim=1) > 0).all()
