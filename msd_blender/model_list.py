@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import bpy
+from bpy.app.handlers import persistent
 from bpy.props import CollectionProperty, IntProperty
 from bpy.types import PropertyGroup, WindowManager
 
@@ -42,6 +43,11 @@ def show(models: list[Model]) -> None:
     entries.clear()
     for model in models:
         entries.add().name = model.name
+
+
+@persistent
+def _after_load(*_: Any) -> None:
+    show(list(_shown))  # a file that is opened brings a window manager of its own
 
 
 def name_of(kind: str, place: str) -> str:
@@ -228,9 +234,11 @@ def register() -> None:
     WindowManager.msd_models = CollectionProperty(type=MSD_PG_model, options={"SKIP_SAVE"})
     for kind in KINDS:
         setattr(WindowManager, f"msd_{kind}", _index(kind))
+    bpy.app.handlers.load_post.append(_after_load)
 
 
 def unregister() -> None:
+    bpy.app.handlers.load_post.remove(_after_load)
     if bpy.app.timers.is_registered(_take_answer):
         bpy.app.timers.unregister(_take_answer)
     monitor.close()

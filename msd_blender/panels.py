@@ -136,7 +136,7 @@ class MSD_PT_model(_Settings, bpy.types.Panel):
         model_list.refresh()
         name = model_list.name_of(model_list.MODEL, settings.model)
         _list(layout, "Model", "MSD_PT_models", name or translated("Bundled model"))
-        layout.use_property_split = True
+        layout.use_property_split, layout.use_property_decorate = True, False
         layout.prop(settings, "model", text="Path")
         column = layout.column(align=True)
         for index, lora in enumerate(settings.loras):

@@ -78,6 +78,13 @@ def test_a_click_sets_the_property(listed: Path) -> None:
     assert [(Path(each.file).name, each.weight) for each in settings().loras] == [("xl.safetensors", 0.5)]
 
 
+def test_the_lists_stay_when_a_file_is_opened(listed: Path) -> None:
+    bpy.ops.wm.save_as_mainfile(filepath=str(listed / "a.blend"), compress=False)
+    assert b"fits" not in (listed / "a.blend").read_bytes()  # a .blend says nothing of what else a server has
+    bpy.ops.wm.open_mainfile(filepath=str(listed / "a.blend"))
+    assert shown(MODEL) == ["bundled model", "tiny", "broken"]
+
+
 def test_facts(listed: Path) -> None:
     tiny = model_list.find(MODEL, str(listed / "tiny"))
     assert tiny is not None and model_list.facts(tiny) == f"SD 1.x, 16 px, {tiny.size / 1e6:.1f} MB"
