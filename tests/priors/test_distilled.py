@@ -170,6 +170,7 @@ def test_lcms_network_is_told_the_scale_as_its_pipeline_does(lcm, scale):
     assert condition.nfe == 1 and prior.text_condition(PROMPTS, "ugly", 8.5).nfe == 2
 
 
-def test_a_job_runs_through_lcm(lcm, tmp_path):
-    run_job(lcm, tmp_path, "msd")
+@pytest.mark.parametrize("job", ["msd", "texture, locked", "refine, locked"])
+def test_a_job_runs_through_lcm(lcm, tmp_path, job):
+    run_job(lcm, tmp_path, job)
     assert settings(tmp_path)["guidance_scale"] == 8.5

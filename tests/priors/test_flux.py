@@ -99,12 +99,9 @@ def test_every_kind_of_guidance_runs_on_it(case, name):
 
 
 @pytest.mark.parametrize("job", ["msd", "texture, locked", "refine, locked"])
-def test_a_job_runs_through_dev(kinds, tmp_path, job):
-    run_job(kinds["dev"], tmp_path, job)
-
-
-def test_a_job_runs_through_schnell(kinds, tmp_path):
-    run_job(kinds["schnell"], tmp_path, "texture, locked")
+@pytest.mark.parametrize("kind", ["dev", "schnell"])
+def test_a_job_runs_through_it(kinds, tmp_path, kind, job):
+    run_job(kinds[kind], tmp_path, job)
 
 
 @pytest.mark.parametrize(

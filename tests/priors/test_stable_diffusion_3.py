@@ -142,8 +142,9 @@ def test_a_job_runs_through_it(folder, tmp_path, job):
     run_job(folder, tmp_path, job)
 
 
-def test_a_job_runs_without_t5(without_t5, tmp_path):
-    run_job(without_t5, tmp_path, "msd")
+@pytest.mark.parametrize("job", ["msd", "texture, locked", "refine, locked"])
+def test_a_job_runs_without_t5(without_t5, tmp_path, job):
+    run_job(without_t5, tmp_path, job)
 
 
 def remove_t5(folder):
