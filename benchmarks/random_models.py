@@ -13,8 +13,8 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from server.priors.base import TextToImagePrior
-from server.priors.stable_diffusion import StableDiffusion
-from server.priors.stable_diffusion_xl import StableDiffusionXL
+from server.priors.families.stable_diffusion import StableDiffusion
+from server.priors.families.stable_diffusion_xl import StableDiffusionXL
 
 Config = dict[str, Any]
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from msd_blender.protocol import JobRequest
 from server.optimize import Settings, generate
 from server.priors import PIPELINES, Pipeline, PriorError, Views
+from server.priors.files.parts import Parts
 from server.priors.mlp import MLPDenoiser
-from server.priors.parts import Parts
 
 COLOURS = {"red": (0.8, 0.1, 0.1), "green": (0.1, 0.7, 0.2), "blue": (0.1, 0.2, 0.8)}
 SPREAD = 0.3  # standard deviation of a latent

@@ -126,7 +126,7 @@ MUTANTS = [  # formula, file, right, wrong, tests
     ),
     (
         "classifier-free guidance",
-        "server/priors/diffusers_prior.py",
+        "server/priors/families/diffusers_prior.py",
         "negative + condition.guidance_scale * (positive - negative)",
         "positive + condition.guidance_scale * (positive - negative)",
         "priors",

@@ -69,7 +69,7 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
     from .api.header_timeout import HeaderTimeoutProtocol
     from .jobs.queue import Queue
     from .jobs.store import Store
-    from .priors.lora_files import ROOTS
+    from .priors.additions.lora_files import ROOTS
 
     writable(data)
     lock = open(data / "server.lock", "w")

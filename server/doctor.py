@@ -19,8 +19,8 @@ from pathlib import Path
 
 from .priors import BUNDLED_MODEL, PriorError, check
 from .priors.catalogue import catalogue
-from .priors.families import MODEL
-from .priors.places import is_model
+from .priors.files.kinds import MODEL
+from .priors.files.places import is_model
 
 GOOD, NOTE, BAD = "ok", "note", "MISSING"
 FREE_BYTES = 2 << 30  # bytes of free disk space that jobs may need

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msd_blender.protocol import MAX_UPLOAD
 
-from ..priors.places import locate
+from ..priors.files.places import locate
 
 MAX_BODY = 1 << 16  # bytes of any request but
 UPLOAD = ("POST", "/v1/meshes")  # whose limit is MAX_UPLOAD

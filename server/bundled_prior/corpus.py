@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ..priors.control_pictures import depth_picture
+from ..priors.additions.control_pictures import depth_picture
 from ..priors.prompts import VIEWS
 from . import objects, shapes
 from .captions import caption

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..priors.conditions import Views
-from ..priors.files import MULTI_VIEW_FILE
-from ..priors.multi_view import CameraEmbedding, JointAttention, camera_to_world
-from ..priors.multi_view_files import CAMERA_WEIGHTS, CAMERA_WIDTH
+from ..priors.families.multi_view import CameraEmbedding, JointAttention, camera_to_world
+from ..priors.files.layouts import MULTI_VIEW_FILE
+from ..priors.files.multi_view_layouts import CAMERA_WEIGHTS, CAMERA_WIDTH
 from ..priors.prompts import VIEWS, view_word
 from . import objects, shapes
 from .captions import caption

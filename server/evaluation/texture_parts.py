@@ -30,7 +30,7 @@ from ..geometry.mesh import Mesh
 from ..optimize import generate
 from ..optimize.output import appearance
 from ..paths import expanded
-from ..priors.control_pictures import PICTURES
+from ..priors.additions.control_pictures import PICTURES
 from ..rendering import rasterize
 from ..rendering.cameras import Cameras, orbit
 from ..rendering.render import TURNTABLE_VIEWS, depth_and_normals, turntable

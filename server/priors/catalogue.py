@@ -13,9 +13,10 @@ import yaml
 
 from msd_blender.protocol import Model
 
-from . import families, files, loading, places, single_file
+from . import loading
 from .base import PriorError
-from .families import CONTROLNET, IP_ADAPTER, LORA, MODEL, NETWORK, Contents
+from .files import kinds, layouts, places, single_file
+from .files.kinds import CONTROLNET, IP_ADAPTER, LORA, MODEL, NETWORK, Contents
 
 LISTED = MODEL, LORA, CONTROLNET, IP_ADAPTER
 DEPTH = 6  # folders below a given one that are looked into
@@ -133,7 +134,7 @@ def _walk(folder: Path, shelf: Path, kind: str, depth: int = DEPTH) -> Iterator[
 
 
 def _is_foreign(path: Path) -> bool:
-    return path.suffix.lower() in files.PICKLES | {".gguf"}
+    return path.suffix.lower() in layouts.PICKLES | {".gguf"}
 
 
 def _repository(folder: Path, id: str) -> Iterator[_Entry]:
@@ -153,7 +154,7 @@ def _repository(folder: Path, id: str) -> Iterator[_Entry]:
 
 def _is_controlnet(folder: Path) -> bool:
     try:
-        return "ControlNet" in str(files.read_json(folder / "config.json").get("_class_name"))
+        return "ControlNet" in str(layouts.read_json(folder / "config.json").get("_class_name"))
     except PriorError:
         return False
 
@@ -185,7 +186,7 @@ def _state(path: Path) -> tuple[tuple[str, int, int], ...]:
 def _read(entry: _Entry, state: tuple[tuple[str, int, int], ...]) -> _Described:
     model = Model(entry.place, entry.name, entry.kind or MODEL, size=_size(entry.path, state))
     try:
-        contents = files.contents(entry.path)
+        contents = layouts.contents(entry.path)
         kind = MODEL if contents.kind == NETWORK else contents.kind
         model = replace(model, kind=kind, family=contents.family)
         if kind == MODEL:
@@ -214,7 +215,7 @@ def _with_additions(described: _Described, every: list[_Described]) -> Model:
             if other.model.kind == kind
             and not other.model.problem
             and (other.contents.family or other.contents.text_width)  # else nothing says that it fits
-            and not families.misfit(other.contents, contents.family, contents.text_width)
+            and not kinds.misfit(other.contents, contents.family, contents.text_width)
         ]
 
     return replace(model, loras=fitting(LORA), controlnets=fitting(CONTROLNET))

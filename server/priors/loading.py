@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 from msd_blender.protocol import JobRequest
 
-from . import control_files, files, multi_view_files, places, single_file, transformer_files
+from .additions import control_files
+from .additions.control_files import ControlFile, TakesControl
+from .additions.lora_files import HasLoRAs, LoRA, check_loras, named_loras
 from .base import PriorError, TextToImagePrior
-from .control_files import ControlFile, TakesControl
-from .lora_files import HasLoRAs, LoRA, check_loras, named_loras
+from .files import layouts, multi_view_layouts, places, single_file, transformer_layouts
 
 if TYPE_CHECKING:
     import torch
 
-    from .parts import Parts
+    from .files.parts import Parts
 
 BUNDLED_MODEL = Path(__file__).parents[1] / "bundled_prior" / "model"
 
@@ -38,21 +39,25 @@ class Pipeline:
     prior: str
 
 
-_SD, _XL = files.STABLE_DIFFUSION.pipeline, files.STABLE_DIFFUSION_XL.pipeline
-_LCM = files.LATENT_CONSISTENCY.pipeline
-_SD3, _FLUX = transformer_files.STABLE_DIFFUSION_3.pipeline, transformer_files.FLUX.pipeline
-_PIXART = transformer_files.PIXART_SIGMA.pipeline
+_SD, _XL = layouts.STABLE_DIFFUSION.pipeline, layouts.STABLE_DIFFUSION_XL.pipeline
+_LCM = layouts.LATENT_CONSISTENCY.pipeline
+_SD3, _FLUX = transformer_layouts.STABLE_DIFFUSION_3.pipeline, transformer_layouts.FLUX.pipeline
+_PIXART = transformer_layouts.PIXART_SIGMA.pipeline
 PIPELINES: dict[str, Pipeline] = {  # `_class_name` of model_index.json -> its prior
-    _SD: Pipeline(files.check_stable_diffusion, f"{__package__}.stable_diffusion:StableDiffusion"),
-    _LCM: Pipeline(files.check_latent_consistency, f"{__package__}.stable_diffusion:StableDiffusion"),
-    _XL: Pipeline(files.check_stable_diffusion_xl, f"{__package__}.stable_diffusion_xl:StableDiffusionXL"),
-    _SD3: Pipeline(transformer_files.check_stable_diffusion_3, f"{__package__}.stable_diffusion_3:StableDiffusion3"),
-    _FLUX: Pipeline(transformer_files.check_flux, f"{__package__}.flux:Flux"),
-    _PIXART: Pipeline(transformer_files.check_pixart_sigma, f"{__package__}.pixart_sigma:PixArtSigma"),
-    multi_view_files.MULTI_VIEW.pipeline: Pipeline(
-        multi_view_files.check_multi_view, f"{__package__}.multi_view:MultiView"
+    _SD: Pipeline(layouts.check_stable_diffusion, f"{__package__}.families.stable_diffusion:StableDiffusion"),
+    _LCM: Pipeline(layouts.check_latent_consistency, f"{__package__}.families.stable_diffusion:StableDiffusion"),
+    _XL: Pipeline(layouts.check_stable_diffusion_xl, f"{__package__}.families.stable_diffusion_xl:StableDiffusionXL"),
+    _SD3: Pipeline(
+        transformer_layouts.check_stable_diffusion_3, f"{__package__}.families.stable_diffusion_3:StableDiffusion3"
     ),
-    multi_view_files.MVDREAM.pipeline: Pipeline(multi_view_files.check_mvdream, f"{__package__}.mvdream:MVDream"),
+    _FLUX: Pipeline(transformer_layouts.check_flux, f"{__package__}.families.flux:Flux"),
+    _PIXART: Pipeline(transformer_layouts.check_pixart_sigma, f"{__package__}.families.pixart_sigma:PixArtSigma"),
+    multi_view_layouts.MULTI_VIEW.pipeline: Pipeline(
+        multi_view_layouts.check_multi_view, f"{__package__}.families.multi_view:MultiView"
+    ),
+    multi_view_layouts.MVDREAM.pipeline: Pipeline(
+        multi_view_layouts.check_mvdream, f"{__package__}.families.mvdream:MVDream"
+    ),
 }
 
 
@@ -73,7 +78,7 @@ def least_memory(model: str, on_card: bool) -> int:
     """
     if model:
         check(model)
-    network, every = files.count_weights(_place(model))
+    network, every = layouts.count_weights(_place(model))
     return 2 * network if on_card else 4 * every
 
 
@@ -83,16 +88,16 @@ def resolution(folder: Path) -> int | None:
         return single_file.examine(folder).resolution
     for part in ("unet", "transformer"):
         if (folder / part / "config.json").is_file():
-            config = files.read_json(folder / part / "config.json")
+            config = layouts.read_json(folder / part / "config.json")
             size = config.get("sample_size") or config.get("image_size")
-            blocks = files.read_json(folder / "vae" / "config.json").get("block_out_channels")
+            blocks = layouts.read_json(folder / "vae" / "config.json").get("block_out_channels")
             size = size[0] if isinstance(size, list) and size else size
             return size << len(blocks) - 1 if isinstance(size, int) and isinstance(blocks, list) else None
     return None
 
 
 def _pipeline(place: Path) -> Pipeline:
-    kind = files.pipeline_class(place) if place.is_dir() else single_file.examine(place).pipeline
+    kind = layouts.pipeline_class(place) if place.is_dir() else single_file.examine(place).pipeline
     if kind not in PIPELINES:
         raise PriorError(f"{place} holds a {kind}: use a pipeline whose only input is text ({' or '.join(PIPELINES)}).")
     return PIPELINES[kind]
@@ -122,8 +127,8 @@ def load(
     """
     import torch  # takes seconds: only when needed
 
-    from .parts import FolderParts
-    from .single_file_parts import SingleFileParts
+    from .files.parts import FolderParts
+    from .files.single_file_parts import SingleFileParts
 
     if not model:
         if not (BUNDLED_MODEL / "model_index.json").is_file():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .base import append_dims
-from .files import PREDICTIONS
+from .files.layouts import PREDICTIONS
 
 
 class NoiseModel(Protocol):

@@ -14,7 +14,7 @@ from server.bundled_prior.corpus import load_corpus, load_depths
 from server.bundled_prior.train_control import train_control
 from server.evaluation.texture_parts import Thing
 from server.priors import BUNDLED_MODEL, load
-from server.priors.control_files import find
+from server.priors.additions.control_files import find
 
 TINY = TrainConfig(images=24, steps=3, batch=4, workers=1)
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from scripts import original_layout
-from server.priors.files import read_json
-from server.priors.single_file import CONFIGS, TENSORS
+from server.priors.files.layouts import read_json
+from server.priors.files.single_file import CONFIGS, TENSORS
 
 
 def networks(folder):

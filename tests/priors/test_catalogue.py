@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from server.priors import BUNDLED_MODEL
 from server.priors.catalogue import catalogue, default_roots
-from server.priors.places import resolve
+from server.priors.files.places import resolve
 
 WIDTH = 16  # of the texts of the tiny pipelines
 

@@ -15,8 +15,8 @@ from msd_blender.protocol import FILES, JobRequest, ProtocolError
 from server.guidance import create
 from server.optimize import generate
 from server.priors import BUNDLED_MODEL, PriorError, Selection, Views, load, load_cached
-from server.priors.control_files import find
-from server.priors.control_pictures import canny_picture, depth_picture, normal_picture
+from server.priors.additions.control_files import find
+from server.priors.additions.control_pictures import canny_picture, depth_picture, normal_picture
 from server.rendering import rasterize
 from server.rendering.cameras import orbit
 from server.rendering.render import depth_and_normals

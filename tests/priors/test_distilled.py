@@ -11,7 +11,7 @@ from diffusers import LatentConsistencyModelPipeline, LCMScheduler, StableDiffus
 from msd_blender.protocol import Log
 from server.priors import BUNDLED_MODEL, load
 from server.priors.distilled import find
-from server.priors.parts import FolderParts
+from server.priors.files.parts import FolderParts
 from tests.priors.pipelines import edit, run_job, save_flux, start
 
 PROMPTS = ["a cat", "a red dog"]

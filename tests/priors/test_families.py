@@ -3,7 +3,7 @@
 
 import pytest
 
-from server.priors.families import (
+from server.priors.files.kinds import (
     CONTROLNET,
     EMBEDDING,
     FLUX,

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from msd_blender.protocol import JobRequest, ProtocolError, join_lora, split_lora
 from server.guidance import create
 from server.priors import PriorError, Selection, clear_cache, load, load_cached
-from server.priors.lora_files import LoRA, check_loras, find_lora, named_loras
+from server.priors.additions.lora_files import LoRA, check_loras, find_lora, named_loras
 from tests.priors.loras import make, networks
 from tests.priors.test_stable_diffusion_xl import folder as xl  # noqa: F401  a fixture
 
@@ -300,5 +300,5 @@ def test_a_prompts_tags_are_looked_for_by_name(tmp_path, monkeypatch):
 def test_torch_is_not_needed_to_check():
     import subprocess
 
-    code = "import sys, server.priors.lora_files; sys.exit('torch' in sys.modules)"
+    code = "import sys, server.priors.additions.lora_files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

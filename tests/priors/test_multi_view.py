@@ -17,7 +17,7 @@ from server.optimize import Settings
 from server.priors import PriorError, Views, check, load
 from server.priors.base import MultiViewPrior
 from server.priors.conditions import MultiViewCondition, views_at_once
-from server.priors.multi_view import JointAttention, camera_to_world
+from server.priors.families.multi_view import JointAttention, camera_to_world
 from server.rendering import cameras
 from tests.optimize.jobs import request_of, stop_and_go_on
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from scripts import original_layout
 from server.priors import PriorError, Views, check, load
-from server.priors.mvdream import diffusers_names, unet_config
-from server.priors.single_file import examine
+from server.priors.families.mvdream import diffusers_names, unet_config
+from server.priors.files.single_file import examine
 from tests.optimize.jobs import request_of, stop_and_go_on
 from tests.priors import single_files
 

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from server import priors
 from server.guidance import create
 from server.priors import PriorError, load
-from server.priors.diffusers_prior import MAX_EMBEDDINGS
+from server.priors.families.diffusers_prior import MAX_EMBEDDINGS
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from . import families
-from .base import PriorError
-from .files import PICKLES, read_header
+from ..base import PriorError
+from ..files import kinds
+from ..files.layouts import PICKLES, read_header
 
 CONFIG = "config.json"
-BUNDLED_CONTROL = Path(__file__).parents[1] / "bundled_prior" / "control_depth"
+BUNDLED_CONTROL = Path(__file__).parents[2] / "bundled_prior" / "control_depth"
 _STEM = "diffusion_pytorch_model"
 
 
@@ -115,10 +115,10 @@ def _open(place: Path) -> ControlFile:
     if place.is_dir() and not (place / CONFIG).is_file():
         raise PriorError(f"{place} has no {CONFIG}: download the whole ControlNet again.")
     shapes = {name: shape for path in weights for name, shape in read_header(path).shapes.items()}
-    contents = families.identify(shapes)
-    if contents.kind != families.CONTROLNET:
+    contents = kinds.identify(shapes)
+    if contents.kind != kinds.CONTROLNET:
         raise PriorError(f"{place} is no ControlNet ({contents.kind}): choose another file.")
-    if contents.variant not in ("", "union") or contents.family in (families.SD3, families.FLUX):
+    if contents.variant not in ("", "union") or contents.family in (kinds.SD3, kinds.FLUX):
         raise PriorError(
             f"{place} is a ControlNet of another kind ({contents.variant or contents.family}): choose a plain one of "
             "Stable Diffusion 1.x, 2.x or XL."

@@ -14,8 +14,8 @@ import transformers
 from safetensors import safe_open
 from torch import Tensor
 
-from .base import PriorError
-from .files import AGAIN, has, read_json, variant
+from ..base import PriorError
+from .layouts import AGAIN, has, read_json, variant
 
 
 class Parts(Protocol):

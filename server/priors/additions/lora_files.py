@@ -12,10 +12,10 @@ from typing import Protocol, runtime_checkable
 
 from msd_blender.protocol import MAX_LORA_WEIGHT, split_lora
 
-from .base import PriorError
-from .families import LORA, MODEL, NETWORK, UNKNOWN, Contents, identify, misfit
-from .files import PICKLES, network_contents, read_header
-from .prompts import lora_tags
+from ..base import PriorError
+from ..files.kinds import LORA, MODEL, NETWORK, UNKNOWN, Contents, identify, misfit
+from ..files.layouts import PICKLES, network_contents, read_header
+from ..prompts import lora_tags
 
 ROOTS = "MSD_MODELS"  # environment: further folders of models, separated as those of PATH are
 _FOLDERS = {"lora", "loras", "lycoris"}  # in which A1111, Forge and ComfyUI look for LoRAs, in lower case

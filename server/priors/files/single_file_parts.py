@@ -15,8 +15,8 @@ from diffusers.utils import logging
 from safetensors import safe_open
 from torch import Tensor
 
-from .base import PriorError
-from .files import AGAIN, read_json
+from ..base import PriorError
+from .layouts import AGAIN, read_json
 from .parts import folder_network, from_pretrained, reason
 from .places import is_t5_tokenizer
 from .single_file import CONFIGS, examine

@@ -16,17 +16,17 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from . import distilled
-from .base import PriorError, append_dims
-from .conditions import Condition, TextCondition, Views
-from .cost import Cost, cost_of
-from .files import words
-from .lora import fuse_loras
-from .lora_denoiser import LoRADenoiser
-from .lora_files import LoRA
-from .noise_models import NoiseModel
-from .parts import Parts, not_finite, require_finite
-from .prompts import negative_prompts, prompt_warnings, unknown_words, view_prompts
+from .. import distilled
+from ..additions.lora import fuse_loras
+from ..additions.lora_files import LoRA
+from ..base import PriorError, append_dims
+from ..conditions import Condition, TextCondition, Views
+from ..cost import Cost, cost_of
+from ..files.layouts import words
+from ..files.parts import Parts, not_finite, require_finite
+from ..lora_denoiser import LoRADenoiser
+from ..noise_models import NoiseModel
+from ..prompts import negative_prompts, prompt_warnings, unknown_words, view_prompts
 
 MAX_EMBEDDINGS = 64  # encoded texts in memory: a job's views and its negatives are some 20
 ALL_VIEWS = Views(torch.tensor([*range(0, 360, 45), 0]), torch.tensor([0] * 8 + [90]))  # one for each of `VIEWS`

@@ -13,8 +13,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .base import PriorError
-from .families import CONTROLNET, FLUX, MODEL, NETWORK_PREFIX, SD1, SD2, SD3, SDXL, Contents, identify
+from ..base import PriorError
+from .kinds import CONTROLNET, FLUX, MODEL, NETWORK_PREFIX, SD1, SD2, SD3, SDXL, Contents, identify
 
 UNET, VAE = "UNet2DConditionModel", "AutoencoderKL"
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -96,7 +96,7 @@ STEMS = {
     "text_encoder_2": "model",
     "text_encoder_3": "model",
 }
-MULTI_VIEW_FILE = "multiview.json"  # see `multi_view_files`
+MULTI_VIEW_FILE = "multiview.json"  # see `multi_view_layouts`
 PREDICTIONS = ("epsilon", "v_prediction", "sample")  # outputs of networks that `noise_models.DiscreteNoise` takes
 PICKLES = {".bin", ".ckpt", ".pt", ".pth"}
 OTHERS = {".gguf": "GGUF", ".onnx": "ONNX", ".msgpack": "Flax", ".h5": "TensorFlow"}

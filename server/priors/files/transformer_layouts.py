@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .base import PriorError
-from .files import TOKENIZERS, VAE, Layout, check_discrete_noise, check_layout, read_json
+from ..base import PriorError
+from .layouts import TOKENIZERS, VAE, Layout, check_discrete_noise, check_layout, read_json
 
 T5, T5_TOKENIZERS = "T5EncoderModel", ("T5TokenizerFast", "T5Tokenizer")
 CLIP, CLIP_PROJECTED = "CLIPTextModel", "CLIPTextModelWithProjection"

@@ -12,12 +12,12 @@ from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .base import PriorError
-from .conditions import TextCondition, Views
+from ..base import PriorError
+from ..conditions import TextCondition, Views
+from ..files.layouts import AGAIN, read_json
+from ..files.parts import require_finite
 from .control_files import CONFIG, ControlFile
 from .control_pictures import PICTURES
-from .files import AGAIN, read_json
-from .parts import require_finite
 
 # The numbers of a union ControlNet's control types, as the model card of xinsir/controlnet-union-sdxl-1.0 lists them.
 UNION_TYPES = {"depth": 1, "canny": 3, "normal": 4}

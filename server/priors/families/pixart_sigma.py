@@ -10,11 +10,11 @@ from diffusers import DDPMScheduler, PixArtTransformer2DModel
 from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
 
-from .conditions import TextCondition
+from ..conditions import TextCondition
+from ..files.parts import Parts, pipeline_class
+from ..noise_models import DiscreteNoise
+from ..prompts import fitting
 from .diffusers_prior import DiffusersPrior, wide
-from .noise_models import DiscreteNoise
-from .parts import Parts, pipeline_class
-from .prompts import fitting
 
 
 class PixArtSigma(DiffusersPrior):

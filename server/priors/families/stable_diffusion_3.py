@@ -10,11 +10,11 @@ from diffusers import SD3Transformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from .conditions import TextCondition
+from ..conditions import TextCondition
+from ..files.parts import Parts, pipeline_class
+from ..noise_models import FlowNoise
+from ..prompts import fitting
 from .diffusers_prior import DiffusersPrior, wide
-from .noise_models import FlowNoise
-from .parts import Parts, pipeline_class
-from .prompts import fitting
 
 T5_TOKENS = 256  # of StableDiffusion3Pipeline
 

@@ -12,11 +12,11 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import Tensor
 
-from .base import PriorError
-from .files import AGAIN, variant
+from ..base import PriorError
+from ..files.layouts import AGAIN, variant
+from ..files.multi_view_layouts import CAMERA_WIDTH, PUBLISHED, ViewGroup, wrong_width
+from ..files.parts import Parts, check_weights, read_weights
 from .multi_view import MultiView
-from .multi_view_files import CAMERA_WIDTH, PUBLISHED, ViewGroup, wrong_width
-from .parts import Parts, check_weights, read_weights
 
 PREFIX = "model.diffusion_model."  # of the U-Net's weights in a file of all parts
 CAMERAS, LABELS = "camera_embed.", "label_emb.0."  # of the cameras' projection, of a class label's

@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
 
-from . import files
-from .base import PriorError
+from ..base import PriorError
+from . import layouts
 
 CAMERA_WIDTH = 16  # numbers of a camera: its 4 x 4 matrix from camera to world, row by row
 CAMERA_WEIGHTS = "camera_embedding.safetensors"
 CAMERA_NAMES = {f"linear_{layer}.{part}" for layer in (1, 2) for part in ("weight", "bias")}
 MULTI_VIEW = replace(
-    files.STABLE_DIFFUSION,
-    pipeline=f"{files.STABLE_DIFFUSION.pipeline} with {files.MULTI_VIEW_FILE}",
+    layouts.STABLE_DIFFUSION,
+    pipeline=f"{layouts.STABLE_DIFFUSION.pipeline} with {layouts.MULTI_VIEW_FILE}",
     class_embeddings=(None, "projection"),
 )
-MVDREAM = files.Layout(
+MVDREAM = layouts.Layout(
     "MVDreamPipeline",
     "MVDream",
-    {**files.STABLE_DIFFUSION.classes, "unet": ("MultiViewUNetModel",)},
+    {**layouts.STABLE_DIFFUSION.classes, "unet": ("MultiViewUNetModel",)},
     ("text_encoder",),
     own_names={"cross_attention_dim": "context_dim", "sample_size": "image_size"},
 )
@@ -52,8 +52,8 @@ PUBLISHED = ViewGroup(4, front=90.0, elevation=(0.0, 30.0), suffix=", 3d asset")
 
 def view_group(folder: Path) -> ViewGroup:
     """What a folder's multiview.json says. Raises PriorError, with one sentence, for values that mean nothing."""
-    path = folder / files.MULTI_VIEW_FILE
-    said = files.read_json(path)
+    path = folder / layouts.MULTI_VIEW_FILE
+    said = layouts.read_json(path)
     views, front, elevation = said.get("views"), said.get("front", 0.0), said.get("elevation")
     view_words, suffix = said.get("view_words", False), said.get("suffix", "")
     if type(views) is not int or views < 1:
@@ -71,21 +71,21 @@ def _is_angle(value: object) -> TypeGuard[float]:
 
 
 def check_multi_view(folder: Path) -> None:
-    """As `files.check_layout`, for a folder with multiview.json."""
-    files.check_layout(folder, MULTI_VIEW, files.check_discrete_noise, files.check_fit)
+    """As `layouts.check_layout`, for a folder with multiview.json."""
+    layouts.check_layout(folder, MULTI_VIEW, layouts.check_discrete_noise, layouts.check_fit)
     view_group(folder)
     config = folder / "unet" / "config.json"
-    unet = files.read_json(config)
+    unet = layouts.read_json(config)
     if unet.get("class_embed_type") is None:
         beside = folder / CAMERA_WEIGHTS
         if not beside.is_file():
             raise PriorError(
-                f"{folder} has a {files.MULTI_VIEW_FILE}, but nothing that takes cameras: it needs "
+                f"{folder} has a {layouts.MULTI_VIEW_FILE}, but nothing that takes cameras: it needs "
                 f'{CAMERA_WEIGHTS}, or a U-Net with "class_embed_type": "projection".'
             )
-        shapes = files.read_header(beside).shapes
+        shapes = layouts.read_header(beside).shapes
         if missing := sorted(CAMERA_NAMES - shapes.keys()):
-            raise PriorError(f"{beside} lacks {missing[0]}: {files.AGAIN}.")
+            raise PriorError(f"{beside} lacks {missing[0]}: {layouts.AGAIN}.")
         if (found := shapes["linear_1.weight"][-1]) != CAMERA_WIDTH:
             raise wrong_width(beside, found)
     elif (width := unet.get("projection_class_embeddings_input_dim")) != CAMERA_WIDTH:
@@ -100,10 +100,10 @@ def wrong_width(path: Path, width: object) -> PriorError:
 
 
 def check_mvdream(folder: Path) -> None:
-    """As `files.check_layout`, for MVDream's U-Net in a folder of diffusers, without reading its Python files."""
-    files.check_layout(folder, MVDREAM, files.check_discrete_noise, files.check_fit)
+    """As `layouts.check_layout`, for MVDream's U-Net in a folder of diffusers, without reading its Python files."""
+    layouts.check_layout(folder, MVDREAM, layouts.check_discrete_noise, layouts.check_fit)
     config = folder / "unet" / "config.json"
-    unet = files.read_json(config)
+    unet = layouts.read_json(config)
     if unet.get("ip_dim"):
         raise PriorError(f"{folder} needs a picture beside the prompt, as ImageDream does: use MVDream.")
     if (width := unet.get("camera_dim")) != CAMERA_WIDTH:

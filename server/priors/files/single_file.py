@@ -21,10 +21,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from ..base import PriorError
 from . import places
-from .base import PriorError
-from .families import FLUX, IMAGEDREAM, MODEL, MVDREAM, NETWORK, SD1, SD2, SD3, SDXL, Contents
-from .files import AGAIN, Header, check_file, check_weights, has_weights, read_header, read_json
+from .kinds import FLUX, IMAGEDREAM, MODEL, MVDREAM, NETWORK, SD1, SD2, SD3, SDXL, Contents
+from .layouts import AGAIN, Header, check_file, check_weights, has_weights, read_header, read_json
 
 CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = {  # family -> folders of configurations; the one whose tensors fit is taken

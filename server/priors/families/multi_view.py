@@ -14,11 +14,11 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor
 
-from .base import PriorError
-from .conditions import Condition, MultiViewCondition, TextCondition, Views
-from .multi_view_files import CAMERA_WEIGHTS, CAMERA_WIDTH, ViewGroup, view_group
-from .parts import Parts, check_weights, not_finite, read_weights
-from .prompts import without_view
+from ..base import PriorError
+from ..conditions import Condition, MultiViewCondition, TextCondition, Views
+from ..files.multi_view_layouts import CAMERA_WEIGHTS, CAMERA_WIDTH, ViewGroup, view_group
+from ..files.parts import Parts, check_weights, not_finite, read_weights
+from ..prompts import without_view
 from .stable_diffusion import StableDiffusion
 
 

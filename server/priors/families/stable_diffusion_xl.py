@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from .conditions import TextCondition
+from ..conditions import TextCondition
+from ..files.parts import Parts
 from .diffusers_prior import wide
-from .parts import Parts
 from .stable_diffusion import StableDiffusion
 
 

@@ -19,8 +19,8 @@ from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 from torch import Tensor
 
-from .base import PriorError
-from .files import AGAIN, read_json
+from ..base import PriorError
+from ..files.layouts import AGAIN, read_json
 from .lora_files import LoRA
 
 _ADAPTER = "lora"  # the name under which diffusers holds it before it is fused

@@ -11,12 +11,12 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from .conditions import TextCondition
+from ..conditions import TextCondition
+from ..distilled import Distillation
+from ..files.parts import Parts, pipeline_class
+from ..noise_models import FlowNoise
+from ..prompts import fitting
 from .diffusers_prior import DiffusersPrior, wide
-from .distilled import Distillation
-from .noise_models import FlowNoise
-from .parts import Parts, pipeline_class
-from .prompts import fitting
 
 DEV = Distillation("Flux dev, by its transformer", 3.5, embedded=True)
 SCHNELL = Distillation("Flux schnell, by its transformer")

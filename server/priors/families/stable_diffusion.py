@@ -13,13 +13,13 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .conditions import TextCondition, Views
-from .control import ControlNets, load_network
-from .control_files import ControlFile
+from ..additions.control import ControlNets, load_network
+from ..additions.control_files import ControlFile
+from ..conditions import TextCondition, Views
+from ..files.parts import Parts
+from ..noise_models import DiscreteNoise
+from ..prompts import MAX_WINDOWS, Tokens, tokenize
 from .diffusers_prior import DiffusersPrior
-from .noise_models import DiscreteNoise
-from .parts import Parts
-from .prompts import MAX_WINDOWS, Tokens, tokenize
 
 
 class StableDiffusion(DiffusersPrior):

@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from .base import PriorError
+from ..base import PriorError
 
 PROGRAMS = ("ComfyUI", "Documents/ComfyUI", "stable-diffusion-webui", "stable-diffusion-webui-forge")
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
