@@ -237,7 +237,7 @@ class Monitor(Generic[T]):
         if self._thread is not None:
             self._thread.join(5)
 
-    def _start_thread(self, target: Callable[..., None], *arguments: object) -> None:
+    def _start_thread(self, target: Callable[..., object], *arguments: object) -> None:
         self._thread = threading.Thread(target=target, args=arguments, daemon=True, name="msd-monitor")
         self._thread.start()
 
