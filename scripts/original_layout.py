@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The tensors of a diffusers pipeline under the names of the single files that Stability AI, Black Forest Labs and
 ComfyUI publish: the inverse of diffusers' from_single_file. Tests write tiny single files with it; as a script it
-writes the list of tensors (tensors.json.gz) that `server.priors.files.single_file` holds a file against, for each folder in
-server/priors/files/configs.
+writes the list of tensors (tensors.json.gz) that `server.priors.files.single_file` holds a file against, for each
+folder in server/priors/files/configs.
 
 .venv/bin/python scripts/original_layout.py
 """

@@ -49,10 +49,15 @@ def cost_of(networks: Iterable[nn.Module], vae: Any, network: Any, resolution: i
     )
 
 
+def encoder_channels(config: Any) -> tuple[int, ...]:
+    """Channels of an autoencoder's levels, the finest first."""
+    return tuple(getattr(config, "block_out_channels", None) or config.encoder_block_out_channels)
+
+
 def _encoder(vae: Any, pixels: int) -> dict[str, Any]:
     """Group norm, SiLU and convolution, twice in each residual block, keep their inputs for the gradient, and so does
     the step to the next level. With checkpointing, only the inputs of whole levels stay."""
-    channels = tuple(getattr(vae.config, "block_out_channels", None) or vae.config.encoder_block_out_channels)
+    channels = encoder_channels(vae.config)
     layers = getattr(vae.config, "layers_per_block", None) or 2
     size = pixels * vae.dtype.itemsize
     shares = [width / 4**level for level, width in enumerate(channels)]  # values of a level for each pixel

@@ -42,7 +42,7 @@ class Pipeline:
 _SD, _XL = layouts.STABLE_DIFFUSION.pipeline, layouts.STABLE_DIFFUSION_XL.pipeline
 _LCM = layouts.LATENT_CONSISTENCY.pipeline
 _SD3, _FLUX = transformer_layouts.STABLE_DIFFUSION_3.pipeline, transformer_layouts.FLUX.pipeline
-_PIXART = transformer_layouts.PIXART_SIGMA.pipeline
+_PIXART, _SANA = transformer_layouts.PIXART_SIGMA.pipeline, transformer_layouts.SANA.pipeline
 PIPELINES: dict[str, Pipeline] = {  # `_class_name` of model_index.json -> its prior
     _SD: Pipeline(layouts.check_stable_diffusion, f"{__package__}.families.stable_diffusion:StableDiffusion"),
     _LCM: Pipeline(layouts.check_latent_consistency, f"{__package__}.families.stable_diffusion:StableDiffusion"),
@@ -52,6 +52,7 @@ PIPELINES: dict[str, Pipeline] = {  # `_class_name` of model_index.json -> its p
     ),
     _FLUX: Pipeline(transformer_layouts.check_flux, f"{__package__}.families.flux:Flux"),
     _PIXART: Pipeline(transformer_layouts.check_pixart_sigma, f"{__package__}.families.pixart_sigma:PixArtSigma"),
+    _SANA: Pipeline(transformer_layouts.check_sana, f"{__package__}.families.sana:Sana"),
     multi_view_layouts.MULTI_VIEW.pipeline: Pipeline(
         multi_view_layouts.check_multi_view, f"{__package__}.families.multi_view:MultiView"
     ),
@@ -90,7 +91,8 @@ def resolution(folder: Path) -> int | None:
         if (folder / part / "config.json").is_file():
             config = layouts.read_json(folder / part / "config.json")
             size = config.get("sample_size") or config.get("image_size")
-            blocks = layouts.read_json(folder / "vae" / "config.json").get("block_out_channels")
+            vae = layouts.read_json(folder / "vae" / "config.json")
+            blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
             size = size[0] if isinstance(size, list) and size else size
             return size << len(blocks) - 1 if isinstance(size, int) and isinstance(blocks, list) else None
     return None

@@ -10,17 +10,29 @@ import shutil
 import pytest
 import torch
 from diffusers import (
+    AutoencoderDC,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
 )
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from server.optimize import generate
 from server.priors import PriorError, check, load
@@ -133,6 +145,49 @@ def save_pixart_sigma(folders, path):
             caption_channels=T5_WIDTH,
             use_additional_conditions=False,
         ),
+    ).save_pretrained(path)
+    return path
+
+
+def save_sana(path):
+    torch.manual_seed(3)
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *map(chr, range(ord("a"), ord("z") + 1)), ","]
+    encoder = Gemma2Config(
+        vocab_size=len(words),
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
+    levels = {"block_types": "ResBlock", "block_out_channels": (8, 16), "layers_per_block": (1, 1)}
+    levels["qkv_multiscales"] = ((), ())
+    SanaPipeline(
+        tokenizer=GemmaTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[]),
+        text_encoder=Gemma2Model(encoder),
+        vae=AutoencoderDC(
+            latent_channels=4,
+            attention_head_dim=8,
+            scaling_factor=0.4,
+            **{f"{half}_{name}": value for half in ("encoder", "decoder") for name, value in levels.items()},
+        ),
+        transformer=SanaTransformer2DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=8,
+            cross_attention_dim=16,
+            caption_channels=WIDTH,
+            sample_size=2 * EDGE,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     ).save_pretrained(path)
     return path
 

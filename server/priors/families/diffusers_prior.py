@@ -21,7 +21,7 @@ from ..additions.lora import fuse_loras
 from ..additions.lora_files import LoRA
 from ..base import PriorError, append_dims
 from ..conditions import Condition, TextCondition, Views
-from ..cost import Cost, cost_of
+from ..cost import Cost, cost_of, encoder_channels
 from ..files.layouts import words
 from ..files.parts import Parts, not_finite, require_finite
 from ..lora_denoiser import LoRADenoiser
@@ -44,6 +44,7 @@ class DiffusersPrior(ABC):
     Raises PriorError, with what to do, for parts that do not fit.
     """
 
+    vae_kind: Any = AutoencoderKL
     noise: NoiseModel
     latent_shape: tuple[int, int, int]
     resolution: int
@@ -59,9 +60,10 @@ class DiffusersPrior(ABC):
         self.parts = parts
         self.device, self.dtype = torch.device(device), dtype
         self.words = words(parts.place)
-        self.vae: Any = self._network("vae", AutoencoderKL, torch_dtype=self._vae_dtype())
+        self.vae: Any = self._network("vae", self.vae_kind, torch_dtype=self._vae_dtype())
         self.vae.decoder.to("cpu")  # no job asks for it; `decode` brings it back
-        self.downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.downscale = 2 ** (len(encoder_channels(self.vae.config)) - 1)
+        self._shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         network = "transformer" if "transformer" in parts.index else "unet"
         self.distillation = distilled.find(parts.place, parts.index, parts.config(network), parts.config("scheduler"))
         self._embeddings: OrderedDict[str, TextCondition] = OrderedDict()
@@ -279,13 +281,17 @@ class DiffusersPrior(ABC):
                 f"but got shape {tuple(images.shape)}."
             )
         pixels = (2 * images - 1).to(self.vae.dtype, memory_format=torch.channels_last)
-        mean: Tensor = self.vae.encode(pixels).latent_dist.mode().float()
-        latents: Tensor = (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+        latents: Tensor = (self._encoded(pixels).float() - self._shift) * self.vae.config.scaling_factor
         return latents
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        """The autoencoder's own latents of pixels in [-1, 1]."""
+        mean: Tensor = self.vae.encode(pixels).latent_dist.mode()
+        return mean
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> images (B, 3, H, W) float32 in [0, 1]."""
-        latents = latents.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+        latents = latents.float() / self.vae.config.scaling_factor + self._shift
         self.vae.decoder.to(self.device)
         pixels: Tensor = self.vae.decode(latents.to(self.vae.dtype, memory_format=torch.channels_last)).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)

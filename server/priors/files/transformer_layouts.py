@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checks of the folders of diffusion transformers: Stable Diffusion 3, Flux, PixArt-Sigma."""
+"""Checks of the folders of diffusion transformers: Stable Diffusion 3, Flux, PixArt-Sigma, Sana."""
 
 from __future__ import annotations
 
@@ -52,6 +52,19 @@ PIXART_SIGMA = Layout(
     network="transformer",
 )
 
+SANA = Layout(
+    "SanaPipeline",
+    "Sana",
+    {
+        "transformer": ("SanaTransformer2DModel",),
+        "vae": ("AutoencoderDC",),
+        "text_encoder": ("Gemma2Model",),
+        "tokenizer": ("GemmaTokenizerFast", "GemmaTokenizer"),
+    },
+    ("text_encoder",),
+    network="transformer",
+)
+
 
 def check_stable_diffusion_3(folder: Path) -> None:
     """As `check_layout`, for Stable Diffusion 3 and 3.5, with or without T5."""
@@ -66,6 +79,11 @@ def check_flux(folder: Path) -> None:
 def check_pixart_sigma(folder: Path) -> None:
     """As `check_layout`, for PixArt-Sigma."""
     check_layout(folder, PIXART_SIGMA, check_discrete_noise, _check_fit_pixart)
+
+
+def check_sana(folder: Path) -> None:
+    """As `check_layout`, for Sana."""
+    check_layout(folder, SANA, check_flow, _check_fit_sana)
 
 
 def check_flow(folder: Path, config: dict[str, object]) -> None:
@@ -117,6 +135,16 @@ def _check_fit_pixart(folder: Path, layout: Layout) -> None:
             f"The transformer in {folder} needs the size of the picture beside a text, as PixArt-Alpha's does: "
             "use PixArt-Sigma."
         )
+
+
+def _check_fit_sana(folder: Path, layout: Layout) -> None:
+    config = {part: read_json(folder / part / "config.json") for part in layout.networks}
+    transformer = config["transformer"]
+    _check_channels(folder, transformer.get("in_channels", 32), config["vae"].get("latent_channels", 32))
+    _check_width(folder, "text", transformer.get("caption_channels"), [config["text_encoder"].get("hidden_size")])
+    _check_sample_size(folder, transformer)
+    if transformer.get("guidance_embeds"):
+        raise PriorError(f"The transformer in {folder} is Sana-Sprint's, which is not read: use Sana.")
 
 
 def _check_channels(folder: Path, taken: object, given: object) -> None:
