@@ -168,10 +168,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=expanded, default=Path("out/texture-parts"), metavar="DIR", help="of the jobs")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--iterations", type=int, default=160)
+    parser.add_argument("--standing", nargs="*", choices=THINGS, default=list(THINGS), help="as they stand")
+    parser.add_argument("--turned", nargs="*", choices=FRONTS, default=list(FRONTS), help="turned by a quarter")
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
-    for title, things, turn in (("as they stand", THINGS, 0.0), ("turned by a quarter", FRONTS, TURN)):
-        _table(title, things, turn, options)
+    for title, names, things, turn in (
+        ("as they stand", options.standing, THINGS, 0.0),
+        ("turned by a quarter", options.turned, FRONTS, TURN),
+    ):
+        if names:
+            _table(title, {name: things[name] for name in names}, turn, options)
 
 
 def _table(title: str, things: Mapping[str, str], turn: float, options: argparse.Namespace) -> None:
