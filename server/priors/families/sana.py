@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, SanaTransformer2DModel
+from diffusers import AutoencoderDC, SanaTransformer2DModel
 from torch import Tensor
 from transformers import Gemma2Model, GemmaTokenizer
 
@@ -40,8 +40,7 @@ class Sana(DiffusersPrior):
         self.tokenizer: Any = parts.load("tokenizer", GemmaTokenizer)
         self.transformer: Any = self._network("transformer", SanaTransformer2DModel, torch_dtype=self.dtype)
         pipeline = pipeline_class("SanaPipeline")
-        scheduler = FlowMatchEulerDiscreteScheduler()  # for the pipeline's signature: no step is taken with it
-        self._texts = pipeline(self.tokenizer, gemma, self.vae, self.transformer, scheduler)
+        self._texts = pipeline(self.tokenizer, gemma, self.vae, self.transformer, None)
         self._instruction = inspect.signature(pipeline.__call__).parameters["complex_human_instruction"].default
         self.noise = FlowNoise(1000.0 * self.transformer.config.timestep_scale)
         size = self.transformer.config.sample_size
