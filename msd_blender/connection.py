@@ -163,11 +163,17 @@ class SharedServer:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._server: LocalServer | None = None  # only where it is to be stopped in `close`
+        self._may_start = True
 
     def client(self, data: Path, python: str, folder: str, keep: bool = False) -> Client:
-        """A client of the data folder's server, which is started if it does not run. Raises `ClientError`."""
+        """A client of the data folder's server, which is started if it does not run, unless the artist has stopped it.
+
+        Raises `ClientError`.
+        """
         with self._lock:
-            server = find_or_start(data, python, folder, keep)
+            server = find_or_start(data, python, folder, keep) if self._may_start else find(data)
+            if server is None:
+                raise ClientError("The server was stopped: start it in the panel, and its jobs go on.")
             if server.process is not None:
                 self._server = None if keep else server
             return Client(server.url, server.token)
@@ -179,8 +185,13 @@ class SharedServer:
                 self._server.stop()
                 self._server = None
 
+    def allow_start(self) -> None:
+        """Let clients start the server again after `stop`."""
+        self._may_start = True
+
     def stop(self, data: Path) -> None:
-        """Stop the server of a data folder, whoever started it."""
+        """Stop the server of a data folder, whoever started it; running jobs do not start it again."""
+        self._may_start = False
         self.close()
         if (server := find(data)) is not None:
             stop(server)

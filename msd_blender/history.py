@@ -5,6 +5,7 @@ A version of an object is a hidden copy of its mesh and materials: from before a
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import bpy
@@ -13,7 +14,7 @@ from bpy.props import CollectionProperty, FloatVectorProperty, IntProperty, Poin
 
 from .icons import set_object_preview
 from .live_job import find_live_job
-from .materials import image_of
+from .materials import image_of, is_linked
 from .nodes import KINDS
 from .protocol import FINAL_STATES, JobRequest, ProtocolError, from_dict, to_dict
 from .scene_object import KEY_PROPERTY, find_object
@@ -132,54 +133,108 @@ def mark_asset(object: bpy.types.Object, record: MSD_PG_job) -> None:
 
 
 def copy_version(object: bpy.types.Object) -> bpy.types.Mesh:
-    """A hidden copy of the object's mesh and its materials."""
+    """A hidden copy of the object's mesh, its materials and their node groups."""
     mesh = object.data.copy()
     mesh.name = _HIDDEN_PREFIX + object.data.name
-    copies = {
-        slot.material: _copy_material(slot.material, _HIDDEN_PREFIX + slot.material.name)
-        for slot in object.material_slots
-        if slot.material
-    }
+    copies = _Copies(lambda name: _HIDDEN_PREFIX + name)
     for index, slot in enumerate(object.material_slots):
-        mesh.materials[index] = slot.material and copies[slot.material]
+        mesh.materials[index] = slot.material and copies.of_material(slot.material)
     return mesh
 
 
 def restore_version(object: bpy.types.Object, version: bpy.types.Mesh) -> None:
-    """Give the object a copy of a version, which stays in the file."""
+    """Give the object and its linked duplicates a copy of a version, which stays in the file.
+
+    Materials and node groups that no job has painted, because other objects use them too, are taken as they are.
+    """
     old, name = object.data, object.data.name
-    mesh = object.data = version.copy()
-    if not old.users:
-        remove_mesh(old)
+    used = {slot.material for slot in object.material_slots if slot.material}
+    for slot in object.material_slots:
+        slot.material = None
+    mesh = version.copy()
+    old.user_remap(mesh)
+    bpy.data.meshes.remove(old)
+    _remove_unused(used)
     mesh.name = name
-    copies = {
-        material: _copy_material(material, material.name.removeprefix(_HIDDEN_PREFIX))
-        for material in version.materials
-        if material
-    }
+    copies = _Copies(lambda name: name.removeprefix(_HIDDEN_PREFIX), reuse=True)
     for index, slot in enumerate(object.material_slots):
         material = version.materials[index] if index < len(version.materials) else None
-        slot.material = material and copies[material]
+        slot.material = material and copies.of_material(material)
 
 
-def _copy_material(material: bpy.types.Material, name: str) -> bpy.types.Material:
-    copy = material.copy()
-    copy.name = name
-    copy.pop(KEY_PROPERTY, None)  # else the object's next job would take it for its own
-    return copy
+class _Copies:
+    """Copies of materials and of their node groups, each made once.
+
+    Args:
+        rename: gives a copy its name.
+        reuse: take what has that name, if no job has made or painted it, instead of a copy.
+    """
+
+    def __init__(self, rename: Callable[[str], str], reuse: bool = False) -> None:
+        self._rename, self._reuse = rename, reuse
+        self._made: dict[bpy.types.ID, Any] = {}
+
+    def of_material(self, material: bpy.types.Material) -> bpy.types.Material:
+        found = bpy.data.materials.get(self._rename(material.name)) if self._reuse else None
+        if found is not None and KEY_PROPERTY not in found:
+            return found
+        if material not in self._made:
+            self._made[material] = copy = self._copy(material)
+            copy[KEY_PROPERTY] = ""  # else the object's next job would take it for its own
+            if copy.node_tree is not None:
+                self._copy_groups(copy.node_tree)
+        return self._made[material]
+
+    def _copy_groups(self, tree: bpy.types.NodeTree) -> None:
+        for node in tree.nodes:
+            if node.type == "GROUP" and node.node_tree is not None and not is_linked(node.node_tree):
+                node.node_tree = self._of_group(node.node_tree)
+
+    def _of_group(self, group: bpy.types.NodeTree) -> bpy.types.NodeTree:
+        found = bpy.data.node_groups.get(self._rename(group.name)) if self._reuse else None
+        if found is not None:
+            return found
+        if group not in self._made:
+            self._made[group] = copy = self._copy(group)
+            self._copy_groups(copy)
+        return self._made[group]
+
+    def _copy(self, data: Any) -> Any:
+        copy = data.copy()
+        copy.name = self._rename(data.name)
+        return copy
 
 
 def remove_mesh(mesh: bpy.types.Mesh) -> None:
-    """Remove a mesh, and its materials and images where nothing else uses them."""
-    materials = [material for material in mesh.materials if material]
+    """Remove a mesh, and its materials, their node groups and images where nothing else uses them."""
+    materials = {material for material in mesh.materials if material}
     bpy.data.meshes.remove(mesh)
+    _remove_unused(materials)
+
+
+def _remove_unused(materials: set[bpy.types.Material]) -> None:
     for material in materials:
         images = {image for kind in KINDS if (image := image_of(material, kind)) is not None}
+        groups = groups_of(material)
         if not material.users:
             bpy.data.materials.remove(material)
+            for group in groups:
+                if not group.users:
+                    bpy.data.node_groups.remove(group)
             for image in images:
                 if not image.users:
                     bpy.data.images.remove(image)
+
+
+def groups_of(material: bpy.types.Material) -> list[bpy.types.NodeTree]:
+    """The node groups of a material, the outer ones first, each once."""
+    found: list[bpy.types.NodeTree] = []
+    trees = [material.node_tree] if material.node_tree else []
+    for tree in trees:
+        inner = [node.node_tree for node in tree.nodes if node.type == "GROUP" and node.node_tree]
+        trees += [group for group in inner if group not in trees]
+        found += [group for group in inner if group not in found]
+    return found
 
 
 def register() -> None:

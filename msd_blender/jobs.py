@@ -32,6 +32,7 @@ def start(request: JobRequest, object: bpy.types.Object | None = None, lock: str
     if object is not None and find_live_job_on(object):
         raise ValueError(f"A job works on the mesh of {object.name!r} already: stop it first.")
     request.client_key = uuid.uuid4().hex
+    connection.shared_server.allow_start()
     scene = bpy.context.scene
     location = scene.cursor.location.copy()
     live_job = LiveJob(request, client_factory(), object, lock, location=location, wait_for_server=True)

@@ -19,6 +19,7 @@ from .pixels import linear_to_srgb, srgb_to_linear, to_byte_pixels, to_float_pix
 COLOUR = "Color"  # these two names are Blender's own defaults, which glTF tools expect too
 UV_MAP = "UVMap"
 FIRST_TILE = 1001  # UDIM tile at (u, v): 1001 + u + 10 v
+_COLOUR_NODE = "MSD Colour"  # of the vertex colours, until an image takes their place
 _UDIM_TOKEN = "<UDIM>"  # stands for the tile's number in a file name
 
 
@@ -29,7 +30,7 @@ def new_material(name: str) -> bpy.types.Material:
     tree, shader = material.node_tree, ensure_principled(material)
     shader.inputs["Roughness"].default_value = 0.7
     colour = tree.nodes.new("ShaderNodeVertexColor")
-    colour.layer_name = COLOUR
+    colour.layer_name, colour.name = COLOUR, _COLOUR_NODE
     colour.location = (-300, 200)
     tree.links.new(colour.outputs["Color"], shader.inputs["Base Color"])
     return material
@@ -84,6 +85,7 @@ def assign_image(material: bpy.types.Material, kind: str, image: bpy.types.Image
     if socket is None:
         assert source.node is not None
         source.node.image = image
+        _show_in_solid_view(material, kind, source.node)
         return True
     tree = socket.node.id_data
     location = Vector(socket.node.location) - Vector((300, 300 * KINDS.index(kind)))
@@ -103,7 +105,19 @@ def assign_image(material: bpy.types.Material, kind: str, image: bpy.types.Image
         tree.links.new(output, normal_map.inputs["Color"])
         output = normal_map.outputs["Normal"]
     tree.links.new(output, socket)
+    _show_in_solid_view(material, kind, node)
+    unused = tree.nodes.get(_COLOUR_NODE)
+    if unused is not None and not any(each.is_linked for each in unused.outputs):
+        tree.nodes.remove(unused)
     return True
+
+
+def _show_in_solid_view(material: bpy.types.Material, kind: str, node: bpy.types.ShaderNode) -> None:
+    """Make the base colour's node the active one, whose image solid view shows, unless another image's is."""
+    tree = material.node_tree
+    active = tree.nodes.active
+    if kind == "texture" and node.id_data == tree and (active is None or active.type != "TEX_IMAGE"):
+        tree.nodes.active = node
 
 
 def is_linked(data: bpy.types.ID) -> bool:

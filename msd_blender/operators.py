@@ -311,6 +311,7 @@ class MSD_OT_server_start(bpy.types.Operator):
     bl_label = "Start"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
+        shared_server.allow_start()
         try:
             health_monitor.connect(client_factory())
         except (ValueError, ClientError) as error:

@@ -317,11 +317,16 @@ class MSD_PT_server(_Panel, bpy.types.Panel):
 
 
 def _redraw() -> float | None:
-    """A timer that redraws the panel once the health request has ended. (Its thread must not call Blender.)"""
+    """A timer that redraws the panel once the health request has ended, and asks on while the server's worker starts.
+    (The request's thread must not call Blender.)"""
     if health_monitor.is_requesting:
         return 0.2
     jobs.redraw()
-    return None
+    if health_monitor.answer is None or health_monitor.answer.worker != "starting":
+        return None
+    health_monitor.expire()
+    health_monitor.refresh()
+    return 1.0
 
 
 def _placeholder(layout: Any, settings: Any, name: str, text: str) -> None:

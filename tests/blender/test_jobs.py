@@ -89,6 +89,23 @@ def test_the_server_is_started_shown_and_stopped(data: Path) -> None:
     assert health_monitor.answer is None and not health_monitor.problem
 
 
+@pytest.mark.process
+def test_a_server_that_is_stopped_stays_so_until_it_is_started(data: Path, tiny: dict[str, Any]) -> None:
+    live_job = start_job(tiny, iterations=3000)
+    session = live_job.session
+    update_until(lambda: session.progress is not None)
+    bpy.ops.msd.server_stop()
+    update_until(lambda: "was stopped" in session.connection_error)
+    until = time.monotonic() + 3
+    update_until(lambda: time.monotonic() > until)
+    assert find(data) is None and running_jobs == [live_job]
+    bpy.ops.msd.server_start()
+    update_until(lambda: not session.connection_error and session.state == RUNNING)
+    session.cancel()
+    finish_jobs()
+    bpy.ops.msd.server_stop()
+
+
 def test_presets_keep_settings_and_leave_the_task(addon: Any) -> None:
     settings = bpy.context.scene.msd
     settings.prompt, settings.maps, settings.diversity = "a chair", {"normal", "metallic"}, 2.5
