@@ -355,8 +355,9 @@ def progress_fraction(progress: Progress) -> float:
 
 
 def format_progress(progress: Progress) -> str:
-    """The text beside a progress bar: ``surface 310/420, 0:48 left``."""
-    text = f"{progress.phase} {progress.iteration}/{progress.iterations}"
+    """The text beside a progress bar: ``surface 310/420, 0:48 left``, or ``unwrap 40%, 0/420``."""
+    done = "" if progress.share is None else f" {progress.share:.0%},"
+    text = f"{progress.phase}{done} {progress.iteration}/{progress.iterations}"
     if progress.eta is not None:
         minutes, seconds = divmod(round(progress.eta), 60)
         text += f", {minutes}:{seconds:02d} left"

@@ -182,8 +182,9 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
             last = message.iteration == message.iterations
             if live or last or message.iteration % 50 == 0:
                 left = f", {message.eta:.0f} s left" if message.eta is not None else ""
+                done = "" if message.share is None else f" {message.share:.0%},"
                 print(
-                    f"{message.phase} {message.iteration}/{message.iterations}, {message.elapsed:.0f} s{left}",
+                    f"{message.phase}{done} {message.iteration}/{message.iterations}, {message.elapsed:.0f} s{left}",
                     end="\x1b[K\r" if live else "\n",
                     file=sys.stderr,
                     flush=True,

@@ -4,8 +4,9 @@
 import sys
 
 import pytest
+import trimesh
 
-from benchmarks import iterations, true_size
+from benchmarks import iterations, job_time, true_size
 
 
 def test_iterations_stand_beside_a_plain_loop(capsys):
@@ -22,3 +23,13 @@ def test_an_iteration_of_a_model_of_any_size(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["true_size", "--family", "tiny", "--device", "cpu", "--views", "2"])
     true_size.main()
     assert "tiny, 64 px, 2 views one by one, float32" in capsys.readouterr().out
+
+
+def test_a_job_s_time_outside_its_iterations(capsys, tmp_path):
+    trimesh.creation.icosphere(2).export(tmp_path / "ball.obj")
+    job_time.main([str(tmp_path / "ball.obj"), "--iterations", "2"])
+    name, faces, process, job, *parts, outside = [
+        each.strip() for each in capsys.readouterr().out.splitlines()[-1].strip("| ").split("|")
+    ]
+    assert (name, faces) == ("ball.obj", "320") and 0 < float(job) < float(process)
+    assert 0 < sum(map(float, parts)) < float(job) and 0 < float(outside.strip("%")) < 100

@@ -96,6 +96,7 @@ class Progress:
     eta: float | None = _described("seconds left; null: unknown", None)
     denoiser_calls: int = _described("evaluations of the denoiser so far", 0)
     bandwidth: float | None = _described("present bandwidth of the mean shift; null: it has none", None)
+    share: float | None = _described("share of the phase that is done, 0 to 1, where it has no iterations", None)
 
 
 @dataclass

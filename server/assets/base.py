@@ -45,7 +45,8 @@ class BuildContext:
         mesh: the uploaded one, for the modes texture and refine.
         target_faces, remesh: as `protocol.JobRequest`.
         warn: takes a sentence for the user.
-        stage: of a name such as "unwrap", a context whose time is measured and which a user sees.
+        stage: of a name such as "unwrap", a context whose time is measured and which a user sees. It gives a function
+            that takes the share of the stage that is done, in [0, 1].
         one_by_one: the views of a render that needs much memory are rendered one after another.
     """
 
@@ -57,7 +58,9 @@ class BuildContext:
     target_faces: int | None = None
     remesh: bool = False
     warn: Callable[[str], None] = print
-    stage: Callable[[str], AbstractContextManager[object]] = nullcontext
+    stage: Callable[[str], AbstractContextManager[Callable[[float], None]]] = lambda name: nullcontext(
+        lambda share: None
+    )
     one_by_one: bool = False
 
 

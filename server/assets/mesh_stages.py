@@ -14,6 +14,7 @@ from ..geometry.colour import srgb_to_linear, tint
 from ..geometry.isosurface import extract_mesh, join_parts
 from ..geometry.material import Material
 from ..geometry.mesh import Mesh
+from ..geometry.normals import vertex_normals
 from ..geometry.uvs import missing_uvs, move_to_unit_tile, outside_unit_tile, unwrap
 from .atlas import rebake
 from .base import BuildContext
@@ -31,10 +32,19 @@ def remesh(mesh: Mesh, context: BuildContext) -> Mesh:
     """The mesh with new triangles, about as many as it had if no count is given; a texture becomes vertex colours."""
     if mesh.textures:
         context.warn("Remesh makes new faces without UVs: the texture becomes vertex colours, where it is locked too.")
-    if mesh.materials or mesh.normals is not None:
-        context.warn("Remesh makes new faces: the materials and the hard edges of the old ones are left out.")
+    gone = (["materials"] if mesh.materials else []) + (["hard edges"] if _has_hard_edges(mesh) else [])
+    if gone:
+        context.warn(f"Remesh makes new faces: the {' and the '.join(gone)} of the old ones are left out.")
     target = context.target_faces or max(100, len(mesh.faces))
     return remeshing.remesh(replace(mesh, colours=_base_colours(mesh)), target)
+
+
+def _has_hard_edges(mesh: Mesh) -> bool:
+    """Whether a corner's normal is more than 20 degrees away from its vertex's."""
+    if mesh.normals is None:
+        return False
+    smooth = vertex_normals(mesh.positions, mesh.faces)[mesh.faces]
+    return bool(((mesh.normals * smooth).sum(axis=2) < np.cos(np.radians(20))).any())
 
 
 def prepare(mesh: Mesh, context: BuildContext, needs_uvs: bool) -> Mesh:
@@ -57,8 +67,8 @@ def prepare(mesh: Mesh, context: BuildContext, needs_uvs: bool) -> Mesh:
 def _with_uvs(mesh: Mesh, context: BuildContext) -> Mesh:
     missing, size = missing_uvs(mesh.uvs, len(mesh.faces)), context.options.texture_size
     if missing.all():
-        with context.stage("unwrap"):
-            _, split, uvs = unwrap(mesh.positions, mesh.faces, size)
+        with context.stage("unwrap") as report:
+            _, split, uvs = unwrap(mesh.positions, mesh.faces, size, report=report)
             if mesh.uvs is not None and mesh.textures:
                 context.warn(
                     "The mesh's UVs have no area, so that each face shows one texel: it gets new ones, "

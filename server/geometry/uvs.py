@@ -3,16 +3,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import xatlas
 from numba import njit
 
+from .remeshing import connected_components
+
 TILE_TOLERANCE = 1e-3  # how far UVs may lie outside of a tile and still count as inside
 _MAX_PACK_RESOLUTION = 1024  # texels along an edge; xatlas packs slowly above it
+# xatlas needs 100 s for the charts of 80,000 faces at once, and 11 s for those of their parts.
+_WHOLE = 8192  # faces that are unwrapped in one part
+_PART = 2048  # faces of a part of a larger mesh
+_CHART_TEXELS = 512  # to the mesh's length, while charts are made: xatlas rounds their edges to texels
+_FILLED = 0.9  # of the square, by the charts' boxes and gutters
+_LEAST_COVER = 0.2  # of the square, by the boxes alone; gutters are narrower where they would leave less
 
 
 def unwrap(
-    positions: np.ndarray, faces: np.ndarray, resolution: int = 1024, padding: int = 4
+    positions: np.ndarray,
+    faces: np.ndarray,
+    resolution: int = 1024,
+    padding: int = 4,
+    report: Callable[[float], None] = lambda share: None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Unwrap any triangles with xatlas, non-manifold ones too.
 
@@ -20,7 +34,8 @@ def unwrap(
         positions: (V, 3) float32. faces: (F, 3).
         resolution: of the texture, in texels along an edge.
         padding: least gutter between charts in texels at that resolution: bilinear sampling needs 2, and each mip
-            level twice as many as the one before.
+            level twice as many as the one before. Charts that are too many for it get less.
+        report: called with the share of the work that is done, in [0, 1].
     Returns:
         (source vertex of each new vertex (N,) int64, faces (F, 3) int32 in the same order, UVs (N, 2) float32 in
         [0, 1] for a square texture, origin bottom left). No two faces overlap (see `overlapping`). A face without an
@@ -30,46 +45,124 @@ def unwrap(
         return np.zeros(0, np.int64), np.zeros((0, 3), np.int32), np.zeros((0, 2), np.float32)
     size = np.ptp(positions[np.unique(faces)], axis=0).max() or 1
     scaled = np.ascontiguousarray((positions - positions[faces[0, 0]]) / size, np.float32)
-    packed = min(resolution, _MAX_PACK_RESOLUTION)
-    chart, pack = xatlas.ChartOptions(), xatlas.PackOptions()
-    # xatlas makes the atlas larger than this resolution, which narrows the gutters of the texture.
-    pack.resolution, pack.padding = packed, int(np.ceil(1.25 * padding * packed / resolution))
-    alone = np.zeros(len(faces), bool)  # faces that become charts of their own
-    for attempt in range(10):
-        source, split, uvs, edge = _atlas(scaled, faces, alone, chart, pack)
-        overlap = overlapping(uvs[split])
-        if pack.padding * resolution < padding * edge:
-            pack.padding = int(np.ceil(1.1 * padding * edge / resolution))
-        elif not overlap.any():
+    parts = _parts(scaled, faces)
+    alone = [np.zeros(len(part), bool) for part in parts]  # faces that become charts of their own
+    charts = []
+    for i, part in enumerate(parts):
+        charts.append(_make_charts(scaled, faces[part], alone[i]))
+        report((i + 1) / (len(parts) + 1))
+    for _ in range(6):
+        source, split, uvs = _pack(charts, parts, resolution, padding)
+        overlap = overlapping(uvs[split])  # of slivers, by rounding
+        if not overlap.any():
             break
-        elif attempt < 3:
+        for i, part in enumerate(parts):
+            if overlap[part].any():
+                alone[i] |= overlap[part]
+                charts[i] = _make_charts(scaled, faces[part], alone[i])
+    report(1.0)
+    return source, split, uvs
+
+
+_Charts = tuple[np.ndarray, np.ndarray, np.ndarray]  # source vertices (N,), faces (F, 3), places (N, 2) in texels
+
+
+def _parts(positions: np.ndarray, faces: np.ndarray) -> list[np.ndarray]:
+    """The faces' numbers in parts that lie together: halves of halves along their longest axis."""
+    if len(faces) <= _WHOLE:
+        return [np.arange(len(faces))]
+    middles = positions[faces].mean(axis=1)
+    parts, large = [], [np.arange(len(faces))]
+    while large:
+        part = large.pop()
+        if len(part) <= _PART:
+            parts.append(np.sort(part))
+            continue
+        axis = np.ptp(middles[part], axis=0).argmax()
+        order = np.argsort(middles[part, axis], kind="stable")
+        large += [part[order[len(part) // 2 :]], part[order[: len(part) // 2]]]
+    return parts
+
+
+def _make_charts(positions: np.ndarray, faces: np.ndarray, alone: np.ndarray) -> _Charts:
+    """Charts without overlaps, beside each other. `alone` (F,) bool gains the faces that no other way unwraps."""
+    used, faces = np.unique(faces, return_inverse=True)
+    positions, faces = positions[used], faces.reshape(-1, 3)
+    chart, pack = xatlas.ChartOptions(), xatlas.PackOptions()
+    pack.texels_per_unit, pack.padding = _CHART_TEXELS, 1
+    for attempt in range(10):
+        atlas = xatlas.Atlas()
+        groups = [np.flatnonzero(~alone)] if not alone.all() else []
+        groups += [face[None] for face in np.flatnonzero(alone)]
+        for group in groups:
+            atlas.add_mesh(positions, faces[group].astype(np.uint32))
+        atlas.generate(chart_options=chart, pack_options=pack)
+        source, split, uvs = _gather(atlas, groups, [used] * len(groups))
+        overlap = overlapping(uvs[split])
+        if not overlap.any():
+            break
+        if attempt < 3:
             chart.max_cost /= 4  # smaller, flatter charts
         else:
             alone |= overlap
     return source, split, uvs
 
 
-def _atlas(
-    positions: np.ndarray, faces: np.ndarray, alone: np.ndarray, chart: xatlas.ChartOptions, pack: xatlas.PackOptions
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """`unwrap`'s result and the atlas's longer edge, in texels."""
-    atlas = xatlas.Atlas()
-    groups = [np.flatnonzero(~alone)] if not alone.all() else []
-    groups += [face[None] for face in np.flatnonzero(alone)]
-    for group in groups:
-        atlas.add_mesh(positions, faces[group].astype(np.uint32))
-    atlas.generate(chart_options=chart, pack_options=pack)
-    split = np.empty((len(faces), 3), np.int32)
+def _pack(charts: list[_Charts], parts: list[np.ndarray], resolution: int, padding: int) -> _Charts:
+    """All charts on one square, as `unwrap` returns them."""
+    boxes = np.concatenate([_boxes(split, places) for _, split, places in charts])
+    pack = xatlas.PackOptions()
+    size = min(resolution, _MAX_PACK_RESOLUTION)
+    pack.padding = gutter = int(np.ceil(padding * size / resolution))
+    filled = _FILLED
+    while (scale := _scale(boxes, size, gutter, filled))[1] < _LEAST_COVER:
+        size *= 2
+    while True:
+        pack.texels_per_unit = scale[0]
+        atlas = xatlas.Atlas()
+        for _, split, places in charts:
+            atlas.add_uv_mesh(places, split.astype(np.uint32))
+        atlas.generate(pack_options=pack)
+        edge = max(atlas.width, atlas.height, 1)
+        filled *= 0.99 * (size / edge) ** 2
+        scale = _scale(boxes, size, gutter, filled)
+        if edge <= size or scale[1] < _LEAST_COVER / 2:
+            break
+    source, split, uvs = _gather(atlas, parts, [given for given, _, _ in charts])
+    return source, split, (uvs / edge).astype(np.float32)
+
+
+def _boxes(split: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(C, 2) width and height, a texel at least, of each chart of the faces (F, 3) at places (N, 2)."""
+    count, owner = connected_components(split, len(places))
+    low, high = np.full((count, 2), np.inf), np.full((count, 2), -np.inf)
+    np.minimum.at(low, owner, places)
+    np.maximum.at(high, owner, places)
+    return np.maximum(high - low, 1)
+
+
+def _scale(boxes: np.ndarray, size: int, gutter: int, filled: float) -> tuple[float, float]:
+    """(the scale at which the boxes with their gutters fill that share of a square, the share of the boxes alone)."""
+    # The sum of (scale width + gutter) (scale height + gutter) is a quadratic polynomial.
+    area = float(boxes.prod(axis=1).sum())
+    half = gutter * float(boxes.sum()) / 2
+    left = max(filled * size**2 - len(boxes) * gutter**2, size**2 / 100)
+    scale = (np.sqrt(half**2 + area * left) - half) / area
+    return scale, scale**2 * area / size**2
+
+
+def _gather(atlas: xatlas.Atlas, groups: list[np.ndarray], vertices: list[np.ndarray]) -> _Charts:
+    """The atlas's meshes as one, each with its group of faces; `vertices` are the numbers of each one's vertices."""
+    split = np.empty((sum(map(len, groups)), 3), np.int32)
     sources, places, count = [], [], 0
     for i, group in enumerate(groups):
         source, corners, uvs = atlas[i]
         split[group] = corners.astype(np.int64) + count
-        sources.append(source)
+        sources.append(vertices[i][source])
         places.append(uvs)
         count += len(source)
-    edge = max(atlas.width, atlas.height, 1)
-    scale = np.array([atlas.width, atlas.height]) / edge
-    return (np.concatenate(sources).astype(np.int64), split, (np.concatenate(places) * scale).astype(np.float32), edge)
+    size = np.array([atlas.width, atlas.height])
+    return np.concatenate(sources).astype(np.int64), split, (np.concatenate(places) * size).astype(np.float32)
 
 
 def missing_uvs(uvs: np.ndarray | None, faces: int) -> np.ndarray:

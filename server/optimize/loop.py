@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -40,6 +41,7 @@ CHECKPOINT_SECONDS = float(os.environ.get("MSD_CHECKPOINT_SECONDS", "5"))
 CHECKPOINT_COST = 0.01
 SNAPSHOT_COST = 0.05  # share of the time that snapshots may take, unless the last one is `snapshot_seconds` old
 PREVIEW_COST = 0.01
+STAGE_SECONDS = 0.5  # from one report of a stage's share to the next at least
 
 
 class Paused(Exception):
@@ -76,6 +78,7 @@ class Counters:
     seconds: dict[str, float]
     elapsed: float
     details: bool = False  # see `AssetState.keep_details`
+    prompts: list[str] | None = None  # the prompt and the negative one; None: not known
 
     @classmethod
     def of(cls, state: Mapping[str, object]) -> Counters:
@@ -171,6 +174,8 @@ class Optimization:
         checkpoint = Checkpoint(newest[0], Counters.of(newest[1])) if newest else None
         if checkpoint:
             self._restore(checkpoint)
+            if checkpoint.counters.prompts not in (None, self._prompts):  # an edit has changed them
+                self.report_prompt_warnings()
         start = checkpoint.counters.phase if checkpoint else 0
         learned = checkpoint.part("guidance.") if checkpoint else {}
         asset: Asset | None = None
@@ -325,6 +330,7 @@ class Optimization:
                 dict(self.clock.seconds),
                 self.clock.elapsed,
                 state.keep_details,
+                self._prompts,
             )
             self.checkpoints.save(self.iteration, tensors, asdict(counters))
         self.saved = self.clock.elapsed
@@ -336,6 +342,16 @@ class Optimization:
         request = self.request
         asked = request.guidance_scale is not None
         return self.distillation.notes(self.settings.guidance_scale, asked, request.negative_prompt)
+
+    @property
+    def _prompts(self) -> list[str]:
+        return [self.request.prompt, self.request.negative_prompt]
+
+    def report_prompt_warnings(self) -> None:
+        """Tell the user which of the prompt's words the prior does not know, or cuts off."""
+        against_overhead = any(phase.against_overhead for phase in self.plan)
+        for warning in self.prior.prompt_warnings(*self._prompts, against_overhead):
+            self.report(Log(warning, "warning"))
 
     def _report_failed_checkpoint(self, error: OSError) -> None:
         self.saved = self.clock.elapsed
@@ -367,15 +383,32 @@ class Optimization:
         self.report(Progress(phase, self.iteration, self.iterations, elapsed, eta, self.denoiser_calls, bandwidth))
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        """Work outside of the iterations, under a name that the user sees."""
+    def _stage(self, name: str) -> Iterator[Callable[[float], None]]:
+        """Work outside of the iterations, under a name that the user sees; gives what takes the share that is done."""
+        told = time.monotonic()
+
+        def report(share: float) -> None:
+            nonlocal told
+            if time.monotonic() - told >= STAGE_SECONDS:
+                told = time.monotonic()
+                self.report_stage(name, share)
+
         with self.clock(name):
             self.report_stage(name)
-            yield
+            yield report
 
-    def report_stage(self, name: str) -> None:
-        """Tell the user which work outside of the iterations begins."""
-        self.report(Progress(name, self.iteration, self.iterations, self.clock.elapsed, None, self.denoiser_calls))
+    def report_stage(self, name: str, share: float | None = None) -> None:
+        """Tell the user which work outside of the iterations begins, or the share of it that is done."""
+        self.report(
+            Progress(
+                name,
+                self.iteration,
+                self.iterations,
+                self.clock.elapsed,
+                denoiser_calls=self.denoiser_calls,
+                share=share,
+            )
+        )
 
     def snapshot(self, mesh: Mesh, last: bool = False) -> None:
         """Report the asset as it is, with a preview where that is cheap or it is the last one."""
@@ -427,9 +460,7 @@ def generate(
             report(Log(sentence, level))
         for sentence in run.forecast:
             report(Log(sentence))
-        against_overhead = any(phase.against_overhead for phase in run.plan)
-        for warning in run.prior.prompt_warnings(request.prompt, request.negative_prompt, against_overhead):
-            report(Log(warning, "warning"))
+        run.report_prompt_warnings()
         if request.control_model and not request.control:
             report(Log("The ControlNet gets no picture: choose depth, normal or canny as control.", "warning"))
     with deterministic(run.device):

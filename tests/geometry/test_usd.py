@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """USD files as other programs and people leave them: what is read, and what is warned of."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from server.geometry.files import load
+from server.geometry.files import MeshFileError, load
 from tests.geometry.foreign import BLUE, BOUND, GREEN, QUAD, SQUARE_UVS, picture, read, textured_quad, usd, usd_mesh
 
 
@@ -168,3 +170,8 @@ def test_usd_materials_keep_names_and_numbers(tmp_path, pxr):
         and material.metallic_roughness["metallicFactor"] == 1
     )
     assert material.gltf["alphaMode"] == "MASK" and material.gltf["alphaCutoff"] == 0.25
+
+
+def test_a_file_that_ends_the_librarys_process_is_only_damaged(pxr):
+    with pytest.raises(MeshFileError, match="damaged.usdc is damaged: export it again"):
+        load(Path(__file__).parents[1] / "data" / "damaged.usdc")

@@ -84,6 +84,33 @@ def test_unwrapping_is_deterministic_and_nothing_unwraps_to_nothing(rocket):
     assert len(source) == len(split) == len(uvs) == 0
 
 
+def test_a_large_mesh_is_unwrapped_in_parts_and_tells_how_far_it_is():
+    sphere = trimesh.creation.icosphere(5)
+    shares = []
+    source, split, uvs = unwrap(
+        np.asarray(sphere.vertices, np.float32), sphere.faces.astype(np.int32), report=shares.append
+    )
+    np.testing.assert_array_equal(source[split], sphere.faces)
+    assert len(shares) > 8 and shares == sorted(shares) and shares[-1] == 1
+    assert not missing_uvs(uvs[split], len(split)).any() and not overlapping(uvs[split]).any()
+    assert connected_components(split, len(uvs))[0] < 40  # seams between parts, but no confetti
+    angles, areas = stretch(sphere.vertices, sphere.faces, uvs[split])
+    assert np.percentile(angles, 99) < 1.5 and np.percentile(areas, 2) > 0.5 and np.percentile(areas, 98) < 2
+
+
+def test_more_charts_than_a_small_texture_has_room_for_still_fill_it():
+    """Wider and wider gutters made the atlas larger and larger."""
+    rng = np.random.default_rng(0)
+    boxes = [trimesh.creation.box(rng.uniform(0.01, 0.1, 3)) for _ in range(300)]
+    for box in boxes:
+        box.apply_translation(rng.uniform(-1, 1, 3))
+    mesh = trimesh.util.concatenate(boxes)
+    source, split, uvs = unwrap(np.asarray(mesh.vertices, np.float32), mesh.faces.astype(np.int32), 128)
+    corners = uvs[split].astype(float)
+    covered = np.abs(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])).sum() / 2
+    assert covered > 0.15 and not overlapping(uvs[split]).any() and uvs.max() <= 1
+
+
 def exact(s, t):
     """Do the interiors of two triangles meet: one clipped by the other, in fractions."""
     s, t = ([tuple(map(Fraction, map(float, p))) for p in each] for each in (s, t))

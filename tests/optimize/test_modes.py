@@ -12,6 +12,7 @@ from msd_blender.protocol import FILES, JobRequest, Log, Progress, Snapshot
 from server.checkpoint import Checkpoints
 from server.geometry.files import load
 from server.geometry.mesh import Mesh
+from server.geometry.normals import face_normals
 from server.optimize import Paused, generate
 from tests.optimize.meshes import rainbow, sample, seam_and_interior, suzanne
 
@@ -107,6 +108,14 @@ def test_a_mesh_without_uvs_is_only_unwrapped(tiny, tmp_path, ball):
     same(arrays, ball, "positions", "faces")
     assert arrays["uvs"].shape == (len(ball.faces), 3, 2) and arrays["texture.0"].shape == (128, 128, 3)
     assert "colours" not in arrays
+
+
+def test_unwrapping_a_large_mesh_tells_how_far_it_is(tiny, tmp_path):
+    sphere = trimesh.creation.icosphere(5)
+    mesh = Mesh(np.asarray(sphere.vertices, np.float32), sphere.faces.astype(np.int32))
+    _, messages = run(tmp_path, tiny, mesh, iterations=1)
+    shares = [each.share for each in messages if isinstance(each, Progress) and each.phase == "unwrap"]
+    assert shares[0] is None and len(shares) > 1 and sorted(shares[1:]) == shares[1:] and shares[-1] <= 1
 
 
 def test_faces_without_uvs_are_named(tiny, tmp_path, monkey):
@@ -231,6 +240,18 @@ def test_remeshing_turns_the_texture_into_vertex_colours_with_a_warning(tiny, tm
     assert ["texture becomes" in message.message for message in messages if isinstance(message, Log)] == [True]
 
 
+@pytest.mark.parametrize(("flat", "words"), [(False, []), (True, ["the hard edges of the old ones are left out"])])
+def test_remeshing_says_that_hard_edges_go_where_there_are_some(tiny, tmp_path, ball, flat, words):
+    # The ball's faces meet at less than 20 degrees; the coarse one's do not.
+    coarse = trimesh.creation.icosphere(1)
+    mesh = Mesh(np.asarray(coarse.vertices, np.float32), coarse.faces.astype(np.int32)) if flat else ball
+    normals = face_normals(mesh.positions, mesh.faces)[:, None].repeat(3, axis=1)
+    _, messages = run(
+        tmp_path, {**tiny, "iterations": 1}, replace(mesh, normals=normals), "refine", remesh=True, target_faces=300
+    )
+    assert [message.message.split(": ")[1].rstrip(".") for message in messages if isinstance(message, Log)] == words
+
+
 @pytest.mark.parametrize("mode", ["texture", "refine"])
 def test_a_resumed_run_ends_in_the_same_bytes(tiny, tmp_path, monkey, mode):
     mesh = replace(monkey, locked=(monkey.positions[:, 2] > 0.5).astype(np.uint8))
@@ -265,6 +286,25 @@ def test_a_job_resumes_from_an_artists_edit(tiny, tmp_path, monkey, stop):
     assert "texture.0" in arrays and "uvs" in arrays
     record = json.loads((tmp_path / "out" / "job.json").read_text())
     assert record["edit"] == "e1" and record["iterations"] == 10
+
+
+def test_an_edited_prompt_is_warned_of_like_the_first(tiny, tmp_path, monkey):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+
+    def warnings(prompt, paused):
+        """Of a run up to its pause."""
+        messages = []
+        request = JobRequest(prompt, mode="texture", mesh="x", texture_size=64, **tiny)
+        with pytest.raises(Paused):
+            generate(
+                request, tmp_path, messages.append, lambda: False, checkpoints=checkpoints, paused=paused, mesh=monkey
+            )
+        return [each.message for each in messages if isinstance(each, Log) and "does not know" in each.message]
+
+    assert not warnings("a red mushroom", after(1))
+    assert not warnings("a red mushroom", after(0))
+    assert len(warnings("a red 狐", after(0))) == 1
+    assert not warnings("a red 狐", after(0))
 
 
 def test_a_cancelled_job_keeps_its_texture(tiny, tmp_path, monkey):

@@ -122,7 +122,7 @@ async function follow(id, signal) {
 function tell(kind, data) {
   if (kind === "progress") {
     $("done").style.width = `${100 * data.iteration / data.iterations}%`;
-    $("progress").textContent = `${data.phase}, iteration ${data.iteration} of ${data.iterations}`
+    $("progress").textContent = `${data.phase}${data.share == null ? "" : ` ${Math.round(100 * data.share)} %`}, iteration ${data.iteration} of ${data.iterations}`
       + (data.eta == null ? "" : `, ${Math.ceil(data.eta)} s left`);
   } else if (kind === "log") {
     $("log").append(element("li", data.message, data.level));

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -183,9 +185,16 @@ def _material(
 
 def load(path: Path, warn: Warn) -> Mesh:
     """All meshes of a file that refers to no other USD file, at the default time, in metres and Z up."""
-    pxr = _library()
+    _library()
     if not path.is_file():
         raise MeshFileError(f"{path.name} is not there: name a file that is.")
+    if not _survives(path):
+        raise MeshFileError(f"{path.name} is damaged: export it again.")
+    return _read(path, warn)
+
+
+def _read(path: Path, warn: Warn) -> Mesh:
+    pxr = _library()
     try:
         layer = pxr.Sdf.Layer.FindOrOpen(str(path))
         if layer is None:
@@ -200,6 +209,27 @@ def load(path: Path, warn: Warn) -> Mesh:
         return _scene(pxr, stage, path, warn)
     except pxr.Tf.ErrorException:
         raise MeshFileError(f"{path.name} is damaged: export it again.") from None
+
+
+def _survives(path: Path) -> bool:
+    """Whether a process that reads the file lives on: on some damaged binary files the library ends its process."""
+    with path.open("rb") as file:
+        if file.read(8)[:2] not in (b"PX", b"PK"):  # of binary layers, and of packages
+            return True
+    root = str(Path(__file__).parents[3])
+    trial = subprocess.run(
+        [sys.executable, "-c", _TRIAL, root, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    return trial.returncode in (0, 1)  # 1: an exception, which comes again here
+
+
+_TRIAL = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from server.geometry.files.usd import _read
+_read(Path(sys.argv[2]), lambda sentence: None)
+"""
 
 
 def _scene(pxr: ModuleType, stage: Usd.Stage, path: Path, warn: Warn) -> Mesh:
