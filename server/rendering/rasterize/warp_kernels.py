@@ -284,8 +284,10 @@ def mip_level(footprint: Any, highest: int):
 def kernels(real: type) -> SimpleNamespace:
     """The kernels for pictures of float32 or of float64, `real`, by name; they are compiled together."""
     vec2, vec4 = wp.types.vector(2, real), wp.types.vector(4, real)
-    module = f"{__name__}_{real.__name__}"
-    kernel = wp.kernel(module=module, enable_backward=False)
+    module = wp.get_module(f"{__name__}_{real.__name__}")
+    # Fused, the two products of an edge would be rounded differently for the two triangles that share it.
+    module.options |= {"fuse_fp": False, "enable_backward": False}
+    kernel = wp.kernel(module=module)
 
     @kernel
     def rasterize(
