@@ -219,7 +219,8 @@ class _Texture(torch.autograd.Function):
 
 def _halvings(batch: int, sizes: list[tuple[int, int]]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """For each mip level but the first: threads, and (first texel of the level before, its own, the former's edges)."""
-    found, fine = [], 0
+    found: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    fine = 0
     for before, size in zip(sizes, sizes[1:]):
         coarse = fine + before[0] * before[1]
         found.append(((batch, *size), (fine, coarse, *before)))
