@@ -63,6 +63,7 @@ def same_triangles(rast, theirs):
     return same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", range(4))
 def test_200_scenes_are_the_cpu_backends(group):
     """The same bytes of `rasterize`; pictures and gradients to 1e-5."""
@@ -79,6 +80,7 @@ def test_200_scenes_are_the_cpu_backends(group):
     assert whole >= 80  # of 100
 
 
+@pytest.mark.slow
 def test_200_scenes_are_the_oracles():
     """Solved at every pixel in float64."""
     for seed in range(200):
