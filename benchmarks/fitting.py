@@ -2,7 +2,7 @@
 """Run the four tasks of Laine et al. 2020 on our rasterizers: cube, pose, texture, environment.
 
 The tasks follow the descriptions in the paper and the documentation, on our own meshes and textures. `tests/rendering`
-limits the errors; this command shows them: python -m benchmarks.fitting --output DIR
+limits the errors; this command shows them: python -m benchmarks.fitting --output DIR [--rasterizer warp]
 """
 
 from __future__ import annotations
@@ -357,9 +357,11 @@ def main() -> None:
         required=True,
         help="folder for fitting.png: a row for each task, ours and the target in turn",
     )
-    folder = parser.parse_args().output
+    parser.add_argument("--rasterizer", default="cpu", choices=rasterize.BACKENDS)
+    given = parser.parse_args()
+    folder = given.output
     folder.mkdir(parents=True, exist_ok=True)
-    rasterizer = rasterize.create("cpu")
+    rasterizer = rasterize.create(given.rasterizer)
     edge = 160
     sheet = Image.new("RGB", (4 * edge, len(TASKS) * edge), (60, 60, 60))
     print("| task | errors | seconds |\n|---|---|---|")

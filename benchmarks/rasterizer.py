@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Time of a render and its gradient on the CPU: against Mitsuba 3, by pixels and by triangles.
+"""Time of a render and its gradient: our rasterizers and Mitsuba 3 on the CPU, by pixels and by triangles; on a card
+our rasterizers and nvdiffrast.
 
     python -m benchmarks.rasterizer --output docs/rendering
 
@@ -25,6 +26,7 @@ from server.rendering.render import render
 from server.rendering.shading import Lights
 
 VIEWS, SIZE = 4, 64
+ON_CPU = {"cpu": "numba", "warp": "Warp"}
 
 
 def sphere(subdivisions: int) -> tuple[Tensor, Tensor]:
@@ -45,9 +47,9 @@ def torus(triangles: int) -> tuple[Tensor, Tensor]:
     )
 
 
-def ours(positions: Tensor, faces: Tensor) -> Callable[[], object]:
+def ours(name: str, positions: Tensor, faces: Tensor) -> Callable[[], object]:
     """Forward and backward of `render`: Lambert under a lamp, gradients to positions and vertex colours."""
-    rasterizer = rasterize.create("cpu")
+    rasterizer = rasterize.create(name)
     views = cameras.orbit(VIEWS)
     lights, behind = Lights.headlight(views), torch.zeros(VIEWS, 3)
     leaf, colours = positions.clone().requires_grad_(), (positions + 0.7).div(1.4).requires_grad_()
@@ -59,18 +61,20 @@ def ours(positions: Tensor, faces: Tensor) -> Callable[[], object]:
     return step
 
 
-def operations(positions: Tensor, faces: Tensor, size: int, views: int = VIEWS) -> Callable[[], object]:
-    """Forward and backward of rasterize, interpolate and antialias alone."""
-    rasterizer = rasterize.create("cpu")
-    clip = cameras.orbit(views).clip(positions).contiguous().requires_grad_()
+def operations(
+    name: str, positions: Tensor, faces: Tensor, size: int, views: int = VIEWS, device: str = "cpu"
+) -> tuple[Callable[[], Tensor], Callable[[], object]]:
+    """Forward, and forward and backward, of rasterize, interpolate and antialias alone."""
+    rasterizer = rasterize.create(name, device)
+    positions, faces = positions.to(device), faces.to(device)
+    clip = cameras.orbit(views, device=device).clip(positions).contiguous().requires_grad_()
     colours = (positions + 0.7).div(1.4)[None].requires_grad_()
 
-    def step() -> object:
+    def forward() -> Tensor:
         rast = rasterizer.rasterize(clip, faces, (size, size))
-        picture = rasterizer.antialias(rasterizer.interpolate(colours, rast, faces), rast, clip, faces)
-        return torch.autograd.grad(picture.square().mean(), [clip, colours])
+        return rasterizer.antialias(rasterizer.interpolate(colours, rast, faces), rast, clip, faces)
 
-    return step
+    return forward, lambda: torch.autograd.grad(forward().square().mean(), [clip, colours])
 
 
 def mitsuba(positions: Tensor, faces: Tensor, integrator: str, samples: int) -> Callable[[], object]:
@@ -167,7 +171,10 @@ def milliseconds(*steps: Callable[[], object], rounds: int = 10) -> np.ndarray:
 
 def beside_mitsuba() -> str:
     positions, faces = sphere(4)
-    runs = {"ours: Lambert, silhouette gradients": ours(positions, faces)}
+    runs = {
+        f"ours with {title}: Lambert, silhouette gradients": ours(name, positions, faces)
+        for name, title in ON_CPU.items()
+    }
     note = ""
     try:
         for integrator, samples in (("direct", 1), ("direct", 4), ("direct_projective", 4)):
@@ -195,18 +202,55 @@ def beside_mitsuba() -> str:
     )
 
 
-def scaling() -> tuple[dict[int, float], dict[int, float]]:
-    """Milliseconds by pixels (edge squared, one view, 5,120 triangles), and by triangles (4 views of 64 px).
+Scaling = dict[int, list[float]]
+
+
+def scaling() -> tuple[Scaling, Scaling]:
+    """Milliseconds with each of `ON_CPU` by pixels (one view, 5,120 triangles), and by triangles (4 views of 64 px).
 
     Processor time of the single thread that runs the kernels, so that other programs do not count.
     """
+
+    def taken(positions: Tensor, faces: Tensor, size: int, views: int, rounds: int = 10) -> list[float]:
+        steps = [operations(name, positions, faces, size, views)[1] for name in ON_CPU]
+        return [float(each) for each in milliseconds(*steps, rounds=rounds)[1]]
+
     mesh = sphere(4)
-    pixels = {size * size: milliseconds(operations(*mesh, size, views=1))[1, 0] for size in (64, 128, 256, 512, 1024)}
+    pixels = {size * size: taken(*mesh, size, 1) for size in (64, 128, 256, 512, 1024)}
     triangles = {}
     for count in (1_000, 5_000, 20_000, 50_000, 100_000, 200_000):
         positions, faces = torus(count)
-        triangles[len(faces)] = milliseconds(operations(positions, faces, SIZE))[1, 0]
+        triangles[len(faces)] = taken(positions, faces, SIZE, VIEWS)
+    for count in (50_000, 1_000_000):
+        large = taken(*torus(count), 2048, 1, rounds=3)
+        print(f"{count:,} triangles, one view of 2,048 px: " + " and ".join(f"{ms:.0f} ms" for ms in large), flush=True)
     return pixels, triangles
+
+
+def on_a_card() -> str:
+    """Table of milliseconds, forward / forward + backward, with each rasterizer that a card can have."""
+    names = [name for name, backend in rasterize.BACKENDS.items() if backend.is_available("cuda")]
+    lines = [f"| triangles, 4 views | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for count in (5_000, 50_000, 200_000, 1_000_000):
+        for size in (64, 256, 512, 1024):
+            cells = []
+            for name in names:
+                steps = operations(name, *torus(count), size, device="cuda")
+                cells.append(" / ".join(f"{_on_card(step):.2f}" for step in steps))
+            lines.append(f"| {count:,}, {size} px | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _on_card(step: Callable[[], object], rounds: int = 20) -> float:
+    """Milliseconds of a step, of a row of them that the host does not wait in."""
+    for _ in range(3):
+        step()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(rounds):
+        step()
+    torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - start) / rounds
 
 
 def silhouettes(name: str, device: str) -> str:
@@ -229,7 +273,7 @@ def silhouettes(name: str, device: str) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def plot(pixels: dict[int, float], triangles: dict[int, float], path: Path) -> None:
+def plot(pixels: Scaling, triangles: Scaling, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -239,9 +283,10 @@ def plot(pixels: dict[int, float], triangles: dict[int, float], path: Path) -> N
     for axes, data, label in zip(
         panels, (pixels, triangles), ("pixels (5,120 triangles, 1 view)", "triangles (4 views of 64 x 64)")
     ):
-        x, y = np.array(list(data)), np.array(list(data.values()))
-        axes.loglog(x, y, "o-", label="measured")
-        axes.loglog(x, y[-1] * x / x[-1], "--", color="gray", label="proportional")
+        x, values = np.array(list(data)), np.array(list(data.values()))
+        for title, y in zip(ON_CPU.values(), values.T):
+            axes.loglog(x, y, "o-", label=title)
+        axes.loglog(x, values[-1, 0] * x / x[-1], "--", color="gray", label="proportional")
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -261,15 +306,21 @@ def main() -> None:
     for label, data in (("pixels", pixels), ("triangles", triangles)):
         print(f"| {label} | " + " | ".join(f"{count:,}" for count in data) + " |")
         print("|---" * (len(data) + 1) + "|")
-        print("| ms | " + " | ".join(f"{each:.1f}" for each in data.values()) + " |\n", flush=True)
+        for k, title in enumerate(ON_CPU.values()):
+            print(f"| {title}, ms | " + " | ".join(f"{each[k]:.1f}" for each in data.values()) + " |")
+        print(flush=True)
     print("Share of the analytic d(area)/d(radius) of a sphere:\n")
     print("| rasterizer | 1,280 at 64 px | at 128 | 5,120 at 64 | at 128 | 20,480 at 64 | at 128 |")
     print("|---" * 7 + "|")
-    print(silhouettes("cpu", "cpu"))
-    try:
-        print(silhouettes("nvdiffrast", "cuda"))
-    except (ValueError, RuntimeError, AssertionError) as error:
-        print(f"\nnvdiffrast was not measured: {error}")
+    for name in ON_CPU:
+        print(silhouettes(name, "cpu"), flush=True)
+    if torch.cuda.is_available():
+        for name in rasterize.BACKENDS:
+            if rasterize.BACKENDS[name].is_available("cuda"):
+                print(silhouettes(name, "cuda"), flush=True)
+        print(f"\nOn {torch.cuda.get_device_name()}:\n\n{on_a_card()}")
+    else:
+        print("\nA card was not measured: there is none.")
     if output:
         output.mkdir(parents=True, exist_ok=True)
         plot(pixels, triangles, output / "rasterizer.png")

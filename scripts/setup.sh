@@ -39,7 +39,7 @@ else    # the build without CUDA: from the sources pip knows, else from PyTorch'
         fail "PyTorch $TORCH for the CPU could not be installed; see pip's message above."
 fi
 
-say "Installing the other packages …"
+say "Installing the other packages (Warp, the rasterizer for CUDA, is 149 MB to load and 392 MB installed) …"
 pip install -r requirements.lock
 
 if ! .venv/bin/python -c 'import bpy' 2>/dev/null; then
@@ -54,8 +54,8 @@ if ! .venv/bin/python -c 'import bpy' 2>/dev/null; then
     .venv/bin/python -c 'import bpy' || fail "bpy cannot be imported; its message is above."
 fi
 
-say "Compiling the CPU kernels (once, about half a minute) …"
-.venv/bin/python -c 'from server.optimize import warm_up; warm_up()'
+say "Compiling the kernels for the $hardware (once, about half a minute) …"
+.venv/bin/python -c 'from server import logs; logs.set_up(); from server.optimize import warm_up; warm_up()'
 
 # The extension looks there for its server.
 known=${XDG_DATA_HOME:-$HOME/.local/share}/msd_blender

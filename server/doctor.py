@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -73,6 +72,7 @@ def graphics() -> Iterator[Finding]:
         yield Finding(BAD, f"torch cannot be imported ({error})", "rm -r .venv && make setup")
         return
     yield from cuda(known)
+    yield rasterizer(known)
 
 
 @dataclass(frozen=True)
@@ -88,23 +88,23 @@ class Card:
 class Cuda:
     """A machine's NVIDIA cards, their driver, and the torch that uses them."""
 
-    torch: str = ""  # this and the next three are versions, "" where there is none
+    torch: str = ""  # this and the next two are versions, "" where there is none
     cuda: str = ""  # for which torch was built
     driver: str = ""
-    toolkit: str = ""  # nvcc's
     kernels: tuple[str, ...] = ()  # of torch, as torch.cuda.get_arch_list lists them: sm_75, compute_120, …
     on_the_bus: int = 0  # number of NVIDIA cards, with or without a driver
     listed: tuple[Card, ...] = ()  # by the driver
     usable: tuple[Card, ...] = ()  # by torch
     visible: str | None = None  # CUDA_VISIBLE_DEVICES
     fault: str = ""  # why CUDA does not start
-    nvdiffrast: bool = False
-    lacking: tuple[str, ...] = ()  # those of g++, ninja and wheel, which building nvdiffrast needs
+    rasterizer: str = "cpu"  # of jobs that leave it open
 
 
 def facts() -> Cuda:
     """Examine this machine. Raises any exception of importing torch."""
     import torch
+
+    from .rendering.rasterize import BACKENDS
 
     driver, listed = _driver()
     usable: tuple[Card, ...] = ()
@@ -121,21 +121,17 @@ def facts() -> Cuda:
             except Exception as error:
                 fault = str(error).strip().split("\n")[0]
         kernels = tuple(torch.cuda.get_arch_list())
-    scripts = Path(sys.executable).parent
-    lacking = tuple(tool for tool in ("g++", "ninja") if not (shutil.which(tool) or shutil.which(tool, path=scripts)))
     return Cuda(
         torch.__version__,
         torch.version.cuda or "",
         driver,
-        _toolkit(),
         kernels,
         _on_the_bus(),
         listed,
         usable,
         os.environ.get("CUDA_VISIBLE_DEVICES"),
         fault,
-        bool(importlib.util.find_spec("nvdiffrast")),
-        lacking + (() if importlib.util.find_spec("wheel") else ("wheel",)),
+        next(name for name, backend in BACKENDS.items() if backend.is_available("cuda")) if usable else "cpu",
     )
 
 
@@ -170,13 +166,6 @@ def _driver() -> tuple[str, tuple[Card, ...]]:
         for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     ]
     return version[0] if version else "", tuple(Card(name[1] if name else "a card") for name in names)
-
-
-def _toolkit() -> str:
-    homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
-    nvcc = next((f"{home}/bin/nvcc" for home in homes if home), shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc")
-    release = re.search(r"release (\d+\.\d+)", _output(nvcc, "--version"))
-    return release[1] if release else ""
 
 
 def _on_the_bus() -> int:
@@ -269,7 +258,6 @@ def cuda(known: Cuda) -> Iterator[Finding]:
         )
     for card in known.usable:
         yield _card(card, known)
-    yield _nvdiffrast(known)
 
 
 def _card(card: Card, known: Cuda) -> Finding:
@@ -293,19 +281,14 @@ def _card(card: Card, known: Cuda) -> Finding:
     )
 
 
-def _nvdiffrast(known: Cuda) -> Finding:
-    if known.nvdiffrast:
-        return Finding(GOOD, "nvdiffrast")
-    major = _pair(known.cuda)[0]
-    needs = list(known.lacking)
-    if _pair(known.toolkit)[0] != major:
-        installed = f"CUDA {known.toolkit}" if known.toolkit else "none"
-        needs.insert(0, f"the CUDA {major} toolkit with nvcc (found: {installed}; set CUDA_HOME to its folder)")
+def rasterizer(known: Cuda) -> Finding:
+    """The rasterizer of jobs that leave it open; on a card, whether it is the card's own."""
+    if known.rasterizer != "cpu" or not known.usable:
+        return Finding(GOOD, f"rasterizer: {known.rasterizer}")
     return Finding(
         NOTE,
-        "nvdiffrast is not installed: jobs use the CPU rasterizer",
-        "see the README, On a GPU, for the command and the licence"
-        + (f"; its build lacks {', '.join(needs)}" if needs else ""),
+        "rasterizer: cpu, because neither nvdiffrast nor a Warp that takes this driver is installed",
+        "make setup, which installs Warp; if it has, install a newer driver",
     )
 
 

@@ -199,3 +199,15 @@ class EmulatedCholespy:
 
 def _check_array(tensor, dtype):
     assert isinstance(tensor, EmulatedTensor) and tensor.dtype == dtype and tensor.is_contiguous()
+
+
+def emulated_launch(launch):
+    """Warp's launches on the device: all arrays must be there, in order, and the kernel runs on what they hold."""
+
+    def launch_there(kernel, dim, *arguments):
+        for each in arguments:
+            if isinstance(each, torch.Tensor):
+                assert isinstance(each, EmulatedTensor) and each.is_contiguous(), kernel.key
+        launch(kernel, dim, *(each.held if isinstance(each, EmulatedTensor) else each for each in arguments))
+
+    return launch_there

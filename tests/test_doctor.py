@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from server.doctor import BAD, GOOD, NOTE, Card, Cuda, cuda
+from server.doctor import BAD, GOOD, NOTE, Card, Cuda, cuda, rasterizer
 
 
 def doctor(*arguments, **environment):
@@ -26,7 +26,7 @@ def doctor(*arguments, **environment):
 def test_a_healthy_machine(tmp_path, folders):
     done = doctor("--data", tmp_path, "--port", 0, "--models", folders["epsilon"])
     assert done.returncode == 0, done.stdout
-    for words in ("Python 3.11", "torch", "bundled model", str(folders["epsilon"]), "GiB free"):
+    for words in ("Python 3.11", "torch", "rasterizer: ", "bundled model", str(folders["epsilon"]), "GiB free"):
         assert words in done.stdout
     assert "MISSING" not in done.stdout
 
@@ -71,12 +71,11 @@ HEALTHY = Cuda(
     torch="2.13.0+cu130",
     cuda="13.0",
     driver="580.95.05",
-    toolkit="13.0",
     kernels=KERNELS,
     on_the_bus=1,
     listed=(ADA,),
     usable=(ADA,),
-    nvdiffrast=True,
+    rasterizer="warp",
 )
 
 
@@ -85,7 +84,7 @@ HEALTHY = Cuda(
     [
         (
             {},
-            [GOOD] * 3,
+            [GOOD] * 2,
             ["NVIDIA driver 580.95.05: NVIDIA GeForce RTX 4090", "CUDA 13.0: .*, 24 GiB, .*capability 8.9"],
         ),
         ({"driver": "", "listed": (), "usable": (), "on_the_bus": 0}, [NOTE], ["no NVIDIA card: jobs run on the CPU"]),
@@ -115,7 +114,7 @@ HEALTHY = Cuda(
             [GOOD, NOTE],
             ["390.157 is too old", "install driver 580.65.06 or newer$"],
         ),
-        ({"driver": "580.65.06"}, [GOOD] * 3, []),
+        ({"driver": "580.65.06"}, [GOOD] * 2, []),
         ({"driver": "580.60"}, [GOOD, NOTE], ["580.60 is too old"]),
         (
             {"usable": (), "visible": ""},
@@ -123,7 +122,7 @@ HEALTHY = Cuda(
             ["CUDA_VISIBLE_DEVICES is '', which hides every card", "unset it"],
         ),
         ({"usable": (), "visible": "7"}, [GOOD, NOTE], ["CUDA_VISIBLE_DEVICES is '7', which hides every card"]),
-        ({"listed": (ADA, ADA), "visible": "1"}, [GOOD] * 4, ["CUDA_VISIBLE_DEVICES is '1': 1 of 2 cards are used"]),
+        ({"listed": (ADA, ADA), "visible": "1"}, [GOOD] * 3, ["CUDA_VISIBLE_DEVICES is '1': 1 of 2 cards are used"]),
         (
             {"usable": (), "fault": "unknown error"},
             [GOOD, NOTE],
@@ -131,27 +130,16 @@ HEALTHY = Cuda(
         ),
         (
             {"usable": (Card("GTX 1080", (6, 1), 8 << 30),)},
-            [GOOD, BAD, GOOD],
+            [GOOD, BAD],
             [
                 "GTX 1080 has compute capability 6.1, but torch .* kernels for sm_75, .*sm_120 only",
                 "12.6.*hide the card",
             ],
         ),
-        ({"usable": (Card("Next", (15, 0), 8 << 30),)}, [GOOD, BAD, GOOD], ["Next has .* 15.0", "a newer torch"]),
-        ({"usable": (Card("Next", (15, 0), 8 << 30),), "kernels": (*KERNELS, "compute_120")}, [GOOD] * 3, []),
-        (
-            {"usable": (Card("B", (10, 3), 8 << 30),), "kernels": ("sm_90", "sm_100a")},
-            [GOOD, BAD, GOOD],
-            ["B has .* 10.3"],
-        ),
-        ({"usable": (Card("Orin", (8, 7), 8 << 30),), "kernels": ("sm_80", "sm_90")}, [GOOD] * 3, []),
-        ({"nvdiffrast": False}, [GOOD, GOOD, NOTE], ["nvdiffrast is not installed", "README, On a GPU, .* licence$"]),
-        (
-            {"nvdiffrast": False, "toolkit": "", "lacking": ("ninja", "wheel")},
-            [GOOD, GOOD, NOTE],
-            [r"lacks the CUDA 13 toolkit with nvcc \(found: none; set CUDA_HOME.*\), ninja, wheel$"],
-        ),
-        ({"nvdiffrast": False, "toolkit": "12.4"}, [GOOD, GOOD, NOTE], ["the CUDA 13 toolkit .*found: CUDA 12.4"]),
+        ({"usable": (Card("Next", (15, 0), 8 << 30),)}, [GOOD, BAD], ["Next has .* 15.0", "a newer torch"]),
+        ({"usable": (Card("Next", (15, 0), 8 << 30),), "kernels": (*KERNELS, "compute_120")}, [GOOD] * 2, []),
+        ({"usable": (Card("B", (10, 3), 8 << 30),), "kernels": ("sm_90", "sm_100a")}, [GOOD, BAD], ["B has .* 10.3"]),
+        ({"usable": (Card("Orin", (8, 7), 8 << 30),), "kernels": ("sm_80", "sm_90")}, [GOOD] * 2, []),
     ],
 )
 def test_graphics_cards(changes, grades, words):
@@ -161,3 +149,17 @@ def test_graphics_cards(changes, grades, words):
     for each in words:
         assert any(re.search(each, text) for text in texts), (each, texts)
     assert all(finding.mend for finding in findings if finding.grade == BAD)
+
+
+@pytest.mark.parametrize(
+    ("changes", "grade", "words"),
+    [
+        ({}, GOOD, "rasterizer: warp"),
+        ({"rasterizer": "nvdiffrast"}, GOOD, "rasterizer: nvdiffrast"),
+        ({"rasterizer": "cpu"}, NOTE, "rasterizer: cpu, because neither nvdiffrast nor a Warp .* installed"),
+        ({"rasterizer": "cpu", "usable": ()}, GOOD, "rasterizer: cpu$"),
+    ],
+)
+def test_the_rasterizer_in_use(changes, grade, words):
+    finding = rasterizer(replace(HEALTHY, **changes))
+    assert finding.grade == grade and re.match(words, finding.what) and bool(finding.mend) == (grade == NOTE)

@@ -60,7 +60,7 @@ def test_the_server_knows_of_the_extension_only_the_protocol(path):
 LAYERS = {
     "__main__": {"api", "checkpoint", "cli", "doctor", "geometry", "jobs", "logs", "optimize", "paths", "priors"},
     "cli": {"jobs", "paths"},
-    "doctor": {"priors"},
+    "doctor": {"priors", "rendering"},
     "api": {"jobs", "priors"},
     "jobs": {"checkpoint", "geometry", "logs", "optimize"},
     "optimize": {"assets", "checkpoint", "geometry", "guidance", "priors", "rendering"},

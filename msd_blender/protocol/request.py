@@ -25,7 +25,7 @@ MAPS = ("roughness", "metallic", "normal")  # textures beside base colour
 CONTROLS = ("depth", "normal", "canny")  # pictures of a mesh that ControlNets follow
 AXES = ("", "x", "y", "z")
 BACKGROUNDS = ("random", "white", "gray", "black")
-RASTERIZERS = ("auto", "nvdiffrast", "cpu")
+RASTERIZERS = ("auto", "nvdiffrast", "cpu", "warp")  # new ones last: a .blend file has their numbers
 DEVICES = ("auto", "cuda", "cpu")
 
 
@@ -66,7 +66,7 @@ class JobRequest:
     )
     rasterizer: str = option(
         "auto",
-        description="how views are rendered; auto takes nvdiffrast where it is installed and CUDA is used",
+        description="how views are rendered; auto takes nvdiffrast or Warp, where they are installed, on CUDA",
         choices=RASTERIZERS,
     )
     device: str = option(

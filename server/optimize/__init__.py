@@ -2,6 +2,8 @@
 """The loop that joins prior, guidance, rendering and geometry: a prompt in, a mesh out."""
 
 import gc
+import logging
+import time
 
 import numpy as np
 import torch
@@ -10,8 +12,8 @@ from numpy.typing import NDArray
 from .. import priors
 from ..geometry.mesh import Mesh
 from ..geometry.validation import validate
-from ..rendering.rasterize import cpu
-from .device import device_in_use, is_device_fault, is_out_of_memory
+from ..rendering import rasterize
+from .device import choose_device, device_in_use, is_device_fault, is_out_of_memory
 from .loop import Optimization, Paused, generate
 from .settings import Settings
 
@@ -29,6 +31,9 @@ __all__ = [
 ]
 
 
+log = logging.getLogger(__name__)
+
+
 def checked(arrays: dict[str, NDArray[np.generic]]) -> Mesh:
     """The mesh of an upload's arrays. Raises ValueError with one sentence where it cannot be worked on."""
     return validate(Mesh.from_arrays(arrays))
@@ -42,8 +47,18 @@ def release() -> None:
 
 
 def warm_up() -> None:
-    """Load the bundled prior and compile the rasterizer's kernels, so that the first job starts at once."""
-    cpu.warm_up()
+    """Load the bundled prior and compile the rasterizers' kernels, so that the first job starts at once.
+
+    On a card that is the rasterizer that a job takes there, too; the log says how long it took.
+    """
+    rasterize.warm_up(rasterize.create("cpu"))
+    device = choose_device("auto")
+    if device.type != "cpu":
+        rasterizer = rasterize.create("auto", device)
+        name, start = rasterize.name_of(rasterizer), time.perf_counter()
+        log.info("Loading the kernels of the %s rasterizer, which are compiled the first time …", name)
+        rasterize.warm_up(rasterizer, device)
+        log.info("The kernels of the %s rasterizer are ready after %.1f s", name, time.perf_counter() - start)
     try:
         priors.load_cached(priors.Selection(), torch.device("cpu"))
     except priors.PriorError:

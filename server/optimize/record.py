@@ -16,7 +16,7 @@ from msd_blender.protocol import JobRequest
 
 from ..geometry.mesh import Mesh
 from ..geometry.mesh_quality import quality_report
-from ..rendering.rasterize import Rasterizer
+from ..rendering.rasterize import Rasterizer, name_of
 from .clock import Clock
 from .memory import PeakMemory
 from .settings import Settings
@@ -52,7 +52,7 @@ def write_record(run: Run, mesh: Mesh, whole: bool, folder: Path) -> None:
         "versions": {"msd_blender": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "device": str(run.device),
         "threads": torch.get_num_threads(),
-        "rasterizer": type(run.rasterizer).__module__.rpartition(".")[2],
+        "rasterizer": name_of(run.rasterizer),
         "iterations": run.iteration,
         "denoiser_calls": run.denoiser_calls,
         "seconds": {name: round(value, 3) for name, value in run.clock.seconds.items()},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Jobs on a card, with nvdiffrast and with the CPU rasterizer beside it: `make gpu-check`."""
+"""Jobs on a card, with each rasterizer: `make gpu-check`."""
 
 import json
 import math
@@ -14,15 +14,53 @@ from server.evaluation.text_to_3d import measure_job
 from server.optimize import generate, is_out_of_memory, release
 from server.rendering import cameras, rasterize
 from tests.optimize.jobs import JOBS, request_of, stop_and_go_on
+from tests.rendering.test_warp import assert_close, drawn, scene
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
-@pytest.fixture(params=["cpu", "nvdiffrast"])
+@pytest.fixture(params=["cpu", "warp", "nvdiffrast"])
 def rasterizer(request):
     if request.param == "nvdiffrast":
         pytest.importorskip("nvdiffrast.torch", reason="nvdiffrast is not installed")
     return request.param
+
+
+def test_auto_is_not_the_cpus():
+    assert rasterize.name_of(rasterize.create("auto", "cuda")) in ("warp", "nvdiffrast")
+
+
+@pytest.mark.parametrize("size", [(13, 17), (200, 150)])
+def test_warp_draws_the_cpus_triangles_every_time_and_the_host_does_not_wait(size):
+    """The same bytes twice, and those of the CPU; other pictures and gradients to 1e-5 of the largest number."""
+    warp, same = rasterize.create("warp", "cuda"), rasterize.create("warp", "cpu")
+    rasterize.warm_up(warp, "cuda")
+    for seed in range(50):
+        clip, faces = scene(seed)
+        expected, their_gradients = drawn(same, clip, faces, size)
+        clip, faces = clip.cuda(), faces.cuda()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            rast, again = (warp.rasterize(clip, faces, size) for _ in range(2))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.equal(rast, again)
+        ours, gradients = drawn(warp, clip, faces, size)
+        assert torch.equal(ours[0].cpu(), expected[0])
+        assert_close([each.cpu() for each in (*ours, *gradients)], [*expected, *their_gradients])
+
+
+def test_a_million_triangles_and_one_that_fills_the_picture():
+    """At 2,048 px, where a thread for each triangle would draw four million pixels alone."""
+    warp, shape = rasterize.create("warp", "cuda"), trimesh.creation.icosphere(subdivisions=8)
+    corners = torch.tensor([[-9.0, -9, 3, 3], [9, -9, 3, 3], [0, 12, 2.9, 3]])
+    clip = torch.cat(
+        [cameras.orbit(2).clip(torch.tensor(np.asarray(shape.vertices)).float()), corners.expand(2, 3, 4)], 1
+    )
+    faces = torch.tensor(np.asarray(shape.faces)).int()
+    faces = torch.cat([faces, torch.tensor([[0, 1, 2]]).int() + len(shape.vertices)]).cuda()
+    rast = warp.rasterize(clip.cuda(), faces, (2048, 2048))
+    assert torch.equal(rast.cpu(), rasterize.create("warp", "cpu").rasterize(clip, faces.cpu(), (2048, 2048)))
 
 
 @pytest.mark.parametrize("job", JOBS)

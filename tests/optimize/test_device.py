@@ -21,10 +21,12 @@ from server import guidance, priors
 from server.geometry import precondition
 from server.optimize import release
 from server.rendering import cameras, rasterize, volume
+from server.rendering.rasterize import warp
 from server.rendering.rasterize.cpu import CpuRasterizer
 from server.rendering.rasterize.nvdiffrast import NvdiffrastRasterizer
+from server.rendering.rasterize.warp import WarpRasterizer
 from tests import nvdiffrast_contract
-from tests.emulated import DEVICE, EmulatedCholespy, Emulation, counted_waits
+from tests.emulated import DEVICE, EmulatedCholespy, Emulation, counted_waits, emulated_launch
 from tests.optimize.jobs import JOBS, request_of, short, stop_and_go_on
 
 loop = importlib.import_module("server.optimize.loop")
@@ -42,13 +44,18 @@ def device(monkeypatch):
     release()
 
 
-@pytest.fixture(params=["cpu", "nvdiffrast"])
+@pytest.fixture(params=["cpu", "nvdiffrast", "warp"])
 def rasterizer(request, monkeypatch):
     package = types.ModuleType("nvdiffrast")
     package.torch = nvdiffrast_contract
     monkeypatch.setitem(sys.modules, "nvdiffrast", package)
     monkeypatch.setitem(sys.modules, "nvdiffrast.torch", nvdiffrast_contract)
-    make = {"cpu": lambda device: CpuRasterizer(), "nvdiffrast": NvdiffrastRasterizer}[request.param]
+    monkeypatch.setattr(warp, "launch", emulated_launch(warp.launch))
+    make = {
+        "cpu": lambda device: CpuRasterizer(),
+        "nvdiffrast": NvdiffrastRasterizer,
+        "warp": lambda device: WarpRasterizer(),
+    }[request.param]
     monkeypatch.setattr(rasterize, "create", lambda name, device: make(device))
     return make(DEVICE)
 
@@ -68,7 +75,7 @@ LIMITS = {"volume": 6, "surface": 13, "texture": 6}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rasterizer", ["nvdiffrast"], indirect=True)
+@pytest.mark.parametrize("rasterizer", ["nvdiffrast", "warp"], indirect=True)
 def test_an_iteration_waits_for_the_device_within_limits(device, rasterizer, tiny, tmp_path, monkeypatch, capsys):
     request = JobRequest("a red mushroom", model=tiny["model"], texture_size=64, target_faces=200)
     counts = {phase: [] for phase in LIMITS}
@@ -85,7 +92,7 @@ def test_an_iteration_waits_for_the_device_within_limits(device, rasterizer, tin
     for phase, waits in counts.items():
         last = waits[-1]  # the first one also fills caches
         with capsys.disabled():
-            print(f"\n{phase}: {last.count} waits an iteration")
+            print(f"\n{rasterize.name_of(rasterizer)}, {phase}: {last.count} waits an iteration")
         assert last.count <= LIMITS[phase], last.places
         assert statistics.fmean(each.count for each in waits) <= LIMITS[phase] + 1
 

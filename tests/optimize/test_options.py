@@ -31,7 +31,7 @@ COMMON = {
     "field_of_view": [None, 5, 120],
     "texture_size": [64, 65],
     "iterations": [1, 3],
-    "rasterizer": ["auto", "cpu"],
+    "rasterizer": ["auto", "cpu", "warp"],
     "device": ["auto", "cpu"],
     "memory_limit": [None, 100.0],
     "seed": [0, 2**53 - 1],

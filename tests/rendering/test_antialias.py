@@ -11,22 +11,20 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.rendering import cameras, rasterize
+from server.rendering import cameras
 from server.rendering.rasterize import kernels
 from server.rendering.rasterize.antialias import adjacency, antialias
 
-cpu = rasterize.create("cpu")
 
-
-def both(clip, faces, size, colour=None):
+def both(rasterizer, clip, faces, size, colour=None):
     """Pictures and gradients to (clip, colour) of the kernels and of the rule in PyTorch."""
     generator = torch.Generator().manual_seed(0)
-    rast = cpu.rasterize(clip, faces, size).detach()
+    rast = rasterizer.rasterize(clip, faces, size).detach()
     if colour is None:
         colour = torch.rand(len(clip), *size, 3, generator=generator, dtype=clip.dtype)
     weight = torch.rand(colour.shape, generator=generator, dtype=clip.dtype)
     found = []
-    for rule in (cpu.antialias, antialias):
+    for rule in (rasterizer.antialias, antialias):
         leaves = [each.detach().clone().requires_grad_() for each in (clip, colour)]
         picture = rule(leaves[1], rast, leaves[0], faces)
         gradients = torch.autograd.grad((picture * weight).sum(), leaves, allow_unused=True)
@@ -48,7 +46,7 @@ def assert_same(found, tolerance=1e-9):
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31 - 1), st.integers(1, 30), st.booleans())
-def test_random_triangles(seed, count, behind):
+def test_random_triangles(rasterizer, seed, count, behind):
     """Crossing, folded and repeated ones, in several views, some corners behind the camera."""
     generator = torch.Generator().manual_seed(seed)
     clip = torch.cat(
@@ -59,7 +57,7 @@ def test_random_triangles(seed, count, behind):
         2,
     )
     faces = torch.randint(12, (count, 3), generator=generator, dtype=torch.int32)
-    assert_same(both(clip, faces, (13, 17)))
+    assert_same(both(rasterizer, clip, faces, (13, 17)))
 
 
 BALL = trimesh.creation.icosphere(subdivisions=3, radius=0.7)
@@ -77,16 +75,16 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
-def test_meshes(shape, dtype, tolerance):
+def test_meshes(rasterizer, shape, dtype, tolerance):
     clip = cameras.orbit(3).clip(torch.tensor(np.asarray(SHAPES[shape].vertices), dtype=dtype))
     faces = torch.tensor(np.asarray(SHAPES[shape].faces), dtype=torch.int32)
-    assert_same(both(clip, faces, (48, 64)), tolerance)
+    assert_same(both(rasterizer, clip, faces, (48, 64)), tolerance)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
-def test_pictures_of_one_row_or_column(size):
+def test_pictures_of_one_row_or_column(rasterizer, size):
     clip = cameras.orbit(2).clip(torch.tensor(np.asarray(SHAPES["box"].vertices)))
-    assert_same(both(clip, torch.tensor(np.asarray(SHAPES["box"].faces), dtype=torch.int32), size))
+    assert_same(both(rasterizer, clip, torch.tensor(np.asarray(SHAPES["box"].faces), dtype=torch.int32), size))
 
 
 def test_nothing_leaves_the_picture_as_it_is():
@@ -104,15 +102,15 @@ def test_adjacency_is_the_kernels(seed, count):
 
 
 @pytest.mark.parametrize("subdivisions, resolution", [(3, 64), (3, 128), (4, 64), (5, 64), (5, 512)])
-def test_a_spheres_silhouette_gradient_arrives(subdivisions, resolution):
+def test_a_spheres_silhouette_gradient_arrives(rasterizer, subdivisions, resolution):
     """d(area)/d(radius), at least 95 % of the analytic value; its outline has the half-angle asin(r / distance)."""
     sphere = trimesh.creation.icosphere(subdivisions=subdivisions)
     vertices = torch.tensor(np.asarray(sphere.vertices), dtype=torch.float32)
     faces = torch.tensor(np.asarray(sphere.faces), dtype=torch.int32)
     radius, views = torch.tensor(0.7, requires_grad=True), cameras.orbit(2)
     clip = views.clip(vertices * radius)
-    rast = cpu.rasterize(clip, faces, (resolution, resolution))
-    cover = cpu.interpolate(torch.ones(1, len(vertices), 1), rast, faces)
+    rast = rasterizer.rasterize(clip, faces, (resolution, resolution))
+    cover = rasterizer.interpolate(torch.ones(1, len(vertices), 1), rast, faces)
     (gradient,) = torch.autograd.grad(antialias(cover, rast, clip, faces).sum(), radius)
     r = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     outline = (r / 3).asin().tan() / math.tan(math.radians(20)) * resolution / 2
@@ -129,16 +127,16 @@ def test_a_spheres_silhouette_gradient_arrives(subdivisions, resolution):
     ),
     st.lists(st.integers(0, 7), min_size=18, max_size=18),
 )
-def test_whatever_the_corners_are_pictures_and_gradients_are_numbers(values, corners):
+def test_whatever_the_corners_are_pictures_and_gradients_are_numbers(rasterizer, values, corners):
     clip = torch.tensor(values, dtype=torch.float64).view(1, 8, 4)
-    found = both(clip, torch.tensor(corners, dtype=torch.int32).view(6, 3), (8, 8))
+    found = both(rasterizer, clip, torch.tensor(corners, dtype=torch.int32).view(6, 3), (8, 8))
     assert all(each.isfinite().all() for each in found[1])
     torch.testing.assert_close(found[1][0], found[0][0])
 
 
-def test_gradients_to_a_colour_of_any_stride():
+def test_gradients_to_a_colour_of_any_stride(rasterizer):
     clip = cameras.orbit(1).clip(torch.tensor(np.asarray(SHAPES["ball"].vertices)))
     faces = torch.tensor(np.asarray(SHAPES["ball"].faces), dtype=torch.int32)
     colour = torch.rand(1, 3, 16, 16, dtype=torch.float64).movedim(1, -1)
-    assert_same(both(clip, faces, (16, 16), colour))
-    assert F.mse_loss(both(clip, faces, (16, 16), colour)[1][0], colour) > 0
+    assert_same(both(rasterizer, clip, faces, (16, 16), colour))
+    assert F.mse_loss(both(rasterizer, clip, faces, (16, 16), colour)[1][0], colour) > 0

@@ -11,10 +11,8 @@ import trimesh
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from server.rendering import cameras, rasterize
+from server.rendering import cameras
 from server.rendering.rasterize.antialias import antialias
-
-cpu = rasterize.create("cpu")
 
 
 def double(views):
@@ -46,22 +44,22 @@ SHAPES = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "coloured, size, rule",
-    [*((coloured, size, cpu.antialias) for coloured in (False, True) for size in (64, 128)), (True, 64, antialias)],
+    [*((coloured, size, None) for coloured in (False, True) for size in (64, 128)), (True, 64, antialias)],
 )
 @pytest.mark.parametrize("shape", SHAPES)
-def test_through_silhouettes_gradients_equal_central_differences(shape, coloured, size, rule):
+def test_through_silhouettes_gradients_equal_central_differences(rasterizer, shape, coloured, size, rule):
     """Pictures drawn anew on either side, so that triangles come and go; relative error at most 5e-2."""
     positions, faces = tensors(SHAPES[shape])
     even = torch.tensor([0.9, 0.6, 0.3], dtype=torch.float64).expand_as(positions)
     colours = (0.5 + 0.5 * positions / positions.abs().max() if coloured else even)[None].contiguous()
     weight = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     weight = F.interpolate(weight, size=(size, size), mode="bicubic").movedim(1, -1)
-    views = double(cameras.orbit(4))
+    views, blend = double(cameras.orbit(4)), rule or rasterizer.antialias
 
     def loss(positions):
         clip = views.clip(positions).contiguous()
-        rast = cpu.rasterize(clip, faces, (size, size))
-        return (rule(cpu.interpolate(colours, rast, faces), rast, clip, faces) * weight).sum()
+        rast = rasterizer.rasterize(clip, faces, (size, size))
+        return (blend(rasterizer.interpolate(colours, rast, faces), rast, clip, faces) * weight).sum()
 
     axes = [axis.expand_as(positions) for axis in torch.eye(3, dtype=torch.float64)]
     motions = [*axes, *(torch.linalg.cross(axis, positions) for axis in axes), positions]  # move, turn, scale
@@ -100,7 +98,7 @@ def slanted(seed):
 @pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31 - 1), st.booleans(), st.booleans())
-def test_away_from_edges_gradients_equal_central_differences(seed, mirrored, behind):
+def test_away_from_edges_gradients_equal_central_differences(rasterizer, seed, mirrored, behind):
     """Positions, UVs and texels through rasterize, interpolate and texture; also seen from the back, and with a
     corner behind the camera. Relative error at most 1e-2."""
     generator = torch.Generator().manual_seed(seed)
@@ -113,9 +111,9 @@ def test_away_from_edges_gradients_equal_central_differences(seed, mirrored, beh
     texture = torch.rand(1, 4, 4, 3, generator=generator, dtype=torch.float64)
     weight = torch.rand(1, 16, 16, 3, generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        rast = cpu.rasterize(clip, faces, (16, 16))
-        footprint = cpu.footprint(uv, rast, faces, clip, faces)
-        place = (cpu.interpolate(uv, rast, faces) * 4 - 0.5) % 1
+        rast = rasterizer.rasterize(clip, faces, (16, 16))
+        footprint = rasterizer.footprint(uv, rast, faces, clip, faces)
+        place = (rasterizer.interpolate(uv, rast, faces) * 4 - 0.5) % 1
         level = 4 * footprint.square().view(1, 16, 16, 2, 2).sum(dim=(-1, -2)).sqrt()
         # Pixels that keep their triangle, away from the kinks between texels; of one mipmap, as those have kinks too.
         kept = (rast[..., 3] > 0) & (level < 1) & ((place - 0.5).abs() < 0.49).all(dim=-1)
@@ -123,8 +121,8 @@ def test_away_from_edges_gradients_equal_central_differences(seed, mirrored, beh
     assume(kept.sum() >= 10)
 
     def loss(clip, uv, texture):
-        rast = cpu.rasterize(clip, faces, (16, 16))
-        seen = cpu.texture(texture, cpu.interpolate(uv, rast, faces), footprint)
+        rast = rasterizer.rasterize(clip, faces, (16, 16))
+        seen = rasterizer.texture(texture, rasterizer.interpolate(uv, rast, faces), footprint)
         return (seen * weight * kept[..., None]).sum()
 
     leaves = [each.clone().requires_grad_() for each in (clip, uv, texture)]
@@ -140,15 +138,15 @@ def test_away_from_edges_gradients_equal_central_differences(seed, mirrored, beh
         assert error(gradient.flatten(), numeric) < 0.01
 
 
-def everything(clip, faces, size=(8, 8)):
+def everything(rasterizer, clip, faces, size=(8, 8)):
     """One picture with every operation; its gradients to (clip, attributes, texture), all finite."""
     attributes = torch.rand(1, clip.shape[1], 2, generator=torch.Generator().manual_seed(0), dtype=clip.dtype)
     texture = torch.rand(1, 4, 4, 3, generator=torch.Generator().manual_seed(1), dtype=clip.dtype)
     leaves = [each.clone().requires_grad_() for each in (clip, attributes, texture)]
-    rast = cpu.rasterize(leaves[0], faces, size)
-    uv = cpu.interpolate(leaves[1], rast, faces)
-    seen = cpu.texture(leaves[2], uv, cpu.footprint(leaves[1], rast, faces, leaves[0], faces))
-    picture = cpu.antialias(torch.where(rast[..., 3:] > 0, seen, 0.5), rast, leaves[0], faces)
+    rast = rasterizer.rasterize(leaves[0], faces, size)
+    uv = rasterizer.interpolate(leaves[1], rast, faces)
+    seen = rasterizer.texture(leaves[2], uv, rasterizer.footprint(leaves[1], rast, faces, leaves[0], faces))
+    picture = rasterizer.antialias(torch.where(rast[..., 3:] > 0, seen, 0.5), rast, leaves[0], faces)
     assert picture.isfinite().all()
     picture.square().sum().backward()
     gradients = [each.grad for each in leaves]
@@ -156,51 +154,51 @@ def everything(clip, faces, size=(8, 8)):
     return rast, picture.detach(), gradients
 
 
-def test_no_triangles_no_gradient():
-    _, picture, gradients = everything(slanted(0)[0], torch.zeros(0, 3, dtype=torch.int32))
+def test_no_triangles_no_gradient(rasterizer):
+    _, picture, gradients = everything(rasterizer, slanted(0)[0], torch.zeros(0, 3, dtype=torch.int32))
     assert (picture == 0.5).all() and not any(each.any() for each in gradients)
 
 
-def test_a_picture_of_one_pixel():
-    rast, _, (to_clip, _, to_texture) = everything(*slanted(0), size=(1, 1))
+def test_a_picture_of_one_pixel(rasterizer):
+    rast, _, (to_clip, _, to_texture) = everything(rasterizer, *slanted(0), size=(1, 1))
     assert rast[0, 0, 0, 3] > 0 and to_clip.any() and to_texture.any()
 
 
-def test_of_two_triangles_in_one_place_the_first_is_seen_and_has_the_gradient():
+def test_of_two_triangles_in_one_place_the_first_is_seen_and_has_the_gradient(rasterizer):
     clip, faces = slanted(0)
     clip[0, 3:] = clip[0, :3]
-    rast, _, (to_clip, to_attributes, _) = everything(clip, faces)
+    rast, _, (to_clip, to_attributes, _) = everything(rasterizer, clip, faces)
     assert (rast[..., 3] <= 1).all() and (rast[..., 3] == 1).any()
     assert to_attributes[0, :3].any() and not to_attributes[0, 3:].any() and not to_clip[0, 3:].any()
 
 
-def test_a_pixel_on_a_shared_edge_is_drawn_once_and_none_is_missed():
+def test_a_pixel_on_a_shared_edge_is_drawn_once_and_none_is_missed(rasterizer):
     corners = torch.tensor([[-1, -1, 0, 1], [1, -1, 0, 1], [1, 1, 0, 1], [-1, 1, 0, 1]], dtype=torch.float64)[None]
     faces = torch.tensor([[0, 1, 2], [0, 2, 3]], dtype=torch.int32)  # the diagonal goes through pixels' centres
-    rast, _, _ = everything(corners, faces)
+    rast, _, _ = everything(rasterizer, corners, faces)
     assert (rast[..., 3] > 0).all() and (rast[0, range(8), range(8), 3] == 1).all()
 
 
-def test_both_sides_are_the_same_picture_with_the_same_gradient():
+def test_both_sides_are_the_same_picture_with_the_same_gradient(rasterizer):
     clip, faces = slanted(0)
-    _, front, front_gradients = everything(clip, faces)
-    _, back, back_gradients = everything(clip, faces.flip(1).contiguous())
+    _, front, front_gradients = everything(rasterizer, clip, faces)
+    _, back, back_gradients = everything(rasterizer, clip, faces.flip(1).contiguous())
     torch.testing.assert_close(front, back)
     for a, b in zip(front_gradients, back_gradients):
         torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("move", [(5.0, 0.0, 0.0, 0.0), (0.0, 0.0, -8.0, 0.0), (0.0, 0.0, 0.0, -4.0)])
-def test_off_the_screen_before_the_near_plane_and_behind_the_camera_nothing_is_seen(move):
+def test_off_the_screen_before_the_near_plane_and_behind_the_camera_nothing_is_seen(rasterizer, move):
     clip, faces = slanted(0)
-    rast, _, gradients = everything(clip + torch.tensor(move, dtype=torch.float64), faces)
+    rast, _, gradients = everything(rasterizer, clip + torch.tensor(move, dtype=torch.float64), faces)
     assert not rast.any() and not any(each.any() for each in gradients)
 
 
 @pytest.mark.parametrize(("far", "seen"), [(1e3, 12), (1e19, 12), (1e30, 12), (math.inf, 0), (math.nan, 0)])
-def test_a_corner_may_be_farther_than_an_integer_reaches(far, seen):
+def test_a_corner_may_be_farther_than_an_integer_reaches(rasterizer, far, seen):
     clip = torch.tensor([[[-0.5, 0.25, 0, 1], [0.5, 0.25, 0, 1], [0, far, 0, 1]]], dtype=torch.float64)
-    rast = rasterize.create("cpu", "cpu").rasterize(clip, torch.tensor([[0, 1, 2]], dtype=torch.int32), (8, 8))
+    rast = rasterizer.rasterize(clip, torch.tensor([[0, 1, 2]], dtype=torch.int32), (8, 8))
     assert int((rast[..., 3] > 0).sum()) == seen
 
 
@@ -213,7 +211,7 @@ ODD = st.sampled_from([0.0, -0.0, 1e-300, 1e30, -1e30, math.inf, -math.inf, math
     st.lists(st.integers(0, 7), min_size=18, max_size=18),
     st.sampled_from([torch.float32, torch.float64]),
 )
-def test_whatever_the_corners_are_pictures_and_gradients_are_numbers(values, corners, dtype):
+def test_whatever_the_corners_are_pictures_and_gradients_are_numbers(rasterizer, values, corners, dtype):
     """Slivers, folds, shared and repeated corners, w of both signs, infinities."""
     clip = torch.tensor(values, dtype=torch.float64).view(1, 8, 4).to(dtype)
-    everything(clip, torch.tensor(corners, dtype=torch.int32).view(6, 3))
+    everything(rasterizer, clip, torch.tensor(corners, dtype=torch.int32).view(6, 3))

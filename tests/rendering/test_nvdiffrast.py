@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The CPU rasterizer against nvdiffrast: live where a GPU is at hand, else against arrays that it left."""
+"""Our rasterizers on the CPU against nvdiffrast: live where a GPU is at hand, else against arrays that it left."""
 
 from pathlib import Path
 
@@ -24,13 +24,13 @@ def theirs():
 
 
 @pytest.fixture(scope="module")
-def ours():
-    return record(rasterize.create("cpu"), "cpu")
+def ours(rasterizer):
+    return record(rasterizer, "cpu")
 
 
-def test_what_is_recorded_is_whole_and_the_same_again(ours):
+def test_what_is_recorded_is_whole_and_the_same_again(rasterizer, ours):
     assert all(np.isfinite(each).all() and each.any() for each in ours.values())
-    again = record(rasterize.create("cpu"), "cpu")
+    again = record(rasterizer, "cpu")
     assert all(np.array_equal(ours[name], again[name]) for name in ours)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The CPU rasterizer against hand-computed pixels, a brute-force oracle and finite differences."""
+"""The rasterizers that draw on the CPU against hand-computed pixels, a brute-force oracle and finite differences."""
 
 import math
 from types import SimpleNamespace
@@ -46,27 +46,27 @@ def oracle(clip, faces, height, width):
     return rast
 
 
-def test_row_0_is_the_bottom_and_barycentrics_follow_the_corners():
-    rast = cpu.rasterize(flat([[-1, -1, 0.5], [-0.5, -1, 0.5], [-1, -0.5, 0.5]]), TRIANGLE, (8, 8))
+def test_row_0_is_the_bottom_and_barycentrics_follow_the_corners(rasterizer):
+    rast = rasterizer.rasterize(flat([[-1, -1, 0.5], [-0.5, -1, 0.5], [-1, -0.5, 0.5]]), TRIANGLE, (8, 8))
     assert rast[0, 0, 0, 3] == 1 and (rast[0, 2:, :, 3] == 0).all() and (rast[0, :, 2:, 3] == 0).all()
     # the first pixel's centre is an eighth in from the corner, a quarter of either leg
     assert rast[0, 0, 0].tolist() == pytest.approx([0.5, 0.25, 0.5, 1])
 
 
-def test_the_nearer_triangle_wins_in_either_order():
+def test_the_nearer_triangle_wins_in_either_order(rasterizer):
     near, far = [[-1, -1, 0], [3, -1, 0], [-1, 3, 0]], [[-1, -1, 0.5], [3, -1, 0.5], [-1, 3, 0.5]]
     two = torch.tensor([[0, 1, 2], [3, 4, 5]], dtype=torch.int32)
-    assert (cpu.rasterize(flat(near + far), two, (4, 4))[..., 3] == 1).all()
-    assert (cpu.rasterize(flat(far + near), two, (4, 4))[..., 3] == 2).all()
+    assert (rasterizer.rasterize(flat(near + far), two, (4, 4))[..., 3] == 1).all()
+    assert (rasterizer.rasterize(flat(far + near), two, (4, 4))[..., 3] == 2).all()
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31 - 1))
-def test_pixels_equal_the_oracle_also_behind_the_camera(seed):
+def test_pixels_equal_the_oracle_also_behind_the_camera(rasterizer, seed):
     generator = torch.Generator().manual_seed(seed)
     clip = 2 * torch.rand(1, 15, 4, generator=generator, dtype=torch.float64) - 1  # w of both signs
     faces = torch.arange(15, dtype=torch.int32).view(5, 3)  # none shared: equal depths have no winner
-    torch.testing.assert_close(cpu.rasterize(clip, faces, (7, 9)), oracle(clip, faces, 7, 9))
+    torch.testing.assert_close(rasterizer.rasterize(clip, faces, (7, 9)), oracle(clip, faces, 7, 9))
 
 
 @pytest.mark.parametrize(
@@ -77,24 +77,24 @@ def test_pixels_equal_the_oracle_also_behind_the_camera(seed):
         [[-1, -1, 2], [3, -1, 2], [-1, 3, 2]],  # beyond the far plane
     ],
 )
-def test_what_cannot_be_seen_leaves_nothing(corners):
-    assert not cpu.rasterize(flat(corners), TRIANGLE, (4, 4)).any()
+def test_what_cannot_be_seen_leaves_nothing(rasterizer, corners):
+    assert not rasterizer.rasterize(flat(corners), TRIANGLE, (4, 4)).any()
 
 
-def test_no_triangles_and_one_pixel():
+def test_no_triangles_and_one_pixel(rasterizer):
     nothing = torch.zeros(0, 3, dtype=torch.int32)
-    assert not cpu.rasterize(flat([[0, 0, 0]]), nothing, (4, 4)).any()
+    assert not rasterizer.rasterize(flat([[0, 0, 0]]), nothing, (4, 4)).any()
     clip = flat([[-1, -1, 0], [3, -1, 0], [-1, 3, 0]])
-    rast = cpu.rasterize(clip, TRIANGLE, (1, 1))
+    rast = rasterizer.rasterize(clip, TRIANGLE, (1, 1))
     assert rast[0, 0, 0, 3] == 1
     colour = torch.ones(1, 1, 1, 3, dtype=torch.float64)
-    assert (cpu.antialias(colour, rast, clip, TRIANGLE) == 1).all()
+    assert (rasterizer.antialias(colour, rast, clip, TRIANGLE) == 1).all()
 
 
-def test_a_face_without_its_vertex_is_refused():
+def test_a_face_without_its_vertex_is_refused(rasterizer):
     for faces in (TRIANGLE, -TRIANGLE):
         with pytest.raises(ValueError, match="vertex"):
-            cpu.rasterize(flat([[0, 0, 0]]), faces, (4, 4))
+            rasterizer.rasterize(flat([[0, 0, 0]]), faces, (4, 4))
 
 
 def scene(seed=0):
@@ -119,15 +119,15 @@ def difference(f, x, direction, step=1e-6):
     return float(f(x + step * direction) - f(x - step * direction)) / (2 * step)
 
 
-def test_interpolation_gradients_equal_central_differences():
+def test_interpolation_gradients_equal_central_differences(rasterizer):
     clip, faces, colours = scene()
     weight = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     # Pixels that stay in their triangle: coverage is not differentiable here, antialias is for that.
-    ids = cpu.rasterize(clip, faces, (16, 16))[..., 3:]
+    ids = rasterizer.rasterize(clip, faces, (16, 16))[..., 3:]
 
     def loss(clip, colours):
-        rast = cpu.rasterize(clip, faces, (16, 16))
-        return (cpu.interpolate(colours, rast, faces) * weight * (rast[..., 3:] == ids)).sum()
+        rast = rasterizer.rasterize(clip, faces, (16, 16))
+        return (rasterizer.interpolate(colours, rast, faces) * weight * (rast[..., 3:] == ids)).sum()
 
     clip, colours = clip.requires_grad_(), colours.requires_grad_()
     to_clip, to_colours = torch.autograd.grad(loss(clip, colours), [clip, colours])
@@ -143,14 +143,14 @@ def test_interpolation_gradients_equal_central_differences():
             )
 
 
-def test_antialias_gradients_equal_central_differences():
+def test_antialias_gradients_equal_central_differences(rasterizer):
     clip, faces, colours = scene()
     weight = torch.rand(1, 24, 24, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    rast = cpu.rasterize(clip, faces, (24, 24))
-    picture = cpu.interpolate(colours, rast, faces)
+    rast = rasterizer.rasterize(clip, faces, (24, 24))
+    picture = rasterizer.interpolate(colours, rast, faces)
 
     def loss(clip, picture):
-        return (cpu.antialias(picture, rast, clip, faces) * weight).sum()
+        return (rasterizer.antialias(picture, rast, clip, faces) * weight).sum()
 
     clip, picture = clip.requires_grad_(), picture.requires_grad_()
     to_clip, to_picture = torch.autograd.grad(loss(clip, picture), [clip, picture])
@@ -168,7 +168,7 @@ def test_antialias_gradients_equal_central_differences():
 
 
 @pytest.mark.parametrize("subdivisions, resolution", [(3, 64), (3, 128), (4, 64), (4, 128), (5, 64), (5, 128)])
-def test_triangles_finer_than_a_pixel_keep_the_silhouettes_gradient(subdivisions, resolution):
+def test_triangles_finer_than_a_pixel_keep_the_silhouettes_gradient(rasterizer, subdivisions, resolution):
     """d(area)/d(radius) of a sphere with 1,280 to 20,480 triangles, at least 95 % of the analytic value.
 
     In perspective its outline has the half-angle asin(r / distance).
@@ -178,9 +178,9 @@ def test_triangles_finer_than_a_pixel_keep_the_silhouettes_gradient(subdivisions
     faces = torch.tensor(np.asarray(sphere.faces), dtype=torch.int32)
     radius, views = torch.tensor(0.7, requires_grad=True), cameras.orbit(4)
     clip = views.clip(vertices * radius)
-    rast = cpu.rasterize(clip, faces, (resolution, resolution))
-    cover = cpu.interpolate(torch.ones(1, len(vertices), 1), rast, faces)
-    area = cpu.antialias(cover, rast, clip, faces).sum()
+    rast = rasterizer.rasterize(clip, faces, (resolution, resolution))
+    cover = rasterizer.interpolate(torch.ones(1, len(vertices), 1), rast, faces)
+    area = rasterizer.antialias(cover, rast, clip, faces).sum()
     (gradient,) = torch.autograd.grad(area, radius)
 
     r = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
@@ -193,11 +193,14 @@ def test_triangles_finer_than_a_pixel_keep_the_silhouettes_gradient(subdivisions
 
 def test_registry():
     assert type(rasterize.create("auto", "cpu")) is type(cpu)
-    with pytest.raises(ValueError, match="CUDA"):
-        rasterize.create("nvdiffrast", "cpu")
-    with pytest.raises(ValueError, match="auto, nvdiffrast or cpu"):
+    for name in ("warp", "cpu"):
+        assert rasterize.name_of(rasterize.create(name, "cpu")) == name
+    for name, device in (("nvdiffrast", "cpu"), ("warp", "mps")):
+        with pytest.raises(ValueError, match="CUDA"):
+            rasterize.create(name, device)
+    with pytest.raises(ValueError, match="auto, nvdiffrast, warp or cpu"):
         rasterize.create("opengl")
-    assert ("auto", *rasterize.BACKENDS) == RASTERIZERS
+    assert {"auto", *rasterize.BACKENDS} == set(RASTERIZERS)  # whose order saved .blend files keep
 
 
 def test_a_rasterizer_is_added_by_one_line_of_the_registry(monkeypatch):
@@ -215,5 +218,5 @@ def test_a_rasterizer_is_added_by_one_line_of_the_registry(monkeypatch):
     cover = (rast[..., 3:] > 0).double()
     assert aliased.antialias(cover, rast, clip, TRIANGLE).unique().tolist() == [0, 1]
     assert len(cpu.antialias(cover, rast, clip, TRIANGLE).unique()) > 2
-    with pytest.raises(ValueError, match="auto, nvdiffrast, cpu or aliased"):
+    with pytest.raises(ValueError, match="auto, nvdiffrast, warp, cpu or aliased"):
         rasterize.create("opengl")

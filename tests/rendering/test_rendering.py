@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from server.geometry.field import Field
 from server.geometry.marching import marching_tetrahedra
-from server.rendering import cameras, rasterize
+from server.rendering import cameras
 from server.rendering.colour import linear_to_srgb, srgb_to_linear
 from server.rendering.normals import vertex_normals
 from server.rendering.render import render, turntable
@@ -67,7 +67,7 @@ def ball():
     return grid
 
 
-def test_volume_and_mesh_of_one_field_look_alike():
+def test_volume_and_mesh_of_one_field_look_alike(rasterizer):
     generator = torch.Generator().manual_seed(0)
     grid, views = ball(), cameras.orbit(2)
     lights = Lights.headlight(views)
@@ -75,7 +75,7 @@ def test_volume_and_mesh_of_one_field_look_alike():
     colour, alpha = march(10 * grid, views, lights, 48, 96, 200.0, generator)
     positions, faces = marching_tetrahedra(grid[0, 0])
     red = torch.tensor([[0.98, 0.02, 0.02]]).expand(len(positions), -1)
-    solid = render(rasterize.create("cpu"), positions, faces, red, views, lights, grey, 48)
+    solid = render(rasterizer, positions, faces, red, views, lights, grey, 48)
     assert ((colour + (1 - alpha) * 0.5) - solid).abs().mean() < 0.02
 
 
@@ -107,10 +107,10 @@ def test_normals_of_a_ball_point_outward():
     assert ((vertex_normals(positions, faces) * positions).sum(dim=1) > 0).all()
 
 
-def test_turntable_shows_the_object_in_every_view():
+def test_turntable_shows_the_object_in_every_view(rasterizer):
     positions, faces = marching_tetrahedra(ball()[0, 0])
     red = torch.tensor([[250, 5, 5]], dtype=torch.uint8).expand(len(positions), -1)
-    picture = turntable(rasterize.create("cpu"), positions.numpy(), faces.numpy(), red.numpy(), size=32)
+    picture = turntable(rasterizer, positions.numpy(), faces.numpy(), red.numpy(), size=32)
     assert picture.shape == (32, 256, 3)
     centres = picture[16, 16::32].astype(int)
     assert (centres[:, 0] > centres[:, 1] + 100).all()

@@ -10,14 +10,12 @@ import torch.nn.functional as F
 import trimesh
 
 from msd_blender.protocol import BACKGROUNDS
-from server.rendering import cameras, rasterize
+from server.rendering import cameras
 from server.rendering.colour import srgb_to_linear
 from server.rendering.normals import face_normals, vertex_normals
 from server.rendering.render import render, turntable
 from server.rendering.shading import Lights, backgrounds
 from server.rendering.textures import MaterialMaps, UVCharts, UVTextures
-
-cpu = rasterize.create("cpu")
 
 
 def ball(subdivisions=3):
@@ -41,33 +39,39 @@ def box():
     return positions, faces, uvs
 
 
-def picture(positions, faces, colours, views, lights=None, size=48, **settings):
+def picture(rasterizer, positions, faces, colours, views, lights=None, size=48, **settings):
     grey = torch.full((len(views), 3), 0.5)
-    return render(cpu, positions, faces, colours, views, lights or Lights.headlight(views), grey, size, **settings)
+    return render(
+        rasterizer, positions, faces, colours, views, lights or Lights.headlight(views), grey, size, **settings
+    )
 
 
-def test_a_texture_of_one_colour_looks_like_vertex_colours():
+def test_a_texture_of_one_colour_looks_like_vertex_colours(rasterizer):
     positions, faces = ball()
     views, colour = cameras.orbit(2), torch.tensor([0.8, 0.3, 0.1])
     charts = UVCharts.from_faces(faces, torch.rand(len(faces), 3, 2, generator=torch.Generator().manual_seed(0)))
     for flat in (False, True):
-        ours = picture(positions, faces, UVTextures(charts, [MaterialMaps(colour.expand(8, 8, 3))]), views, flat=flat)
-        theirs = picture(positions, faces, colour.expand(len(positions), 3), views, flat=flat)
+        ours = picture(
+            rasterizer, positions, faces, UVTextures(charts, [MaterialMaps(colour.expand(8, 8, 3))]), views, flat=flat
+        )
+        theirs = picture(rasterizer, positions, faces, colour.expand(len(positions), 3), views, flat=flat)
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-def test_a_texture_is_the_right_way_up_on_the_side_that_it_was_unwrapped_for():
+def test_a_texture_is_the_right_way_up_on_the_side_that_it_was_unwrapped_for(rasterizer):
     positions, faces, uvs = box()
     corner = torch.zeros(32, 32, 3)
     corner[:16, :16, 0], corner[16:, 16:, 2] = 1, 1  # red below on the left, blue above on the right
     views = cameras.orbit(4, elevation=0)
-    seen = picture(positions, faces, UVTextures(UVCharts.from_faces(faces, uvs), [MaterialMaps(corner)]), views)
+    seen = picture(
+        rasterizer, positions, faces, UVTextures(UVCharts.from_faces(faces, uvs), [MaterialMaps(corner)]), views
+    )
     for view in seen:
         assert view[19, 19].argmax() == 0 and view[28, 28].argmax() == 2
         assert view[19, 28].max() < 0.05 and view[28, 19].max() < 0.05
 
 
-def test_each_face_shows_its_slots_texture_and_sends_its_gradient_there():
+def test_each_face_shows_its_slots_texture_and_sends_its_gradient_there(rasterizer):
     positions, faces, uvs = box()
     views = cameras.orbit(1, elevation=0)  # sees the side at -Y alone
     front = torch.tensor(np.asarray(trimesh.creation.box((1, 1, 1)).face_normals))[:, 1] < -0.5
@@ -75,7 +79,7 @@ def test_each_face_shows_its_slots_texture_and_sends_its_gradient_there():
     green, red = torch.zeros(8, 8, 3), torch.zeros(4, 16, 3)
     green[..., 1] = red[..., 0] = 0.9
     green.requires_grad_(), red.requires_grad_()
-    seen = picture(positions, faces, UVTextures(charts, [MaterialMaps(green), MaterialMaps(red)]), views)
+    seen = picture(rasterizer, positions, faces, UVTextures(charts, [MaterialMaps(green), MaterialMaps(red)]), views)
     assert (seen[0, 24, 24, 0] > 0.5) and seen[0, 24, 24, 1] < 0.1
     to_green, to_red = torch.autograd.grad(seen.sum(), [green, red], allow_unused=True)
     assert to_green is None and to_red.abs().sum() > 0  # of a slot that no pixel shows nothing is drawn
@@ -93,12 +97,12 @@ def test_seams_split_chart_vertices_and_nothing_else():
 
 
 @pytest.mark.parametrize("mirror", [1.0, -1.0])
-def test_a_normal_map_tilts_along_the_uvs(mirror):
+def test_a_normal_map_tilts_along_the_uvs(rasterizer, mirror):
     positions, faces, uvs = box()
     charts = UVCharts.from_faces(faces, uvs * torch.tensor([mirror, 1.0]))
     textures = UVTextures(charts, [MaterialMaps(torch.zeros(1, 1, 3))])
     clip = cameras.orbit(1, elevation=0).clip(positions).contiguous()
-    rast = cpu.rasterize(clip, faces, (32, 32))
+    rast = rasterizer.rasterize(clip, faces, (32, 32))
     inside = rast[..., 3] > 0
     normals = torch.tensor([0.0, -1, 0]).expand(1, 32, 32, 3)  # the front: u grows along +X, v along +Z
     for tilt, expected in (
@@ -107,11 +111,11 @@ def test_a_normal_map_tilts_along_the_uvs(mirror):
         ((0, 0, 1), (0, -1, 0)),
     ):
         colours = ((torch.tensor(tilt).float() + 1) / 2).expand(1, 32, 32, 3)
-        bent = textures.apply_normal_map(normals, colours, cpu, positions, rast, faces)[inside]
+        bent = textures.apply_normal_map(normals, colours, rasterizer, positions, rast, faces)[inside]
         torch.testing.assert_close(bent, torch.tensor(expected).float().expand_as(bent), atol=1e-5, rtol=0)
 
 
-def test_uvs_without_area_leave_the_normals_and_the_gradients_whole():
+def test_uvs_without_area_leave_the_normals_and_the_gradients_whole(rasterizer):
     positions, faces = ball()
     flat_uvs = torch.full((len(faces), 3, 2), 0.5)
     normal = torch.tensor([0.7, 0.4, 0.9]).repeat(4, 4, 1).requires_grad_()
@@ -119,7 +123,7 @@ def test_uvs_without_area_leave_the_normals_and_the_gradients_whole():
         UVCharts.from_faces(faces, flat_uvs), [MaterialMaps(torch.full((4, 4, 3), 0.5), normal=normal)]
     )
     positions.requires_grad_()
-    picture(positions, faces, textures, cameras.orbit(1)).sum().backward()
+    picture(rasterizer, positions, faces, textures, cameras.orbit(1)).sum().backward()
     assert positions.grad.isfinite().all() and normal.grad.isfinite().all()
 
 
@@ -209,7 +213,7 @@ def test_physical_gradients_equal_central_differences():
     assert torch.autograd.gradcheck(shade, leaves)
 
 
-def test_the_same_albedo_under_two_lights_is_found_again():
+def test_the_same_albedo_under_two_lights_is_found_again(rasterizer):
     """Roughness, metalness and colour from pictures under known random lights."""
     positions, faces = ball()
     charts = UVCharts.from_faces(faces, torch.zeros(len(faces), 3, 2))
@@ -225,8 +229,10 @@ def test_the_same_albedo_under_two_lights_is_found_again():
     for _ in range(120):
         views = cameras.sample(2, generator)
         lights = Lights.sample(views, generator).under_sky(generator)
-        ours = picture(positions, faces, textures([each.sigmoid() for each in logits]), views, lights, size=24)
-        loss = (ours - picture(positions, faces, textures(truth), views, lights, size=24)).square().mean()
+        ours = picture(
+            rasterizer, positions, faces, textures([each.sigmoid() for each in logits]), views, lights, size=24
+        )
+        loss = (ours - picture(rasterizer, positions, faces, textures(truth), views, lights, size=24)).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -242,11 +248,11 @@ def test_normals_of_a_ball_point_outward_with_length_one():
     assert not face_normals(positions, torch.tensor([[0, 1, 1]])).any()  # no area
 
 
-def test_flat_faces_have_one_shade_each():
+def test_flat_faces_have_one_shade_each(rasterizer):
     positions, faces = ball(1)
     views = cameras.orbit(1)
-    seen = picture(positions, faces, torch.full_like(positions, 0.5), views, size=96, flat=True)
-    rast = cpu.rasterize(views.clip(positions).contiguous(), faces, (96, 96))[0, ..., 3]
+    seen = picture(rasterizer, positions, faces, torch.full_like(positions, 0.5), views, size=96, flat=True)
+    rast = rasterizer.rasterize(views.clip(positions).contiguous(), faces, (96, 96))[0, ..., 3]
     same = F.pad(
         (rast[1:-1, 1:-1] == rast[1:-1, :-2])
         & (rast[1:-1, 1:-1] == rast[1:-1, 2:])
@@ -259,11 +265,15 @@ def test_flat_faces_have_one_shade_each():
         assert not len(shades) or (shades - shades[0]).abs().max() < 1e-5
 
 
-def test_a_textured_turntable():
+def test_a_textured_turntable(rasterizer):
     positions, faces, uvs = box()
     red = torch.tensor([0.9, 0.1, 0.1]).expand(4, 4, 3)
     strip = turntable(
-        cpu, positions.numpy(), faces.numpy(), UVTextures(UVCharts.from_faces(faces, uvs), [MaterialMaps(red)]), size=32
+        rasterizer,
+        positions.numpy(),
+        faces.numpy(),
+        UVTextures(UVCharts.from_faces(faces, uvs), [MaterialMaps(red)]),
+        size=32,
     )
     assert strip.shape == (32, 256, 3) and (strip[16, 16::32, 0] > strip[16, 16::32, 1] + 100).all()
 
@@ -277,11 +287,11 @@ def test_cameras_keep_to_their_ranges():
 
 
 @pytest.mark.parametrize("field_of_view", [5.0, 40.0, 120.0])
-def test_a_ball_fills_as_much_of_the_picture_at_any_field_of_view(field_of_view):
+def test_a_ball_fills_as_much_of_the_picture_at_any_field_of_view(rasterizer, field_of_view):
     positions, faces = ball(4)
     views = cameras.sample(2, torch.Generator().manual_seed(0), field_of_view=field_of_view)
     assert views.distance.min() > 1
-    rast = cpu.rasterize(views.clip(positions).contiguous(), faces, (64, 64))
+    rast = rasterizer.rasterize(views.clip(positions).contiguous(), faces, (64, 64))
     share = (rast[..., 3] > 0).float().mean()
     # the half-angle of its outline, over that of the picture
     outline = (0.8 / views.distance).asin().tan() / math.tan(math.radians(field_of_view / 2))

@@ -11,10 +11,10 @@ from typing import Protocol
 
 import torch
 
-from . import cpu, nvdiffrast
+from . import cpu, nvdiffrast, warp
 from .base import Rasterizer
 
-__all__ = ["BACKENDS", "Backend", "Rasterizer", "create"]
+__all__ = ["BACKENDS", "Backend", "Rasterizer", "create", "name_of", "warm_up"]
 
 
 class Backend(Protocol):
@@ -30,13 +30,14 @@ class Backend(Protocol):
 
 
 # "auto" is the first that is available.
-BACKENDS: dict[str, Backend] = {"nvdiffrast": nvdiffrast, "cpu": cpu}
+BACKENDS: dict[str, Backend] = {"nvdiffrast": nvdiffrast, "warp": warp, "cpu": cpu}
 
 
 def create(name: str = "auto", device: str | torch.device = "cpu") -> Rasterizer:
-    """The rasterizer of that name in `BACKENDS`; "auto" is nvdiffrast where the device is CUDA and it is installed.
+    """The rasterizer of that name in `BACKENDS`. "auto" is on CUDA nvdiffrast, else Warp, where they are installed, and
+    the CPU backend everywhere else.
 
-    Raises ValueError for another name, and for nvdiffrast without CUDA or without its package.
+    Raises ValueError for another name, for nvdiffrast without CUDA, and for either without its package.
     """
     if name == "auto":
         name = next(each for each, backend in BACKENDS.items() if backend.is_available(device))
@@ -44,3 +45,19 @@ def create(name: str = "auto", device: str | torch.device = "cpu") -> Rasterizer
         *others, last = "auto", *BACKENDS
         raise ValueError(f"There is no rasterizer {name!r}: choose {', '.join(others)} or {last}.")
     return BACKENDS[name].create(device)
+
+
+def name_of(rasterizer: Rasterizer) -> str:
+    """The name of a rasterizer in `BACKENDS`: that of its module."""
+    return type(rasterizer).__module__.rpartition(".")[2]
+
+
+def warm_up(rasterizer: Rasterizer, device: str | torch.device = "cpu") -> None:
+    """Compile every kernel for float32, or load it from the cache on disk, by drawing a triangle."""
+    clip = torch.tensor([[[-0.5, -0.5, 0, 1], [0.5, -0.5, 0, 1], [0, 0.5, 0, 1]]], device=device, requires_grad=True)
+    faces = torch.tensor([[0, 1, 2]], dtype=torch.int32, device=device)
+    rast = rasterizer.rasterize(clip, faces, (4, 4))
+    uv = rasterizer.interpolate(clip, rast, faces)[..., :2].contiguous()
+    footprint = rasterizer.footprint(clip[..., :2].contiguous(), rast, faces, clip, faces)
+    colour = rasterizer.texture(clip[:, None], uv, footprint)
+    rasterizer.antialias(colour, rast, clip, faces).sum().backward()

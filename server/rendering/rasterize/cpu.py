@@ -188,15 +188,3 @@ def create(device: str | torch.device) -> CpuRasterizer:
 
 def _back(picture: Tensor, like: Tensor) -> Tensor:
     return picture.to(like.device, non_blocking=True)
-
-
-def warm_up() -> None:
-    """Compile every kernel, or load it from numba's cache on disk."""
-    rasterizer = CpuRasterizer()
-    clip = torch.tensor([[[-0.5, -0.5, 0, 1], [0.5, -0.5, 0, 1], [0, 0.5, 0, 1]]], requires_grad=True)
-    faces = torch.tensor([[0, 1, 2]], dtype=torch.int32)
-    rast = rasterizer.rasterize(clip, faces, (4, 4))
-    uv = rasterizer.interpolate(clip, rast, faces)[..., :2].contiguous()
-    footprint = rasterizer.footprint(clip[..., :2].contiguous(), rast, faces, clip, faces)
-    colour = rasterizer.texture(clip[:, None], uv, footprint)
-    rasterizer.antialias(colour, rast, clip, faces).sum().backward()

@@ -9,6 +9,7 @@ import math
 import numpy as np
 from numba import njit
 
+MARGIN = 0.5 + 1e-6  # pixels from the left border of the first one in a box to the box
 MAX_WALK = 32  # most triangles to cross on the way to a silhouette
 
 
@@ -78,11 +79,11 @@ def rasterize(clip, faces, rast):
                 high = max(p0[1] / p0[2], p1[1] / p1[2], p2[1] / p2[2])
                 if not (right >= -1 and left <= 1 and high >= -1 and low <= 1):
                     continue  # written so that NaN corners are skipped, too
-                # Clamped first, because integers overflow beyond 2**63.
-                x0 = max(0, int(math.floor((max(left, -1.0) + 1) * 0.5 * width - 0.5)))
-                x1 = min(width, int(math.ceil((min(right, 1.0) + 1) * 0.5 * width + 0.5)))
-                y0 = max(0, int(math.floor((max(low, -1.0) + 1) * 0.5 * height - 0.5)))
-                y1 = min(height, int(math.ceil((min(high, 1.0) + 1) * 0.5 * height + 0.5)))
+                # Pixels whose centres are inside, and by rounding almost so. Clamped first, because integers overflow.
+                x0 = int(math.ceil((max(left, -1.0) + 1) * 0.5 * width - MARGIN))
+                x1 = int(math.floor((min(right, 1.0) + 1) * 0.5 * width + MARGIN))
+                y0 = int(math.ceil((max(low, -1.0) + 1) * 0.5 * height - MARGIN))
+                y1 = int(math.floor((min(high, 1.0) + 1) * 0.5 * height + MARGIN))
             elif p0[2] <= 1e-6 and p1[2] <= 1e-6 and p2[2] <= 1e-6:
                 continue
             z0, z1, z2 = np.float64(clip[b, i, 2]), np.float64(clip[b, j, 2]), np.float64(clip[b, k, 2])
