@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -76,6 +77,10 @@ class Appearance(Protocol):
     physical: bool
     coloured: bool
     blocked: float
+
+    def points(self) -> Sequence[Tensor]:
+        """All points of the surface at which colours are kept: (N, 3), in parts."""
+        ...
 
     def given_samples(self) -> tuple[Tensor, Tensor]:
         """Points of the surface (N, 3) and the given colours there, as logits (N, C)."""
@@ -172,6 +177,10 @@ class TextureAppearance:
                 base = base.clone()
                 base[tile.texels] = torch.from_numpy(made).to(base.device)
         return base
+
+    def points(self) -> Sequence[Tensor]:
+        """As `Appearance.points`."""
+        return self.places, self.others
 
     def given_samples(self) -> tuple[Tensor, Tensor]:
         """As `Appearance.given_samples`."""
@@ -312,6 +321,10 @@ class VertexAppearance:
         self.given = torch.from_numpy(mesh.shown_colours).to(device)
         self.detail = logit(self.given) if keep_details else None
         self.protected = None if mesh.locked is None else torch.from_numpy(mesh.locked > 0).to(device)
+
+    def points(self) -> Sequence[Tensor]:
+        """As `Appearance.points`."""
+        return (self.corners,)
 
     def given_samples(self) -> tuple[Tensor, Tensor]:
         """As `Appearance.given_samples`."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from msd_blender.protocol import JobRequest
 
 from ..assets import Asset, MeshOptions, RefineAsset, Surface, TextureAsset, Volume
+from ..assets.colour_grid import levels_for
 from ..guidance.bandwidth import Geometric
 from ..guidance.msd import RENDERS
 from ..priors.base import MultiViewPrior, TextToImagePrior
@@ -107,7 +108,9 @@ class Settings:
         return replace(self.with_phases(phases), guidance_scale=guidance_scale)
 
     def suiting(self, prior: TextToImagePrior) -> Settings:
-        """These settings with as many views, from such elevations, as the prior takes, where nothing else is said."""
+        """These settings with colours as fine as the prior's pixels, and with as many views, from such elevations, as it
+        takes, where nothing else is said."""
+        self = replace(self, colour_levels=levels_for(self.colour_levels, prior.resolution))
         if not isinstance(prior, MultiViewPrior):
             return self
         together = prior.views_at_once
