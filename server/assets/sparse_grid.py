@@ -19,7 +19,7 @@ BLOCK = 1 << SHIFT
 
 
 class SparseGrid(nn.Module):
-    """A regular grid of which only the points exist that given points of space are interpolated from; it is 0 elsewhere.
+    """A regular grid with values only where given points of space are interpolated from; it is 0 elsewhere.
 
     One table numbers the blocks of 4 x 4 x 4 points, another the points of each block. No two places share a value, as
     they would in a hash table (Müller et al. 2022).

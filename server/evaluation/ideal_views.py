@@ -87,7 +87,7 @@ class Truth:
 
 
 class ExactViews:
-    """A `TextToImagePrior` whose answer is the true object, seen and lit as the asset's own picture, whatever it is asked.
+    """A `TextToImagePrior` whose answer is the true object, seen and lit as the asset was, whatever it is asked.
 
     Its latents are the pictures.
     """

@@ -38,7 +38,7 @@ class _Sample(torch.autograd.Function):
 
 
 def sample_on_cpu(grid: Tensor, points: Tensor) -> Tensor:
-    """(N, C) values of a (1, C, n, n, n) grid, n >= 2, at (N, 3) points, clamped at the border; no gradient to these."""
+    """(N, C) values of a (1, C, n, n, n) grid, n >= 2, at (N, 3) points, clamped at the border; no gradient to them."""
     values: Tensor = _Sample.apply(grid, points)  # type: ignore[no-untyped-call]
     return values
 

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from .. import priors
+from ..assets.colour_grid import DENSE, ColourGrid
 from ..geometry.mesh import Mesh
 from ..geometry.validation import validate
 from ..rendering.rasterize import cpu
@@ -42,8 +43,10 @@ def release() -> None:
 
 
 def warm_up() -> None:
-    """Load the bundled prior and compile the rasterizer's kernels, so that the first job starts at once."""
+    """Load the bundled prior and compile the kernels, so that the first job starts at once."""
     cpu.warm_up()
+    centre = torch.zeros(1, 3)
+    ColourGrid((2, 2 * DENSE - 1), 1, surface=[centre])(centre).sum().backward()
     try:
         priors.load_cached(priors.Selection(), torch.device("cpu"))
     except priors.PriorError:

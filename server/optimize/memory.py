@@ -11,6 +11,7 @@ import torch
 
 from msd_blender.protocol import JobRequest
 
+from ..assets.colour_grid import DENSE
 from ..priors import HasCost, TextToImagePrior
 from .settings import Phase, Settings
 
@@ -19,6 +20,8 @@ GIB = 2**30
 RENDERING = {"volume": 3300, "surface": 140, "texture": 130, "refine": 150}
 MAPS = 400  # more, with maps
 GRADIENT = 1.6  # times as much comes and goes while a render's gradient is taken
+SURFACE = 5.0  # square metres of an object before the cameras, Suzanne's
+POINTS_A_CELL = 3  # of a sparse grid, for each square of the surface that is as wide as its cells
 LIBRARIES = round(0.6 * GIB)  # what a process holds before it works; not as it is now, see `limit_of`
 LONG = 1800.0  # seconds of a job, from which on a user is told before
 SLOW = 1e10  # operations a second that any machine does
@@ -90,7 +93,14 @@ def predicted_peak(request: JobRequest, settings: Settings, prior: TextToImagePr
     encoding = kept + max(asking, together * cost.recomputed if thrifty else 0)
     rendering = max(_rendering(request, phase, prior) for phase in settings.phases(request.mode).values())
     held = cost.weights + (0 if device.type == "cuda" else LIBRARIES)
-    return held + round(settings.views * rendering + max(encoding, GRADIENT * settings.views * rendering))
+    rendered = settings.views * rendering
+    return held + _colours(request, settings) + round(rendered + max(encoding, GRADIENT * rendered))
+
+
+def _colours(request: JobRequest, settings: Settings) -> int:
+    """Of the colour's sparse grids: values, gradients and Adam's two moments, and the tables of their points."""
+    cells = sum(SURFACE * ((level - 1) / 2) ** 2 for level in settings.colour_levels if level > DENSE)
+    return round(cells * (16 * POINTS_A_CELL * (3 + len(request.maps)) + 32))
 
 
 def _rendering(request: JobRequest, phase: Phase, prior: TextToImagePrior) -> int:

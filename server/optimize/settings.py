@@ -108,14 +108,14 @@ class Settings:
         return replace(self.with_phases(phases), guidance_scale=guidance_scale)
 
     def suiting(self, prior: TextToImagePrior) -> Settings:
-        """These settings with colours as fine as the prior's pixels, and with as many views, from such elevations, as it
-        takes, where nothing else is said."""
-        self = replace(self, colour_levels=levels_for(self.colour_levels, prior.resolution))
+        """These settings for a prior, where nothing else is said: colours as fine as its pixels, as many views as it
+        takes, from such elevations."""
+        fine = replace(self, colour_levels=levels_for(self.colour_levels, prior.resolution))
         if not isinstance(prior, MultiViewPrior):
-            return self
+            return fine
         together = prior.views_at_once
         views = together * -(-self.views // together)
-        return replace(self, views=views, views_at_once=together, elevation=self.elevation or prior.elevation)
+        return replace(fine, views=views, views_at_once=together, elevation=self.elevation or prior.elevation)
 
     def mesh_options(self, request: JobRequest) -> MeshOptions:
         """How a request's mesh is worked on."""
