@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,13 @@ FINEST = 1025  # points of the finest grid of all
 
 
 def levels_for(levels: tuple[int, ...], resolution: int) -> tuple[int, ...]:
-    """Dense levels continued, if they reach `DENSE`, until a cell is about a pixel of a picture of that resolution."""
-    while DENSE <= levels[-1] < FINEST and levels[-1] - 1 < resolution / 2**0.5:
+    """Levels that reach `DENSE`, continued until a cell is about half a pixel of a prior of that resolution.
+
+    Cells of `DENSE` are a pixel of the bundled prior, whose pictures have nothing finer.
+    """
+    if resolution - 1 < DENSE * 2**0.5:
+        return levels
+    while DENSE <= levels[-1] < FINEST and levels[-1] - 1 < resolution * 2**0.5:
         levels = (*levels, 2 * levels[-1] - 1)
     return levels
 
@@ -39,7 +44,7 @@ class ColourGrid(nn.Module):
         levels: points along an edge of each grid, ascending; above `DENSE` they are sparse.
         channels: values a point.
         surface: points (N, 3) near which the sparse grids have values, in parts.
-        finest: the level whose cell is a pixel of the prior, if the levels end before it.
+        finest: the last level that suits the prior, if the levels end before it.
         heights: the last channel is a height, which sparse grids hold in units of their own cells.
     """
 
@@ -67,15 +72,30 @@ class ColourGrid(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """(N, C) logits at (N, 3) points."""
-        total = sample(self.grids[0], points)
-        for grid in self.grids[1:]:
-            total = total + sample(grid, points)
-        for fine in self.fine:
-            values = fine(points)
-            if self.heights:
-                values = torch.cat([values[:, :-1], values[:, -1:] * (DENSE - 1) / (fine.edge - 1)], dim=1)
-            total = total + values
+        return self._sum(points, [*self.grids, *self.fine])
+
+    def on_both_sides(self, points: Tensor, way: Tensor) -> Tensor:
+        """(2, N, C) logits at points (N, 3) plus and minus a way (N, 3) of less than a pixel.
+
+        Only the two finest grids are read twice; for the others, whose cells are wide, the two are one place.
+        """
+        coarse = self._sum(points, [*self.grids, *self.fine[:-2]])
+        return coarse + torch.stack([self._sum(points + side, self.fine[-2:]) for side in (way, -way)])
+
+    def _sum(self, points: Tensor, grids: Iterable[nn.Parameter | SparseGrid]) -> Tensor:
+        values = [self._read(grid, points) for grid in grids]
+        total = values[0]
+        for each in values[1:]:
+            total = total + each
         return total
+
+    def _read(self, grid: nn.Parameter | SparseGrid, points: Tensor) -> Tensor:
+        if isinstance(grid, nn.Parameter):
+            return sample(grid, points)
+        values: Tensor = grid(points)
+        if self.heights:
+            return torch.cat([values[:, :-1], values[:, -1:] * ((DENSE - 1) / (grid.edge - 1))], dim=1)
+        return values
 
     @torch.no_grad()
     def start_from(self, grid: Tensor) -> None:

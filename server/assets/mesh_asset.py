@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..geometry.mesh import Mesh
 from ..geometry.precondition import Preconditioner
 from ..rendering.cameras import OBJECT_RADIUS, Cameras
-from ..rendering.normals import face_areas, face_normals, vertex_normals
+from ..rendering.normals import face_normals, vertex_normals
 from ..rendering.rasterize import Rasterizer
 from ..rendering.render import GBuffer, depth_and_normals, shade
 from ..rendering.shading import Lights
@@ -105,14 +105,12 @@ class MeshAsset(nn.Module):
         make = TextureAppearance if textured else VertexAppearance
         corners = self.rest[self.weld]
         self.appearance: Appearance = make(mesh, corners, options, keep_details, rasterizer, device)
-        surface = self.appearance.points()
-        area = float(face_areas(self.rest, self.faces).sum())
-        levels = levels_within(options.colour_levels, (area / sum(map(len, surface))) ** 0.5)
+        levels = levels_within(options.colour_levels, self.appearance.spacing)
         self.colour_grid = ColourGrid(
             levels[:level_count],
             3 + len(options.maps),
             device,
-            [*surface, corners],
+            [*self.appearance.points(), corners],
             options.colour_levels[-1],
             "normal" in options.maps,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from msd_blender.protocol import JobRequest, Progress
 
 from ..assets.mesh_asset import Placement
+from ..geometry import files
 from ..geometry.mesh import Mesh
 from ..geometry.uvs import unwrap
 from ..optimize import Optimization, Settings
@@ -78,6 +80,10 @@ class Truth:
         return render(
             self.rasterizer, self.positions, self.faces, colours, views, lights, behind.to(self.device), resolution
         )
+
+    def shape(self) -> trimesh.Trimesh:
+        """As it stands before the cameras."""
+        return trimesh.Trimesh(self.positions.cpu().numpy(), self.mesh.faces, process=False)
 
     @torch.no_grad()
     def covered(self, views: Cameras, resolution: int) -> Tensor:
@@ -207,17 +213,17 @@ def detailed_picture(size: int, seed: int = 0) -> NDArray[np.uint8]:
     return (255 * np.clip(picture, 0.08, 0.95)).round().astype(np.uint8)
 
 
-def with_picture(mesh: Mesh, size: int, own: bool = True) -> Mesh:
+def with_picture(mesh: Mesh, size: int, new_uvs: bool = False) -> Mesh:
     """The mesh with UVs and a base colour in every slot, `detailed_picture` where it has none.
 
-    own: keep the pictures that it has. Other maps, vertex colours and materials are left out.
+    new_uvs: instead of its own, with one picture for all faces. Other maps, vertex colours and materials are left out.
     """
-    if mesh.uvs is None or np.isnan(mesh.uvs).any():
+    if new_uvs or mesh.uvs is None or np.isnan(mesh.uvs).any():
         _, split, uvs = unwrap(mesh.positions, mesh.faces, size)
-        mesh = replace(mesh, uvs=uvs[split], textures={})
+        mesh = replace(mesh, uvs=uvs[split], slots=None, textures={})
     names = [f"texture.{slot}" for slot in np.unique(mesh.face_slots).tolist()]
     pictures = {
-        name: mesh.textures[name] if own and name in mesh.textures else detailed_picture(size, i)
+        name: mesh.textures[name] if name in mesh.textures else detailed_picture(size, i)
         for i, name in enumerate(names)
     }
     return Mesh(mesh.positions, mesh.faces, uvs=mesh.uvs, slots=mesh.slots, textures=pictures)
@@ -229,6 +235,19 @@ def blurred(picture: NDArray[np.uint8], share: int) -> NDArray[np.uint8]:
     small = F.avg_pool2d(values, share)
     large = F.interpolate(small, size=picture.shape[:2], mode="bilinear", align_corners=False)
     return large[0].permute(1, 2, 0).round().byte().numpy()
+
+
+def less_detailed(mesh: Mesh, share: int) -> Mesh:
+    """The mesh with its textures at a share of their resolution."""
+    return replace(mesh, textures={name: blurred(picture, share) for name, picture in mesh.textures.items()})
+
+
+def read_mesh(path: str) -> Mesh:
+    """The mesh of a file; a ball of 1,280 faces without one."""
+    if path:
+        return files.load(Path(path))
+    ball = trimesh.creation.icosphere(3)
+    return Mesh(np.asarray(ball.vertices, np.float32), np.asarray(ball.faces, np.int32))
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,12 @@ def main(arguments: list[str] | None = None) -> None:
     ideal.add_argument("--texture-size", type=int, default=1024, metavar="PIXELS", help="%(default)s")
     ideal.add_argument("--iterations", type=int, metavar="N", help="of a job, its default without")
     ideal.add_argument("--by-word", action="store_true", help="the prior knows pictures by their views' words only")
+    ideal.add_argument("--new-uvs", action="store_true", help="unwrap the mesh, whatever UVs it has")
     ideal.add_argument("--grating", type=float, default=0.0, metavar="PIXELS", help="a sheet with lines of that period")
     options = parser.parse_args(arguments)
     settings: dict[str, object] = {"quick": options.quick}
     if options.name == "ideal-views":
-        names = ("mesh", "mode", "resolution", "texture_size", "iterations", "by_word", "grating")
+        names = ("mesh", "mode", "resolution", "texture_size", "iterations", "by_word", "new_uvs", "grating")
         settings |= {name: getattr(options, name) for name in names}
     if options.name in ("diversity", "text-to-2d"):
         settings["model"] = options.model

@@ -3,18 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-import trimesh
 from PIL import Image
 
 from ..evaluation import ideal_views
 from ..evaluation.ideal_views import ExactViews, Truth, WordViews
-from ..geometry import files
-from ..geometry.mesh import Mesh
 from .report import Row, write
 
 QUICK = {"resolution": 32, "texture_size": 64, "iterations": 4}
@@ -29,6 +24,7 @@ def run(
     texture_size: int = 1024,
     iterations: int | None = None,
     by_word: bool = False,
+    new_uvs: bool = False,
     grating: float = 0.0,
 ) -> None:
     """Write the tables of one mesh, and pictures of the truth above and of the result below.
@@ -37,6 +33,7 @@ def run(
         mesh: file; a ball without one. A picture that it has stays, else it gets `detailed_picture`.
         mode: "texture" or "generate".
         resolution: of the prior, pixels.
+        new_uvs: unwrap the mesh, whatever UVs it has.
         by_word: the prior knows pictures by the word of their view, and not the exact one.
         grating: period in pixels; in place of a mesh, a sheet with a grating.
     """
@@ -45,14 +42,13 @@ def run(
     if grating:
         truth = Truth(ideal_views.grating(grating, resolution, texture_size))
     else:
-        truth = Truth(ideal_views.with_picture(_mesh(mesh), texture_size))
+        truth = Truth(ideal_views.with_picture(ideal_views.read_mesh(mesh), texture_size, new_uvs))
     prior = (WordViews if by_word else ExactViews)(truth, resolution)
     made = ideal_views.make(prior, mode, texture_size=texture_size, iterations=iterations)
     tables: dict[str, list[Row]] = {}
     if mode == "generate":
-        meshes = [trimesh.Trimesh(each, faces, process=False) for each, faces in _shapes(truth, made.mesh)]
-        tables["Shape"] = [ideal_views.shape_likeness(*meshes)]
-        shown = Truth(replace(made.mesh, ground_offset=np.zeros(3, np.float32)), placed=True)
+        shown = Truth(made.mesh, placed=True)
+        tables["Shape"] = [ideal_views.shape_likeness(truth.shape(), shown.shape())]
         pair = ideal_views.held_out(truth, resolution), ideal_views.held_out(shown, resolution)
         tables["Views"] = [{"texture": "result", **ideal_views.likeness(*pair)}]
     else:
@@ -60,7 +56,7 @@ def run(
         pair = real, ideal_views.held_out(truth, resolution, made.mesh)
         tables["Views"] = [{"texture": "result", **ideal_views.likeness(*pair)}]
         for share in ideal_views.SHARES:
-            small = ideal_views.held_out(truth, resolution, _blurred(truth.mesh, share))
+            small = ideal_views.held_out(truth, resolution, ideal_views.less_detailed(truth.mesh, share))
             tables["Views"].append({"texture": f"true at 1/{share}", **ideal_views.likeness(real, small)})
     if grating:
         tables["Grating"] = [{"contrast kept": ideal_views.contrast_kept(truth, made.mesh, resolution)}]
@@ -71,21 +67,6 @@ def run(
     write(output, f"{title}, texture of {texture_size}", tables)
     _save(output / "views.png", *pair)
     print((output / "table.md").read_text())
-
-
-def _mesh(path: str) -> Mesh:
-    if path:
-        return files.load(Path(path))
-    ball = trimesh.creation.icosphere(3)
-    return Mesh(np.asarray(ball.vertices, np.float32), np.asarray(ball.faces, np.int32))
-
-
-def _blurred(mesh: Mesh, share: int) -> Mesh:
-    return replace(mesh, textures={name: ideal_views.blurred(each, share) for name, each in mesh.textures.items()})
-
-
-def _shapes(truth: Truth, made: Mesh) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(truth.positions.cpu().numpy(), truth.mesh.faces), (made.positions, made.faces)]
 
 
 def _save(path: Path, real: ideal_views.Held, made: ideal_views.Held, views: tuple[int, ...] = (0, 2, 7)) -> None:

@@ -78,8 +78,8 @@ def test_memory_grows_with_the_surface_not_with_the_cube():
 def test_levels_follow_the_priors_pixels_and_the_textures_texels():
     base = (5, 9, 17, 33, 65)
     assert levels_for(base, 32) == levels_for(base, 64) == base
-    assert levels_for(base, 256) == (*base, 129, 257)
-    assert levels_for(base, 512) == (*base, 129, 257, 513)
+    assert levels_for(base, 128) == (*base, 129, 257)
+    assert levels_for(base, 256) == (*base, 129, 257, 513)
     assert levels_for(base, 8192)[-1] == 1025
     assert levels_for((5, 9), 512) == (5, 9)  # of a caller who wants few
     assert levels_within((*base, 129, 257), 2 / 128) == (*base, 129, 257)
