@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--resolution", default="256")
     parser.add_argument("--texture-size", default="1024")
     parser.add_argument("--iterations")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     given.output.mkdir(parents=True, exist_ok=True)
     (ROOT / "out" / "meshes").mkdir(parents=True, exist_ok=True)
     rows = []

@@ -107,7 +107,7 @@ def corners(points: Tensor, blocks: Tensor, rows: Tensor, edge: int) -> Iterator
     for corner in range(8):
         steps = [corner >> axis & 1 for axis in range(3)]
         x, y, z = (low[:, axis] + step for axis, step in enumerate(steps))
-        block = blocks[z >> SHIFT, y >> SHIFT, x >> SHIFT].long()
+        block = blocks[z // BLOCK, y // BLOCK, x // BLOCK].long()
         inside = ((z % BLOCK) * BLOCK + y % BLOCK) * BLOCK + x % BLOCK
         row = rows[(block * BLOCK**3 + inside).clamp(min=0)].long()
         weight = torch.ones_like(share[:, 0])

@@ -50,3 +50,37 @@ def test_a_checkpoint_keeps_its_names_and_makes_the_same_asset(context, edited):
     again = ASSETS[state.name].from_checkpoint(state, context).mesh()
     for name, array in asset.mesh().arrays().items():
         np.testing.assert_array_equal(again.arrays()[name], array)
+
+
+def test_fine_colours_resume_and_are_left_out_where_a_checkpoint_has_none(context, edited):
+    """A checkpoint of a version that knew no sparse grids goes on with the levels that it has."""
+    before = TextureAsset.from_edit(edited, context)
+    fine = replace(context, options=replace(context.options, colour_levels=(5, 65, 129, 257), texture_size=256))
+    mesh = replace(edited, textures={}, locked=None)
+    asset = TextureAsset.from_edit(mesh, fine)
+    assert asset.colour_grid.levels == (5, 65, 129, 257)
+    with torch.no_grad():
+        for each in asset.colour_grid.parameters():
+            each += torch.randn(each.shape, generator=torch.Generator().manual_seed(0))
+    state = asset.checkpoint_state()
+    assert {"paint.grids.0", "paint.fine.0.values", "paint.fine.1.values"} <= state.tensors.keys()
+    again = ASSETS[state.name].from_checkpoint(state, fine)
+    np.testing.assert_array_equal(again.mesh().textures["texture.0"], asset.mesh().textures["texture.0"])
+    assert [group["lr_scale"] for group in again.param_groups()] == [g["lr_scale"] for g in asset.param_groups()]
+    old = ASSETS["texture"].from_checkpoint(
+        before.checkpoint_state(), replace(fine, options=replace(fine.options, colour_levels=(3, 5, 129)))
+    )
+    assert old.colour_grid.levels == (3, 5)
+
+
+def test_painted_texels_stay_protected_under_fine_colours(context, edited):
+    fine = replace(context, options=replace(context.options, colour_levels=(5, 65, 129)))
+    larger = {name: each.repeat(8, axis=0).repeat(8, axis=1) for name, each in edited.textures.items()}
+    edited = replace(edited, textures=larger)
+    asset = TextureAsset.from_edit(edited, fine)
+    with torch.no_grad():
+        asset.colour_grid.fine[0].values += 1
+    baked, given = asset.mesh().textures["texture.0"], edited.textures["texture.0"]
+    painted = edited.textures["frozen.0"] > 0
+    np.testing.assert_array_equal(baked[painted], given[painted])
+    assert (baked[~painted] != given[~painted]).any()
