@@ -6,10 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from server.assets import ASSETS, BuildContext, MeshOptions, RefineAsset, TextureAsset
+from server.geometry.mesh import Mesh
 from server.rendering import rasterize
 from tests.optimize.jobs import half_locked
+from tests.optimize.meshes import seam_and_interior
 
 
 @pytest.fixture
@@ -84,3 +87,15 @@ def test_painted_texels_stay_protected_under_fine_colours(context, edited):
     painted = edited.textures["frozen.0"] > 0
     np.testing.assert_array_equal(baked[painted], given[painted])
     assert (baked[~painted] != given[~painted]).any()
+
+
+def test_fine_colours_show_no_seam(context):
+    shape = trimesh.creation.icosphere(2)
+    ball = Mesh(np.asarray(shape.vertices, np.float32), np.asarray(shape.faces, np.int32))
+    fine = replace(context, options=replace(context.options, colour_levels=(5, 65, 129), texture_size=512), mesh=ball)
+    asset = TextureAsset.from_previous(None, fine)
+    with torch.no_grad():
+        values = asset.colour_grid.fine[0].values
+        values += torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
+    seam, interior = seam_and_interior(asset.mesh())
+    assert seam <= interior + 2 and interior > 0.05
