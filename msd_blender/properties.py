@@ -29,7 +29,7 @@ _GUIDANCE_NAMES = {
     "sdi": ("Inversion", "Score distillation via inversion: found noise instead of drawn noise"),
     "vsd": ("Variational", "Variational score distillation: against a second denoiser that learns"),
 }
-QUALITIES = {"DRAFT": (160, 256), "STANDARD": (None, None), "HIGH": (1200, 1024)}  # iterations, texture size
+QUALITIES = {"DRAFT": (160, 256), "STANDARD": (None, None), "HIGH": (1200, 2048)}  # iterations, texture size
 
 _CHOICE_NAMES = {"cpu": "CPU", "cuda": "CUDA", "nvdiffrast": "nvdiffrast"}  # others are their identifiers, capitalized
 _NO_CHOICE = "none"  # stands for "": Blender has no item without a name
@@ -98,7 +98,7 @@ class RequestProperties:
         items=[
             ("DRAFT", "Draft", "Quick: fewer iterations and a small texture"),
             ("STANDARD", "Standard", "Iterations and texture size are chosen by the server"),
-            ("HIGH", "High", "Slow: three times the iterations and a texture of 1024 pixels"),
+            ("HIGH", "High", "Slow: three times the iterations and a texture of 2048 pixels"),
         ],
         default="STANDARD",
     )

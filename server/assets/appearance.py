@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,7 +18,7 @@ from msd_blender.protocol import BASE_COLOUR, ROUGHNESS
 
 from ..geometry.colour import srgb_to_linear, tint
 from ..geometry.mesh import Mesh
-from ..rendering.normals import face_normals, vertex_normals
+from ..rendering.normals import face_areas, face_normals, vertex_normals
 from ..rendering.rasterize import Rasterizer
 from ..rendering.textures import UVCharts
 from .atlas import Atlas
@@ -70,12 +72,18 @@ class Appearance(Protocol):
     physical: shaded with roughness and metallic.
     coloured: the given mesh has colours to begin with.
     blocked: share of the free surface that cannot change, because a locked face shows the same texels.
+    spacing: metres between neighbouring `points`, about.
     """
 
     maps: list[str]
     physical: bool
     coloured: bool
     blocked: float
+    spacing: float
+
+    def points(self) -> Sequence[Tensor]:
+        """All points of the surface at which colours are kept: (N, 3), in parts."""
+        ...
 
     def given_samples(self) -> tuple[Tensor, Tensor]:
         """Points of the surface (N, 3) and the given colours there, as logits (N, C)."""
@@ -123,6 +131,7 @@ class TextureAppearance:
         self.split = torch.arange(3 * len(mesh.faces), device=device, dtype=torch.int32).view(-1, 3)
         self.places = atlas.interpolate(corners, self.mesh_faces)  # (N, 3)
         self.others = atlas.interpolate_second(corners, self.mesh_faces)  # (M, 3)
+        self.spacing = _spacing(corners, self.mesh_faces, len(self.places) + len(self.others))
         constants = {
             f"{kind}.{slot}": values
             for slot, material in mesh.materials.items()
@@ -173,6 +182,10 @@ class TextureAppearance:
                 base[tile.texels] = torch.from_numpy(made).to(base.device)
         return base
 
+    def points(self) -> Sequence[Tensor]:
+        """As `Appearance.points`."""
+        return self.places, self.others
+
     def given_samples(self) -> tuple[Tensor, Tensor]:
         """As `Appearance.given_samples`."""
         logits = logit(self.given["texture"][self.atlas.own]).clamp(-4, 4)
@@ -187,15 +200,20 @@ class TextureAppearance:
         uv = self.rasterizer.interpolate(uvs, rast, self.split)
         texel = self.atlas.texels_at(uv.view(-1, 2)[hit], rast[..., 3].flatten()[hit].long() - 1)
         covered = self.atlas.nearest[texel].long()
-        points, logits = self.places[covered], self._logits(grid, covered)
-        variation = grid.variation(points[:VARIATION_SAMPLES], logits[:VARIATION_SAMPLES], generator)
+        points = self.places[covered]
+        if grid.fine:
+            points, way = self._pixels(points, covered, rast.detach(), hit, clip, faces)
+            logits = self._with_others(grid, covered, grid.on_both_sides(points, way))
+        else:
+            logits = self._with_others(grid, covered, grid(points)[None])
+        variation = grid.variation(points[:VARIATION_SAMPLES], logits.mean(dim=0)[:VARIATION_SAMPLES], generator)
         gradient = self._height_gradient(grid, points) if self.bumps else None
         given = torch.cat([picture[texel] for picture in self.given.values()], dim=1)
         details = self._details(given)
         if self.keep_details:  # finer than a pixel, perhaps
             footprint = self.rasterizer.footprint(uvs, rast, self.split, clip, faces)
             details[:, :3] = logit(self._mipmapped_colour(uv, footprint, hit, texel))
-        values = (logits[:, : 3 + len(self.maps)] + details).sigmoid()
+        values = (logits[..., : 3 + len(self.maps)] + details).sigmoid().mean(dim=0)
         if self.protected is not None:
             values = torch.where(self.protected[texel][:, None], given.float() / 255, values)
             gradient = None if gradient is None else gradient.masked_fill(self.protected[texel][:, None], 0)
@@ -217,13 +235,29 @@ class TextureAppearance:
         details = logit(given)
         return details if self.keep_details else F.pad(details[:, 3:], (3, 0))
 
-    def _logits(self, grid: ColourGrid, covered: Tensor) -> Tensor:
-        """(P, C) of the grid at some covered texels."""
-        logits: Tensor = grid(self.places[covered])
+    def _pixels(
+        self, places: Tensor, covered: Tensor, rast: Tensor, hit: Tensor, clip: Tensor, faces: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The points (P, 3) at the centres of pixels, and the way (P, 3) to the middle of a quarter.
+
+        The mean over both sides of the centre, along one diagonal or the other in turn, is close to the pixel's mean.
+        Texels that show two points, or one far from the pixel's because their charts are smaller than they, stand for
+        the pixel as they will be baked.
+        """
+        corners = self.corners[None]
+        seen = self.rasterizer.interpolate(corners, rast, self.mesh_faces).view(-1, 3)[hit]
+        axes = self.rasterizer.footprint(corners, rast, self.mesh_faces, clip, faces).view(-1, 3, 2)[hit]
+        turn = 1 - 2 * ((hit + hit // rast.shape[2]) % 2)
+        way = (axes[..., 0] + turn[:, None] * axes[..., 1]) / 4
+        own = (((seen - places).norm(dim=1) < 2 * self.spacing) & (self.atlas.second[covered] < 0))[:, None]
+        return torch.where(own, seen, places), way * own
+
+    def _with_others(self, grid: ColourGrid, covered: Tensor, logits: Tensor) -> Tensor:
+        """(K, P, C) logits at some covered texels, where two points share a texel the mean with the other's."""
         second = self.atlas.second[covered]
         if len(self.others) and len(shared := (second >= 0).nonzero()[:, 0]):
-            both = (logits[shared] + grid(self.others[second[shared]])) / 2
-            logits = logits.index_copy(0, shared, both)
+            both = (logits[:, shared] + grid(self.others[second[shared]])) / 2
+            logits = logits.index_copy(1, shared, both)
         return logits
 
     def _height_gradient(self, grid: ColourGrid, points: Tensor) -> Tensor:
@@ -266,7 +300,9 @@ class TextureAppearance:
         """As `Appearance.bake`."""
         atlas = self.atlas
         every = torch.arange(len(self.places), device=self.places.device)
-        logits = torch.cat([self._logits(grid, part) for part in every.split(CHUNK)])[:, : 3 + len(self.maps)]
+        logits = torch.cat(
+            [self._with_others(grid, part, grid(self.places[part])[None])[0] for part in every.split(CHUNK)]
+        )[:, : 3 + len(self.maps)]
         pictures = torch.cat(list(self.given.values()), dim=1)
         values = torch.cat(
             [
@@ -307,11 +343,16 @@ class VertexAppearance:
     ):
         self.rasterizer, self.options, self.corners = rasterizer, options, corners
         self.faces = torch.from_numpy(mesh.faces).to(device)
+        self.spacing = _spacing(corners, self.faces, len(corners))
         self.coloured = mesh.colours is not None or any(each.colour is not None for each in mesh.materials.values())
         self.physical, self.maps = False, list[str]()
         self.given = torch.from_numpy(mesh.shown_colours).to(device)
         self.detail = logit(self.given) if keep_details else None
         self.protected = None if mesh.locked is None else torch.from_numpy(mesh.locked > 0).to(device)
+
+    def points(self) -> Sequence[Tensor]:
+        """As `Appearance.points`."""
+        return (self.corners,)
 
     def given_samples(self) -> tuple[Tensor, Tensor]:
         """As `Appearance.given_samples`."""
@@ -342,6 +383,10 @@ def _baked_vertices(mesh: Mesh, grid: ColourGrid, corners: Tensor, detail: Tenso
     logits = grid(corners)[:, :3]
     colours = byte(logits if detail is None else logits + detail).cpu().numpy()
     return colours if mesh.locked is None else np.where(mesh.locked[:, None] > 0, mesh.shown_colours, colours)
+
+
+def _spacing(corners: Tensor, faces: Tensor, count: int) -> float:
+    return math.sqrt(float(face_areas(corners, faces).sum()) / max(1, count))
 
 
 def _size(mesh: Mesh, slot: int, size: int) -> tuple[int, int]:

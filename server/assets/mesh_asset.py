@@ -24,7 +24,7 @@ from ..rendering.shading import Lights
 from . import mesh_stages
 from .appearance import Appearance, TextureAppearance, VertexAppearance, perturb_normals
 from .base import Asset, AssetState, BuildContext, MeshOptions, ParamGroup
-from .colour_grid import ColourGrid
+from .colour_grid import ColourGrid, levels_within
 from .field_asset import FieldAsset
 from .stiffness import Stiffness
 
@@ -63,6 +63,7 @@ class MeshAsset(nn.Module):
         placement: None centres the mesh.
         grid: (1, 3, n, n, n) colour logits over the cameras' cube, to begin with.
         fit: begin with the given colours otherwise, unless they stay as details.
+        level_count: of the colour's levels at most, as an earlier version's checkpoint has them.
     """
 
     name: ClassVar[str]
@@ -79,6 +80,7 @@ class MeshAsset(nn.Module):
         placement: Placement | None = None,
         grid: Tensor | None = None,
         fit: bool = True,
+        level_count: int | None = None,
     ):
         super().__init__()
         self.source, self.rasterizer, self.options, self.keep_details = mesh, rasterizer, options, keep_details
@@ -99,10 +101,19 @@ class MeshAsset(nn.Module):
             self.stiffness = Stiffness(self.rest, self.faces)
             self.mirror_index = _mirror_index(welded, options.symmetry, device)
             self.mirror = torch.tensor([-1.0 if axis == options.symmetry else 1.0 for axis in "xyz"], device=device)
-        self.colour_grid = ColourGrid(options.colour_levels, 3 + len(options.maps), device)
         textured = mesh.uvs is not None and (not self.moves or bool(mesh.textures) or mesh.colours is None)
         make = TextureAppearance if textured else VertexAppearance
-        self.appearance: Appearance = make(mesh, self.rest[self.weld], options, keep_details, rasterizer, device)
+        corners = self.rest[self.weld]
+        self.appearance: Appearance = make(mesh, corners, options, keep_details, rasterizer, device)
+        levels = levels_within(options.colour_levels, self.appearance.spacing)
+        self.colour_grid = ColourGrid(
+            levels[:level_count],
+            3 + len(options.maps),
+            device,
+            [*self.appearance.points(), corners],
+            options.colour_levels[-1],
+            "normal" in options.maps,
+        )
         if grid is not None:
             self.colour_grid.start_from(grid)
         elif fit and not keep_details and self.appearance.coloured:
@@ -138,7 +149,16 @@ class MeshAsset(nn.Module):
         """As `Asset.from_checkpoint`."""
         mesh, placement = _source(state)
         mesh = mesh_stages.with_file_attributes(mesh, context.mesh)
-        asset = cls(mesh, context.rasterizer, context.device, context.options, state.keep_details, placement, fit=False)
+        asset = cls(
+            mesh,
+            context.rasterizer,
+            context.device,
+            context.options,
+            state.keep_details,
+            placement,
+            fit=False,
+            level_count=sum(name.startswith(PAINT) for name in state.tensors),
+        )
         asset.load_state_dict(
             {
                 name.replace(PAINT, "colour_grid."): value

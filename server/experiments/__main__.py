@@ -15,6 +15,7 @@ NAMES = {
     "convergence": "the end points of each guidance, at equal calls and at equal iterations",
     "diversity": "modes found, by the bandwidth that MSD starts with",
     "landscapes": "the losses that SDS and MSD descend, and the effect of the bandwidth",
+    "ideal-views": "what texture and generate keep of a true object whose views the prior knows",
     "text-to-2d": "pictures by each guidance on a text-to-image prior, compared with its own samples",
 }
 
@@ -49,8 +50,20 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="DIR",
         help="a CLIP model on this disk, for a second Fréchet distance in text-to-2d",
     )
+    ideal = parser.add_argument_group("ideal-views")
+    ideal.add_argument("--mesh", type=expanded_text, default="", metavar="FILE", help="the true object; a ball without")
+    ideal.add_argument("--mode", choices=("texture", "generate"), default="texture")
+    ideal.add_argument("--resolution", type=int, default=256, metavar="PIXELS", help="of the prior; %(default)s")
+    ideal.add_argument("--texture-size", type=int, default=1024, metavar="PIXELS", help="%(default)s")
+    ideal.add_argument("--iterations", type=int, metavar="N", help="of a job, its default without")
+    ideal.add_argument("--by-word", action="store_true", help="the prior knows pictures by their views' words only")
+    ideal.add_argument("--new-uvs", action="store_true", help="unwrap the mesh, whatever UVs it has")
+    ideal.add_argument("--grating", type=float, default=0.0, metavar="PIXELS", help="a sheet with lines of that period")
     options = parser.parse_args(arguments)
-    settings: dict[str, bool | str] = {"quick": options.quick}
+    settings: dict[str, object] = {"quick": options.quick}
+    if options.name == "ideal-views":
+        names = ("mesh", "mode", "resolution", "texture_size", "iterations", "by_word", "new_uvs", "grating")
+        settings |= {name: getattr(options, name) for name in names}
     if options.name in ("diversity", "text-to-2d"):
         settings["model"] = options.model
     elif options.model:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .trilinear import sample_on_cpu
+
 
 class Field(nn.Module):
     """A sum of trilinear grids, coarse to fine: channel 0 is the occupancy logit, 1..3 the colour logits.
@@ -79,5 +81,7 @@ def grid_points(resolution: int, device: str | torch.device = "cpu") -> Tensor:
 
 def sample(grid: Tensor, points: Tensor) -> Tensor:
     """(N, C) trilinear values of a (1, C, n, n, n) grid at (N, 3) points, clamped at the border."""
+    if grid.device.type == "cpu" and not points.requires_grad:
+        return sample_on_cpu(grid, points)
     values = F.grid_sample(grid, points[None, None, None], align_corners=True, padding_mode="border")
     return values[0, :, 0, 0].T

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from .. import priors
+from ..assets.colour_grid import DENSE, ColourGrid
 from ..geometry.mesh import Mesh
 from ..geometry.validation import validate
 from ..rendering import rasterize
@@ -52,6 +53,8 @@ def warm_up() -> None:
     On a card that is the rasterizer that a job takes there, too; the log says how long it took.
     """
     rasterize.warm_up(rasterize.create("cpu"))
+    centre = torch.zeros(1, 3)
+    ColourGrid((2, 2 * DENSE - 1), 1, surface=[centre])(centre).sum().backward()
     device = choose_device("auto")
     if device.type != "cpu":
         rasterizer = rasterize.create("auto", device)

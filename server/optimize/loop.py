@@ -25,6 +25,7 @@ from ..guidance import Guidance, GuidanceStep
 from ..guidance.bandwidth import Linear
 from ..priors import SavesMemory, Selection, TextToImagePrior, Views, load_cached
 from ..priors.base import MayBeDistilled
+from ..priors.conditions import Light
 from ..priors.one_by_one import one_by_one
 from ..rendering import cameras, rasterize
 from ..rendering.shading import Lights, backgrounds
@@ -274,7 +275,7 @@ class Optimization:
             size = round(phase.resolution * self.prior.resolution)
             images, penalty = asset.render(views, lights, behind, size, progress, self.generator)
             pictures = self._to_prior(images)
-            described = self._describe(asset, drawn, views)
+            described = self._describe(asset, drawn, views, lights, behind)
         seen = pictures.detach().requires_grad_()
         with self.clock("encode"):
             latents = self.prior.encode(seen)
@@ -299,12 +300,16 @@ class Optimization:
         self.memory.check()
         return step
 
-    def _describe(self, asset: Asset, drawn: cameras.Cameras, views: cameras.Cameras) -> Views:
+    def _describe(
+        self, asset: Asset, drawn: cameras.Cameras, views: cameras.Cameras, lights: Lights, behind: Tensor
+    ) -> Views:
         """The views as the prior is told of them, with the mesh's depth and normals where a ControlNet follows it.
 
         views: `drawn` on the device.
         """
-        told = Views(drawn.azimuth.rad2deg(), drawn.elevation.rad2deg(), drawn.distance, drawn.fov.rad2deg())
+        light = Light(lights.direction, lights.ambient, lights.diffuse, lights.sky, behind)
+        angles = drawn.azimuth.rad2deg(), drawn.elevation.rad2deg()
+        told = Views(*angles, drawn.distance, drawn.fov.rad2deg(), light=light)
         if not self.request.control:
             return told
         assert isinstance(asset, MeshAsset)

@@ -11,6 +11,7 @@ import torch
 
 from msd_blender.protocol import JobRequest
 
+from ..assets.colour_grid import DENSE
 from ..priors import HasCost, TextToImagePrior, least_memory
 from .settings import Phase, Settings
 
@@ -20,6 +21,8 @@ RENDERING = {"volume": 3300, "surface": 140, "texture": 130, "refine": 150}
 MAPS = 400  # more, with maps
 WAITING = 500  # instead of a volume's, for a view that is rendered once more when its gradient is taken
 GRADIENT = 1.6  # times as much comes and goes while a render's gradient is taken
+SURFACE = 5.0  # square metres of an object before the cameras, Suzanne's
+POINTS_A_CELL = 3  # of a sparse grid, for each square of the surface that is as wide as its cells
 LIBRARIES = round(0.6 * GIB)  # what a process holds before it works; not as it is now, see `limit_of`
 LONG = 1800.0  # seconds of a job, from which on a user is told before
 SLOW = 1e10  # operations a second that any machine does
@@ -104,7 +107,13 @@ def predicted_peak(request: JobRequest, settings: Settings, prior: TextToImagePr
     encoding = kept + max(asking, together * cost.recomputed if thrifty else 0)
     held = cost.weights + (0 if device.type == "cuda" else LIBRARIES)
     renders = [_rendering(request, settings, phase, prior) for phase in settings.phases(request.mode).values()]
-    return held + round(max(kept + max(encoding, gradient) for kept, gradient in renders))
+    return held + _colours(request, settings) + round(max(kept + max(encoding, gradient) for kept, gradient in renders))
+
+
+def _colours(request: JobRequest, settings: Settings) -> int:
+    """Of the colour's sparse grids: values, gradients and Adam's two moments, and the tables of their points."""
+    cells = sum(SURFACE * ((level - 1) / 2) ** 2 for level in settings.colour_levels if level > DENSE)
+    return round(cells * (16 * POINTS_A_CELL * (3 + len(request.maps)) + 32))
 
 
 def _rendering(request: JobRequest, settings: Settings, phase: Phase, prior: TextToImagePrior) -> tuple[float, float]:

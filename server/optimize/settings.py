@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from msd_blender.protocol import JobRequest
+from msd_blender.protocol import MAX_TEXTURE_SIZE, JobRequest
 
 from ..assets import Asset, MeshOptions, RefineAsset, Surface, TextureAsset, Volume
+from ..assets.colour_grid import levels_for
 from ..guidance.bandwidth import Geometric
 from ..guidance.msd import RENDERS
 from ..priors.base import MultiViewPrior, TextToImagePrior
@@ -59,7 +60,8 @@ class Settings:
         colour_levels: see `assets.colour_grid.ColourGrid`.
         snapshots: over the whole run, 0 for none.
         snapshot_seconds: at most, from one snapshot to the next.
-        made_texture_size: pixels, of a mesh that was made from nothing; texture_size: of any other.
+        made_texture_size: pixels, of a mesh that was made from nothing; texture_size: of any other. None: twice as many
+            as the prior has, and at least 512 and 1024.
         views_at_once: of one object, that a multi-view prior denoises together; `views` is a multiple of it.
         elevation, field_of_view: of the cameras, as `rendering.cameras.sample`.
     """
@@ -78,8 +80,8 @@ class Settings:
     colour_levels: tuple[int, ...] = (5, 9, 17, 33, 65)
     snapshots: int = 40
     snapshot_seconds: float = 10.0
-    made_texture_size: int = 512
-    texture_size: int = 1024
+    made_texture_size: int | None = None
+    texture_size: int | None = None
     elevation: tuple[float, float] | None = None
     field_of_view: float = FIELD_OF_VIEW
 
@@ -107,21 +109,30 @@ class Settings:
         return replace(self.with_phases(phases), guidance_scale=guidance_scale)
 
     def suiting(self, prior: TextToImagePrior) -> Settings:
-        """These settings with as many views, from such elevations, as the prior takes, where nothing else is said."""
+        """These settings for a prior, where nothing else is said: colours and textures as fine as its pixels, as many
+        views as it takes, from such elevations."""
+        fine = replace(
+            self,
+            colour_levels=levels_for(self.colour_levels, prior.resolution),
+            made_texture_size=self.made_texture_size or min(max(512, 2 * prior.resolution), MAX_TEXTURE_SIZE),
+            texture_size=self.texture_size or min(max(1024, 2 * prior.resolution), MAX_TEXTURE_SIZE),
+        )
         if not isinstance(prior, MultiViewPrior):
-            return self
+            return fine
         together = prior.views_at_once
         views = together * -(-self.views // together)
-        return replace(self, views=views, views_at_once=together, elevation=self.elevation or prior.elevation)
+        return replace(fine, views=views, views_at_once=together, elevation=self.elevation or prior.elevation)
 
     def mesh_options(self, request: JobRequest) -> MeshOptions:
-        """How a request's mesh is worked on."""
+        """How a request's mesh is worked on, once these settings suit a prior."""
         from_scratch = request.mode == "generate"
+        texture_size = self.made_texture_size if from_scratch else self.texture_size
+        assert texture_size is not None
         return MeshOptions(
             from_scratch,
             self.colour_levels,
             tuple(request.maps),
-            self.made_texture_size if from_scratch else self.texture_size,
+            texture_size,
             request.flat,
             request.symmetry,
             request.max_displacement,

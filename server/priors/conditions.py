@@ -49,6 +49,17 @@ def part(condition: Any, latents: slice) -> Any:
 
 
 @dataclass(frozen=True)
+class Light:
+    """How B pictures are lit, as `rendering.shading.Lights` has it, and the colours of their backgrounds."""
+
+    direction: Tensor  # (B, 3) unit, toward the lamp, in the world
+    ambient: Tensor  # (B,)
+    diffuse: Tensor  # (B,)
+    sky: Tensor | None  # (B, 3)
+    background: Tensor  # (B, 3) sRGB
+
+
+@dataclass(frozen=True)
 class Views:
     """How B pictures of an object are seen: each prior uses what its kind of condition needs.
 
@@ -62,6 +73,7 @@ class Views:
     field_of_view: Tensor | None = None  # (B,) degrees
     depth: Tensor | None = None  # (B, H, W) metres along the view, inf in the background; top row first
     normals: Tensor | None = None  # (B, H, W, 3) unit, in the camera's axes (right, up, backward); top row first
+    light: Light | None = None
 
     def __len__(self) -> int:
         return len(self.azimuth)

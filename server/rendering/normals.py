@@ -20,6 +20,11 @@ def face_normals(positions: Tensor, faces: Tensor) -> Tensor:
     return F.normalize(_crosses(positions, faces.long()), dim=1, eps=1e-20)
 
 
+def face_areas(positions: Tensor, faces: Tensor) -> Tensor:
+    """(F,) areas of faces (F, 3) with vertices (V, 3)."""
+    return _crosses(positions, faces.long()).norm(dim=1) / 2
+
+
 def _crosses(positions: Tensor, faces: Tensor) -> Tensor:
     """(F, 3) normals that are as long as twice the area of their face."""
     corners = positions[faces]

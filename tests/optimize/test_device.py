@@ -18,6 +18,7 @@ import trimesh
 
 from msd_blender.protocol import JobRequest
 from server import guidance, priors
+from server.assets.sparse_grid import SparseGrid
 from server.geometry import precondition
 from server.optimize import release
 from server.rendering import cameras, rasterize, volume
@@ -182,3 +183,19 @@ def test_a_spheres_silhouette_gradient_arrives(device, rasterizer, subdivisions,
     outline = (r / 3).asin().tan() / np.tan(np.radians(20)) * resolution / 2
     (slope,) = torch.autograd.grad(2 * np.pi * outline**2, r)
     assert float(gradient) == pytest.approx(float(slope), rel=0.05)
+
+
+def test_fine_colours_are_read_on_the_device_without_waiting(device):
+    points = 0.8 * torch.nn.functional.normalize(torch.randn(200, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    grids = [SparseGrid(129, 3, [points], place) for place in ("cpu", DEVICE)]
+    results = []
+    for grid, place in zip(grids, ("cpu", DEVICE)):
+        with torch.no_grad():
+            grid.values += torch.arange(grid.values.numel(), device=place).view_as(grid.values) % 7
+        here = points.to(place)
+        with counted_waits() as waits:
+            values = grid(here)
+            values.square().sum().backward()
+        assert waits.count == 0, waits.places
+        results.append((values.detach().cpu(), grid.values.grad.cpu()))
+    torch.testing.assert_close(*results)
