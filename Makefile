@@ -4,6 +4,8 @@ WORKERS ?= 2
 export PROMPT SEED
 
 PY = .venv/bin/python
+# Any of the three; `make PYTHON=python3.13` chooses. bpy 4.5 follows 3.11 and bpy 5.2 follows 3.13.
+PYTHON ?= $(shell for each in python3.11 python3.13 python3.12 python3; do $$each -c 'import venv' 2>/dev/null && echo $$each && break; done)
 
 .PHONY: help setup demo quick quick-tests test long meshes lint bench mutants experiments extension blender-versions gpu-check
 help:
@@ -22,15 +24,19 @@ help:
 	@echo 'make extension  the zip for Blender, into dist/'
 
 setup:
-	@scripts/setup.sh
+	@$(or $(PYTHON),$(error setup: Python 3.11, 3.12 or 3.13 was not found)) install.py --develop
 
+# Without bpy, which does not exist for Python 3.12, everything but the .blend.
 demo: setup
-	@$(PY) -m msd_blender generate "$$PROMPT" --seed "$$SEED" \
-	    --output "out/$$(printf %s "$$PROMPT" | tr -cs '[:alnum:]' - | cut -c 1-60).blend"
+	@name="out/$$(printf %s "$$PROMPT" | tr -cs '[:alnum:]' - | cut -c 1-60)"; \
+	if $(PY) -c 'import bpy' 2>/dev/null; then \
+	    $(PY) -m msd_blender generate "$$PROMPT" --seed "$$SEED" --output "$$name.blend"; \
+	else $(PY) -m server generate "$$PROMPT" --seed "$$SEED" --output "$$name"; fi
 
 lint: setup
 	$(PY) -m ruff check . && $(PY) -m ruff format --check -q .
-	$(PY) -m mypy
+	$(PY) -m ruff check --preview --select PLW1514 -q msd_blender server  # Windows' own encoding is not UTF-8
+	$(PY) -m mypy && $(PY) -m mypy --platform win32 && $(PY) -m mypy --platform darwin
 
 quick: setup
 	@$(MAKE) --no-print-directory -j 2 lint quick-tests

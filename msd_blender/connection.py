@@ -18,8 +18,9 @@ import bpy
 
 from .client import Client
 from .errors import ClientError
-from .local_server import PYTHON, LocalServer, find, find_or_start, installations, start, stop, user_data
+from .local_server import LocalServer, find, find_or_start, installation, installations, start, stop
 from .protocol import Health
+from .protocol import data_folder as default_data_folder
 
 
 def is_local(url: str) -> bool:
@@ -70,7 +71,7 @@ def data_folder() -> Path:
         return Path(expand_path(prefs.data))
     if (__package__ or "").startswith("bl_ext."):
         return Path(bpy.utils.extension_path_user(__package__, path="server", create=True))
-    return user_data()
+    return default_data_folder()
 
 
 def server_location() -> str:
@@ -86,18 +87,18 @@ def server_installation() -> tuple[str, str]:
     if not prefs:
         return sys.executable, ""  # run from the project's own folder
     folder, python = expand_path(prefs.folder), expand_path(prefs.python)
-    if not folder:
-        found = installations()
-        if not found:
-            raise ClientError("Set the server folder in the extension's preferences, or the address of a server.")
-        folder = str(found[0])
-    python = python or str(Path(folder) / PYTHON)
-    if not Path(python).is_file():
+    found = installation(Path(folder)) if folder else next(iter(installations()), None)
+    if found is None and not (folder and python):
         raise ClientError(
-            f"There is no {python}: run `make setup` in the server folder, or set another Python "
-            "in the extension's preferences."
+            f"There is no server in {folder}: run `make setup` or install.py there, or set another folder in the "
+            "extension's preferences."
+            if folder
+            else "There is no server on this machine: run install.py, or set the server folder, or the address of a "
+            "server, in the extension's preferences."
         )
-    return python, folder
+    if python and not Path(python).is_file():
+        raise ClientError(f"There is no {python}: set another Python in the extension's preferences.")
+    return (python or str(found.python), str(found.folder)) if found else (python, folder)
 
 
 @contextmanager

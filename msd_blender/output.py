@@ -152,7 +152,7 @@ class Output:
         content: dict[str, Any] = {}
         with self._atomic_write(self.job_json) as path:
             if self._download(client, session.job, "job.json", path):
-                content = json.loads(path.read_text())
+                content = json.loads(path.read_text(encoding="utf-8"))
         content["state"] = session.state
         if session.error:
             content["error"] = session.error

@@ -161,12 +161,12 @@ def _driver() -> tuple[str, tuple[Card, ...]]:
             for _, name, capability, memory in rows
         )
     try:
-        text = Path("/proc/driver/nvidia/version").read_text()
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
         return "", ()
     version = re.search(r"\d{3,}\.\d+(\.\d+)?", text.partition("\n")[0])
     names = [
-        re.search(r"Model:\s*(.+)", path.read_text())
+        re.search(r"Model:\s*(.+)", path.read_text(encoding="utf-8"))
         for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     ]
     return version[0] if version else "", tuple(Card(name[1] if name else "a card") for name in names)
@@ -182,7 +182,7 @@ def _toolkit() -> str:
 def _on_the_bus() -> int:
     def holds(path: Path, start: str) -> bool:
         try:
-            return path.read_text().startswith(start)
+            return path.read_text(encoding="utf-8").startswith(start)
         except OSError:
             return False
 

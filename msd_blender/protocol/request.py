@@ -26,7 +26,7 @@ CONTROLS = ("depth", "normal", "canny")  # pictures of a mesh that ControlNets f
 AXES = ("", "x", "y", "z")
 BACKGROUNDS = ("random", "white", "gray", "black")
 RASTERIZERS = ("auto", "nvdiffrast", "cpu")
-DEVICES = ("auto", "cuda", "cpu")
+DEVICES = ("auto", "cuda", "mps", "xpu", "cpu")
 
 
 @dataclass
@@ -70,7 +70,10 @@ class JobRequest:
         choices=RASTERIZERS,
     )
     device: str = option(
-        "auto", description="where the server computes; auto takes CUDA where there is a card", choices=DEVICES
+        "auto",
+        description="where the server computes: cuda is an NVIDIA card, or an AMD one, mps an Apple GPU, xpu an Intel "
+        "one; auto takes the first that is there, else the CPU",
+        choices=DEVICES,
     )
     memory_limit: float | None = option(
         None,

@@ -11,7 +11,7 @@ from .. import priors
 from ..geometry.mesh import Mesh
 from ..geometry.validation import validate
 from ..rendering.rasterize import cpu
-from .device import device_in_use, is_device_fault, is_out_of_memory
+from .device import backend, choose_device, device_in_use, is_device_fault, is_out_of_memory
 from .loop import Optimization, Paused, generate
 from .settings import Settings
 
@@ -38,7 +38,8 @@ def release() -> None:
     """Give back the memory that only the next job needs: the loaded prior, and PyTorch's reserve on the card."""
     priors.clear_cache()
     gc.collect()
-    torch.cuda.empty_cache()
+    if (device := choose_device("auto").type) != "cpu":
+        backend(device).empty_cache()
 
 
 def warm_up() -> None:
