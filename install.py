@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -201,7 +202,8 @@ class Installer:
             say("Making the environment …")
             self.run([sys.executable, "-m", "venv", str(self.folder)])
         if self.pip_version() < (25, 1) and not self.wheels:  # resumes broken downloads
-            self.pip("install", "pip>=25.1")
+            with suppress(InstallError):  # it works without
+                self.pip("install", "pip>=25.1")
 
     def pip_version(self) -> tuple[int, ...]:
         return _numbers(_output(str(self.python), "-m", "pip", "--version").partition(" from ")[0])

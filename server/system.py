@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+WINDOWS = os.name == "nt"
 PATIENCE = 2.0  # seconds that another program may hold a file open on Windows
 
 
@@ -26,7 +27,7 @@ def replace(source: Path, target: Path) -> None:
             os.replace(source, target)
             return
         except PermissionError:
-            if os.name != "nt" or time.monotonic() > deadline:
+            if not WINDOWS or time.monotonic() > deadline:
                 raise
         time.sleep(0.02)
 
@@ -36,7 +37,7 @@ def write_private(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}")
     part.unlink(missing_ok=True)
     part.touch(mode=0o600)
-    if os.name == "nt":
+    if WINDOWS:
         with suppress(OSError):  # a disk without rights, such as FAT32
             subprocess.run(owner_only(part), check=False, capture_output=True)
     part.write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -221,3 +222,29 @@ def server(start_lasting_server, tmp_path_factory):
 def tiny(folders):
     """A job's settings that make it end within seconds."""
     return {"model": str(folders["epsilon"]), "iterations": 4}
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The project's wheel in a folder of its own, built from a copy, as setuptools leaves files beside the sources."""
+    root = Path(__file__).parents[1]
+    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheels")
+    for name in ("msd_blender", "server"):
+        shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(root / name, source)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "-w",
+        made,
+    ]
+    subprocess.run([*command, source], check=True)
+    (wheel,) = made.glob("*.whl")
+    return wheel

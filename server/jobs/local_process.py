@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import queue
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -34,8 +33,8 @@ def devices() -> list[str]:
 
 def _cards() -> int:
     """The number of NVIDIA cards, by the driver."""
-    if sys.platform == "linux":
-        return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    if known := list(Path("/proc/driver/nvidia/gpus").glob("*")):  # on Linux
+        return len(known)
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
