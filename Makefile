@@ -20,7 +20,7 @@ help:
 	@echo 'make gpu-check  jobs and times on an NVIDIA card, with and without nvdiffrast (under eight minutes)'
 	@echo 'make mutants    check that the tests notice a wrong sign or factor in each formula'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
-	@echo 'make blender-versions  the extension in Blender 4.2 and 5.0 (1 GB each, outside this folder)'
+	@echo 'make blender-versions  the extension in Blender 4.2 to 5.3 (VERSIONS="4.2 5.3"; 1 GB each, outside)'
 	@echo 'make extension  the zip for Blender, into dist/'
 
 setup:
@@ -77,7 +77,7 @@ experiments: setup
 	    $(PY) -m server.experiments $$name --output out/experiments/$$name || exit; done
 
 blender-versions: setup
-	@scripts/blender_versions.sh
+	@scripts/blender_versions.sh $(VERSIONS)
 
 extension: setup
 	@$(PY) scripts/extension.py dist

@@ -34,6 +34,10 @@ GB = 10**9
 LIBRARIES = ("libgl1", "libsm6", "libxi6", "libxkbcommon0", "libxrender1", "libxfixes3")
 
 
+FULL = "The disk is full: make room, then run install.py again, which goes on from here."
+MIN_FREE = 4 << 20  # bytes, below which a disk is full
+
+
 class InstallError(Exception):
     """It cannot go on. The message is one sentence that says what to do."""
 
@@ -147,11 +151,13 @@ def reason(said: str) -> str:
     """One sentence for the output of pip or venv that failed."""
     low = said.lower()
     if "no space left" in low or "errno 28" in low or "disk quota" in low:
-        return "The disk is full: make room, then run install.py again, which goes on from here."
+        return FULL
     if "permission denied" in low or "errno 13" in low or "winerror 5" in low or "read-only file system" in low:
         return "The folder cannot be written: choose another with --folder."
     network = "newconnectionerror|connectionerror|connection broken|incompleteread|name resolution|max retries"
     network += "|timed out|protocolerror|connection reset|getaddrinfo|network is unreachable|incomplete-download"
+    # A part of a file: older versions of pip do not notice that the rest is missing.
+    network += "|wheel .* is invalid|do not match the hashes"
     if re.search(network, low):
         return "The download broke off: check the network, then run install.py again, which goes on from here."
     if "ensurepip" in low or "python3-venv" in low:
@@ -248,6 +254,8 @@ class Installer:
             process.wait()
             raise
         clear()
+        if code and shutil.disk_usage(self.folder).free < MIN_FREE:  # which not every step says
+            raise InstallError(FULL)
         if code:
             raise InstallError(reason("".join(said)))
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +153,50 @@ def stop(server: LocalServer) -> None:
     elif server.pid:
         with suppress(OSError):  # it has ended; Windows calls that a wrong parameter
             os.kill(server.pid, signal.SIGTERM)
+
+
+def open_terminal(command: list[str], folder: Path) -> None:
+    """Run a command in a terminal window of its own, which goes on after this process. Raises `ClientError`."""
+    own_console = {"creationflags": subprocess.CREATE_NEW_CONSOLE} if sys.platform == "win32" else {}
+    try:
+        subprocess.Popen(
+            in_terminal(command, folder, sys.platform, shutil.which),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            start_new_session=sys.platform != "win32",
+            **own_console,
+        )
+    except OSError as error:
+        raise ClientError(f"The terminal cannot be opened: {error}.") from None
+
+
+# Programs that show a terminal window, with their argument before the command.
+TERMINALS = {
+    "x-terminal-emulator": "-e",
+    "gnome-terminal": "--",
+    "konsole": "-e",
+    "xfce4-terminal": "-x",
+    "kitty": "--",
+    "alacritty": "-e",
+    "xterm": "-e",
+}
+
+
+def in_terminal(command: list[str], folder: Path, platform: str, which: Callable[[str], str | None]) -> list[str] | str:
+    """A command that runs another one in a terminal window, which stays open after it.
+
+    platform: as `sys.platform`. which: as `shutil.which`. Raises `ClientError` where there is no terminal.
+    """
+    if platform == "win32":
+        return f'cmd /s /k "{subprocess.list2cmdline(command)}"'  # /s: cmd takes only the outer quotes away
+    line = f"cd {shlex.quote(str(folder))} && {shlex.join(command)}"
+    if platform == "darwin":
+        quoted = line.replace("\\", "\\\\").replace('"', '\\"')
+        return ["osascript", "-e", f'tell application "Terminal" to do script "{quoted}"']
+    for name, option in TERMINALS.items():
+        if which(name):
+            return [name, option, "sh", "-c", f"{line}; exec sh"]
+    raise ClientError(f"There is no terminal program here; run this in one: {line}")
 
 
 def log_tail(data: Path, size: int = 1 << 16) -> str:

@@ -25,14 +25,17 @@ ROOT = Path(__file__).parents[1]
 def environment(wheel, tmp_path_factory):
     """An empty environment into which the wheel was installed from its folder, without an index. The packages that it
     needs are those of this environment."""
-    folder = tmp_path_factory.mktemp("Umgebung für MSD") / "env"
+    pytest.importorskip("torch")
+    extras = "server,blender" if sys.version_info[:2] != (3, 12) else "server"
+    return installed(tmp_path_factory.mktemp("Umgebung für MSD") / "env", wheel, f"msd_blender[{extras}]")
+
+
+def installed(folder, wheel, requirement):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob(local_server.PACKAGES)
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--python", folder / local_server.PYTHON]
-    extras = "server,blender" if sys.version_info[:2] != (3, 12) else "server"
-    install = [*pip, "install", "-q", "--no-index", "--find-links", wheel.parent, f"msd_blender[{extras}]"]
-    subprocess.run(install, check=True)
+    subprocess.run([*pip, "install", "-q", "--no-index", "--find-links", wheel.parent, requirement], check=True)
     return folder
 
 
@@ -103,12 +106,22 @@ def test_the_extension_starts_the_server_of_the_wheel(environment, tmp_path):
 def test_the_classifier_and_the_headless_client_are_in_the_wheel(environment, tmp_path):
     code = "from server.evaluation.classifier import load_classifier; load_classifier()"
     subprocess.run([environment / local_server.PYTHON, "-c", code], cwd=tmp_path, check=True)
-    if sys.version_info[:2] == (3, 12):
-        refused = run(environment, tmp_path, "msd", "generate", "a red mushroom", "--output", "x.blend")
-        assert refused.returncode == 1 and "This Python has no bpy" in refused.stderr
-    else:
+    if sys.version_info[:2] != (3, 12):
         made = run(environment, tmp_path, "msd", "generate", "a cube", "--output", "x.blend", "--iterations", 3)
         assert made.returncode == 0 and (tmp_path / "x.blend").is_file(), made.stderr
+
+
+def test_the_headless_client_alone_needs_numpy_only(wheel, tmp_path):
+    environment = installed(tmp_path / "env", wheel, "msd_blender")
+    told = run(environment, tmp_path, "msd", "generate", "--help")
+    assert told.returncode == 0 and "usage: msd generate" in told.stdout, told.stderr
+    hidden = (
+        "import sys; sys.modules['bpy'] = None; from msd_blender.commands import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [environment / local_server.PYTHON, "-c", hidden, "generate", "a red mushroom", "--output", "x.blend"]
+    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1
+    assert "This Python has no bpy, which writes .blend files: use Python 3.11 or 3.13" in refused.stderr
 
 
 @pytest.mark.long

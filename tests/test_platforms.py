@@ -214,3 +214,20 @@ def test_auto_takes_the_first_device_that_is_here(monkeypatch):
     assert choose_device("auto").type == "xpu" and choose_device("xpu").type == "xpu"
     here["cuda"] = True
     assert choose_device("auto").type == "cuda"
+
+
+def test_a_terminal_is_opened_on_each_platform(tmp_path):
+    command = [r"C:\Müller & Sohn\python.exe", "-m", "server", "serve", "--data", r"D:\my jobs"]
+    nothing = {}.get
+    line = local_server.in_terminal(command, Path("x"), "win32", nothing)
+    assert line == r'cmd /s /k ""C:\Müller & Sohn\python.exe" -m server serve --data "D:\my jobs""'
+    folder, program = tmp_path / 'it\'s "here"', [sys.executable, "-c", "print('a & b  c')"]
+    apples = local_server.in_terminal(program, folder, "darwin", nothing)
+    assert apples[:2] == ["osascript", "-e"] and apples[2].startswith('tell application "Terminal" to do script "cd ')
+    folder.mkdir()
+    name, option, *rest = local_server.in_terminal(program, folder, "linux", {"konsole": "/usr/bin/konsole"}.get)
+    assert (name, option) == ("konsole", "-e")
+    done = subprocess.run([*rest[:-1], rest[-1].replace("; exec sh", "; pwd")], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["a & b  c", str(folder)]
+    with pytest.raises(local_server.ClientError, match="no terminal program here; run this in one: cd "):
+        local_server.in_terminal(program, folder, "linux", nothing)
