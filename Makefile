@@ -7,9 +7,9 @@ PY = .venv/bin/python
 # Any of the three; `make PYTHON=python3.13` chooses. bpy 4.5 follows 3.11 and bpy 5.2 follows 3.13.
 PYTHON ?= $(shell for each in python3.11 python3.13 python3.12 python3; do $$each -c 'import venv' 2>/dev/null && echo $$each && break; done)
 
-.PHONY: help setup demo quick quick-tests test long meshes lint bench mutants experiments extension blender-versions gpu-check
+.PHONY: help setup demo quick quick-tests test long meshes lint bench mutants experiments extension blender-versions pythons gpu-check
 help:
-	@echo 'make setup      everything into .venv (the other targets do it themselves)'
+	@echo 'make setup      everything into .venv (the other targets do it themselves; PYTHON=python3.13 chooses)'
 	@echo 'make demo       PROMPT="a pink bear" SEED=0 -> out/a-pink-bear.blend'
 	@echo 'make quick      ruff, mypy, and the quick tests without a server (two minutes)'
 	@echo 'make test       ruff, mypy, and every test, two at a time (WORKERS=2; about 2 GB each)'
@@ -21,7 +21,8 @@ help:
 	@echo 'make mutants    check that the tests notice a wrong sign or factor in each formula'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
 	@echo 'make blender-versions  the extension in Blender 4.2 to 5.3 (VERSIONS="4.2 5.3"; 1 GB each, outside)'
-	@echo 'make extension  the zip for Blender, into dist/'
+	@echo 'make pythons    the whole suite with Python 3.12 and 3.13 (VERSIONS="3.12"; several GB each, outside)'
+	@echo 'make extension  the zip for Blender, into dist/, which is then a repository of extensions'
 
 setup:
 	@$(or $(PYTHON),$(error setup: Python 3.11, 3.12 or 3.13 was not found)) install.py --develop
@@ -78,6 +79,9 @@ experiments: setup
 
 blender-versions: setup
 	@scripts/blender_versions.sh $(VERSIONS)
+
+pythons:
+	@scripts/pythons.sh $(VERSIONS)
 
 extension: setup
 	@$(PY) scripts/extension.py dist
