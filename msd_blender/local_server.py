@@ -132,11 +132,11 @@ def start(
 
 
 # A server does not get the signals of this process's terminal, and opens no window.
-_APART: dict[str, Any] = (
-    {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
-    if sys.platform == "win32"
-    else {"start_new_session": True}
-)
+_APART: dict[str, Any] = {"start_new_session": True}
+_OWN_WINDOW: dict[str, Any] = {"start_new_session": True}
+if sys.platform == "win32":
+    _APART = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
+    _OWN_WINDOW = {"creationflags": subprocess.CREATE_NEW_CONSOLE}
 
 
 def find_or_start(
@@ -157,14 +157,12 @@ def stop(server: LocalServer) -> None:
 
 def open_terminal(command: list[str], folder: Path) -> None:
     """Run a command in a terminal window of its own, which goes on after this process. Raises `ClientError`."""
-    own_console = {"creationflags": subprocess.CREATE_NEW_CONSOLE} if sys.platform == "win32" else {}
     try:
         subprocess.Popen(
             in_terminal(command, folder, sys.platform, shutil.which),
             cwd=folder,
             stdin=subprocess.DEVNULL,
-            start_new_session=sys.platform != "win32",
-            **own_console,
+            **_OWN_WINDOW,
         )
     except OSError as error:
         raise ClientError(f"The terminal cannot be opened: {error}.") from None
