@@ -105,10 +105,11 @@ def terminal_command() -> tuple[list[str], Path]:
     """The command that runs the server of the preferences, or install.py where its folder has only that, and the folder
     to run it in. Raises `ClientError`."""
     prefs = preferences()
-    given = Path(expand_path(prefs.folder)) if prefs and prefs.folder else None
-    if given and (given / "install.py").is_file() and installation(given) is None:
-        python = "py" if os.name == "nt" else "python3"
-        return [expand_path(prefs.python) or python, str(given / "install.py")], given
+    if prefs and prefs.folder:
+        given = Path(expand_path(prefs.folder))
+        if (given / "install.py").is_file() and installation(given) is None:
+            python = expand_path(prefs.python) or ("py" if os.name == "nt" else "python3")
+            return [python, str(given / "install.py")], given
     python, folder = server_installation()
     command = [python, "-m", "server", "serve", "--port", "0", "--data", str(data_folder())]
     return command, Path(folder or Path(__file__).resolve().parents[1])
