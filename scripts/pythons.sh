@@ -22,7 +22,8 @@ for version; do
         mkdir -p "$root"
         [ -d "$root/$version" ] || git clone -q . "$root/$version"
         git -C "$root/$version" fetch -q "$PWD" HEAD && git -C "$root/$version" checkout -q FETCH_HEAD
-        make -C "$root/$version" test PYTHON="$python"
+        make -C "$root/$version" setup PYTHON="$python"
+        (cd "$root/$version" && .venv/bin/python -m pytest -q -n "${WORKERS:-2}" --dist loadfile)
         continue
     fi
     env=$root/$version-small

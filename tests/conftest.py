@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Real parts for tests: a diffusers folder, tiny and untrained, and a server process."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -52,6 +53,13 @@ def two_seconds(request: pytest.FixtureRequest) -> float:
     holds the promise to half a second; elsewhere a stop that waits for the end of the work is told from one that
     does not."""
     return 2.5 if request.config.getoption("--long") else 30.0
+
+
+@pytest.fixture(scope="session")
+def needs_bpy() -> None:
+    """Skip the tests that use it where there is no bpy, as for Python 3.12."""
+    if importlib.util.find_spec("bpy") is None:
+        pytest.skip("there is no bpy for this Python")
 
 
 def _save_pipeline(folder: Path, prediction: str = "epsilon", **scheduler_settings: object) -> Path:
