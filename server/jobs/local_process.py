@@ -59,7 +59,7 @@ class LocalProcess:
 
     def __init__(self, device: str = "", main: Callable[[Connection, str, str], None] = worker.main) -> None:
         context = multiprocessing.get_context("spawn")
-        self._folder = tempfile.TemporaryDirectory(prefix="msd-worker-")
+        self._folder = tempfile.TemporaryDirectory(prefix="msd-worker-", ignore_cleanup_errors=True)
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
             target=main, args=(theirs, device, self._folder.name), name="msd-worker", daemon=True
