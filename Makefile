@@ -4,8 +4,8 @@ WORKERS ?= 2
 export PROMPT SEED
 
 PY = .venv/bin/python
-# Any of the three; `make PYTHON=python3.13` chooses. bpy 4.5 follows 3.11 and bpy 5.2 follows 3.13.
-PYTHON ?= $(shell for each in python3.11 python3.13 python3.12 python3; do $$each -c 'import venv' 2>/dev/null && echo $$each && break; done)
+# That of .venv, else the first; `make PYTHON=python3.13` chooses. bpy 4.5 follows 3.11 and bpy 5.2 follows 3.13.
+PYTHON ?= $(shell for each in .venv/bin/python python3.11 python3.13 python3.12 python3; do $$each -c 'import venv' 2>/dev/null && echo $$each && break; done)
 
 .PHONY: help setup demo quick quick-tests test long meshes lint bench mutants experiments extension blender-versions pythons gpu-check
 help:
@@ -37,7 +37,7 @@ demo: setup
 lint: setup
 	$(PY) -m ruff check . && $(PY) -m ruff format --check -q .
 	$(PY) -m ruff check --preview --select PLW1514 -q msd_blender server  # Windows' own encoding is not UTF-8
-	$(PY) -m mypy && $(PY) -m mypy --platform win32 && $(PY) -m mypy --platform darwin
+	for each in linux win32 darwin; do $(PY) -m mypy --platform $$each --cache-dir .mypy_cache/$$each || exit; done
 
 quick: setup
 	@$(MAKE) --no-print-directory -j 2 lint quick-tests

@@ -24,7 +24,6 @@ VERSIONS = ((3, 11), (3, 12), (3, 13))
 TORCH = "2.13.0"
 INDEX = "https://download.pytorch.org/whl/"
 ROCM = "rocm7.2"
-STAMP = "msd_blender-stamp"
 # CUDA's major version -> the lowest driver that runs all of it (NVIDIA, CUDA Compatibility); as server/doctor.py.
 DRIVERS = {"linux": {13: "580.65.06", 12: "525.60.13"}, "win32": {13: "580", 12: "528.33"}}
 CUDA = {13: "cu130", 12: "cu126"}
@@ -92,9 +91,9 @@ def choose_torch(machine: Machine, wanted: str = "auto") -> Build:
             old_driver = _numbers(machine.driver) < _numbers(DRIVERS[machine.system][major])
             old_card = (0, 0) < machine.capability < OLDEST_CARD[major]
             if not (old_driver or old_card):
-                # Linux's build on the package index is the one for CUDA 13.
-                index = "" if machine.system == "linux" and major == 13 else INDEX + CUDA[major]
-                return Build(f"CUDA {major}", f"torch=={TORCH}", index, 9 * GB)
+                if machine.system == "linux" and major == 13:  # the one on the package index
+                    return Build(f"CUDA {major}", f"torch=={TORCH}", "", 9 * GB)
+                return Build(f"CUDA {major}", f"torch=={TORCH}+{CUDA[major]}", INDEX + CUDA[major], 9 * GB)
         lowest = DRIVERS[machine.system][12]
         if machine.driver and (0, 0) < machine.capability < OLDEST_CARD[12]:
             note = "This NVIDIA card is too old for PyTorch, so jobs will run on the processor."
@@ -104,12 +103,12 @@ def choose_torch(machine: Machine, wanted: str = "auto") -> Build:
             raise InstallError(note if machine.driver else f"There is no NVIDIA driver: install {lowest} or newer.")
     if wanted == "rocm" or wanted == "auto" and machine.amd and not note:
         if machine.system == "linux" and x86:
-            return Build("ROCm", f"torch=={TORCH}", INDEX + ROCM, 20 * GB)
+            return Build("ROCm", f"torch=={TORCH}+{ROCM}", INDEX + ROCM, 20 * GB)
         note = "PyTorch uses AMD's cards on Linux only, so jobs will run on the processor."
         if wanted == "rocm":
             raise InstallError("PyTorch uses AMD's cards on Linux only: choose --device cpu.")
     if (wanted == "xpu" or wanted == "auto" and machine.intel and not note) and x86:
-        return Build("Intel GPUs", f"torch=={TORCH}", INDEX + "xpu", 9 * GB)
+        return Build("Intel GPUs", f"torch=={TORCH}+xpu", INDEX + "xpu", 9 * GB)
     if wanted not in ("auto", "cpu"):
         raise InstallError(f"This machine has no {wanted}: choose --device auto.")
     # On Windows the package index has the build for the processor alone.
@@ -133,6 +132,13 @@ def this_machine() -> Machine:
         amd=Path("/dev/kfd").exists(),
         intel=bool(_output("xpu-smi", "discovery")),
     )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -261,21 +267,33 @@ class Installer:
 
     def install(self, build: Build, index: str = "") -> None:
         """Install PyTorch and the server."""
-        say(f"Installing PyTorch {TORCH} for {build.name} …")
-        index = index or build.index
+        say(f"Installing PyTorch for {index or build.name} …")
         if self.wheels:
-            self.pip("install", f"torch=={TORCH}")
+            self.pip("install", "torch")
         elif index:
-            try:
-                self.pip("install", build.requirement)  # where the user's own index has it
-            except InstallError:
-                self.pip("install", build.requirement, "--extra-index-url", index)
+            self.pip("install", "torch>=2.6", "--index-url", index)
         else:
-            self.pip("install", build.requirement)
+            self.torch(build)
         say("Installing the server …")
         lock = HERE / "requirements.lock"
         constraints = ["--constraint", str(lock)] if lock.is_file() and not self.wheels else []
         self.pip("install", f"{self.source()}[server]", *constraints)
+
+    def torch(self, build: Build) -> None:
+        """Install a PyTorch: from the sources that pip knows, else from PyTorch's own."""
+        attempts = [[build.requirement]]
+        if build.index:
+            attempts.append([build.requirement, "--extra-index-url", build.index])
+        if build.requirement.endswith("+cpu"):  # the one with CUDA works there, too, and is larger
+            attempts.append([f"torch=={TORCH}"])
+        for attempt in attempts:
+            if len(attempts) == 3 and attempt is attempts[-1]:
+                self.check_disk(9 * GB)
+            try:
+                return self.pip("install", *attempt)
+            except InstallError:
+                if attempt is attempts[-1]:
+                    raise
 
     def source(self) -> str:
         """The server's package: this folder, or a wheel that lies here or among the wheels."""
@@ -315,23 +333,16 @@ def develop() -> None:
     build = choose_torch(this_machine())
     contents = (HERE / "requirements.lock").read_bytes() + Path(__file__).read_bytes()
     wanted = f"{hashlib.sha256(contents).hexdigest()[:16]}-{build.name}"
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+    if _text(stamp) == wanted:
         return
     installer = Installer(HERE / ".venv")
+    there = re.search(r"^version *= *(\d+\.\d+)", _text(HERE / ".venv" / "pyvenv.cfg"), re.MULTILINE)
+    if there and there[1] != f"{sys.version_info[0]}.{sys.version_info[1]}":
+        raise InstallError(f".venv has Python {there[1]}: remove it first, or run this with that version.")
     installer.check_disk(build.disk + GB)
     installer.make()
     say(f"Installing PyTorch {TORCH} for {build.name} …")
-    try:
-        installer.pip("install", build.requirement)
-    except InstallError:
-        if not build.index:
-            raise
-        try:
-            installer.pip("install", build.requirement, "--extra-index-url", build.index)
-        except InstallError:
-            # An index without the build for the processor: the one with CUDA works there, too, and is larger.
-            installer.check_disk(9 * GB)
-            installer.pip("install", f"torch=={TORCH}")
+    installer.torch(build)
     say("Installing the other packages …")
     installer.pip("install", "-r", str(HERE / "requirements.lock"))
     if sys.version_info[:2] == (3, 12):
