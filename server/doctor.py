@@ -138,7 +138,7 @@ def facts() -> Cuda:
         other = ""
         if torch.version.hip and torch.cuda.is_available():
             other = f"ROCm {torch.version.hip}: {torch.cuda.get_device_name(0)}"
-        elif torch.mps.is_available():
+        elif torch.backends.mps.is_available():
             other = "Apple GPU"
         elif torch.xpu.is_available():
             other = f"Intel GPU: {torch.xpu.get_device_name(0)}"

@@ -208,7 +208,8 @@ def test_auto_takes_the_first_device_that_is_here(monkeypatch):
 
     here = {"cuda": False, "mps": True, "xpu": True}
     for name in here:
-        monkeypatch.setattr(f"torch.{name}.is_available", lambda name=name: here[name])
+        place = "torch.backends.mps" if name == "mps" else f"torch.{name}"
+        monkeypatch.setattr(f"{place}.is_available", lambda name=name: here[name])
     assert choose_device("auto").type == "mps" and choose_device("cpu").type == "cpu"
     here["mps"] = False
     assert choose_device("auto").type == "xpu" and choose_device("xpu").type == "xpu"

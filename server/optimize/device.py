@@ -28,7 +28,8 @@ def choose_device(name: str) -> torch.device:
 
     Raises ValueError for one that is not here.
     """
-    here = [each for each in DEVICES if each == "cpu" or each != "auto" and backend(each).is_available()]
+    places = {"cuda": torch.cuda, "mps": torch.backends.mps, "xpu": torch.xpu}
+    here = [each for each in DEVICES if each == "cpu" or each in places and places[each].is_available()]
     if name == "auto":
         return torch.device(here[0])
     if name not in here:

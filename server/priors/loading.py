@@ -120,7 +120,7 @@ def load(
             )
         model = BUNDLED_MODEL
     place = places.resolve(model)
-    here = ((torch.cuda, "cuda"), (torch.mps, "mps"), (torch.xpu, "xpu"))
+    here = ((torch.cuda, "cuda"), (torch.backends.mps, "mps"), (torch.xpu, "xpu"))
     device = torch.device(device or next((name for module, name in here if module.is_available()), "cpu"))
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
