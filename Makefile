@@ -4,10 +4,12 @@ WORKERS ?= 2
 export PROMPT SEED
 
 PY = .venv/bin/python
+# That of .venv, else the first; `make PYTHON=python3.13` chooses. bpy 4.5 follows 3.11 and bpy 5.2 follows 3.13.
+PYTHON ?= $(shell for each in .venv/bin/python python3.11 python3.13 python3.12 python3; do $$each -c 'import venv' 2>/dev/null && echo $$each && break; done)
 
-.PHONY: help setup demo quick quick-tests test long meshes lint bench mutants experiments extension blender-versions gpu-check
+.PHONY: help setup demo quick quick-tests test long meshes lint bench mutants experiments extension blender-versions pythons gpu-check
 help:
-	@echo 'make setup      everything into .venv (the other targets do it themselves)'
+	@echo 'make setup      everything into .venv (the other targets do it themselves; PYTHON=python3.13 chooses)'
 	@echo 'make demo       PROMPT="a pink bear" SEED=0 -> out/a-pink-bear.blend'
 	@echo 'make quick      ruff, mypy, and the quick tests without a server (two minutes)'
 	@echo 'make test       ruff, mypy, and every test, two at a time (WORKERS=2; about 2 GB each)'
@@ -18,19 +20,24 @@ help:
 	@echo 'make gpu-check  jobs and times on an NVIDIA card, with each rasterizer (about ten minutes)'
 	@echo 'make mutants    check that the tests notice a wrong sign or factor in each formula'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
-	@echo 'make blender-versions  the extension in Blender 4.2 and 5.0 (1 GB each, outside this folder)'
-	@echo 'make extension  the zip for Blender, into dist/'
+	@echo 'make blender-versions  the extension in Blender 4.2 to 5.3 (VERSIONS="4.2 5.3"; 1 GB each, outside)'
+	@echo 'make pythons    the whole suite with Python 3.12 and 3.13 (VERSIONS="3.12"; several GB each, outside)'
+	@echo 'make extension  the zip for Blender, into dist/, which is then a repository of extensions'
 
 setup:
-	@scripts/setup.sh
+	@$(or $(PYTHON),$(error setup: Python 3.11, 3.12 or 3.13 was not found)) install.py --develop
 
+# Without bpy, which does not exist for Python 3.12, everything but the .blend.
 demo: setup
-	@$(PY) -m msd_blender generate "$$PROMPT" --seed "$$SEED" \
-	    --output "out/$$(printf %s "$$PROMPT" | tr -cs '[:alnum:]' - | cut -c 1-60).blend"
+	@name="out/$$(printf %s "$$PROMPT" | tr -cs '[:alnum:]' - | cut -c 1-60)"; \
+	if $(PY) -c 'import bpy' 2>/dev/null; then \
+	    $(PY) -m msd_blender generate "$$PROMPT" --seed "$$SEED" --output "$$name.blend"; \
+	else $(PY) -m server generate "$$PROMPT" --seed "$$SEED" --output "$$name"; fi
 
 lint: setup
 	$(PY) -m ruff check . && $(PY) -m ruff format --check -q .
-	$(PY) -m mypy
+	$(PY) -m ruff check --preview --select PLW1514 -q msd_blender server  # Windows' own encoding is not UTF-8
+	for each in linux win32 darwin; do $(PY) -m mypy --platform $$each --cache-dir .mypy_cache/$$each || exit; done
 
 quick: setup
 	@$(MAKE) --no-print-directory -j 2 lint quick-tests
@@ -71,7 +78,10 @@ experiments: setup
 	    $(PY) -m server.experiments $$name --output out/experiments/$$name || exit; done
 
 blender-versions: setup
-	@scripts/blender_versions.sh
+	@scripts/blender_versions.sh $(VERSIONS)
+
+pythons:
+	@scripts/pythons.sh $(VERSIONS)
 
 extension: setup
 	@$(PY) scripts/extension.py dist

@@ -322,7 +322,7 @@ def _material_notes(
         notes.append(f"{name} is on other objects too: a copy of its own is painted.")
     shader = nodes.shader_of(material)
     if shader is None:
-        output = nodes.active_output(material.node_tree) if material.use_nodes and material.node_tree else None
+        output = nodes.active_output(material.node_tree) if nodes.has_nodes(material) else None
         if output and output.inputs["Surface"].is_linked:
             notes.append(
                 f"{name} has no shader with a base colour: a Principled one takes the place of "

@@ -16,6 +16,10 @@ from typing import Any, NoReturn
 from .job_session import format_progress, progress_fraction
 from .protocol import Progress, ProtocolError, add_options
 
+NO_BPY = (
+    "This Python has no bpy, which writes .blend files: use Python 3.11 or 3.13 with msd_blender[blender], or "
+    "blender --background --command msd; python -m server writes .glb files without it."
+)
 OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -63,11 +67,14 @@ def _interrupt(number: int, frame: Any) -> NoReturn:
 
 
 def _run(command: str, input: str = "", object: str = "", **given: Any) -> int:
-    import bpy
-
+    line = ProgressLine()
+    try:
+        import bpy
+    except ModuleNotFoundError:
+        line.say(f"Error: {NO_BPY}")
+        return FAILURE
     from . import api
 
-    line = ProgressLine()
     try:
         bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
         if command == "generate":
@@ -91,6 +98,11 @@ def _run(command: str, input: str = "", object: str = "", **given: Any) -> int:
     return OK
 
 
+def run() -> int:
+    """The command ``msd``."""
+    return main(sys.argv[1:], "msd")
+
+
 class ProgressLine:
     """A progress bar on stderr: on a terminal one line that is rewritten, elsewhere a line for every tenth."""
 
@@ -107,7 +119,7 @@ class ProgressLine:
             if time.monotonic() >= self._next or done == 1:
                 filled = round(done * self.width)
                 bar = "█" * filled + "░" * (self.width - filled)
-                sys.stderr.write(f"\r\x1b[K{bar} {done:4.0%}  {format_progress(progress)}")
+                sys.stderr.write(f"\r{bar} {done:4.0%}  {format_progress(progress):<40}")
                 sys.stderr.flush()
                 self._drawn, self._next = True, time.monotonic() + 0.1
         elif done >= self._next:

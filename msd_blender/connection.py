@@ -19,7 +19,8 @@ import bpy
 
 from .client import Client
 from .errors import ClientError
-from .local_server import PYTHON, LocalServer, find, find_or_start, installations, start, stop, user_data
+from .local_server import LocalServer, find, find_or_start, installation, installations, start, stop
+from .protocol import data_folder as default_data_folder
 
 T = TypeVar("T")
 
@@ -72,7 +73,7 @@ def data_folder() -> Path:
         return Path(expand_path(prefs.data))
     if (__package__ or "").startswith("bl_ext."):
         return Path(bpy.utils.extension_path_user(__package__, path="server", create=True))
-    return user_data()
+    return default_data_folder()
 
 
 def server_location() -> str:
@@ -88,18 +89,32 @@ def server_installation() -> tuple[str, str]:
     if not prefs:
         return sys.executable, ""  # run from the project's own folder
     folder, python = expand_path(prefs.folder), expand_path(prefs.python)
-    if not folder:
-        found = installations()
-        if not found:
-            raise ClientError("Set the server folder in the extension's preferences, or the address of a server.")
-        folder = str(found[0])
-    python = python or str(Path(folder) / PYTHON)
-    if not Path(python).is_file():
+    found = installation(Path(folder)) if folder else next(iter(installations()), None)
+    if found is None and not (folder and python):
         raise ClientError(
-            f"There is no {python}: run `make setup` in the server folder, or set another Python "
-            "in the extension's preferences."
+            f"There is no server in {folder}: run `make setup` or install.py there, or set another folder in the "
+            "extension's preferences."
+            if folder
+            else "There is no server on this machine: run install.py, or set the server folder, or the address of a "
+            "server, in the extension's preferences."
         )
-    return python, folder
+    if python and not Path(python).is_file():
+        raise ClientError(f"There is no {python}: set another Python in the extension's preferences.")
+    return (python or str(found.python), str(found.folder)) if found else (python, folder)
+
+
+def terminal_command() -> tuple[list[str], Path]:
+    """The command that runs the server of the preferences, or install.py where its folder has only that, and the folder
+    to run it in. Raises `ClientError`."""
+    prefs = preferences()
+    if prefs and prefs.folder:
+        given = Path(expand_path(prefs.folder))
+        if (given / "install.py").is_file() and installation(given) is None:
+            python = expand_path(prefs.python) or ("py" if os.name == "nt" else "python3")
+            return [python, str(given / "install.py")], given
+    python, folder = server_installation()
+    command = [python, "-m", "server", "serve", "--port", "0", "--data", str(data_folder())]
+    return command, Path(folder or Path(__file__).resolve().parents[1])
 
 
 @contextmanager

@@ -26,7 +26,7 @@ _UDIM_TOKEN = "<UDIM>"  # stands for the tile's number in a file name
 def new_material(name: str) -> bpy.types.Material:
     """A new material that shows the vertex colours `COLOUR`."""
     material = bpy.data.materials.new(name)
-    material.use_nodes = True
+    nodes.ensure_nodes(material)
     tree, shader = material.node_tree, ensure_principled(material)
     shader.inputs["Roughness"].default_value = 0.7
     colour = tree.nodes.new("ShaderNodeVertexColor")
@@ -38,8 +38,8 @@ def new_material(name: str) -> bpy.types.Material:
 
 def ensure_principled(material: bpy.types.Material) -> bpy.types.ShaderNode:
     """The material's shader that is painted; without one, a new Principled BSDF at its output."""
-    if not material.use_nodes or material.node_tree is None:
-        material.use_nodes = True
+    if not nodes.has_nodes(material):
+        nodes.ensure_nodes(material)
         for shader in (node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED"):
             shader.inputs["Metallic"].default_value = material.metallic
             shader.inputs["Roughness"].default_value = material.roughness

@@ -123,9 +123,20 @@ class Shader:
     other_shaders: int = 0
 
 
+def has_nodes(owner: Any) -> bool:
+    """Whether a material or world is drawn by its nodes; since Blender 5.0 all are."""
+    return owner.node_tree is not None and getattr(owner, "use_nodes", True)
+
+
+def ensure_nodes(owner: Any) -> None:
+    """Let a material or world be drawn by its nodes."""
+    if not has_nodes(owner):
+        owner.use_nodes = True
+
+
 def shader_of(material: bpy.types.Material) -> Shader | None:
     """The shader of a material that is painted; None where no shader has a base colour."""
-    if not material.use_nodes or material.node_tree is None:
+    if not has_nodes(material):
         return None
     output = active_output(material.node_tree)
     if output is None or not output.inputs["Surface"].is_linked:

@@ -3,6 +3,7 @@
 (`execute`), it returns when the object is finished."""
 
 import random
+import subprocess
 from typing import Any
 
 import bpy
@@ -10,10 +11,10 @@ from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from . import history, jobs
 from .capture import capture_problem
-from .connection import client_factory, data_folder, health_monitor, shared_server
+from .connection import client_factory, data_folder, health_monitor, shared_server, terminal_command
 from .errors import ClientError
 from .live_job import LiveJob, find_live_job, find_live_job_on, running_jobs
-from .local_server import log_tail
+from .local_server import log_tail, open_terminal
 from .properties import RequestProperties
 from .protocol import FAILED, MAX_SEED
 
@@ -332,6 +333,32 @@ class MSD_OT_server_stop(bpy.types.Operator):
         return {"FINISHED"}
 
 
+class MSD_OT_server_terminal(bpy.types.Operator):
+    """Run the server in a terminal window of its own, or install.py where there is no server yet. It goes on when
+    Blender ends"""
+
+    bl_idname = "msd.server_terminal"
+    bl_label = "Run in a Terminal…"
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        try:
+            command, _ = terminal_command()
+        except ClientError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        title, text = "Open a terminal window and run this?", subprocess.list2cmdline(command)
+        return context.window_manager.invoke_confirm(self, event, title=title, message=text, confirm_text="Run")
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            open_terminal(*terminal_command())
+        except ClientError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        health_monitor.expire()
+        return {"FINISHED"}
+
+
 class MSD_OT_server_log(bpy.types.Operator):
     """Show the end of the server's log as a text"""
 
@@ -364,6 +391,7 @@ _CLASSES = (
     MSD_OT_dice,
     MSD_OT_server_start,
     MSD_OT_server_stop,
+    MSD_OT_server_terminal,
     MSD_OT_server_log,
 )
 

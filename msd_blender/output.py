@@ -18,6 +18,7 @@ from typing import Any
 import bpy
 from mathutils import Vector
 
+from . import nodes
 from .client import Client
 from .errors import ClientError, InvalidInputError, OutputError
 from .live_job import LiveJob
@@ -152,7 +153,7 @@ class Output:
         content: dict[str, Any] = {}
         with self._atomic_write(self.job_json) as path:
             if self._download(client, session.job, "job.json", path):
-                content = json.loads(path.read_text())
+                content = json.loads(path.read_text(encoding="utf-8"))
         content["state"] = session.state
         if session.error:
             content["error"] = session.error
@@ -225,7 +226,7 @@ def add_camera_and_light(object: bpy.types.Object) -> None:
         scene.collection.objects.link(each)
     scene.camera = camera
     scene.world = bpy.data.worlds.new("World")
-    scene.world.use_nodes = True
+    nodes.ensure_nodes(scene.world)
     scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.4, 0.4, 0.4, 1.0)
     scene.view_settings.view_transform = "Standard"  # renders base colours unchanged
 

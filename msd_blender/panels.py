@@ -285,35 +285,41 @@ class MSD_PT_server(_Panel, bpy.types.Panel):
     bl_label = "Server"
 
     def draw(self, context: bpy.types.Context) -> None:
-        layout, prefs, health = self.layout, preferences(), health_monitor.answer
-        if health_monitor.refresh() and not bpy.app.timers.is_registered(_redraw):
-            bpy.app.timers.register(_redraw, first_interval=0.2)
-        column = layout.column(align=True)
-        if health is not None:
-            state = {"idle": "Ready", "busy": "Working", "starting": "Starting…"}.get(health.worker, "Running")
-            column.label(text=translated(state), icon="CHECKMARK")
-            if health.device:
-                _wrapped_text(
-                    column,
-                    f"{health.device}, {health.memory / 1e9:.1f} / {health.memory_total / 1e9:.0f} GB",
-                    context,
-                    icon="MEMORY",
-                )
-            name = model_list.name_of(model_list.MODEL, context.scene.msd.model)
-            column.label(text=name or translated("Bundled model"), icon="FILE_VOLUME")
-        elif health_monitor.problem:
-            _wrapped_text(column, health_monitor.problem, context, icon="ERROR")
+        draw_server(self.layout, context)
+        if preferences() is not None:
+            row = self.layout.row()
+            row.operator("preferences.addon_show", text="Preferences…", icon="PREFERENCES").module = __package__
+
+
+def draw_server(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """The state of the server, with buttons that start and stop it."""
+    prefs, health = preferences(), health_monitor.answer
+    if health_monitor.refresh() and not bpy.app.timers.is_registered(_redraw):
+        bpy.app.timers.register(_redraw, first_interval=0.2)
+    column = layout.column(align=True)
+    if health is not None:
+        state = {"idle": "Ready", "busy": "Working", "starting": "Starting…"}.get(health.worker, "Running")
+        column.label(text=translated(state), icon="CHECKMARK")
+        if health.device:
+            _wrapped_text(
+                column,
+                f"{health.device}, {health.memory / 1e9:.1f} / {health.memory_total / 1e9:.0f} GB",
+                context,
+                icon="MEMORY",
+            )
+        name = model_list.name_of(model_list.MODEL, context.scene.msd.model)
+        column.label(text=name or translated("Bundled model"), icon="FILE_VOLUME")
+    elif health_monitor.problem:
+        _wrapped_text(column, health_monitor.problem, context, icon="ERROR")
+    else:
+        column.label(text=translated("Asking…" if health_monitor.is_requesting else "Not running"), icon="X")
+    row = layout.row(align=True)
+    if prefs is None or prefs.place == "LOCAL":
+        if health is None:
+            row.operator("msd.server_start", icon="PLAY")
         else:
-            column.label(text=translated("Asking…" if health_monitor.is_requesting else "Not running"), icon="X")
-        row = layout.row(align=True)
-        if prefs is None or prefs.place == "LOCAL":
-            if health is None:
-                row.operator("msd.server_start", icon="PLAY")
-            else:
-                row.operator("msd.server_stop", icon="SNAP_FACE")
-            row.operator("msd.server_log", icon="TEXT")
-        if prefs is not None:
-            layout.operator("preferences.addon_show", text="Preferences…", icon="PREFERENCES").module = __package__
+            row.operator("msd.server_stop", icon="SNAP_FACE")
+        row.operator("msd.server_log", icon="TEXT")
 
 
 def _redraw() -> float | None:

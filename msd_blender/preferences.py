@@ -7,6 +7,7 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 
 from .connection import health_monitor, shared_server
+from .panels import draw_server
 from .protocol import DEFAULT_HOST, DEFAULT_PORT
 
 
@@ -23,10 +24,10 @@ class MSD_Preferences(bpy.types.AddonPreferences):
     folder: StringProperty(
         name="Server folder",
         subtype="DIR_PATH",
-        description="The folder of this project, where `make setup` was run; empty: where it is found",
+        description="The folder in which install.py or `make setup` was run; empty: where it is found",
     )
     python: StringProperty(
-        name="Python", subtype="FILE_PATH", description="Python of the server; empty: the one that `make setup` made"
+        name="Python", subtype="FILE_PATH", description="Python of the server; empty: the one in its folder"
     )
     data: StringProperty(
         name="Data folder",
@@ -48,6 +49,10 @@ class MSD_Preferences(bpy.types.AddonPreferences):
         layout.prop(self, "place")
         for name in ("url", "token") if self.place == "URL" else ("folder", "python", "data", "keep"):
             layout.prop(self, name)
+        column = layout.box().column()
+        draw_server(column, context)
+        if self.place == "LOCAL":
+            column.operator("msd.server_terminal", icon="CONSOLE")
 
 
 def register() -> None:

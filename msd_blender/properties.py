@@ -31,7 +31,13 @@ _GUIDANCE_NAMES = {
 }
 QUALITIES = {"DRAFT": (160, 256), "STANDARD": (None, None), "HIGH": (1200, 2048)}  # iterations, texture size
 
-_CHOICE_NAMES = {"cpu": "CPU", "cuda": "CUDA", "nvdiffrast": "nvdiffrast"}  # others are their identifiers, capitalized
+_CHOICE_NAMES = {
+    "cpu": "CPU",
+    "cuda": "CUDA",
+    "mps": "Apple GPU",
+    "xpu": "Intel GPU",
+    "nvdiffrast": "nvdiffrast",
+}  # others are their identifiers, capitalized
 _NO_CHOICE = "none"  # stands for "": Blender has no item without a name
 _LARGEST = 2**31 - 1  # of Blender's integers
 _FIRST_LIMIT = 8  # GiB

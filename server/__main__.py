@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import gc
 import json
 import os
@@ -14,7 +13,6 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -29,6 +27,7 @@ from . import logs
 from .cli import parser
 from .jobs import EXECUTORS
 from .paths import PathError, Results, is_full, opened, writable
+from .system import speak_utf8, wait_for_end, write_private
 
 OK, FAILURE, INTERRUPTED = 0, 1, 130
 
@@ -42,7 +41,10 @@ def bind(host: str, port: int) -> socket.socket:
         raise UsageError(f"A port is a number from 0 to 65535, not {port}.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sys.platform == "win32":  # where SO_REUSEADDR lets two programs have one port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+    else:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
         listener.listen(128)
@@ -58,6 +60,7 @@ def bind(host: str, port: int) -> socket.socket:
 def serve(host: str, port: int, data: Path, parent: int | None, models: list[Path] | None, executor: str) -> int:
     """Answer until a signal says stop."""
     import uvicorn
+    from filelock import FileLock, Timeout
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -72,10 +75,10 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
     from .priors.additions.lora_files import ROOTS
 
     writable(data)
-    lock = open(data / "server.lock", "w")
+    lock = FileLock(data / "server.lock", timeout=0)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        lock.acquire()
+    except Timeout:
         raise UsageError(f"Another server uses the data folder {data}: stop it, or choose another --data.") from None
     listener = bind(host, port)
     port = listener.getsockname()[1]
@@ -98,18 +101,12 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
         signal.signal(number, stop)
     if parent is not None:
         threading.Thread(target=_watch, args=(parent, stop), daemon=True).start()
-    address, part = data / "server.json", data / ".server.json"
+    address = data / "server.json"
     queue.start()
     gc.freeze()  # spares answers the pauses in which all that was imported is looked through
     try:
-        part.unlink(missing_ok=True)
-        part.touch(mode=0o600)
-        part.write_text(
-            json.dumps(
-                {"url": f"http://{shown}:{port}", "token": token, "pid": os.getpid(), "protocol": PROTOCOL_VERSION}
-            )
-        )
-        part.replace(address)
+        known = {"url": f"http://{shown}:{port}", "token": token, "pid": os.getpid(), "protocol": PROTOCOL_VERSION}
+        write_private(address, json.dumps(known))
         print(f"Serving on http://{shown}:{port}, data in {data}", flush=True)
         server.run(sockets=[listener])
     finally:
@@ -120,20 +117,8 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
 
 
 def _watch(parent: int, stop: Callable[[], None]) -> None:
-    child = os.getppid() == parent  # then its death shows at once, even while nobody has reaped it
-    while os.getppid() == parent if child else _alive(parent):
-        time.sleep(0.5)
+    wait_for_end(parent)
     stop()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def within_memory(run: Callable[[int], None], report: Callable[[Log], None]) -> None:
@@ -185,7 +170,7 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
                 done = "" if message.share is None else f" {message.share:.0%},"
                 print(
                     f"{message.phase}{done} {message.iteration}/{message.iterations}, {message.elapsed:.0f} s{left}",
-                    end="\x1b[K\r" if live else "\n",
+                    end="    \r" if live else "\n",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -223,9 +208,10 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
             ),
             report,
         )
-        record = json.loads((folder / "job.json").read_text())
+        record = json.loads((folder / "job.json").read_text(encoding="utf-8"))
         if input:
-            (folder / "job.json").write_text(json.dumps({**record, "input": str(input)}, indent=2) + "\n")
+            text = json.dumps({**record, "input": str(input)}, indent=2) + "\n"
+            (folder / "job.json").write_text(text, encoding="utf-8")
         if suffixes:
             made = files.load(folder / "mesh.glb")
             for suffix in suffixes:
@@ -242,9 +228,10 @@ def doctor(host: str, port: int, data: Path, models: list[Path] | None) -> int:
     return main(host, port, data, models)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], program: str = "python -m server") -> int:
+    speak_utf8()
     logs.set_up()
-    given = vars(parser().parse_args(arguments))
+    given = vars(parser(program).parse_args(arguments))
     commands: dict[str, Callable[..., int]] = {
         "serve": serve,
         "doctor": doctor,
@@ -262,6 +249,11 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return FAILURE
+
+
+def run() -> int:
+    """The command ``msd-server``."""
+    return main(sys.argv[1:], "msd-server")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 
-from msd_blender.protocol import DEFAULT_HOST, DEFAULT_PORT, add_options
+from msd_blender.protocol import DEFAULT_HOST, DEFAULT_PORT, add_options, data_folder
 
 from .jobs import EXECUTORS
 from .paths import expanded, expanded_text
@@ -15,13 +13,8 @@ from .paths import expanded, expanded_text
 WITHOUT = ("priority",)  # the job runs in this process at once: none waits for another
 
 
-def default_data() -> Path:
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "msd_blender"
-
-
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m server", description="The msd_blender server.")
+def parser(program: str = "python -m server") -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog=program, description="The msd_blender server.")
     commands = top.add_subparsers(dest="command", required=True)
 
     serve = commands.add_parser("serve", help="answer Blender's panel and other clients")
@@ -31,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         help="where to listen; beyond this machine, clients need the token in server.json",
     )
     serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes any free one")
-    serve.add_argument("--data", type=expanded, default=default_data(), metavar="DIR", help="jobs and their files")
+    serve.add_argument("--data", type=expanded, default=data_folder(), metavar="DIR", help="jobs and their files")
     serve.add_argument(
         "--models",
         type=expanded,
@@ -46,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what this machine has and what is missing")
     doctor.add_argument("--host", default=DEFAULT_HOST)
     doctor.add_argument("--port", type=int, default=DEFAULT_PORT)
-    doctor.add_argument("--data", type=expanded, default=default_data(), metavar="DIR")
+    doctor.add_argument("--data", type=expanded, default=data_folder(), metavar="DIR")
     doctor.add_argument(
         "--models",
         type=expanded,

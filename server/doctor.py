@@ -23,8 +23,15 @@ from .priors.files.places import is_model
 
 GOOD, NOTE, BAD = "ok", "note", "MISSING"
 FREE_BYTES = 2 << 30  # bytes of free disk space that jobs may need
-# CUDA's major version -> the lowest driver for Linux that runs all of it (NVIDIA, CUDA Compatibility).
-DRIVERS = {13: "580.65.06", 12: "525.60.13", 11: "450.80.02"}
+# CUDA's major version -> the lowest driver that runs all of it (NVIDIA, CUDA Compatibility).
+DRIVERS = (
+    {13: "580", 12: "528.33", 11: "452.39"}
+    if sys.platform == "win32"
+    else {13: "580.65.06", 12: "525.60.13", 11: "450.80.02"}
+)
+_PROJECT = (Path(__file__).parents[1] / "Makefile").is_file() and os.name != "nt"
+SETUP = "make setup" if _PROJECT else "python install.py"
+SETUP_AGAIN = "rm -r .venv && make setup" if _PROJECT else "python install.py --uninstall, and then python install.py"
 
 
 @dataclass
@@ -52,9 +59,15 @@ def examine(host: str, port: int, data: Path, models: list[Path]) -> Iterator[Fi
 
 def python() -> Finding:
     installed = f"Python {sys.version.split()[0]}"
-    if sys.version_info[:2] == (3, 11):
+    if sys.version_info[:2] in ((3, 11), (3, 13)):
         return Finding(GOOD, installed)
-    return Finding(BAD, f"{installed}, but 3.11 is needed", "install Python 3.11, then: PYTHON=python3.11 make setup")
+    if sys.version_info[:2] == (3, 12):
+        return Finding(
+            NOTE,
+            f"{installed}: there is no bpy for it, so only Blender itself writes .blend files",
+            f"to write them without Blender, install Python 3.11 or 3.13, then: {SETUP}",
+        )
+    return Finding(BAD, f"{installed}, but 3.11, 3.12 or 3.13 is needed", f"install one of them, then: {SETUP}")
 
 
 def packages() -> Iterator[Finding]:
@@ -62,14 +75,14 @@ def packages() -> Iterator[Finding]:
         try:
             yield Finding(GOOD, f"{name} {version(name)}")
         except PackageNotFoundError:
-            yield Finding(BAD, f"{name} is not installed", "make setup")
+            yield Finding(BAD, f"{name} is not installed", SETUP)
 
 
 def graphics() -> Iterator[Finding]:
     try:
         known = facts()
     except Exception as error:
-        yield Finding(BAD, f"torch cannot be imported ({error})", "rm -r .venv && make setup")
+        yield Finding(BAD, f"torch cannot be imported ({error})", SETUP_AGAIN)
         return
     yield from cuda(known)
     yield rasterizer(known)
@@ -98,6 +111,8 @@ class Cuda:
     visible: str | None = None  # CUDA_VISIBLE_DEVICES
     fault: str = ""  # why CUDA does not start
     rasterizer: str = "cpu"  # of jobs that leave it open
+    other: str = ""  # a device of another maker that torch uses
+    lacking: tuple[str, ...] = ()  # those of g++, ninja and wheel, which building nvdiffrast needs
 
 
 def facts() -> Cuda:
@@ -120,7 +135,16 @@ def facts() -> Cuda:
                 )
             except Exception as error:
                 fault = str(error).strip().split("\n")[0]
-        kernels = tuple(torch.cuda.get_arch_list())
+        kernels = tuple(torch.cuda.get_arch_list()) if torch.version.cuda else ()
+        other = ""
+        if torch.version.hip and torch.cuda.is_available():
+            other = f"ROCm {torch.version.hip}: {torch.cuda.get_device_name(0)}"
+        elif torch.backends.mps.is_available():
+            other = "Apple GPU"
+        elif torch.xpu.is_available():
+            other = f"Intel GPU: {torch.xpu.get_device_name(0)}"
+    scripts = Path(sys.executable).parent
+    lacking = tuple(tool for tool in ("g++", "ninja") if not (shutil.which(tool) or shutil.which(tool, path=scripts)))
     return Cuda(
         torch.__version__,
         torch.version.cuda or "",
@@ -132,6 +156,8 @@ def facts() -> Cuda:
         os.environ.get("CUDA_VISIBLE_DEVICES"),
         fault,
         next(name for name, backend in BACKENDS.items() if backend.is_available("cuda")) if usable else "cpu",
+        other,
+        lacking + (() if importlib.util.find_spec("wheel") else ("wheel",)),
     )
 
 
@@ -157,12 +183,12 @@ def _driver() -> tuple[str, tuple[Card, ...]]:
             for _, name, capability, memory in rows
         )
     try:
-        text = Path("/proc/driver/nvidia/version").read_text()
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
         return "", ()
     version = re.search(r"\d{3,}\.\d+(\.\d+)?", text.partition("\n")[0])
     names = [
-        re.search(r"Model:\s*(.+)", path.read_text())
+        re.search(r"Model:\s*(.+)", path.read_text(encoding="utf-8"))
         for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     ]
     return version[0] if version else "", tuple(Card(name[1] if name else "a card") for name in names)
@@ -171,7 +197,7 @@ def _driver() -> tuple[str, tuple[Card, ...]]:
 def _on_the_bus() -> int:
     def holds(path: Path, start: str) -> bool:
         try:
-            return path.read_text().startswith(start)
+            return path.read_text(encoding="utf-8").startswith(start)
         except OSError:
             return False
 
@@ -205,13 +231,16 @@ def _runs(kernel: str, capability: tuple[int, int]) -> bool:
 def cuda(known: Cuda) -> Iterator[Finding]:
     """Findings about the graphics cards of a machine."""
     need = next((driver for major, driver in DRIVERS.items() if _pair(known.cuda)[0] >= major), "")
+    if known.other:
+        yield Finding(GOOD, known.other)
+        return
     if not known.driver:
         if known.on_the_bus:
             newest = next(iter(DRIVERS.values()))
             yield Finding(
                 NOTE,
                 "there is an NVIDIA card, but no driver for it: jobs run on the CPU",
-                f"install NVIDIA's driver, {need or newest} or newer, then: rm -r .venv && make setup",
+                f"install NVIDIA's driver, {need or newest} or newer, then: {SETUP_AGAIN}",
             )
         else:
             yield Finding(NOTE, "no NVIDIA card: jobs run on the CPU")
@@ -221,7 +250,7 @@ def cuda(known: Cuda) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             f"torch {known.torch} has no CUDA: jobs run on the CPU",
-            "rm -r .venv && make setup (it installs CUDA's torch where nvidia-smi lists a card)",
+            f"{SETUP_AGAIN} (it installs CUDA's torch where nvidia-smi lists a card)",
         )
         return
     if need and _numbers(known.driver) < _numbers(need):
@@ -324,9 +353,12 @@ def listed(places: list[Path]) -> Iterator[Finding]:
 
 def disk(data: Path) -> Finding:
     place = data
-    while not place.exists():
+    while not place.exists() and place != place.parent:  # a drive of Windows may be missing, too
         place = place.parent
-    free = shutil.disk_usage(place).free
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        return Finding(BAD, f"cannot use {place} ({error.strerror})", "choose another folder with --data")
     space = f"{free / 2**30:.1f} GiB free for {data}"
     probe = place / ".msd-doctor"
     try:
@@ -341,7 +373,8 @@ def disk(data: Path) -> Finding:
 
 def listening(host: str, port: int) -> Finding:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform != "win32":  # where it lets two programs have one port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from msd_blender.protocol import FILES
 
+from .system import replace
+
 
 class PathError(Exception):
     """A path that cannot be read or written as asked, in one sentence."""
@@ -123,7 +125,7 @@ class Results:
         except PathError as error:
             raise PathError(f"{error} The results are in {part}.") from None
         for each in files:
-            os.replace(each, self.folder / each.name)
+            replace(each, self.folder / each.name)
         part.rmdir()
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Real parts for tests: a diffusers folder, tiny and untrained, and a server process."""
 
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,6 +53,13 @@ def two_seconds(request: pytest.FixtureRequest) -> float:
     holds the promise to half a second; elsewhere a stop that waits for the end of the work is told from one that
     does not."""
     return 2.5 if request.config.getoption("--long") else 30.0
+
+
+@pytest.fixture(scope="session")
+def needs_bpy() -> None:
+    """Skip the tests that use it where there is no bpy, as for Python 3.12."""
+    if importlib.util.find_spec("bpy") is None:
+        pytest.skip("there is no bpy for this Python")
 
 
 def _save_pipeline(folder: Path, prediction: str = "epsilon", **scheduler_settings: object) -> Path:
@@ -221,3 +230,29 @@ def server(start_lasting_server, tmp_path_factory):
 def tiny(folders):
     """A job's settings that make it end within seconds."""
     return {"model": str(folders["epsilon"]), "iterations": 4}
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The project's wheel in a folder of its own, built from a copy, as setuptools leaves files beside the sources."""
+    root = Path(__file__).parents[1]
+    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheels")
+    for name in ("msd_blender", "server"):
+        shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(root / name, source)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "-w",
+        made,
+    ]
+    subprocess.run([*command, source], check=True)
+    (wheel,) = made.glob("*.whl")
+    return wheel

@@ -22,6 +22,8 @@ _setup_privateuseone_for_python_backend("emulated")
 torch.emulated.get_amp_supported_dtype = lambda: [torch.float16, torch.bfloat16]  # gradient checkpointing asks
 DEVICE = torch.device("emulated:0")
 
+FLOAT64 = {0: True}  # whether the device has it; Apple's has not
+
 aten = torch.ops.aten
 COPIES = (aten.copy_.default, aten._to_copy.default)
 INDEXED = (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default)
@@ -142,6 +144,9 @@ class Emulation(TorchDispatchMode):
         if function._schema.name.endswith("_") and isinstance(args[0], torch.Tensor):
             return args[0]
         if to != "cpu" and (mine or to == DEVICE.type):
+            made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+            if not FLOAT64[0] and any(leaf.dtype == torch.float64 for leaf in made):
+                raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support it.")
             return tree_map(lambda value: EmulatedTensor(value) if isinstance(value, torch.Tensor) else value, out)
         return out
 

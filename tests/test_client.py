@@ -158,12 +158,14 @@ def test_a_server_that_runs_is_taken_and_not_stopped(server):
     assert server.client().health().pid == server.process.pid
 
 
+@pytest.mark.process
 def test_a_server_that_cannot_start_is_quoted(tmp_path):
     (tmp_path / "jobs.sqlite").write_bytes(b"no database" * 1000)
     with pytest.raises(ClientError, match="did not start: The jobs in .* move that file away"):
         start(tmp_path)
 
 
+@pytest.mark.process
 def test_the_server_ends_with_a_parent_that_is_killed(tmp_path):
     code = (
         "import sys, time, pathlib; from msd_blender.local_server import start\n"

@@ -74,6 +74,7 @@ from .messages import (
     to_dict,
 )
 from .options import MODES, Option
+from .places import data_folder
 from .request import (
     AXES,
     BACKGROUNDS,
@@ -147,6 +148,7 @@ __all__ = [
     "array_kind",
     "check_array",
     "check_mesh",
+    "data_folder",
     "decode_event",
     "decode_snapshot",
     "encode_event",

@@ -25,8 +25,9 @@ MAPS = ("roughness", "metallic", "normal")  # textures beside base colour
 CONTROLS = ("depth", "normal", "canny")  # pictures of a mesh that ControlNets follow
 AXES = ("", "x", "y", "z")
 BACKGROUNDS = ("random", "white", "gray", "black")
-RASTERIZERS = ("auto", "nvdiffrast", "cpu", "warp")  # new ones last: a .blend file has their numbers
-DEVICES = ("auto", "cuda", "cpu")
+# New ones come last: a .blend file has their numbers.
+RASTERIZERS = ("auto", "nvdiffrast", "cpu", "warp")
+DEVICES = ("auto", "cuda", "cpu", "mps", "xpu")
 
 
 @dataclass
@@ -70,7 +71,10 @@ class JobRequest:
         choices=RASTERIZERS,
     )
     device: str = option(
-        "auto", description="where the server computes; auto takes CUDA where there is a card", choices=DEVICES
+        "auto",
+        description="where the server computes: cuda is an NVIDIA card, or an AMD one, mps an Apple GPU, xpu an Intel "
+        "one; auto takes the first that is there, else the CPU",
+        choices=DEVICES,
     )
     memory_limit: float | None = option(
         None,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -12,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from msd_blender.protocol import STATES
 
 from ..jobs.queue import Queue
+from ..system import peak_memory
 
 
 class Collector:
@@ -37,12 +37,7 @@ class Collector:
         for state in ("starting", "idle", "busy"):
             workers.add_metric([state], self.queue.executor_states.count(state))
         yield workers
-        # Linux counts in kilobytes.
-        yield GaugeMetricFamily(
-            "msd_server_peak_bytes",
-            "The server process's largest resident size",
-            1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        )
+        yield GaugeMetricFamily("msd_server_peak_bytes", "The server process's largest resident size", peak_memory())
 
 
 def text(queue: Queue) -> bytes:

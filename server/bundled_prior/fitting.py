@@ -87,7 +87,7 @@ def fit(
         if rank == 0 and len(losses) == 50:
             mean = float(np.mean(losses))
             losses.clear()
-            with open(config.work / f"{name}.csv", "a", newline="") as file:
+            with open(config.work / f"{name}.csv", "a", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerow([step, round(spent, 1), round(mean, 5)])
             print(f"{name} step {step}, {spent / 60:.1f} min, loss {mean:.5f}", flush=True)
     if finished:

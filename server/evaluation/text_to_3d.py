@@ -144,7 +144,7 @@ def measure_job(folder: Path, colour: str, noun: str) -> Row:
     views, true = load_views(folder / "turntable.png"), torch.from_numpy(true_views(colour, noun)).movedim(-1, 1) / 255
     predicted, predicted_true = classifier.predict(views), classifier.predict(true)
     median, clipped = object_colours(views)
-    record = json.loads((folder / "job.json").read_text())
+    record = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     scores = compare_shapes(load_glb(folder / "mesh.glb"), noun)
 
     def share(predictions: list[dict[str, str]], label: str, word: str) -> float:
@@ -171,7 +171,7 @@ def measure_job(folder: Path, colour: str, noun: str) -> Row:
 def run_job(folder: Path, request: JobRequest) -> None:
     """Run a job in its folder, unless it has finished there: job.json is the last file that a job writes."""
     record = folder / "job.json"
-    if not record.exists() or JobRequest(**json.loads(record.read_text())["request"]) != request:
+    if not record.exists() or JobRequest(**json.loads(record.read_text(encoding="utf-8"))["request"]) != request:
         folder.mkdir(parents=True, exist_ok=True)
         generate(request, folder, lambda _: None, lambda: False)
 
@@ -180,7 +180,7 @@ def seconds_per_iteration(guidance: str) -> float:
     """The duration of an iteration on this machine, from a short run."""
     with tempfile.TemporaryDirectory() as folder:
         run_job(Path(folder), JobRequest("a red chair", guidance=guidance, iterations=TRIAL))
-        spent = json.loads((Path(folder) / "job.json").read_text())["seconds"]
+        spent = json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))["seconds"]
     return sum(spent[name] for name in ITERATION) / TRIAL
 
 
@@ -236,7 +236,7 @@ class ResultTable:
     def __init__(self, folder: Path):
         self.folder = folder
         path = folder / "text-to-3d.json"
-        self.rows: dict[str, list[Row]] = json.loads(path.read_text()) if path.exists() else {}
+        self.rows: dict[str, list[Row]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         self.views: dict[str, list[np.ndarray]] = {}
         for name, rows in self.rows.items():
             page = np.array(Image.open(folder / f"{name}.png").convert("RGB"))[: EDGE * len(rows), LABEL:]
@@ -333,7 +333,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         prompts = (
-            [parse_prompt(line) for line in given.prompts.read_text().splitlines() if line.strip()]
+            [parse_prompt(line) for line in given.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
             if given.prompts
             else captions.balanced_prompts()
         )

@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 
 
+def solver_device(device: torch.device) -> torch.device:
+    """Where cholespy solves for tensors of a device: it has CUDA, and for all others the CPU."""
+    return device if device.type == "cuda" and torch.version.cuda else torch.device("cpu")
+
+
 class Preconditioner:
     """The change of variables u = M x, M = I + strength L, with L the combinatorial Laplacian of a mesh.
 
@@ -28,7 +33,8 @@ class Preconditioner:
     """
 
     def __init__(self, faces: Tensor, vertices: int, strength: float = 19.0, locked: Tensor | None = None):
-        device = faces.device
+        device = self.device = solver_device(faces.device)
+        faces, locked = faces.to(device), None if locked is None else locked.to(device)
         self.vertices = vertices
         self.locked = torch.zeros(vertices, dtype=torch.bool, device=device) if locked is None else locked.bool()
         row, column = _neighbours(faces.long(), vertices)
@@ -57,8 +63,8 @@ class Preconditioner:
 
     def from_positions(self, x: Tensor) -> Tensor:
         """(V, 3) positions -> (V, 3) u, without a gradient."""
-        u = _product(self.matrix, x.detach().double()).to(x.dtype)
-        return torch.where(self.locked[:, None], x.detach(), u)
+        u = _product(self.matrix, x.detach().to(self.device).double()).to(x)
+        return torch.where(self.locked[:, None].to(x.device), x.detach(), u)
 
     def to_positions(self, u: Tensor) -> Tensor:
         """(V, 3) u -> (V, 3) positions, differentiable."""
@@ -68,9 +74,9 @@ class Preconditioner:
         """(V, C) -> M⁻¹ b between the locked vertices."""
         if self.solver is None or not b.shape[1]:
             return b
-        b = b.double().contiguous()
-        x = torch.empty_like(b)
-        self.solver.solve(b, x)
+        wide = b.to(self.device).double().contiguous()
+        x = torch.empty_like(wide)
+        self.solver.solve(wide, x)
         return x
 
 
@@ -82,15 +88,15 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _Context, u: Tensor, preconditioner: Preconditioner) -> Tensor:
         ctx.preconditioner = preconditioner
-        wide = u.double()
-        x = preconditioner.solve(wide - _product(preconditioner.given, wide)).to(u.dtype)
-        return torch.where(preconditioner.locked[:, None], u, x)
+        wide = u.to(preconditioner.device).double()
+        x = preconditioner.solve(wide - _product(preconditioner.given, wide)).to(u)
+        return torch.where(preconditioner.locked[:, None].to(u.device), u, x)
 
     @staticmethod
     def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        free = ~ctx.preconditioner.locked[:, None]
+        free = ~ctx.preconditioner.locked[:, None].to(grad.device)
         # M is symmetric, so the adjoint is the same solve.
-        return ctx.preconditioner.solve(grad * free).masked_fill(~free, 0).to(grad.dtype), None
+        return ctx.preconditioner.solve(grad * free).to(grad).masked_fill(~free, 0), None
 
 
 def _neighbours(faces: Tensor, vertices: int) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..precision import widest
 from ..priors.base import Denoiser, karras_sigmas, randn
 from ..priors.conditions import Condition, nfe
 from .bandwidth import Adaptive, Geometric, Schedule, as_schedule
@@ -90,7 +91,7 @@ class MSD(Guidance):
         estimate = self._exact if self.estimator in ("exact", "tweedie") else self._approximate
         target, level, calls = estimate(prior, x, bandwidth, levels, condition, generator)
         if isinstance(schedule, Adaptive):
-            schedule.observe(float((target - x).double().square().mean().sqrt()))
+            schedule.observe(float(widest(target - x).square().mean().sqrt()))
         return GuidanceStep(
             target=target.to(latents.dtype),
             gradient=(x - target).to(latents.dtype),

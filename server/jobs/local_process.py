@@ -6,17 +6,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
 from functools import partial
 from itertools import takewhile
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from . import pipe, worker
 from .executor import ExecutorCrashed, StartExecutor
 from .messages import Checkpoint, ExecutorMessage, JobInput
+from .pipe import Connection
 
 
 def devices() -> list[str]:
@@ -24,11 +25,21 @@ def devices() -> list[str]:
     where there is none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        cards = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-        return [str(i) for i in range(cards)] or [""]
+        return [str(i) for i in range(_cards())] or [""]
     # CUDA ends the list at the first name that is no device, and so do we.
     names = [name.strip() for name in visible.split(",")]
     return list(takewhile(lambda name: name and name != "-1", names)) or [""]
+
+
+def _cards() -> int:
+    """The number of NVIDIA cards, by the driver."""
+    if known := list(Path("/proc/driver/nvidia/gpus").glob("*")):  # on Linux
+        return len(known)
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
 
 
 def for_each_device() -> list[StartExecutor]:
@@ -48,7 +59,7 @@ class LocalProcess:
 
     def __init__(self, device: str = "", main: Callable[[Connection, str, str], None] = worker.main) -> None:
         context = multiprocessing.get_context("spawn")
-        self._folder = tempfile.TemporaryDirectory(prefix="msd-worker-")
+        self._folder = tempfile.TemporaryDirectory(prefix="msd-worker-", ignore_cleanup_errors=True)
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
             target=main, args=(theirs, device, self._folder.name), name="msd-worker", daemon=True

@@ -8,10 +8,10 @@ checkpoint has 100 MB, and joining it to its header would copy it.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from multiprocessing.connection import Connection
-from typing import get_args
+from typing import Any, get_args
 
 from msd_blender.protocol import JobRequest, Log, Progress, Snapshot, encode_snapshot, from_dict, read_snapshot, to_dict
 
@@ -28,6 +28,15 @@ from .messages import (
     Paused,
     Ready,
 )
+
+if sys.platform == "win32":
+    from multiprocessing.connection import PipeConnection
+
+    Connection = PipeConnection[Any, Any]
+else:
+    import multiprocessing.connection
+
+    Connection = multiprocessing.connection.Connection
 
 
 @dataclass(frozen=True)

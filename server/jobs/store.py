@@ -34,6 +34,7 @@ from msd_blender.protocol import (
 )
 
 from ..checkpoint import Checkpoints
+from ..system import replace, reserve
 from .messages import Checkpoint, EditedMesh, JobInput
 from .uploads import Uploads
 
@@ -102,8 +103,7 @@ class Store:
 
     def _reserve_spare(self) -> None:
         if self.has_free_space() and not self._spare.exists():
-            with open(self._spare, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, SPARE_BYTES)
+            reserve(self._spare, SPARE_BYTES)
 
     def release_spare(self) -> None:
         """Free the reserved bytes on a full disk; the next job reserves them again, if it can."""
@@ -229,7 +229,7 @@ class Store:
             with suppress(OSError):
                 (part / LAST).write_bytes(encode_snapshot(snapshot))
         shutil.rmtree(part / "checkpoints", ignore_errors=True)
-        part.replace(self.folder(job))
+        replace(part, self.folder(job))
 
     def discard_folder(self, job: str) -> None:
         """Delete the checkpoints of a job; the files of an ended one stay."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import re
 import threading
 import uuid
@@ -16,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_blender.protocol import MAX_UPLOAD, ProtocolError, Upload, check_mesh, decode_snapshot, read_snapshot
+
+from ..system import replace
 
 MAX_UPLOADS_BYTES = 4 << 30  # of all files together
 
@@ -63,7 +64,7 @@ class Uploads:
                 if frame is None or file.read(1):
                     raise ProtocolError("An upload must be one frame with a mesh, and nothing after it.")
             check_mesh(frame.arrays)
-            os.replace(part, self._path(id))
+            replace(part, self._path(id))
             self._delete_oldest({id, *kept})
             return Upload(id, len(frame.arrays["positions"]), len(frame.arrays["faces"]))
 

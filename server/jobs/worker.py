@@ -9,14 +9,13 @@ import queue
 import shutil
 import signal
 import threading
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from msd_blender.protocol import Progress
 
 from .. import logs
 from .messages import Checkpoint, DeviceStatus, JobInput, Ready, Report
-from .pipe import Acknowledge, Cancel, Pause, receive_command, send
+from .pipe import Acknowledge, Cancel, Connection, Pause, receive_command, send
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +32,7 @@ def main(pipe: Connection, device: str, folder: str) -> None:
     """
     if device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # before torch is imported
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # an operation that Apple's lacks runs on the CPU
     logs.set_up()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the server's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

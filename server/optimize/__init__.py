@@ -14,7 +14,7 @@ from ..assets.colour_grid import DENSE, ColourGrid
 from ..geometry.mesh import Mesh
 from ..geometry.validation import validate
 from ..rendering import rasterize
-from .device import choose_device, device_in_use, is_device_fault, is_out_of_memory
+from .device import backend, choose_device, device_in_use, is_device_fault, is_out_of_memory
 from .loop import Optimization, Paused, generate
 from .settings import Settings
 
@@ -44,7 +44,8 @@ def release() -> None:
     """Give back the memory that only the next job needs: the loaded prior, and PyTorch's reserve on the card."""
     priors.clear_cache()
     gc.collect()
-    torch.cuda.empty_cache()
+    if (device := choose_device("auto").type) != "cpu":
+        backend(device).empty_cache()
 
 
 def warm_up() -> None:
@@ -56,7 +57,7 @@ def warm_up() -> None:
     centre = torch.zeros(1, 3)
     ColourGrid((2, 2 * DENSE - 1), 1, surface=[centre])(centre).sum().backward()
     device = choose_device("auto")
-    if device.type != "cpu":
+    if device.type == "cuda":
         rasterizer = rasterize.create("auto", device)
         name, start = rasterize.name_of(rasterizer), time.perf_counter()
         log.info("Loading the kernels of the %s rasterizer, which are compiled the first time …", name)

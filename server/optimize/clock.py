@@ -7,7 +7,8 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, Self
+from functools import partial
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -41,16 +42,19 @@ class HostMark:
         return 1000 * (end._time - self._time)
 
 
-def cuda_mark() -> Mark:
-    event = torch.cuda.Event(enable_timing=True)
+def event_mark(device: str) -> Mark:
+    """The present moment of a type of device but the CPU."""
+    event: Any = {"cuda": torch.cuda.Event, "mps": torch.mps.event.Event, "xpu": torch.xpu.Event}[device](
+        enable_timing=True
+    )
     event.record()
-    return event
+    return event  # type: ignore[no-any-return]
 
 
 class Clock:
     """Seconds spent, by name, as the device spends them.
 
-    On CUDA the host is ahead of the device: its own clock would book a network's work under whatever next waits for a
+    On a card the host is ahead of the device: its own clock would book a network's work under whatever next waits for a
     result. Events on the stream measure the work itself, without a wait.
 
     Args:
@@ -65,7 +69,7 @@ class Clock:
 
     @classmethod
     def of(cls, device: torch.device) -> Clock:
-        return cls(cuda_mark if device.type == "cuda" else HostMark)
+        return cls(partial(event_mark, device.type) if device.type in ("cuda", "mps", "xpu") else HostMark)
 
     def resume(self, seconds: dict[str, float], elapsed: float) -> None:
         """Add the seconds of the run before it was stopped."""

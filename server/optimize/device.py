@@ -6,10 +6,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import torch
 
+from msd_blender.protocol import DEVICES
+
+LABELS = {"cuda": "CUDA", "mps": "Apple", "xpu": "Intel"}
 # Each library says in its own words that an allocation failed; 2 is cudaErrorMemoryAllocation.
 OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|out of memory|out_of_memory|Cuda error: 2\b|alloc_failed|_ALLOCATION_FAILED"
@@ -20,11 +24,22 @@ DEVICE_FAULT = re.compile(r"\b(CUDA|HIP)( driver)? error|cuDNN error|CU(BLAS|DNN
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a request, "auto", "cuda" or "cpu". Raises ValueError for CUDA where there is none."""
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ValueError("There is no CUDA device here: choose the device cpu or auto.")
-    return torch.device("cuda" if name != "cpu" and available else "cpu")
+    """The device of a request: "auto" is the first of `protocol.DEVICES` that is here, "cuda" AMD's under ROCm, too.
+
+    Raises ValueError for one that is not here.
+    """
+    places = {"cuda": torch.cuda, "mps": torch.backends.mps, "xpu": torch.xpu}
+    here = [each for each in DEVICES if each == "cpu" or each in places and places[each].is_available()]
+    if name == "auto":
+        return torch.device(here[0])
+    if name not in here:
+        raise ValueError(f"There is no {LABELS[name]} device here: choose the device {' or '.join(here)}, or auto.")
+    return torch.device(name)
+
+
+def backend(name: str) -> Any:
+    """PyTorch's module of a type of device, such as `torch.cuda`."""
+    return {"cuda": torch.cuda, "mps": torch.mps, "xpu": torch.xpu}[name]
 
 
 @contextmanager
@@ -43,9 +58,13 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 def device_in_use() -> dict[str, str | int]:
     """The device of jobs whose request leaves it open: its name, the bytes this process holds of it and all it has."""
-    if torch.cuda.is_available():
-        card = torch.cuda.get_device_properties(0)
-        return {"device": card.name, "memory": torch.cuda.memory_reserved(0), "memory_total": card.total_memory}
+    device = choose_device("auto").type
+    if device == "mps":
+        held, total = torch.mps.driver_allocated_memory(), torch.mps.recommended_max_memory()
+        return {"device": "Apple GPU", "memory": held, "memory_total": total}
+    if device != "cpu":
+        card = backend(device).get_device_properties(0)
+        return {"device": card.name, "memory": backend(device).memory_reserved(0), "memory_total": card.total_memory}
     cores = torch.get_num_threads()
     return {
         "device": f"CPU, {cores} core{'s' if cores > 1 else ''}",

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import psutil
 import torch
@@ -13,6 +12,8 @@ from msd_blender.protocol import JobRequest
 
 from ..assets.colour_grid import DENSE
 from ..priors import HasCost, TextToImagePrior, least_memory
+from ..system import peak_memory, reset_peak_memory
+from .device import backend
 from .settings import Phase, Settings
 
 GIB = 2**30
@@ -24,6 +25,7 @@ GRADIENT = 1.6  # times as much comes and goes while a render's gradient is take
 SURFACE = 5.0  # square metres of an object before the cameras, Suzanne's
 POINTS_A_CELL = 3  # of a sparse grid, for each square of the surface that is as wide as its cells
 LIBRARIES = round(0.6 * GIB)  # what a process holds before it works; not as it is now, see `limit_of`
+COUNTING = ("cuda", "xpu")  # types of devices with memory of their own; Apple's is the machine's
 LONG = 1800.0  # seconds of a job, from which on a user is told before
 SLOW = 1e10  # operations a second that any machine does
 # Evaluations of the network for each latent of a step, two under classifier-free guidance counted as one.
@@ -31,31 +33,29 @@ EVALUATIONS = {"msd": 2, "sds": 1, "sdi": 3, "vsd": 3}
 
 
 class PeakMemory:
-    """The most bytes that were held since it was made: by PyTorch's tensors on a card, by this process on the CPU.
+    """The most bytes that were held since it was made: by PyTorch's tensors on a card, by this process elsewhere.
 
-    On a CPU without Linux's count of its own, only what is held whenever `bytes` is asked for is seen.
+    Elsewhere than on a card or on Linux, only what is held whenever `bytes` is asked for is seen.
 
     Args:
         limit: GiB that the tensors on a card cannot exceed, and the process on the CPU is checked for.
     """
 
     def __init__(self, device: torch.device, limit: float | None = None):
-        self._cuda, self._limit, self._highest = device.type == "cuda", limit, 0
-        if self._cuda:
-            total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(1.0 if limit is None else min(1.0, limit * GIB / total))
-            torch.cuda.reset_peak_memory_stats()
+        self._card, self._limit, self._highest = device.type, limit, 0
+        if self._card in COUNTING:
+            card = backend(self._card)
+            total = card.get_device_properties(device).total_memory
+            card.set_per_process_memory_fraction(1.0 if limit is None else min(1.0, limit * GIB / total))
+            card.reset_peak_memory_stats()
         else:
-            try:
-                Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see man 5 proc
-            except OSError:
-                pass
+            self._counted = reset_peak_memory()
 
     @property
     def bytes(self) -> int:
-        if self._cuda:
-            return torch.cuda.max_memory_allocated()
-        self._highest = max(self._highest, psutil.Process().memory_info().rss, _resident_peak())
+        if self._card in COUNTING:
+            return int(backend(self._card).max_memory_allocated())
+        self._highest = max(self._highest, psutil.Process().memory_info().rss, peak_memory() if self._counted else 0)
         return self._highest
 
     def check(self) -> None:
@@ -64,20 +64,13 @@ class PeakMemory:
             raise MemoryError(f"The job held {self.bytes / GIB:.2f} GiB, more than its limit.")
 
 
-def _resident_peak() -> int:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
 def limit_of(request: JobRequest, device: torch.device) -> int:
     """Bytes that a job may hold: as its request says, else all that the card has free or that the machine has."""
     if request.memory_limit is not None:
         return round(request.memory_limit * GIB)
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
+    if device.type in COUNTING:
+        card = backend(device.type)
+        return int(card.mem_get_info()[0] + card.memory_reserved())
     return int(psutil.virtual_memory().total)  # not what is free now: the same job must take the same way every time
 
 
@@ -105,7 +98,7 @@ def predicted_peak(request: JobRequest, settings: Settings, prior: TextToImagePr
     guided = 1 if settings.guidance_scale == 1 else 2
     asking = together * (guided * cost.denoise + (cost.student if request.guidance == "vsd" else 0))
     encoding = kept + max(asking, together * cost.recomputed if thrifty else 0)
-    held = cost.weights + (0 if device.type == "cuda" else LIBRARIES)
+    held = cost.weights + (0 if device.type in COUNTING else LIBRARIES)
     renders = [_rendering(request, settings, phase, prior) for phase in settings.phases(request.mode).values()]
     return held + _colours(request, settings) + round(max(kept + max(encoding, gradient) for kept, gradient in renders))
 

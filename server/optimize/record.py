@@ -61,4 +61,4 @@ def write_record(run: Run, mesh: Mesh, whole: bool, folder: Path) -> None:
         "mesh": quality_report(mesh, run.uploaded),
     }
     text = json.dumps(record, indent=2, default=lambda asset: asset.name)  # a phase names its asset by its class
-    (folder / "job.json").write_text(text + "\n")
+    (folder / "job.json").write_text(text + "\n", encoding="utf-8")

@@ -140,7 +140,8 @@ def load(
             )
         model = BUNDLED_MODEL
     place = places.resolve(model)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    here = ((torch.cuda, "cuda"), (torch.backends.mps, "mps"), (torch.xpu, "xpu"))
+    device = torch.device(device or next((name for module, name in here if module.is_available()), "cpu"))
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.float16
     check(place)

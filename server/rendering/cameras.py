@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import widest
+
 # The bundled prior was trained on pictures of such cameras (`bundled_prior.objects`); they suit other priors as well.
 FIELD_OF_VIEW = 40.0  # degrees, vertical
 DISTANCE, DISTANCE_JITTER = 3.0, 0.15  # metres: the middle, and how far either side of it
@@ -66,7 +68,7 @@ class Cameras:
     def projection(self) -> Tensor:
         """(B, 4, 4): camera to OpenGL clip space, for square images."""
         near = 0.1
-        far = (self.distance.double().amax() + 5).clamp(min=10) if len(self) else 10.0
+        far = (widest(self.distance).amax() + 5).clamp(min=10) if len(self) else 10.0
         focal = 1 / (self.fov / 2).tan()
         matrix = torch.zeros(len(self), 4, 4, device=self.azimuth.device, dtype=self.azimuth.dtype)
         matrix[:, 0, 0] = matrix[:, 1, 1] = focal

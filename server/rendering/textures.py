@@ -12,6 +12,7 @@ from torch import Tensor
 
 from msd_blender.protocol import BASE_COLOUR, METALLIC, ROUGHNESS
 
+from ..precision import widest
 from .rasterize import Rasterizer
 
 
@@ -50,9 +51,9 @@ class UVCharts:
         handedness = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sign()
         corners = torch.cat(
             [
-                faces.reshape(-1, 1).double(),
-                handedness.repeat_interleave(3)[:, None].double(),
-                uvs.reshape(-1, 2).double(),
+                widest(faces.reshape(-1, 1)),  # float32 has each of the first 16 million
+                widest(handedness.repeat_interleave(3)[:, None]),
+                widest(uvs.reshape(-1, 2)),
             ],
             dim=1,
         )

@@ -62,7 +62,7 @@ while jobs.tick():
 assert bpy.data.objects["a blue chair"]["msd_state"] == "cancelled", session.error
 
 preferences.place = "LOCAL"
-assert "Set the server folder" in generate(prompt="a red mushroom")
+assert "set the server folder" in generate(prompt="a red mushroom")
 assert [item.state for item in bpy.context.scene.msd_jobs] == ["finished", "cancelled"]
 
 for _ in range(2):

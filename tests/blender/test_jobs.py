@@ -21,7 +21,7 @@ import msd_blender
 from msd_blender import history, jobs, materials
 from msd_blender.capture import read_positions
 from msd_blender.client import Client
-from msd_blender.connection import health_monitor
+from msd_blender.connection import health_monitor, terminal_command
 from msd_blender.live_job import running_jobs
 from msd_blender.local_server import LocalServer, find
 from msd_blender.protocol import FINISHED, PAUSED, RUNNING
@@ -104,6 +104,19 @@ def test_a_server_that_is_stopped_stays_so_until_it_is_started(data: Path, tiny:
     session.cancel()
     finish_jobs()
     bpy.ops.msd.server_stop()
+
+
+def test_a_terminal_runs_the_server_or_where_there_is_none_its_installer(addon: Any, tmp_path: Path) -> None:
+    addon.place, addon.folder, addon.python, addon.data = "LOCAL", str(ROOT), sys.executable, str(tmp_path / "my jobs")
+    serve = ["-m", "server", "serve", "--port", "0", "--data", str(tmp_path / "my jobs")]
+    assert terminal_command() == ([sys.executable, *serve], ROOT)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "install.py").touch()
+    addon.folder = str(tmp_path / "new")
+    assert terminal_command() == ([sys.executable, str(tmp_path / "new" / "install.py")], tmp_path / "new")
+    addon.folder, addon.python = str(tmp_path), ""
+    with pytest.raises(RuntimeError, match="There is no server in .*: run `make setup` or install.py there"):
+        bpy.ops.msd.server_terminal()
 
 
 def test_presets_keep_settings_and_leave_the_task(addon: Any) -> None:

@@ -20,7 +20,7 @@ for object in bpy.data.objects:
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, needs_bpy):
     """Run a Python command in the repository, with Blender's user files in a temporary folder; its output."""
 
     def run(*arguments):

@@ -94,7 +94,7 @@ def test_what_is_saved_is_loaded(files, suffix):
 
 
 @pytest.fixture(scope="module")
-def blender(files, tmp_path_factory):
+def blender(files, tmp_path_factory, needs_bpy):
     """What Blender's importers make of the files."""
     output = tmp_path_factory.mktemp("blender") / "read.npz"
     subprocess.run(
@@ -142,7 +142,7 @@ def test_blender_sees_colours_and_smooth_or_flat_normals(blender, suffix):
         assert away < 1e-3 if kind == "flat" else 0.05 < away < 0.5  # outward, either way
 
 
-def test_what_blender_saves_is_loaded(tmp_path):
+def test_what_blender_saves_is_loaded(tmp_path, needs_bpy):
     """Quads and triangles under a moved, turned, stretched and mirrored object, with UVs and two materials."""
     suffixes = ["glb", "obj", "ply", "usdc"]
     subprocess.run(

@@ -129,7 +129,7 @@ def test_unwrapped_charts_lie_in_the_unit_square_without_overlap(mesh):
     np.testing.assert_array_equal(source[faces], mesh.faces)
     assert uvs.min() >= 0 and uvs.max() <= 1
     a, b, c = (uvs[faces][:, k] for k in range(3))
-    areas = np.abs(np.cross(b - a, c - a)) / 2
+    areas = np.abs(np.linalg.det(np.stack([b - a, c - a], axis=1))) / 2
     from server.rendering import rasterize
 
     clip = np.concatenate([2 * uvs - 1, np.zeros_like(uvs[:, :1]), np.ones_like(uvs[:, :1])], axis=1)

@@ -60,7 +60,7 @@ def test_a_texture_transform_moves_the_uvs(tmp_path, transform, colour):
     np.testing.assert_allclose(load(made).uvs, mesh.uvs, atol=1e-6)
 
 
-def test_a_rotated_texture_lies_as_blender_lays_it(tmp_path):
+def test_a_rotated_texture_lies_as_blender_lays_it(tmp_path, needs_bpy):
     turn = {"rotation": 0.7, "scale": [0.5, 0.3], "offset": [0.2, 0.1]}
     file = File(extensionsUsed=["KHR_texture_transform"])
     picture = file.picture(quadrants(RED, GREEN, BLUE, WHITE))

@@ -289,7 +289,7 @@ def test_texture_with_nothing_to_paint_gives_the_mesh_back(tiny, tmp_path, mesh)
 
 
 @pytest.fixture(scope="module")
-def blender(tmp_path_factory):
+def blender(tmp_path_factory, needs_bpy):
     """A handful of meshes, and what Blender's importers make of them: (the mesh, its suffix, what was found)."""
     folder, made = tmp_path_factory.mktemp("blender"), []
 

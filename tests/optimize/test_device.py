@@ -17,7 +17,7 @@ import torch
 import trimesh
 
 from msd_blender.protocol import JobRequest
-from server import guidance, priors
+from server import guidance, precision, priors
 from server.assets.sparse_grid import SparseGrid
 from server.geometry import precondition
 from server.optimize import release
@@ -27,7 +27,7 @@ from server.rendering.rasterize.cpu import CpuRasterizer
 from server.rendering.rasterize.nvdiffrast import NvdiffrastRasterizer
 from server.rendering.rasterize.warp import WarpRasterizer
 from tests import nvdiffrast_contract
-from tests.emulated import DEVICE, EmulatedCholespy, Emulation, counted_waits, emulated_launch
+from tests.emulated import DEVICE, FLOAT64, EmulatedCholespy, Emulation, counted_waits, emulated_launch
 from tests.optimize.jobs import JOBS, request_of, short, stop_and_go_on
 
 loop = importlib.import_module("server.optimize.loop")
@@ -40,6 +40,19 @@ def device(monkeypatch):
         volume, "device_generator", lambda generator, device: generator
     )  # the emulated device has no generator
     monkeypatch.setattr(precondition, "cholespy", EmulatedCholespy)
+    monkeypatch.setattr(precondition, "solver_device", lambda device: device)
+    with Emulation():
+        yield DEVICE
+    release()
+
+
+@pytest.fixture
+def narrow_device(monkeypatch):
+    """A device as Apple's: without float64 and without a rasterizer and a solver of its own."""
+    monkeypatch.setattr(loop, "choose_device", lambda name: DEVICE)
+    monkeypatch.setattr(volume, "device_generator", lambda generator, device: generator)
+    monkeypatch.setattr(precision, "NO_FLOAT64", {DEVICE.type})
+    monkeypatch.setitem(FLOAT64, 0, False)
     with Emulation():
         yield DEVICE
     release()
@@ -69,6 +82,20 @@ def test_a_job_pauses_resumes_and_writes_every_file(device, rasterizer, tiny, tm
     record = json.loads((tmp_path / "job.json").read_text())
     assert record["state"] == "finished" and record["device"] == "emulated:0"
     assert record["iterations"] == short(request).iterations(request.mode)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_runs_on_a_device_without_float64(narrow_device, tiny, tmp_path, job):
+    request, mesh = request_of(job, tiny["model"])
+    loop.generate(request, tmp_path, lambda message: None, lambda: False, short(request), mesh=mesh)
+    assert json.loads((tmp_path / "job.json").read_text())["device"] == "emulated:0"
+
+
+def test_the_emulation_refuses_float64_as_apples_device_does(narrow_device):
+    with pytest.raises(TypeError, match="float64"):
+        torch.ones(3, device=DEVICE).double()
+    assert precision.widest(torch.ones(3, device=DEVICE, dtype=torch.float16)).dtype == torch.float32
 
 
 # Waits of the host per iteration; docs/log.md has the counts and how they were made.
