@@ -112,7 +112,6 @@ class Cuda:
     fault: str = ""  # why CUDA does not start
     rasterizer: str = "cpu"  # of jobs that leave it open
     other: str = ""  # a device of another maker that torch uses
-    lacking: tuple[str, ...] = ()  # those of g++, ninja and wheel, which building nvdiffrast needs
 
 
 def facts() -> Cuda:
@@ -143,8 +142,6 @@ def facts() -> Cuda:
             other = "Apple GPU"
         elif torch.xpu.is_available():
             other = f"Intel GPU: {torch.xpu.get_device_name(0)}"
-    scripts = Path(sys.executable).parent
-    lacking = tuple(tool for tool in ("g++", "ninja") if not (shutil.which(tool) or shutil.which(tool, path=scripts)))
     return Cuda(
         torch.__version__,
         torch.version.cuda or "",
@@ -157,7 +154,6 @@ def facts() -> Cuda:
         fault,
         next(name for name, backend in BACKENDS.items() if backend.is_available("cuda")) if usable else "cpu",
         other,
-        lacking + (() if importlib.util.find_spec("wheel") else ("wheel",)),
     )
 
 

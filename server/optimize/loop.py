@@ -355,7 +355,7 @@ class Optimization:
     def report_prompt_warnings(self) -> None:
         """Tell the user which of the prompt's words the prior does not know, or cuts off."""
         against_overhead = any(phase.against_overhead for phase in self.plan)
-        for warning in self.prior.prompt_warnings(*self._prompts, against_overhead):
+        for warning in self.prior.prompt_warnings(self.request.prompt, self.request.negative_prompt, against_overhead):
             self.report(Log(warning, "warning"))
 
     def _report_failed_checkpoint(self, error: OSError) -> None:
