@@ -82,16 +82,17 @@ class ColourGrid(nn.Module):
         coarse = self._sum(points, [*self.grids, *self.fine[:-2]])
         return coarse + torch.stack([self._sum(points + side, self.fine[-2:]) for side in (way, -way)])
 
-    def _sum(self, points: Tensor, grids: Iterable[nn.Parameter | SparseGrid]) -> Tensor:
+    def _sum(self, points: Tensor, grids: Iterable[nn.Module | nn.Parameter]) -> Tensor:
         values = [self._read(grid, points) for grid in grids]
         total = values[0]
         for each in values[1:]:
             total = total + each
         return total
 
-    def _read(self, grid: nn.Parameter | SparseGrid, points: Tensor) -> Tensor:
+    def _read(self, grid: nn.Module | nn.Parameter, points: Tensor) -> Tensor:
         if isinstance(grid, nn.Parameter):
             return sample(grid, points)
+        assert isinstance(grid, SparseGrid)
         values: Tensor = grid(points)
         if self.heights:
             return torch.cat([values[:, :-1], values[:, -1:] * ((DENSE - 1) / (grid.edge - 1))], dim=1)

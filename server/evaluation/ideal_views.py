@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from ..geometry.uvs import unwrap
 from ..optimize import Optimization, Settings
 from ..optimize.output import appearance
 from ..priors import PriorError, Views
+from ..priors.base import TrainableDenoiser
 from ..priors.prompts import VIEWS, view_word
 from ..rendering import cameras, rasterize
 from ..rendering.cameras import Cameras
@@ -139,7 +141,7 @@ class ExactViews:
         weights = (-distance / (2 * sigma.square()).clamp(min=1e-12)).softmax(dim=0)
         return torch.einsum("kb,kbchw->bchw", weights, pictures)
 
-    def student(self) -> torch.nn.Module:
+    def student(self) -> TrainableDenoiser:
         raise PriorError("A prior of ideal views has no network that VSD could fit: use another guidance.")
 
     def prompt_warnings(self, prompt: str, negative_prompt: str = "", against_overhead: bool = False) -> list[str]:
@@ -308,9 +310,7 @@ class Result:
     seconds: dict[str, float]
 
 
-def make(
-    prior: ExactViews, mode: str, settings: Settings | None = None, report: bool = True, **options: object
-) -> Result:
+def make(prior: ExactViews, mode: str, settings: Settings | None = None, report: bool = True, **options: Any) -> Result:
     """Run a job of mode texture or generate under a prior. options: of the `JobRequest`."""
     given = replace(prior.truth.mesh, textures={}) if mode == "texture" else None
     request = JobRequest(
