@@ -160,7 +160,7 @@ def test_arrays_of_another_form_are_refused(name, array):
         ({"seed": 1.5}, "whole number"),
         ({"iterations": 0}, "whole number"),
         ({"guidance_scale": float("nan")}, "0 to 1000"),
-        ({"device": "tpu"}, "auto, cuda, mps, xpu, cpu"),
+        ({"device": "tpu"}, "auto, cuda, cpu, mps, xpu"),
     ],
 )
 def test_requests_out_of_range_are_refused_in_a_sentence(changes, words):
