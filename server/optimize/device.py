@@ -11,8 +11,6 @@ from typing import Any
 import psutil
 import torch
 
-from msd_blender.protocol import DEVICES
-
 LABELS = {"cuda": "CUDA", "mps": "Apple", "xpu": "Intel"}
 # Each library says in its own words that an allocation failed; 2 is cudaErrorMemoryAllocation.
 OUT_OF_MEMORY = re.compile(
@@ -24,12 +22,12 @@ DEVICE_FAULT = re.compile(r"\b(CUDA|HIP)( driver)? error|cuDNN error|CU(BLAS|DNN
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a request: "auto" is the first of `protocol.DEVICES` that is here, "cuda" AMD's under ROCm, too.
+    """The device of a request: "auto" is the first of CUDA, MPS, XPU and the CPU that is here; CUDA is ROCm, too.
 
     Raises ValueError for one that is not here.
     """
     places = {"cuda": torch.cuda, "mps": torch.backends.mps, "xpu": torch.xpu}
-    here = [each for each in DEVICES if each == "cpu" or each in places and places[each].is_available()]
+    here = [*(each for each, place in places.items() if place.is_available()), "cpu"]
     if name == "auto":
         return torch.device(here[0])
     if name not in here:
