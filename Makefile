@@ -37,7 +37,8 @@ demo: setup
 lint: setup
 	$(PY) -m ruff check . && $(PY) -m ruff format --check -q .
 	$(PY) -m ruff check --preview --select PLW1514 -q msd_blender server  # Windows' own encoding is not UTF-8
-	printf '%s\n' linux win32 darwin | xargs -P 2 -I{} $(PY) -m mypy --platform {} --cache-dir .mypy_cache/{}
+	$(PY) -m mypy
+	for each in win32 darwin; do $(PY) -m mypy --config-file scripts/platforms.ini --platform $$each --cache-dir .mypy_cache/$$each || exit; done
 
 quick: setup
 	@$(MAKE) --no-print-directory -j 2 lint quick-tests
