@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -48,20 +50,48 @@ def unwrap(
     parts = _parts(scaled, faces)
     alone = [np.zeros(len(part), bool) for part in parts]  # faces that become charts of their own
     charts = []
-    for i, part in enumerate(parts):
-        charts.append(_make_charts(scaled, faces[part], alone[i]))
-        report((i + 1) / (len(parts) + 1))
-    for _ in range(6):
-        source, split, uvs = _pack(charts, parts, resolution, padding)
-        overlap = overlapping(uvs[split])  # of slivers, by rounding
-        if not overlap.any():
-            break
+    with _Atlases() as atlases:
         for i, part in enumerate(parts):
-            if overlap[part].any():
-                alone[i] |= overlap[part]
-                charts[i] = _make_charts(scaled, faces[part], alone[i])
+            charts.append(_make_charts(atlases, scaled, faces[part], alone[i]))
+            report((i + 1) / (len(parts) + 1))
+        for _ in range(6):
+            source, split, uvs = _pack(atlases, charts, parts, resolution, padding)
+            overlap = overlapping(uvs[split])  # of slivers, by rounding
+            if not overlap.any():
+                break
+            for i, part in enumerate(parts):
+                if overlap[part].any():
+                    alone[i] |= overlap[part]
+                    charts[i] = _make_charts(atlases, scaled, faces[part], alone[i])
     report(1.0)
     return source, split, uvs
+
+
+class _Atlases:
+    """Makes atlases, and destroys each a moment after its last use: at once, xatlas can wait for a thread for ever.
+
+    Its destructor wakes the threads without their lock, so that one which is about to fall asleep does not hear of it.
+    """
+
+    _REST = 0.05  # seconds until the threads sleep
+
+    def __init__(self) -> None:
+        self._used: deque[tuple[float, xatlas.Atlas]] = deque()
+
+    def new(self) -> xatlas.Atlas:
+        while self._used and time.monotonic() - self._used[0][0] > self._REST:
+            self._used.popleft()
+        return xatlas.Atlas()
+
+    def retire(self, atlas: xatlas.Atlas) -> None:
+        self._used.append((time.monotonic(), atlas))
+
+    def __enter__(self) -> _Atlases:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        time.sleep(self._REST)
+        self._used.clear()
 
 
 _Charts = tuple[np.ndarray, np.ndarray, np.ndarray]  # source vertices (N,), faces (F, 3), places (N, 2) in texels
@@ -84,20 +114,21 @@ def _parts(positions: np.ndarray, faces: np.ndarray) -> list[np.ndarray]:
     return parts
 
 
-def _make_charts(positions: np.ndarray, faces: np.ndarray, alone: np.ndarray) -> _Charts:
+def _make_charts(atlases: _Atlases, positions: np.ndarray, faces: np.ndarray, alone: np.ndarray) -> _Charts:
     """Charts without overlaps, beside each other. `alone` (F,) bool gains the faces that no other way unwraps."""
     used, faces = np.unique(faces, return_inverse=True)
     positions, faces = positions[used], faces.reshape(-1, 3)
     chart, pack = xatlas.ChartOptions(), xatlas.PackOptions()
     pack.texels_per_unit, pack.padding = _CHART_TEXELS, 1
     for attempt in range(10):
-        atlas = xatlas.Atlas()
+        atlas = atlases.new()
         groups = [np.flatnonzero(~alone)] if not alone.all() else []
         groups += [face[None] for face in np.flatnonzero(alone)]
         for group in groups:
             atlas.add_mesh(positions, faces[group].astype(np.uint32))
         atlas.generate(chart_options=chart, pack_options=pack)
         source, split, uvs = _gather(atlas, groups, [used] * len(groups))
+        atlases.retire(atlas)
         overlap = overlapping(uvs[split])
         if not overlap.any():
             break
@@ -108,7 +139,7 @@ def _make_charts(positions: np.ndarray, faces: np.ndarray, alone: np.ndarray) ->
     return source, split, uvs
 
 
-def _pack(charts: list[_Charts], parts: list[np.ndarray], resolution: int, padding: int) -> _Charts:
+def _pack(atlases: _Atlases, charts: list[_Charts], parts: list[np.ndarray], resolution: int, padding: int) -> _Charts:
     """All charts on one square, as `unwrap` returns them."""
     boxes = np.concatenate([_boxes(split, places) for _, split, places in charts])
     pack = xatlas.PackOptions()
@@ -119,11 +150,12 @@ def _pack(charts: list[_Charts], parts: list[np.ndarray], resolution: int, paddi
         size *= 2
     while True:
         pack.texels_per_unit = scale[0]
-        atlas = xatlas.Atlas()
+        atlas = atlases.new()
         for _, split, places in charts:
             atlas.add_uv_mesh(places, split.astype(np.uint32))
         atlas.generate(pack_options=pack)
         edge = max(atlas.width, atlas.height, 1)
+        atlases.retire(atlas)
         filled *= 0.99 * (size / edge) ** 2
         scale = _scale(boxes, size, gutter, filled)
         if edge <= size or scale[1] < _LEAST_COVER / 2:
