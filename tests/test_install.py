@@ -163,8 +163,11 @@ def test_nothing_to_uninstall(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_installs_twice_in_a_folder_with_spaces_and_letters_and_is_removed(wheel, tmp_path):
+@pytest.mark.long
+def test_it_installs_twice_in_a_folder_with_spaces_and_letters_and_is_removed(wheel, tmp_path, request):
     """Offline, from a folder with the wheel; the packages that it needs are those of this environment."""
+    if not request.config.getoption("--long"):
+        pytest.skip("takes two minutes: only with --long")
     pytest.importorskip("torch")
     folder, data = tmp_path / "Ordner für Блендер", tmp_path / "data"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)

@@ -74,7 +74,10 @@ def test_the_versions_agree():
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_the_commands_of_the_wheel_work_in_another_folder(environment, tmp_path):
+@pytest.mark.long
+def test_the_commands_of_the_wheel_work_in_another_folder(environment, tmp_path, request):
+    if not request.config.getoption("--long"):
+        pytest.skip("takes two minutes: only with --long")
     for command in ("msd", "msd-server"):
         told = run(environment, tmp_path, command, "--help")
         assert told.returncode == 0 and f"usage: {command} " in told.stdout, told.stderr

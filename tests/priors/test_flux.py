@@ -37,8 +37,9 @@ def test_prompts_are_encoded_as_the_pipeline_does(case):
     prior, pipeline = case
     expected, pooled, _ = pipeline.encode_prompt(PROMPTS, device="cpu", max_sequence_length=prior.tokens)
     condition = prior.text_condition(PROMPTS, guidance_scale=1)
-    torch.testing.assert_close(condition.embeddings, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(condition.pooled, pooled, atol=1e-5, rtol=1e-5)
+    # One prompt among others is rounded otherwise than alone, on some processors by 2e-5.
+    torch.testing.assert_close(condition.embeddings, expected, atol=5e-5, rtol=1e-5)
+    torch.testing.assert_close(condition.pooled, pooled, atol=5e-5, rtol=1e-5)
     assert condition.embeddings.shape[1] == prior.tokens == (512 if prior.embedded_guidance else 256)
 
 
