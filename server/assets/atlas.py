@@ -161,7 +161,7 @@ def _interpolate(values: Tensor, faces: Tensor, triangle: Tensor, weights: Tenso
     return (values[faces[triangle].long()] * weights[..., None]).sum(dim=1)
 
 
-def _charts(faces: NDArray[np.generic], uvs: NDArray[np.generic], slots: NDArray[np.generic]) -> NDArray[np.generic]:
+def _charts(faces: NDArray[np.generic], uvs: NDArray[np.generic], slots: NDArray[np.generic]) -> NDArray[np.int64]:
     """(F,) int64 from 1 up: the chart of each face; a part that is folded over is a chart of its own."""
     charts = UVCharts.from_faces(*(torch.from_numpy(np.ascontiguousarray(each)) for each in (faces, uvs, slots)))
     corners = charts.faces.numpy()

@@ -52,7 +52,7 @@ class SparseGrid(nn.Module):
         rows = np.full(np.count_nonzero(blocks >= 0) * BLOCK**3, -1, np.int32)
         for part in points:
             _mark(part, edge, ahead, blocks, rows)
-        count = np.count_nonzero(rows >= 0)
+        count = int(np.count_nonzero(rows >= 0))
         rows[rows >= 0] = np.arange(count, dtype=np.int32)
         self.register_buffer("blocks", torch.from_numpy(blocks).to(device), persistent=False)
         self.register_buffer("rows", torch.from_numpy(rows).to(device), persistent=False)

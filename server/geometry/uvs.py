@@ -123,7 +123,7 @@ def _make_charts(atlases: _Atlases, positions: np.ndarray, faces: np.ndarray, al
     for attempt in range(10):
         atlas = atlases.new()
         groups = [np.flatnonzero(~alone)] if not alone.all() else []
-        groups += [face[None] for face in np.flatnonzero(alone)]
+        groups += list(np.flatnonzero(alone)[:, None])
         for group in groups:
             atlas.add_mesh(positions, faces[group].astype(np.uint32))
         atlas.generate(chart_options=chart, pack_options=pack)
@@ -222,7 +222,8 @@ def move_to_unit_tile(uvs: np.ndarray) -> np.ndarray:
 
 def outside_unit_tile(uvs: np.ndarray) -> np.ndarray:
     """(F,) bool: faces whose UVs (F, 3, 2) leave the unit square."""
-    return ((uvs < -TILE_TOLERANCE) | (uvs > 1 + TILE_TOLERANCE)).any(axis=(1, 2))
+    outside: np.ndarray = np.any((uvs < -TILE_TOLERANCE) | (uvs > 1 + TILE_TOLERANCE), axis=(1, 2))
+    return outside
 
 
 def stretch(positions: np.ndarray, faces: np.ndarray, uvs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
