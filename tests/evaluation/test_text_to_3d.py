@@ -19,12 +19,14 @@ def run(*arguments):
 
 
 @pytest.mark.slow
-def test_a_table_and_sheets_from_a_short_run_that_goes_on(tmp_path):
+def test_a_table_and_sheets_from_a_short_run_that_goes_on(tmp_path, capsys):
+    def main(*arguments):
+        text_to_3d.main([*map(str, arguments)])
+
     prompts, output = tmp_path / "prompts.txt", tmp_path / "out"
     prompts.write_text("red mushroom\n\na blue sphere\n")
     first = ("--prompts", prompts, "--output", output, "--iterations", 6)
-    done = run(*first, "--work", tmp_path / "jobs", "--workers", 2)
-    assert done.returncode == 0, done.stderr
+    main(*first, "--work", tmp_path / "jobs", "--workers", 2)
     text = (output / "text-to-3d.md").read_text()
     assert "| msd | 2 |" in text and "| red mushroom |" in text and "| blue sphere |" in text
     rows = json.loads((output / "text-to-3d.json").read_text())["msd"]
@@ -35,15 +37,15 @@ def test_a_table_and_sheets_from_a_short_run_that_goes_on(tmp_path):
             assert image.width > 700
     kept = {path.name: path.read_bytes() for path in output.iterdir()}
 
-    assert run(*first, "--work", tmp_path / "other").returncode == 0
+    main(*first, "--work", tmp_path / "other")
     assert not (tmp_path / "other").exists()  # what the table has is not made again
     assert {path.name: path.read_bytes() for path in output.iterdir()} == kept
-    done = run(*first[:4], "--iterations", 7)
-    assert done.returncode == 2 and "made with 6 iterations" in done.stderr
+    with pytest.raises(SystemExit, match="2"):
+        main(*first[:4], "--iterations", 7)
+    assert "made with 6 iterations" in capsys.readouterr().err
 
     prompts.write_text("blue sphere\n")
-    done = run(*first, "--work", tmp_path / "jobs", "--guidance", "msd", "sds")
-    assert done.returncode == 0, done.stderr
+    main(*first, "--work", tmp_path / "jobs", "--guidance", "msd", "sds")
     table = json.loads((output / "text-to-3d.json").read_text())
     assert table["msd"] == rows and [row["prompt"] for row in table["sds"]] == ["blue sphere"]
     assert table["sds"][0]["iterations"] > 6  # it asks the denoiser less in an iteration
