@@ -207,12 +207,14 @@ class RequestProperties:
             ends = [self.elevation_min, self.elevation_max]
             return None if ends == [option.low, option.high] else ends
         if option.name == "loras":
-            return [join_lora(each.file, round(each.weight, 6)) for each in self.loras if each.file]  # a float32
+            return [join_lora(each.file, round(each.weight, 6)) for each in self.loras if each.file]
         value = getattr(self, option.name)
         if option.many:
             return [choice for choice in option.choices if choice in value]
         if option.choices:
             return "" if value == _NO_CHOICE else value
+        if option.type is float:
+            value = round(value, 6)  # Blender's is a float32
         return value or None if option.default is None else value
 
 

@@ -137,6 +137,8 @@ class Optimization:
             raise ValueError(
                 "Mode generate starts from nothing, and texture and refine from a mesh: give the mesh with them only."
             )
+        if bool(request.image_prompt) != (picture is not None):
+            raise ValueError("Give the picture that the request's image prompt names, and none without one.")
         self.uploaded = mesh
         self.report, self.cancelled, self.paused = report, cancelled, paused
         self.checkpoints = checkpoints
