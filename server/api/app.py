@@ -160,7 +160,10 @@ def create_app(
         if job_request.model:
             check(job_request.model)
         selection = Selection.of(job_request)
-        if not all(allowed_model(file, models) for file in selection.check()):
+        if not all(allowed_model(lora.file, models) for lora in selection.loras):
+            raise HTTPException(403, NOT_ALLOWED)
+        selection.check()
+        if (adapter := selection.adapter_file()) and not allowed_model(str(adapter.encoder), models):
             raise HTTPException(403, NOT_ALLOWED)
 
     def admit_reader() -> None:

@@ -193,15 +193,11 @@ class Selection:
             selection = replace(selection, ip_adapter=request.ip_adapter, image_prompt_strength=strength)
         return selection
 
-    def check(self) -> list[str]:
-        """The files that are put on the model and that were looked for by name.
-
-        Raises PriorError, with one sentence that says what to do, for what cannot be put on the model.
-        """
+    def check(self) -> None:
+        """Raise PriorError, with one sentence that says what to do, for what cannot be put on the model."""
         check_loras(self.loras, _place(self.model))
         self.control_files()
-        adapter = self.adapter_file()
-        return [lora.file for lora in self.loras] + ([str(adapter.encoder)] if adapter else [])
+        self.adapter_file()
 
     def adapter_file(self) -> AdapterFile | None:
         """The IP-Adapter, None without one. Raises PriorError unless it is there and fits the model."""
