@@ -21,8 +21,9 @@ import bpy
 from .connection import connected_client, expand_path
 from .errors import ClientError, GenerationError, InvalidInputError, InvalidMeshError, OutputError
 from .live_job import LiveJob
+from .materials import encode_image
 from .output import Output, command_key, open_mesh
-from .protocol import CANCELLED, PATHS, JobRequest, Progress, join_lora, split_lora
+from .protocol import CANCELLED, PATHS, JobRequest, Progress, join_lora, picture_id, read_picture, split_lora
 
 __all__ = [
     "BadInput",
@@ -51,6 +52,7 @@ def generate(prompt: str, output: _FileName | None = None, **settings: Any) -> b
             asset as .glb, turntable.png and job.json. A file that was read is never written over. Another file that
             exists is replaced only if an earlier run with this prompt made it, or with `overwrite`.
         settings: the other fields of `protocol.JobRequest`, such as seed and guidance, and
+            image_prompt: an image of Blender's or a PNG, JPEG or WebP file that the model follows, by an ip_adapter.
             server, token: the server's URL and token; "" finds or starts a server on this machine, and stops the one
                 that it started.
             overwrite: True replaces files of other origin too.
@@ -91,6 +93,7 @@ def _run(
     output: _FileName | None = None,
     lock: str = "",
     *,
+    image_prompt: bpy.types.Image | _FileName | None = None,
     server: str = "",
     token: str = "",
     overwrite: bool = False,
@@ -98,7 +101,17 @@ def _run(
     log: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> bpy.types.Object:
-    request = JobRequest(prompt, mode=mode, **{"client_key": uuid.uuid4().hex, **settings}).validate(uploaded=False)
+    picture: bytes | None = None
+    if isinstance(image_prompt, bpy.types.Image):
+        picture = encode_image(image_prompt)
+    elif image_prompt:
+        picture = read_picture(image_prompt)
+    settings = {
+        "client_key": uuid.uuid4().hex,
+        "image_prompt": "" if picture is None else picture_id(picture),
+        **settings,
+    }
+    request = JobRequest(prompt, mode=mode, **settings).validate(uploaded=False)
     if object is not None and object.type != "MESH":
         raise InvalidInputError(f"{object.name!r} is no mesh: convert it with Object > Convert > Mesh.")
 
@@ -112,7 +125,7 @@ def _run(
     files = Output(output, command_key(mode, prompt, object), overwrite) if output is not None else None
     try:
         with connected_client(server, token) as client:
-            live_job = LiveJob(request, lambda: client, object, lock)
+            live_job = LiveJob(request, lambda: client, object, lock, picture=picture)
             interrupted = False
             try:
                 follow(live_job, progress, log)

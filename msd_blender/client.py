@@ -29,6 +29,7 @@ from .protocol import (
     JobRequest,
     Message,
     Model,
+    Picture,
     ProtocolError,
     Snapshot,
     Upload,
@@ -107,6 +108,10 @@ class Client:
     def upload(self, arrays: dict[str, np.ndarray]) -> Upload:
         """Upload a mesh, `protocol.UPLOADED` arrays by name. Its id goes into `JobRequest.mesh` or `Edit.mesh`."""
         return self._call(Upload, "POST", "/v1/meshes", encode_snapshot(Snapshot(0, 0, arrays)), UPLOAD_TIMEOUT)
+
+    def upload_picture(self, data: bytes) -> Picture:
+        """Upload a PNG, JPEG or WebP file. Its id goes into `JobRequest.image_prompt`."""
+        return self._call(Picture, "POST", "/v1/pictures", data, UPLOAD_TIMEOUT)
 
     def job(self, id: str) -> Job:
         return self._call(Job, "GET", f"/v1/jobs/{quote(id, '')}")

@@ -54,6 +54,7 @@ class MSD_PG_job(bpy.types.PropertyGroup):
     place: FloatVectorProperty(size=3)  # location of a new object
     picture: StringProperty()  # the thumbnail, by `encode_thumbnail`
     object: PointerProperty(type=bpy.types.Object)
+    image_prompt: PointerProperty(type=bpy.types.Image)
     before: PointerProperty(type=bpy.types.Mesh)  # the version from before the job
     result: PointerProperty(type=bpy.types.Mesh)  # the version from the job's end
 

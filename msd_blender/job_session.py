@@ -53,6 +53,7 @@ class JobSession:
         connect: returns a client; called in a thread, because it may start a server first, which takes seconds.
         arrays: a mesh to upload before the submission, whose id then is the request's mesh.
         job_id: of a job that the server has already, which is followed instead of submitting the request.
+        picture: the file of an image prompt, whose id the request has, to upload before the submission.
         wait_for_server: whether to retry when the server is lost; else the job fails.
 
     Public attributes change on the main thread only, most of them in `process_queue`:
@@ -74,6 +75,7 @@ class JobSession:
         arrays: Arrays | None = None,
         job_id: str = "",
         wait_for_server: bool = False,
+        picture: bytes | None = None,
     ) -> None:
         self.request = request
         self.client: Client | None = None
@@ -84,7 +86,8 @@ class JobSession:
         self.log: list[str] = []
         self.error = self.connection_error = self.edit_error = self.pending_action = ""
         self.update_milliseconds: list[float] = []
-        self._connect, self._arrays, self._wait_for_server = connect, arrays, wait_for_server
+        self._connect, self._wait_for_server = connect, wait_for_server
+        self._arrays, self._picture = arrays, picture
         self._results: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # run on the main thread
         self._commands: queue.SimpleQueue[tuple[Command, bool] | None] = queue.SimpleQueue()  # bool: it is an edit
         self._newest: deque[Snapshot] = deque(maxlen=1)
@@ -276,11 +279,13 @@ class JobSession:
         else:
             if self._arrays is not None:
                 self.request.mesh = client.upload(self._arrays).id
+            if self._picture is not None:
+                client.upload_picture(self._picture)
             job = client.submit(self.request)
             self._job_id = job.id  # before the flag is read: `cancel` sets it first and reads the id later
             if self._cancel_requested.is_set():
                 client.cancel(job.id)
-        self._arrays = None
+        self._arrays = self._picture = None
         self._post(partial(self._handle_connection, ""))
         self._post(partial(self._handle_message, job))
         if self._command_thread is None:

@@ -17,7 +17,8 @@ from .connection import client_factory, server_location
 from .errors import ClientError
 from .history import MSD_PG_job
 from .live_job import LiveJob, find_live_job, find_live_job_on, running_jobs
-from .protocol import CANCELLED, FINISHED, JobRequest
+from .materials import encode_image
+from .protocol import CANCELLED, FINISHED, JobRequest, picture_id
 from .thumbnails import encode_thumbnail, render_thumbnail
 
 TICK_SECONDS = 0.05
@@ -26,18 +27,30 @@ _saved_keys: set[str] = set()  # of jobs whose id is in a saved file
 _drawn: list[tuple] = []  # what the panel shows of each running job
 
 
-def start(request: JobRequest, object: bpy.types.Object | None = None, lock: str = "") -> LiveJob:
+def start(
+    request: JobRequest, object: bpy.types.Object | None = None, lock: str = "", image: bpy.types.Image | None = None
+) -> LiveJob:
     """Submit a job to the server of the preferences and record it in the scene. Raises ValueError and
-    `ClientError`."""
+    `ClientError`.
+
+    image: of the image prompt.
+    """
     if object is not None and find_live_job_on(object):
         raise ValueError(f"A job works on the mesh of {object.name!r} already: stop it first.")
     request.client_key = uuid.uuid4().hex
+    picture = None if image is None else encode_image(image)
+    if picture is not None:
+        request.image_prompt = picture_id(picture)
+        request.validate(uploaded=False)
     connection.shared_server.allow_start()
     scene = bpy.context.scene
     location = scene.cursor.location.copy()
-    live_job = LiveJob(request, client_factory(), object, lock, location=location, wait_for_server=True)
+    live_job = LiveJob(
+        request, client_factory(), object, lock, location=location, wait_for_server=True, picture=picture
+    )
     linear = live_job.scene_object.captured.linear if live_job.scene_object else np.eye(3)
-    history.add_record(scene, request, lock, linear, object).server = server_location()
+    record = history.add_record(scene, request, lock, linear, object)
+    record.server, record.image_prompt = server_location(), image
     running_jobs.append(live_job)
     return live_job
 

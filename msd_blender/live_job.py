@@ -40,6 +40,7 @@ class LiveJob:
         job_id: the server's id of a job to follow again, on its `object`.
         linear: (3, 3), `CapturedMesh.linear` of that job.
         location: (3,) of a new object.
+        picture: see `JobSession`.
 
     Raises `InvalidMeshError` where the object cannot be sent.
     """
@@ -54,6 +55,7 @@ class LiveJob:
         linear: np.ndarray | None = None,
         location: Vector | None = None,
         wait_for_server: bool = False,
+        picture: bytes | None = None,
     ) -> None:
         self.request, self.location = request, location
         self.scene_object: SceneObject | None = None
@@ -68,7 +70,7 @@ class LiveJob:
             self.scene_object = SceneObject(request, object, captured)
         self._sent_lock_mask = captured.arrays.get("locked") if captured else None
         arrays = captured.arrays if captured and not job_id else None
-        self.session = JobSession(request, connect, arrays, job_id, wait_for_server)
+        self.session = JobSession(request, connect, arrays, job_id, wait_for_server, picture)
         self._log_notes()
 
     def _log_notes(self) -> None:

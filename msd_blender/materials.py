@@ -14,11 +14,12 @@ from mathutils import Vector
 from . import nodes
 from .errors import InvalidMeshError
 from .nodes import KINDS
-from .pixels import linear_to_srgb, srgb_to_linear, to_byte_pixels, to_float_pixels
+from .pixels import encode_png, linear_to_srgb, scaled_down, srgb_to_linear, to_byte_pixels, to_float_pixels
 
 COLOUR = "Color"  # these two names are Blender's own defaults, which glTF tools expect too
 UV_MAP = "UVMap"
 FIRST_TILE = 1001  # UDIM tile at (u, v): 1001 + u + 10 v
+LARGEST_PICTURE = 1024  # pixels of an edge of an image prompt
 _COLOUR_NODE = "MSD Colour"  # of the vertex colours, until an image takes their place
 _UDIM_TOKEN = "<UDIM>"  # stands for the tile's number in a file name
 
@@ -173,6 +174,17 @@ def write_pixels(image: bpy.types.Image, pixels: np.ndarray, width: int, height:
         image.scale(width, height)
     image.pixels.foreach_set(pixels)
     image.update()
+
+
+def encode_image(image: bpy.types.Image) -> bytes:
+    """An image as a PNG file in sRGB, of `LARGEST_PICTURE` pixels an edge at most: an image encoder sees some hundred.
+
+    Packed, generated and painted ones too. Raises ValueError for an image without pixels.
+    """
+    rows = read_tile(image, kind="texture")
+    if rows is None:
+        raise ValueError(f"The image {image.name!r} has no pixels: choose another as image prompt.")
+    return encode_png(scaled_down(rows, LARGEST_PICTURE)[::-1])
 
 
 def read_tile(image: bpy.types.Image | None, tile: int = FIRST_TILE, kind: str = "") -> np.ndarray | None:

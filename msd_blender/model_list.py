@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The models, LoRAs and ControlNets that the server has: the lists of the panel, and sentences on what does not fit."""
+"""The models that the server has and what is put on them: the panel's lists, and sentences on what does not fit."""
 
 import os
 import re
@@ -15,7 +15,8 @@ from .client import Client
 from .connection import Monitor, expand_path, is_local, preferences
 from .protocol import Model
 
-MODEL, LORA, CONTROLNET = KINDS = "model", "LoRA", "ControlNet"  # as `Model.kind` has them
+MODEL, LORA, CONTROLNET, IP_ADAPTER = KINDS = "model", "LoRA", "ControlNet", "IP-Adapter"  # as `Model.kind` has them
+_PATHS = {MODEL: "model", CONTROLNET: "control_model", IP_ADAPTER: "ip_adapter"}  # the property that names one
 
 monitor: Monitor[list[Model]] = Monitor(Client.models, max_age=20)
 _shown: list[Model] = []  # what the lists show, an entry of `WindowManager.msd_models` each
@@ -69,12 +70,16 @@ def problems(settings: Any) -> list[str]:
     named += [(LORA, each.file) for each in settings.loras if each.file]
     if settings.mode != "generate" and settings.control:
         named.append((CONTROLNET, settings.control_model))
+    if settings.image_prompt:
+        named.append((IP_ADAPTER, settings.ip_adapter))
     return [sentence for kind, place in named if (sentence := _problem(kind, place, find(MODEL, settings.model)))]
 
 
 def _problem(kind: str, place: str, model: Model | None) -> str:
     if kind == CONTROLNET and not place:
         return "This model brings no ControlNet: choose one." if model and model.place else ""
+    if kind == IP_ADAPTER and not place:
+        return "An image prompt needs an IP-Adapter: choose one."
     if found := find(kind, place):
         return found.problem or (misfit(found, model) if kind != MODEL else "")
     if any(each.place == _absolute(place) for each in _shown):
@@ -86,10 +91,11 @@ def _problem(kind: str, place: str, model: Model | None) -> str:
 
 
 def misfit(addition: Model, model: Model | None) -> str:
-    """Why a LoRA or a ControlNet does not fit a model, as a sentence; "" where nothing says so."""
+    """Why what is put on a model does not fit it, as a sentence; "" where nothing says so."""
     if model is None or model.problem or not (addition.family and model.family):
         return ""
-    if addition.place in (model.loras if addition.kind == LORA else model.controlnets):
+    fitting = {LORA: model.loras, CONTROLNET: model.controlnets, IP_ADAPTER: model.ip_adapters}
+    if addition.place in fitting[addition.kind]:
         return ""
     if addition.family != model.family:
         return f"{addition.name} is for {addition.family}, but {model.name} is {model.family}."
@@ -156,15 +162,13 @@ def _unfit(model: Model, settings: Any) -> str:
 def _is_chosen(model: Model, settings: Any) -> bool:
     if model.kind == LORA:
         return any(_absolute(each.file) == model.place for each in settings.loras)
-    return _absolute(settings.model if model.kind == MODEL else settings.control_model) == model.place
+    return _absolute(getattr(settings, _PATHS[model.kind])) == model.place
 
 
 def choose(model: Model, settings: Any) -> None:
-    """Set the property of a model or a ControlNet; put a LoRA on the model, or take it off."""
-    if model.kind == MODEL:
-        settings.model = model.place
-    elif model.kind == CONTROLNET:
-        settings.control_model = model.place
+    """Set the property of a model, a ControlNet or an IP-Adapter; put a LoRA on the model, or take it off."""
+    if model.kind in _PATHS:
+        setattr(settings, _PATHS[model.kind], model.place)
     elif _is_chosen(model, settings):
         settings.set_loras([(each.file, each.weight) for each in settings.loras if _absolute(each.file) != model.place])
     else:
@@ -221,11 +225,17 @@ class MSD_PT_controlnets(_List, bpy.types.Panel):
     bl_label, kind = "ControlNets", CONTROLNET
 
 
+class MSD_PT_ip_adapters(_List, bpy.types.Panel):
+    """IP-Adapters on the server's machine"""
+
+    bl_label, kind = "IP-Adapters", IP_ADAPTER
+
+
 class MSD_PG_model(PropertyGroup):
     """An entry of the lists, with its name alone: the rest is in `_shown`."""
 
 
-_CLASSES = (MSD_PG_model, MSD_UL_models, MSD_PT_models, MSD_PT_loras, MSD_PT_controlnets)
+_CLASSES = (MSD_PG_model, MSD_UL_models, MSD_PT_models, MSD_PT_loras, MSD_PT_controlnets, MSD_PT_ip_adapters)
 
 
 def register() -> None:

@@ -66,7 +66,7 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
                 if problem := capture_problem(context):
                     raise ValueError(problem + ".")
                 object = context.active_object
-            live_job = jobs.start(self.request(), object, self.lock)
+            live_job = jobs.start(self.request(), object, self.lock, self._image())
         except (ValueError, ClientError) as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -80,6 +80,13 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
             self.report({"ERROR"}, live_job.session.error)
             return {"CANCELLED"}
         return {"FINISHED"}
+
+    def _image(self) -> bpy.types.Image | None:
+        """The image of the image prompt. Raises ValueError where the file has none of this name."""
+        image = next((each for each in bpy.data.images if each.name_full == self.image_prompt), None)
+        if self.image_prompt and image is None:
+            raise ValueError(f"There is no image {self.image_prompt!r}: choose another as image prompt, or none.")
+        return image
 
 
 class MSD_OT_lora_add(bpy.types.Operator):
@@ -214,7 +221,7 @@ class MSD_OT_again(_JobOperator, bpy.types.Operator):
             return {"CANCELLED"}
         settings = context.scene.msd
         settings.set_from(request)
-        settings.lock = record.lock
+        settings.lock, settings.image_prompt = record.lock, record.image_prompt
         object = history.object_of(record)
         if request.mode != "generate" and object is not None:
             for each in context.selected_objects:

@@ -74,7 +74,7 @@ class MSD_PT_generate(_Panel, bpy.types.Panel):
         )
         if settings.mode != "generate" and (problem := capture_problem(context)):
             _wrapped_text(layout, translated(problem), context, icon="INFO")
-        if settings.model or settings.loras or settings.control:
+        if settings.model or settings.loras or settings.control or settings.image_prompt:
             model_list.refresh()
         for problem in model_list.problems(settings):
             _wrapped_text(layout, problem, context, icon="ERROR")
@@ -126,6 +126,20 @@ class MSD_PT_control(_Settings, bpy.types.Panel):
             _list(layout, "ControlNet", "MSD_PT_controlnets", name or translated("The model's own"))
             layout.prop(settings, "control_model", text="Path")
         _props(layout, settings, "control_strength")
+
+
+class MSD_PT_image_prompt(_Settings, bpy.types.Panel):
+    """A picture that the model follows beside the prompt."""
+
+    bl_label = "Image Prompt"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, settings = self.layout, context.scene.msd
+        layout.template_ID(settings, "image_prompt", open="image.open")
+        _props(layout, settings, "image_prompt_strength")
+        name = model_list.name_of(model_list.IP_ADAPTER, settings.ip_adapter)
+        _list(layout, "IP-Adapter", "MSD_PT_ip_adapters", name or translated("None"))
+        layout.prop(settings, "ip_adapter", text="Path")
 
 
 class MSD_PT_model(_Settings, bpy.types.Panel):
@@ -357,6 +371,7 @@ _CLASSES = (
     MSD_PT_cameras,
     MSD_PT_shape,
     MSD_PT_control,
+    MSD_PT_image_prompt,
     MSD_PT_model,
     MSD_PT_jobs,
     MSD_UL_jobs,

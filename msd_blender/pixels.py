@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,6 +36,31 @@ def to_float_pixels(array: np.ndarray) -> np.ndarray:
 def to_byte_pixels(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """(H·W·4,) float RGBA in [0, 1] -> (H, W, 4) uint8, rounded and clipped."""
     return np.rint(pixels.reshape(height, width, 4).clip(0, 1) * 255).astype(np.uint8)
+
+
+def encode_png(rows: np.ndarray) -> bytes:
+    """(H, W, 4) uint8 RGBA, top row first, as a PNG file (ISO/IEC 15948)."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = rows.shape
+    unfiltered = np.zeros((height, 1 + 4 * width), np.uint8)
+    unfiltered[:, 1:] = rows.reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)  # 8 bits, RGBA
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(unfiltered.tobytes(), 1)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def scaled_down(rows: np.ndarray, edge: int) -> np.ndarray:
+    """(H, W, 4) uint8 -> means of square blocks, just so large that no edge is longer than `edge`."""
+    step = -(-max(rows.shape[:2]) // edge)
+    if step == 1:
+        return rows
+    padding = [(0, -size % step) for size in rows.shape[:2]]
+    blocks = np.pad(rows, [*padding, (0, 0)], mode="edge")
+    height, width = (size // step for size in blocks.shape[:2])
+    return np.rint(blocks.reshape(height, step, width, step, 4).mean((1, 3), np.float32)).astype(np.uint8)
 
 
 def equal_pixels(a: np.ndarray, b: np.ndarray) -> bool:

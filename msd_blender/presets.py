@@ -8,7 +8,7 @@ from bl_ui.utils import PresetPanel
 from .properties import RequestProperties
 
 _FOLDER = "msd"
-_NOT_SAVED = {"prompt", "mode", "seed", "lock", "priority"}  # these belong to one job
+_NOT_SAVED = {"prompt", "image_prompt", "mode", "seed", "lock", "priority"}  # these belong to one job
 
 
 class MSD_OT_preset_add(AddPresetBase, bpy.types.Operator):

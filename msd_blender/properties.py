@@ -89,7 +89,8 @@ class MSD_PG_lora(bpy.types.PropertyGroup):
 class RequestProperties:
     """Mixed into the scene's settings and the operator. (Annotations as values: Blender reads them so.)
 
-    Each is named as the option of `JobRequest` that it sets, but for quality, lock and the two ends of the elevation.
+    Each is named as the option of `JobRequest` that it sets, but for quality, lock and the two ends of the elevation;
+    the image prompt is the name of an image.
     """
 
     mode: _property("mode", "Mode", items=[(name, *_MODE_NAMES[name], i) for i, name in enumerate(MODES)])
@@ -141,6 +142,9 @@ class RequestProperties:
     control: _property("control", "Control")
     control_model: _property("control_model", "ControlNet", subtype="FILE_PATH")
     control_strength: _property("control_strength", "Strength")
+    image_prompt: StringProperty(name="Image Prompt", description="Name of the image that the model follows")
+    image_prompt_strength: _property("image_prompt_strength", "Strength")
+    ip_adapter: _property("ip_adapter", "IP-Adapter", subtype="FILE_PATH")
     device: _property("device", "Device")
     memory_limit: _property("memory_limit", "Memory Limit", soft_max=64)
     rasterizer: _property("rasterizer", "Rasterizer")
@@ -185,6 +189,8 @@ class RequestProperties:
         """Set a property as `other` has it."""
         if name == "loras":
             self.set_loras((each.file, each.weight) for each in other.loras)
+        elif name == "image_prompt":
+            self.image_prompt = other.image_prompt.name_full if other.image_prompt else ""
         else:
             setattr(self, name, getattr(other, name))
 
@@ -201,17 +207,23 @@ class RequestProperties:
             ends = [self.elevation_min, self.elevation_max]
             return None if ends == [option.low, option.high] else ends
         if option.name == "loras":
-            return [join_lora(each.file, round(each.weight, 6)) for each in self.loras if each.file]  # a float32
+            return [join_lora(each.file, round(each.weight, 6)) for each in self.loras if each.file]
         value = getattr(self, option.name)
         if option.many:
             return [choice for choice in option.choices if choice in value]
         if option.choices:
             return "" if value == _NO_CHOICE else value
+        if option.type is float:
+            value = round(value, 6)  # Blender's is a float32
         return value or None if option.default is None else value
 
 
 class MSD_PG_settings(RequestProperties, bpy.types.PropertyGroup):
     """The panel's values, saved with the scene."""
+
+    image_prompt: PointerProperty(  # which an operator cannot have
+        type=bpy.types.Image, name="Image Prompt", description="Image that the model follows beside the prompt"
+    )
 
     variants: IntProperty(
         name="Variants", description="Number of objects, of successive seeds, side by side", default=1, min=1, max=16

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from msd_blender import __version__
-from msd_blender.protocol import MODES, PROTOCOL_VERSION, JobRequest, Log, Progress, Snapshot
+from msd_blender.protocol import MODES, PROTOCOL_VERSION, JobRequest, Log, Progress, Snapshot, picture_id, read_picture
 
 from . import logs
 from .cli import parser
@@ -146,11 +146,23 @@ def within_memory(run: Callable[[int], None], report: Callable[[Log], None]) -> 
     raise UsageError(TOO_LITTLE_MEMORY)
 
 
-def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Path | None = None, **options: Any) -> int:
+def make(
+    mode: str,
+    output: Path,
+    format: list[str],
+    overwrite: bool,
+    input: Path | None = None,
+    image_prompt: str = "",
+    **options: Any,
+) -> int:
     """Run one job in this process, with its progress on stderr. Ctrl-C keeps the last state."""
+    from . import pictures
     from .priors import Selection
 
-    request = JobRequest(**options, mode=mode).validate(uploaded=False)
+    shown = read_picture(image_prompt) if image_prompt else None
+    known = "" if shown is None else picture_id(shown)  # as an upload's, in job.json
+    request = JobRequest(**options, mode=mode, image_prompt=known).validate(uploaded=False)
+    picture = None if shown is None else pictures.decode(shown)
     Selection.of(request).check()
     writable(output)
     stopped = threading.Event()
@@ -205,6 +217,7 @@ def make(mode: str, output: Path, format: list[str], overwrite: bool, input: Pat
                 replace(Settings.of(request, reductions), snapshots=0),  # nobody looks
                 checkpoints,
                 mesh=mesh,
+                picture=picture,
             ),
             report,
         )

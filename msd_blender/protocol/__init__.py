@@ -10,6 +10,7 @@ GET     /health                    `Health`: also the version handshake
 GET     /metrics                   counts, in Prometheus's text format
 GET     /models                    a list of `Model`: what the server's machine has
 POST    /meshes                    a frame of `UPLOADED` arrays -> `Upload`, for `JobRequest.mesh`
+POST    /pictures                  a PNG, JPEG or WebP file -> `Picture`, for `JobRequest.image_prompt`
 POST    /jobs                      `JobRequest` -> `Job`; the same `client_key` gives the same job
 GET     /jobs, /jobs/{id}          `Job`
 POST    /jobs/{id}/cancel          `Job`; the worker keeps the last state as the job's files
@@ -66,6 +67,7 @@ from .messages import (
     Log,
     Message,
     Model,
+    Picture,
     Progress,
     Upload,
     decode_event,
@@ -74,6 +76,7 @@ from .messages import (
     to_dict,
 )
 from .options import MODES, Option
+from .pictures import MAX_PICTURE, MAX_PIXELS, picture_id, read_picture
 from .places import data_folder
 from .request import (
     AXES,
@@ -116,6 +119,8 @@ __all__ = [
     "MAX_FRAME",
     "MAX_ITERATIONS",
     "MAX_LORA_WEIGHT",
+    "MAX_PICTURE",
+    "MAX_PIXELS",
     "MAX_PRIORITY",
     "MAX_PROMPT",
     "MAX_SEED",
@@ -130,6 +135,7 @@ __all__ = [
     "PATHS",
     "PAUSED",
     "PROTOCOL_VERSION",
+    "Picture",
     "Progress",
     "ProtocolError",
     "QUEUED",
@@ -155,6 +161,8 @@ __all__ = [
     "encode_snapshot",
     "from_dict",
     "join_lora",
+    "picture_id",
+    "read_picture",
     "read_snapshot",
     "split_lora",
     "to_dict",

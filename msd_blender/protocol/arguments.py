@@ -18,7 +18,8 @@ def add_options(
 ) -> None:
     """Add the prompt and a flag for each option that applies to a mode.
 
-    The parsed namespace has the options that were given, by their names in `JobRequest`, and no others.
+    The parsed namespace has the options that were given, by their names in `JobRequest`, and no others but
+    `image_prompt`, the picture's file or "".
 
     Args:
         mode: of `MODES`; the command stands for it, so that it has no flag.
@@ -29,6 +30,13 @@ def add_options(
         if not option.internal and mode in option.modes and option.name not in ("mode", *without):
             name = option.name if option.required else option.flag
             command.add_argument(name, default=argparse.SUPPRESS, help=_help(option), **_kind(option, folder))
+    command.add_argument(
+        "--image-prompt",
+        default="",
+        type=folder,
+        metavar="FILE",
+        help="a PNG, JPEG or WebP picture that the model follows beside the prompt; needs --ip-adapter",
+    )
 
 
 def _kind(option: Option, folder: Callable[[str], str]) -> dict[str, Any]:

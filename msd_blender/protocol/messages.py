@@ -69,6 +69,15 @@ class Upload:
 
 
 @dataclass
+class Picture:
+    """A picture that the server keeps."""
+
+    id: str = _described("hash of the file: the same file has the same id")
+    width: int = _described("pixels")
+    height: int = _described("pixels")
+
+
+@dataclass
 class Job:
     """A job as the server knows it."""
 
@@ -134,6 +143,9 @@ class Model:
     loras: list[str] = field(default_factory=list, metadata={"description": "places of the LoRAs that fit a model"})
     controlnets: list[str] = field(
         default_factory=list, metadata={"description": "places of the ControlNets that fit a model"}
+    )
+    ip_adapters: list[str] = field(
+        default_factory=list, metadata={"description": "places of the IP-Adapters that fit a model"}
     )
 
 

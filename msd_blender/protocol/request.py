@@ -163,6 +163,18 @@ class JobRequest:
     control_strength: float = option(
         1.0, description="weight of the ControlNets", high=MAX_CONTROL, modes=("texture", "refine")
     )
+    image_prompt: str = option(
+        "", description="id of the uploaded picture that the model follows beside the prompt", internal=True
+    )
+    image_prompt_strength: float = option(
+        0.6, description="weight of the image prompt: 1 as the IP-Adapter was trained, 0 not at all", high=MAX_CONTROL
+    )
+    ip_adapter: str = option(
+        "",
+        description="IP-Adapter on the server's machine, by which the model sees the image prompt: a .safetensors "
+        "file, with its CLIP image encoder in a folder image_encoder or clip_vision nearby",
+        folder=True,
+    )
 
     def validate(self, uploaded: bool = True) -> JobRequest:
         """Return self; raise `ProtocolError` with one sentence where an option has a value that it may not have.
@@ -174,6 +186,8 @@ class JobRequest:
             each.check(getattr(self, name))
         if self.control and self.mode == "generate":
             raise ProtocolError("A ControlNet follows a mesh, which mode generate has not: leave out control.")
+        if self.image_prompt and not self.ip_adapter:
+            raise ProtocolError("An image prompt needs an IP-Adapter: name its file (ip_adapter).")
         if uploaded and self.mode == "generate" and self.mesh:
             raise ProtocolError("Mode generate starts from nothing: leave out the mesh.")
         if uploaded and self.mode != "generate" and not self.mesh:

@@ -25,6 +25,7 @@ from msd_blender.protocol import (
     Job,
     JobRequest,
     Model,
+    Picture,
     ProtocolError,
     Upload,
     from_dict,
@@ -32,7 +33,7 @@ from msd_blender.protocol import (
 
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import MIN_FREE_BYTES
-from ..jobs.uploads import UploadNotFound
+from ..jobs.uploads import Meshes, Pictures, UploadNotFound
 from ..priors import PriorError, Selection, check
 from ..priors.catalogue import catalogue
 from . import metrics
@@ -42,14 +43,14 @@ from .schema import edit_schema, request_schema
 LAST_EVENT = 2**63 - 1  # the largest integer of SQLite
 MAX_QUEUED = 1000  # jobs that wait
 MAX_READERS = 200  # open streams
-MAX_UPLOADS = 4  # meshes that are being sent
+MAX_UPLOADS = 4  # that are being sent
 UPLOAD_SECONDS = 120.0  # for one to arrive
 DISK_FULL = (
     f"The disk of the data folder {{}} has less than {MIN_FREE_BYTES >> 20} MB left: make room there, then try again."
 )
 NOT_ALLOWED = (
-    "This server opens models and LoRAs only below the folders that it was started with (--models): name those, or "
-    "none for the bundled model."
+    "This server opens models and what is put on them only below the folders that it was started with (--models): name "
+    "those, or none for the bundled model."
 )
 SUBMISSIONS = 600  # a minute and address
 PAGE = Path(__file__).parent / "page"
@@ -88,7 +89,13 @@ REFUSALS: Answers = {
 NO_JOB: Answers = {404: {"model": Refusal, "description": "there is no such job or mesh"}}
 CONFLICT: Answers = {**NO_JOB, 409: {"model": Refusal, "description": "the job's state does not allow it"}}
 BUSY: Answers = {429: {"model": Refusal, "description": "too much at once"}}
-UNFIT: Answers = {409: {"model": Refusal, "description": "the model or a LoRA cannot be used"}}
+UNFIT: Answers = {409: {"model": Refusal, "description": "the model, or what is put on it, cannot be used"}}
+BYTES = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
 JobId = Annotated[str, PathParameter(max_length=64)]
 
 
@@ -147,7 +154,7 @@ def create_app(
         return job
 
     def check_models(job_request: JobRequest) -> None:
-        """Refuse what this server may not open, and a LoRA or a ControlNet that cannot be put on the model."""
+        """Refuse what this server may not open, and what cannot be put on the model."""
         if not all(allowed_model(getattr(job_request, name), models) for name in PATHS):
             raise HTTPException(403, NOT_ALLOWED)
         if job_request.model:
@@ -156,6 +163,8 @@ def create_app(
         if not all(allowed_model(lora.file, models) for lora in selection.loras):
             raise HTTPException(403, NOT_ALLOWED)
         selection.check()
+        if (adapter := selection.adapter_file()) and not allowed_model(str(adapter.encoder), models):
+            raise HTTPException(403, NOT_ALLOWED)
 
     def admit_reader() -> None:
         if queue.streams.readers >= MAX_READERS:
@@ -176,7 +185,7 @@ def create_app(
 
     @app.get("/v1/models")
     def available() -> list[Model]:
-        """What this machine has: the bundled model, other models, LoRAs and ControlNets."""
+        """What this machine has: the bundled model, other models, LoRAs, ControlNets and IP-Adapters."""
         return catalogue(models)
 
     @app.get(
@@ -188,36 +197,34 @@ def create_app(
         """Counts in Prometheus's text format."""
         return Response(metrics.text(queue), media_type="text/plain; version=0.0.4")
 
-    @app.post(
-        "/v1/meshes",
-        status_code=201,
-        responses=BUSY,
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-            }
-        },
-    )
-    async def upload(request: Request) -> Upload:
-        """Keep a mesh, sent as one snapshot's frame."""
+    async def receive(request: Request, kept: Meshes | Pictures) -> Upload | Picture:
         nonlocal uploads
         if uploads >= MAX_UPLOADS:
-            raise HTTPException(429, f"{MAX_UPLOADS} meshes are being sent already: try again later.")
+            raise HTTPException(429, f"{MAX_UPLOADS} uploads are being sent already: try again later.")
         if not queue.store.has_free_space():
             raise HTTPException(507, DISK_FULL.format(queue.store.data))
         uploads += 1
         try:
             async with asyncio.timeout(UPLOAD_SECONDS):
-                return await queue.store.uploads.receive(request.stream(), queue.store.uploads_in_use())
+                return await kept.receive(request.stream(), queue.store.uploads_in_use())
         except TimeoutError:
-            raise HTTPException(408, f"The mesh did not arrive within {UPLOAD_SECONDS:g} seconds.") from None
+            raise HTTPException(408, f"The {kept.noun} did not arrive within {UPLOAD_SECONDS:g} seconds.") from None
         except OSError as error:
             raise HTTPException(
-                507, f"The server cannot keep the mesh ({error.strerror}): make room in {queue.store.data}."
+                507, f"The server cannot keep the {kept.noun} ({error.strerror}): make room in {queue.store.data}."
             ) from None
         finally:
             uploads -= 1
+
+    @app.post("/v1/meshes", status_code=201, responses=BUSY, response_model=Upload, openapi_extra=BYTES)
+    async def upload(request: Request) -> Upload | Picture:
+        """Keep a mesh, sent as one snapshot's frame."""
+        return await receive(request, queue.store.meshes)
+
+    @app.post("/v1/pictures", status_code=201, responses=BUSY, response_model=Picture, openapi_extra=BYTES)
+    async def upload_picture(request: Request) -> Upload | Picture:
+        """Keep a picture, sent as a PNG, JPEG or WebP file."""
+        return await receive(request, queue.store.pictures)
 
     @app.post(
         "/v1/jobs",
@@ -238,7 +245,9 @@ def create_app(
         if not queue.store.has_free_space():
             raise HTTPException(507, DISK_FULL.format(queue.store.data))
         if job_request.mesh:
-            queue.store.uploads.find(job_request.mesh)
+            queue.store.meshes.find(job_request.mesh)
+        if job_request.image_prompt:
+            queue.store.pictures.find(job_request.image_prompt)
         return queue.submit(job_request)
 
     @app.get("/v1/jobs")

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from msd_blender.protocol import MAX_UPLOAD
+from msd_blender.protocol import MAX_PICTURE, MAX_UPLOAD
 
 from ..priors.files.places import locate
 
 MAX_BODY = 1 << 16  # bytes of any request but
-UPLOAD = ("POST", "/v1/meshes")  # whose limit is MAX_UPLOAD
+UPLOADS = {("POST", "/v1/meshes"): MAX_UPLOAD, ("POST", "/v1/pictures"): MAX_PICTURE}
 BODY_SECONDS = 10.0  # for a request's body to arrive
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -106,8 +106,8 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
             await send(message)
 
-        upload = (scope["method"], scope["path"]) == UPLOAD
-        status, detail = self._refusal(headers, scope["path"], MAX_UPLOAD if upload else MAX_BODY)
+        upload = UPLOADS.get((scope["method"], scope["path"]))
+        status, detail = self._refusal(headers, scope["path"], upload or MAX_BODY)
         if not (status or upload):  # an upload goes to the disk as it comes, with a deadline of its own
             try:
                 receive = await asyncio.wait_for(_buffered(receive), BODY_SECONDS)

@@ -26,6 +26,10 @@ def request_schema() -> Schema:
         "description": JobRequest.__doc__,
         "properties": {name: _property(option) for name, option in OPTIONS.items()},
         "required": [name for name, option in OPTIONS.items() if option.required],
+        "anyOf": [
+            {"properties": {"image_prompt": {"const": ""}}},
+            {"properties": {"ip_adapter": {"minLength": 1}}, "required": ["ip_adapter"]},
+        ],
         "oneOf": [
             {"properties": {"mode": {"const": generate}, "mesh": {"const": ""}, "control": {"maxItems": 0}}},
             {"properties": {"mode": {"enum": others}, "mesh": {"pattern": MESH_ID}}, "required": ["mode", "mesh"]},

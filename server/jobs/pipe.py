@@ -87,7 +87,12 @@ def _encode(message: Command | ExecutorMessage) -> tuple[dict[str, object], list
     match message:
         case JobInput():
             checkpoint, edit = message.checkpoint, message.edit
-            frames = [message.mesh, checkpoint.data if checkpoint else None, edit.frame if edit else None]
+            frames = [
+                message.mesh,
+                checkpoint.data if checkpoint else None,
+                edit.frame if edit else None,
+                message.picture,
+            ]
             header = {
                 "id": message.id,
                 "request": to_dict(message.request),
@@ -95,6 +100,7 @@ def _encode(message: Command | ExecutorMessage) -> tuple[dict[str, object], list
                 "mesh": message.mesh is not None,
                 "checkpoint": checkpoint.step if checkpoint else None,
                 "edit": edit.number if edit else None,
+                "picture": message.picture is not None,
             }
             return header, [frame for frame in frames if frame is not None]
         case Ready():
@@ -122,6 +128,7 @@ def _receive(pipe: Connection) -> Command | ExecutorMessage:
                 None if header["checkpoint"] is None else Checkpoint(header["checkpoint"], next(rest)),
                 None if header["edit"] is None else EditedMesh(header["edit"], next(rest)),
                 header["reductions"],
+                next(rest) if header["picture"] else None,
             )
         case "Ready":
             return Ready(DeviceStatus(**header["status"]))

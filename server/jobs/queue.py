@@ -146,7 +146,7 @@ class Queue:
             if current.ended:
                 raise QueueError(f"The job is {current.state}: start another one from its mesh instead.")
             if edit.mesh:
-                self.store.uploads.find(edit.mesh)
+                self.store.meshes.find(edit.mesh)
             if job in self._ending:
                 raise QueueError("The job has just ended: start another one from its mesh instead.")
             current = self.store.edit(job, edit)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import logs, optimize
+from .. import logs, optimize, pictures
 from ..checkpoint import deserialize, serialize
 from .messages import (
     FILES_NOT_WRITTEN,
@@ -72,10 +72,11 @@ def run_job(
         checkpoints = SentCheckpoints(job.checkpoint, report)
         mesh = _mesh(job.mesh) if job.mesh is not None else None
         edit = (str(job.edit.number), _mesh(job.edit.frame)) if job.edit is not None else None
+        picture = pictures.decode(job.picture) if job.picture is not None else None
         del job  # hundreds of megabytes that nobody needs any more
         with tempfile.TemporaryDirectory(prefix="msd-job-", dir=workspace) as name:
             folder = Path(name)
-            optimize.generate(request, folder, report, cancelled, settings, checkpoints, paused, mesh, edit)
+            optimize.generate(request, folder, report, cancelled, settings, checkpoints, paused, mesh, edit, picture)
             return Finished({path.name: path.read_bytes() for path in sorted(folder.iterdir())})
     except optimize.Paused:
         return Paused()

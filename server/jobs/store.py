@@ -36,7 +36,7 @@ from msd_blender.protocol import (
 from ..checkpoint import Checkpoints
 from ..system import replace, reserve
 from .messages import Checkpoint, EditedMesh, JobInput
-from .uploads import Uploads
+from .uploads import Meshes, Pictures
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Store:
     def __init__(self, data: Path):
         self.data = data
         self._spare = data / "spare"
-        self.uploads = Uploads(data / "meshes")
+        self.meshes, self.pictures = Meshes(data / "meshes"), Pictures(data / "pictures")
         self._lock = threading.Lock()
         try:
             self._db = sqlite3.connect(data / "jobs.sqlite", check_same_thread=False, isolation_level=None)
@@ -168,15 +168,16 @@ class Store:
 
     def job_input(self, job: Job) -> JobInput:
         """All that an executor needs to run a job from where it is. Raises `UploadNotFound`, OSError."""
-        mesh, edited = job.request.mesh, self.edited(job.id)
+        mesh, picture, edited = job.request.mesh, job.request.image_prompt, self.edited(job.id)
         checkpoint = self.checkpoints(job.id).read()
         return JobInput(
             job.id,
             job.request,
-            self.uploads.read(mesh) if mesh else None,
+            self.meshes.read(mesh) if mesh else None,
             Checkpoint(*checkpoint) if checkpoint else None,
-            EditedMesh(job.edits, self.uploads.read(edited)) if edited else None,
+            EditedMesh(job.edits, self.meshes.read(edited)) if edited else None,
             self.reductions(job.id),
+            self.pictures.read(picture) if picture else None,
         )
 
     def last_snapshot(self, job: str) -> Snapshot | None:
@@ -307,7 +308,9 @@ class Store:
     def uploads_in_use(self) -> set[str]:
         """The ids of the uploads that jobs still need."""
         rows = self._execute("SELECT request, edited FROM jobs WHERE state IN (?, ?, ?)", QUEUED, RUNNING, PAUSED)
-        return {mesh for request, edited in rows for mesh in (json.loads(request).get("mesh", ""), edited)} - {""}
+        requests = [json.loads(request) for request, _ in rows]
+        named = {request.get(name, "") for request in requests for name in ("mesh", "image_prompt")}
+        return (named | {edited for _, edited in rows}) - {""}
 
     def add_event(self, job: str, number: int, data: bytes) -> None:
         self._execute("INSERT INTO events VALUES (?, ?, ?)", job, number, data)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from PIL.Image import Image
 from torch import Tensor
 
 from msd_blender.protocol import WRITING, JobRequest, Log, Progress, Snapshot
@@ -24,6 +25,7 @@ from ..geometry.mesh import Mesh
 from ..guidance import Guidance, GuidanceStep
 from ..guidance.bandwidth import Linear
 from ..priors import SavesMemory, Selection, TextToImagePrior, Views, load_cached
+from ..priors.additions.ip_adapter_files import TakesImagePrompt
 from ..priors.base import MayBeDistilled
 from ..priors.conditions import Light
 from ..priors.one_by_one import one_by_one
@@ -113,6 +115,7 @@ class Optimization:
         edit: id and mesh of the artist's last edit. Where the checkpoint does not know that id yet, the run goes on
             from the edited mesh, for the iterations that are left.
         prior: on the request's device, instead of the one that the request names.
+        picture: the one that `request.image_prompt` names.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Optimization:
         mesh: Mesh | None = None,
         edit: tuple[str, Mesh] | None = None,
         prior: TextToImagePrior | None = None,
+        picture: Image | None = None,
     ):
         self.request = request.validate(uploaded=False)
         self.settings = settings or Settings.of(request)
@@ -133,6 +137,8 @@ class Optimization:
             raise ValueError(
                 "Mode generate starts from nothing, and texture and refine from a mesh: give the mesh with them only."
             )
+        if bool(request.image_prompt) != (picture is not None):
+            raise ValueError("Give the picture that the request's image prompt names, and none without one.")
         self.uploaded = mesh
         self.report, self.cancelled, self.paused = report, cancelled, paused
         self.checkpoints = checkpoints
@@ -151,6 +157,8 @@ class Optimization:
             self.settings = self.settings.suiting(self.prior)
             self.settings, self.predicted_memory = memory.fitting(request, self.settings, self.prior, self.device)
             self.forecast = memory.forecast(request, self.settings, self.prior, self.device, self.predicted_memory)
+            if picture is not None and isinstance(self.prior, TakesImagePrompt):
+                self.prior.follow(picture)
             if isinstance(self.prior, SavesMemory):
                 self.prior.save_memory(self.settings.one_by_one or self.device.type != "cpu")
             if self.settings.one_by_one:
@@ -453,13 +461,14 @@ def generate(
     paused: Callable[[], bool] = lambda: False,
     mesh: Mesh | None = None,
     edit: tuple[str, Mesh] | None = None,
+    picture: Image | None = None,
 ) -> None:
     """Make the asset of a request and leave `protocol.FILES` in `folder`, which exists.
 
     The other arguments are those of `Optimization`. A cancelled job keeps the asset as it is. Raises `Paused`, and
     ValueError with one sentence where the user can mend the request.
     """
-    run = Optimization(request, report, cancelled, settings, checkpoints, paused, mesh, edit)
+    run = Optimization(request, report, cancelled, settings, checkpoints, paused, mesh, edit, picture=picture)
     if checkpoints is None or checkpoints.step < 0:
         for level, sentence in run.notes():
             report(Log(sentence, level))
@@ -468,5 +477,7 @@ def generate(
         run.report_prompt_warnings()
         if request.control_model and not request.control:
             report(Log("The ControlNet gets no picture: choose depth, normal or canny as control.", "warning"))
+        if request.ip_adapter and not request.image_prompt:
+            report(Log("The IP-Adapter gets no picture: choose an image prompt.", "warning"))
     with deterministic(run.device):
         run.finish(run.run(), folder)

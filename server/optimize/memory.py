@@ -11,7 +11,7 @@ import torch
 from msd_blender.protocol import JobRequest
 
 from ..assets.colour_grid import DENSE
-from ..priors import HasCost, TextToImagePrior, least_memory
+from ..priors import HasCost, Selection, TextToImagePrior, least_memory
 from ..system import peak_memory, reset_peak_memory
 from .device import backend
 from .settings import Phase, Settings
@@ -79,7 +79,7 @@ def check_weights(request: JobRequest, device: torch.device) -> None:
     if request.memory_limit is None:
         return
     on_card = device.type == "cuda"
-    least = least_memory(request.model, on_card) + (0 if on_card else LIBRARIES)
+    least = least_memory(Selection.of(request), on_card) + (0 if on_card else LIBRARIES)
     if least > request.memory_limit * GIB:
         raise ValueError(
             f"The model alone needs {least / GIB:.1f} GiB, but the job's memory limit is {request.memory_limit:g} GiB: "
@@ -100,7 +100,8 @@ def predicted_peak(request: JobRequest, settings: Settings, prior: TextToImagePr
     encoding = kept + max(asking, together * cost.recomputed if thrifty else 0)
     held = cost.weights + (0 if device.type in COUNTING else LIBRARIES)
     renders = [_rendering(request, settings, phase, prior) for phase in settings.phases(request.mode).values()]
-    return held + _colours(request, settings) + round(max(kept + max(encoding, gradient) for kept, gradient in renders))
+    working = max(kept + max(encoding, gradient) for kept, gradient in renders)
+    return held + max(cost.visitor, _colours(request, settings) + round(working))
 
 
 def _colours(request: JobRequest, settings: Settings) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What lies on this machine's disks: models, and LoRAs and ControlNets that fit them. Nothing is loaded."""
+"""What lies on this machine's disks: models, and LoRAs, ControlNets and IP-Adapters for them. Nothing is loaded."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import yaml
 from msd_blender.protocol import Model
 
 from . import loading
+from .additions.ip_adapter_files import encoder_of
+from .additions.lora_files import contents_of
 from .base import PriorError
 from .files import kinds, layouts, places, single_file
 from .files.kinds import CONTROLNET, IP_ADAPTER, LORA, MODEL, NETWORK, Contents
@@ -148,8 +150,9 @@ def _repository(folder: Path, id: str) -> Iterator[_Entry]:
     elif _is_controlnet(snapshot):
         yield _Entry(snapshot, id, CONTROLNET, id)
     else:
-        for path in sorted(snapshot.glob("*.safetensors")):
-            yield _Entry(path, f"{id}/{path.stem}", "", str(path))
+        for path in sorted([*snapshot.glob("*.safetensors"), *snapshot.glob("*models/*.safetensors")]):
+            name = path.relative_to(snapshot).with_suffix("").as_posix()  # h94/IP-Adapter has folders of them
+            yield _Entry(path, f"{id}/{name}", "", str(path))
 
 
 def _is_controlnet(folder: Path) -> bool:
@@ -165,7 +168,13 @@ def _name(path: Path, shelf: Path) -> str:
 
 
 def _describe(entry: _Entry) -> _Described:
-    return _read(entry, _state(entry.path))
+    described = _read(entry, _state(entry.path))
+    if described.model.kind == IP_ADAPTER and not described.model.problem:
+        try:
+            encoder_of(entry.path)
+        except PriorError as error:  # not of the cached part: what lies beside the file may change
+            return replace(described, model=replace(described.model, problem=str(error)))
+    return described
 
 
 def _state(path: Path) -> tuple[tuple[str, int, int], ...]:
@@ -192,6 +201,8 @@ def _read(entry: _Entry, state: tuple[tuple[str, int, int], ...]) -> _Described:
         if kind == MODEL:
             model = replace(model, resolution=loading.resolution(entry.path))
             loading.check(entry.path)
+        elif kind == IP_ADAPTER:
+            contents_of(entry.path, IP_ADAPTER)
     except PriorError as error:
         model, contents = replace(model, problem=str(error)), Contents(model.kind, model.family)
     return _Described(model, contents)
@@ -218,4 +229,4 @@ def _with_additions(described: _Described, every: list[_Described]) -> Model:
             and not kinds.misfit(other.contents, contents.family, contents.text_width)
         ]
 
-    return replace(model, loras=fitting(LORA), controlnets=fitting(CONTROLNET))
+    return replace(model, loras=fitting(LORA), controlnets=fitting(CONTROLNET), ip_adapters=fitting(IP_ADAPTER))

@@ -92,13 +92,17 @@ class TextCondition:
     mask: Tensor | None = None  # (B or 1, tokens), 1 for a token, 0 for padding that the network must not see
     negative_mask: Tensor | None = None  # as mask
     hints: Tensor | None = None  # (B or 1, K, 3, H, W) in [0, 1], a picture for each of K ControlNets
+    image: Tensor | None = None  # (B or 1, 1, …) an image prompt, as the image encoder of an IP-Adapter answers
+    negative_image: Tensor | None = None  # as image
 
     @property
     def nfe(self) -> int:
         return 1 if self.negative is None else 2
 
     def without_cfg(self) -> TextCondition:
-        return replace(self, negative=None, guidance_scale=1.0, negative_pooled=None, negative_mask=None)
+        return replace(
+            self, negative=None, guidance_scale=1.0, negative_pooled=None, negative_mask=None, negative_image=None
+        )
 
 
 @dataclass(frozen=True)

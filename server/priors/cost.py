@@ -21,6 +21,7 @@ class Cost:
         denoise: bytes that come and go with an evaluation of the network.
         student: bytes that autograd keeps for an evaluation of a student.
         encode_operations, denoise_operations: of one forward pass.
+        visitor: bytes of an image encoder, which is on the device before the first iteration only.
     """
 
     weights: int
@@ -31,6 +32,7 @@ class Cost:
     student: int
     encode_operations: float
     denoise_operations: float
+    visitor: int = 0
 
 
 def cost_of(networks: Iterable[nn.Module], vae: Any, network: Any, resolution: int, positions: int) -> Cost:

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msd_blender.protocol import JobRequest
 
-from .additions import control_files
+from .additions import control_files, ip_adapter_files
 from .additions.control_files import ControlFile, TakesControl
+from .additions.ip_adapter_files import AdapterFile, TakesImagePrompt
 from .additions.lora_files import HasLoRAs, LoRA, check_loras, named_loras
 from .base import PriorError, TextToImagePrior
 from .files import layouts, multi_view_layouts, places, single_file, transformer_layouts
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from .files.parts import Parts
 
+NO_IMAGE_PROMPT = "This model takes no image prompt: leave it out, or use a model of Stable Diffusion 1.x, 2.x or XL."
 BUNDLED_MODEL = Path(__file__).parents[1] / "bundled_prior" / "model"
 
 
@@ -70,17 +72,19 @@ def check(model: str | Path) -> None:
         pipeline.check(place)
 
 
-def least_memory(model: str, on_card: bool) -> int:
-    """Bytes that a model's weights need at least, by the headers of its files.
+def least_memory(selection: Selection, on_card: bool) -> int:
+    """Bytes that the weights of a model and its IP-Adapter need at least, by the headers of their files.
 
     On a card these are its denoising network's, of 16 bits; on a CPU those of all networks, of 32.
 
     Raises PriorError as `check`.
     """
-    if model:
-        check(model)
-    network, every = layouts.count_weights(_place(model))
-    return 2 * network if on_card else 4 * every
+    if selection.model:
+        check(selection.model)
+    network, every = layouts.count_weights(_place(selection.model))
+    adapter = selection.adapter_file()
+    beside = sum(map(layouts.part_weights, (adapter.file, adapter.encoder))) if adapter else 0
+    return 2 * (network + beside) if on_card else 4 * (every + beside)
 
 
 def resolution(folder: Path) -> int | None:
@@ -160,6 +164,7 @@ class Selection:
     """The model that a job names, with everything that is put on it.
 
     control, control_model, control_strength: as `protocol.JobRequest`.
+    ip_adapter, image_prompt_strength: likewise, but "" without an image prompt and at strength 0.
     """
 
     model: str = ""
@@ -167,19 +172,41 @@ class Selection:
     control: tuple[str, ...] = ()
     control_model: str = ""
     control_strength: float = 1.0
+    ip_adapter: str = ""
+    image_prompt_strength: float = 1.0
 
     @classmethod
     def of(cls, request: JobRequest) -> Selection:
         """The selection of a request. Raises PriorError for a LoRA that its prompt names and that is not found."""
         loras = named_loras(request.loras, request.prompt, _place(request.model))
-        if not request.control:
-            return cls(request.model, loras)
-        return cls(request.model, loras, tuple(request.control), request.control_model, float(request.control_strength))
+        selection = cls(request.model, loras)
+        if request.control:
+            strength = float(request.control_strength)
+            selection = replace(
+                selection,
+                control=tuple(request.control),
+                control_model=request.control_model,
+                control_strength=strength,
+            )
+        if request.image_prompt and request.image_prompt_strength:
+            strength = float(request.image_prompt_strength)
+            selection = replace(selection, ip_adapter=request.ip_adapter, image_prompt_strength=strength)
+        return selection
 
     def check(self) -> None:
         """Raise PriorError, with one sentence that says what to do, for what cannot be put on the model."""
         check_loras(self.loras, _place(self.model))
         self.control_files()
+        self.adapter_file()
+
+    def adapter_file(self) -> AdapterFile | None:
+        """The IP-Adapter, None without one. Raises PriorError unless it is there and fits the model."""
+        if not self.ip_adapter:
+            return None
+        place = _place(self.model)
+        if _pipeline(place) not in map(PIPELINES.get, (_SD, _LCM, _XL)):
+            raise PriorError(NO_IMAGE_PROMPT)
+        return ip_adapter_files.find(self.ip_adapter, place)
 
     def control_files(self) -> dict[str, ControlFile]:
         """The ControlNet for each kind of picture. Raises PriorError unless there is one for each that fits."""
@@ -199,13 +226,17 @@ def load_cached(selection: Selection, device: torch.device) -> TextToImagePrior:
 
 
 def _load_selection(selection: Selection, device: torch.device) -> TextToImagePrior:
-    """As `load`. ControlNets that are not there are refused first, before the model takes its time."""
-    networks = selection.control_files()
+    """As `load`. ControlNets and IP-Adapters that are not there are refused first, before the model takes its time."""
+    networks, adapter = selection.control_files(), selection.adapter_file()
     prior = load(selection.model, device, loras=selection.loras)
     if networks:
         if not isinstance(prior, TakesControl):
             raise PriorError("This model takes no ControlNet: use one of Stable Diffusion 1.x, 2.x or XL.")
         prior.add_control(networks, selection.control_strength)
+    if adapter:
+        if not isinstance(prior, TakesImagePrompt):
+            raise PriorError(NO_IMAGE_PROMPT)
+        prior.add_ip_adapter(adapter, selection.image_prompt_strength)
     return prior
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from msd_blender.client import ClientError
 from msd_blender.protocol import FINISHED, MAX_UPLOAD, PAUSED, Edit, JobRequest, Progress, Snapshot, encode_snapshot
-from server.jobs.uploads import Uploads, decode_upload
+from server.jobs.uploads import Meshes, decode_upload
 
 
 def tetrahedron(scale=1.0, **more):
@@ -42,7 +42,7 @@ def test_an_upload_is_kept_byte_for_byte_under_its_contents_name(server):
     first = client.upload(arrays)
     assert (first.vertices, first.faces) == (4, 4) and client.upload(arrays).id == first.id
     assert client.upload(tetrahedron(2.0)).id != first.id
-    kept = decode_upload(Uploads(server.data / "meshes").read(first.id))
+    kept = decode_upload(Meshes(server.data / "meshes").read(first.id))
     assert kept.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(kept[name], array)
@@ -96,7 +96,7 @@ def test_an_upload_that_is_too_large_is_refused_before_it_is_sent(server):
 def test_old_uploads_make_room_but_for_those_in_use(tmp_path):
     import asyncio
 
-    uploads = Uploads(tmp_path / "meshes", max_bytes=2500)
+    uploads = Meshes(tmp_path / "meshes", max_bytes=2500)
 
     async def frames(scale):
         yield encode_snapshot(Snapshot(0, 0, tetrahedron(scale)))
@@ -114,7 +114,7 @@ def test_a_mesh_is_found_by_its_hash_alone(server, name):
     with pytest.raises(ClientError, match="upload it first"):
         server.client().submit(JobRequest("a red chair", mode="texture", mesh=name))
     with pytest.raises(ValueError, match="upload it first"):
-        Uploads(server.data / "meshes").find(name)
+        Meshes(server.data / "meshes").find(name)
 
 
 def test_a_prompt_that_is_edited_takes_hold_in_a_running_job(server, tiny, tmp_path):

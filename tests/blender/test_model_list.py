@@ -15,9 +15,10 @@ import pytest
 
 from msd_blender import model_list
 from msd_blender.local_server import LocalServer
-from msd_blender.model_list import CONTROLNET, LORA, MODEL
+from msd_blender.model_list import CONTROLNET, IP_ADAPTER, LORA, MODEL
 from server.priors.catalogue import catalogue
 from tests.priors.test_catalogue import controlnet, lora
+from tests.priors.test_ip_adapter import save_adapter, save_encoder
 
 
 @pytest.fixture
@@ -30,6 +31,10 @@ def listed(addon: Any, tmp_path: Path, folders: dict[str, Path]) -> Iterator[Pat
     lora(tmp_path / "xl.safetensors", 2048)
     controlnet(tmp_path / "depth.safetensors", 16)
     controlnet(tmp_path / "wide.safetensors", 2048)
+    from server.priors import load
+
+    save_adapter(load(tmp_path / "tiny", "cpu").unet, tmp_path / "follow.safetensors")
+    save_encoder(tmp_path / "image_encoder")
     model_list.show(catalogue([tmp_path]))
     yield tmp_path
     model_list.show([])
@@ -128,6 +133,19 @@ def test_what_is_missing_or_broken_is_said(listed: Path) -> None:
     settings().loras.add().file = str(listed / "depth.safetensors")
     model, lora, wrong = model_list.problems(settings())
     assert "There is no model" in model and "There is no LoRA" in lora and "is no LoRA" in wrong
+
+
+def test_an_image_prompt_needs_an_adapter_that_fits(listed: Path) -> None:
+    choose(MODEL, "tiny")
+    settings().image_prompt = bpy.data.images.new("style", 8, 8)
+    assert model_list.problems(settings()) == ["An image prompt needs an IP-Adapter: choose one."]
+    choose(IP_ADAPTER, "follow")
+    assert settings().ip_adapter == str(listed / "follow.safetensors") and model_list.problems(settings()) == []
+    shutil.rmtree(listed / "image_encoder")
+    model_list.show(catalogue([listed]))
+    assert "needs its CLIP image encoder" in model_list.problems(settings())[0]
+    settings().image_prompt = None
+    assert model_list.problems(settings()) == []
 
 
 def test_a_remote_servers_paths_are_not_looked_for_here(listed: Path, addon: Any) -> None:

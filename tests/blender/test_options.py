@@ -22,7 +22,7 @@ from server import cli
 from server.api.schema import request_schema
 
 PROMPT = "a chair"
-INTERNAL = {"client_key", "mesh"}
+INTERNAL = {"client_key", "mesh", "image_prompt"}
 CHOSEN_BY_PEOPLE = [option for option in OPTIONS.values() if option.name not in INTERNAL]
 
 options = pytest.mark.parametrize("option", CHOSEN_BY_PEOPLE, ids=lambda option: option.name)
@@ -63,7 +63,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[JobRequest]:
     """The requests that reach the connection to a server, of which there is none."""
     requests: list[JobRequest] = []
 
-    def refuse(request: JobRequest, *_: Any) -> None:
+    def refuse(request: JobRequest, *_: Any, **__: Any) -> None:
         requests.append(request)
         raise ClientError("There is no server.")
 
@@ -180,5 +180,5 @@ def test_http(option: Option) -> None:
     assert schema["description"].startswith(option.description)
     assert option.required or schema["default"] == option.default
     value = value_of(option)
-    given = {"prompt": PROMPT, "mode": option.modes[0], option.name: value}
+    given = {"prompt": PROMPT, "mode": option.modes[0], "ip_adapter": "/a/file", option.name: value}
     assert getattr(from_dict(JobRequest, given).validate(uploaded=False), option.name) == value

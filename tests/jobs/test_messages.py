@@ -68,8 +68,11 @@ def test_a_snapshot_arrives_as_it_was_sent():
     "command",
     [
         JobInput("x", JobRequest("a mug", seed=2**53 - 1, maps=["normal"], elevation=[0.0, 30.0])),
-        JobInput("x", JobRequest("a mug"), b"mesh", Checkpoint(0, b"checkpoint"), EditedMesh(0, b"edit"), 2),
+        JobInput(
+            "x", JobRequest("a mug"), b"mesh", Checkpoint(0, b"checkpoint"), EditedMesh(0, b"edit"), 2, b"picture"
+        ),
         JobInput("x", JobRequest("a mug"), edit=EditedMesh(3, b"edit")),
+        JobInput("x", JobRequest("a mug"), picture=b"picture"),
         Cancel(),
         Pause(),
         Acknowledge(),

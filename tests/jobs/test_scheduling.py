@@ -35,7 +35,7 @@ def upload(run):
     async def blocks():
         yield encode_snapshot(snapshot())
 
-    return asyncio.run(run.store.uploads.receive(blocks())).id
+    return asyncio.run(run.store.meshes.receive(blocks())).id
 
 
 class Gate:

@@ -7,6 +7,7 @@ numbers, but whose rules are our own.
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -15,11 +16,13 @@ from server.assets.colour_grid import ColourGrid
 from server.geometry import field
 from server.guidance import GUIDANCES, create
 from server.priors import load
+from server.priors.additions.ip_adapter_files import AdapterFile
 from server.priors.one_by_one import one_by_one
 from server.rendering import cameras, volume
 from server.rendering.rasterize.cpu import CpuRasterizer
 from server.rendering.shading import Lights, backgrounds
 from tests.emulated import DEVICE
+from tests.priors.test_ip_adapter import save_adapter, save_encoder
 from tests.priors.test_stable_diffusion_xl import folder as xl_folder
 
 __all__ = ["xl_folder"]  # a fixture
@@ -96,6 +99,23 @@ def test_a_student_learns(make, model, request):
     student = one_by_one(prior).student()
     student.denoise(x, sigma, prior.text_condition(["a cat"], "ugly", 4.0)).sum().backward()
     assert {each.grad.device for each in student.parameters()} == {CARD}
+
+
+@pytest.mark.parametrize("model", ["SD", "XL"])
+def test_an_image_prompt_is_on_the_card(make, model, tmp_path, request):
+    prior = make(model)
+    save_encoder(tmp_path / "image_encoder")
+    adapter = AdapterFile(save_adapter(prior.unet, tmp_path / "adapter.safetensors"), tmp_path / "image_encoder")
+    prior.add_ip_adapter(adapter)
+    prior.follow(Image.new("RGB", (8, 8)))
+    mode = request.getfixturevalue("card")
+    prior = moved(prior, mode)
+    x, sigma = torch.zeros(2, *prior.latent_shape, device=CARD), torch.ones(2, device=CARD)
+    for condition in (prior.text_condition(["a cat"], "ugly", 4.0), None):
+        assert prior.denoise(x, sigma, condition).device == CARD
+    prior.image_prompt._positive = prior.image_prompt._positive.cpu()
+    with pytest.raises(RuntimeError, match="same device"):
+        prior.denoise(x, sigma, prior.text_condition(["a cat"]))
 
 
 def test_a_volume_renders(card):

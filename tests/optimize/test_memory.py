@@ -14,7 +14,7 @@ from benchmarks.random_models import random_prior
 from msd_blender.protocol import JobRequest, Log
 from server.optimize import Optimization, Settings, generate, is_out_of_memory
 from server.optimize.memory import GIB, PeakMemory, fitting, forecast, operations, predicted_peak
-from server.priors import least_memory, load
+from server.priors import Selection, least_memory, load
 from tests.optimize.jobs import short
 from tests.priors.single_files import shipped_shapes, sparse
 
@@ -60,12 +60,12 @@ def test_a_limit_takes_views_one_by_one_then_fewer_and_then_refuses(prior):
 def test_a_model_larger_than_the_limit_is_refused_before_it_is_loaded(tmp_path, tiny):
     """SD 1.5 has 860 million weights in its U-Net, 123 in its text encoder and 84 in its VAE."""
     file = sparse(tmp_path / "model.safetensors", shipped_shapes("stable-diffusion-1"))
-    assert least_memory(str(file), on_card=True) == pytest.approx(2 * 860e6, rel=0.01)
-    assert least_memory(str(file), on_card=False) == pytest.approx(4 * (860 + 123 + 84) * 1e6, rel=0.01)
+    assert least_memory(Selection(str(file)), on_card=True) == pytest.approx(2 * 860e6, rel=0.01)
+    assert least_memory(Selection(str(file)), on_card=False) == pytest.approx(4 * (860 + 123 + 84) * 1e6, rel=0.01)
     with pytest.raises(ValueError, match=r"needs 4.6 GiB, but the job's memory limit is 4.5 GiB: raise the limit"):
         Optimization(request(model=str(file), memory_limit=4.5), print, lambda: False)
     weights = sum(each.numel() for each in networks(load(tiny["model"], "cpu")))
-    assert least_memory(tiny["model"], on_card=False) == 4 * weights
+    assert least_memory(Selection(tiny["model"]), on_card=False) == 4 * weights
 
 
 def networks(prior):

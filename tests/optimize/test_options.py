@@ -89,7 +89,8 @@ def artists(parts):
 def test_the_tables_have_every_option_of_a_job():
     named = set().union(*TABLES.values())
     outside = {"prompt", "mode", "client_key", "priority"}  # required, or for the queue
-    outside |= {"model", "loras", "control", "control_model", "control_strength"}  # of the model, tested with it
+    outside |= {"model", "loras", "control", "control_model", "control_strength"}
+    outside |= {"image_prompt", "image_prompt_strength", "ip_adapter"}  # of the model, tested with it
     assert named | outside == {field.name for field in fields(JobRequest)}
 
 

@@ -43,17 +43,23 @@ def fuse_loras(pipeline: str, networks: Mapping[str, torch.nn.Module], loras: Se
 
     Raises PriorError, with what to do, for a file that cannot be put on; the networks are of no use then.
     """
-    kind: Any = getattr(diffusers, pipeline, None)
-    if not hasattr(kind, "load_lora_weights"):
+    if not hasattr(getattr(diffusers, pipeline, None), "load_lora_weights"):
         raise PriorError(f"A {pipeline} takes no LoRA: leave it out, or use another model.")
+    with quiet():
+        loader = loader_of(pipeline, networks)
+        return [note for lora in loras if (note := _fuse(loader, networks, lora))]
+
+
+def loader_of(pipeline: str, networks: Mapping[str, torch.nn.Module]) -> Any:
+    """A pipeline of diffusers that has these networks and no other parts, for its methods that load additions."""
+    kind: Any = getattr(diffusers, pipeline)
     parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
     needed = [each.name for each in parameters if each.default is inspect.Parameter.empty]
     more = {"requires_safety_checker": False} if "requires_safety_checker" in {each.name for each in parameters} else {}
-    with _quiet():
-        loader = kind(**dict.fromkeys(needed), **more)
-        for name, network in networks.items():
-            setattr(loader, name, network)
-        return [note for lora in loras if (note := _fuse(loader, networks, lora))]
+    loader = kind(**dict.fromkeys(needed), **more)
+    for name, network in networks.items():
+        setattr(loader, name, network)
+    return loader
 
 
 def _fuse(loader: Any, networks: Mapping[str, torch.nn.Module], lora: LoRA) -> str:
@@ -120,8 +126,8 @@ def _scale(layer: str, tensors: Mapping[str, Tensor], rank: int, config: Mapping
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' warnings about parts of a model that a LoRA does not have."""
+def quiet() -> Iterator[None]:
+    """Without the libraries' warnings about parts of a pipeline that are not there."""
     loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 from msd_blender.protocol import MAX_LORA_WEIGHT, split_lora
 
 from ..base import PriorError
-from ..files.kinds import LORA, MODEL, NETWORK, UNKNOWN, Contents, identify, misfit
+from ..files.kinds import IP_ADAPTER, LORA, MODEL, NETWORK, UNKNOWN, Contents, identify, misfit
 from ..files.layouts import PICKLES, network_contents, read_header
 from ..prompts import lora_tags
 
@@ -93,32 +93,37 @@ def check_loras(loras: Iterable[LoRA], model: Path) -> None:
     """Raise PriorError, with one sentence that says what to do, for a file that cannot be put on a model."""
     onto: Contents | None = None
     for lora in loras:
-        contents = _contents(Path(lora.file))
+        contents = contents_of(Path(lora.file), LORA)
         onto = onto or network_contents(model)
         if reason := misfit(contents, onto.family, onto.text_width):
             raise PriorError(f"The LoRA {lora.file} {reason}: use one that was made for this kind of model.")
 
 
-def _contents(file: Path) -> Contents:
+def contents_of(file: Path, kind: str) -> Contents:
+    """What a file holds that must be of a kind, LORA or IP_ADAPTER.
+
+    Raises PriorError, with one sentence that says what to do, for a file that is none, or one that is not read.
+    """
     if os.path.isdir(file):  # unlike Path's, it never raises
-        raise PriorError(f"{file} is a folder: name the LoRA's .safetensors file in it.")
+        raise PriorError(f"{file} is a folder: name the {kind}'s .safetensors file in it.")
     if not os.path.exists(file):
-        raise PriorError(f"There is no LoRA {file}: name its .safetensors file on the server's machine.")
+        raise PriorError(f"There is no {kind} {file}: name its .safetensors file on the server's machine.")
     if file.suffix.lower() in PICKLES:
         raise PriorError(
-            f"{file} is pickled, which can run code and is never read: get the LoRA as a .safetensors file."
+            f"{file} is pickled, which can run code and is never read: get the {kind} as a .safetensors file."
         )
     if file.suffix.lower() != ".safetensors":
-        raise PriorError(f"{file} is no .safetensors file: get the LoRA as one.")
+        raise PriorError(f"{file} is no .safetensors file: get the {kind} as one.")
     shapes = read_header(file).shapes
     contents = identify(shapes)
-    if contents.kind != LORA:
-        kind = {MODEL: "a whole model", NETWORK: "a model's network", UNKNOWN: "something else"}.get(
+    a = {LORA: "a LoRA", IP_ADAPTER: "an IP-Adapter"}
+    if contents.kind != kind:
+        held = {MODEL: "a whole model", NETWORK: "a model's network", UNKNOWN: "something else", **a}.get(
             contents.kind, f"a {contents.kind}"
         )
-        raise PriorError(f"{file} holds {kind}, not a LoRA: name another file.")
+        raise PriorError(f"{file} holds {held}, not {a[kind]}: name another file.")
     if contents.variant:
-        raise PriorError(f"{file} holds {contents.variant} weights, which are not read: use a plain LoRA.")
+        raise PriorError(f"{file} holds {contents.variant} weights, which are not read: use a plain {kind}.")
     if any("dora_scale" in name or "lora_magnitude_vector" in name for name in shapes):
         raise PriorError(f"{file} holds DoRA weights, which are not read: use a plain LoRA.")
     return contents

@@ -336,6 +336,7 @@ def _stacked(condition: TextCondition, batch: int) -> TextCondition:
         pooled=stack(condition.negative_pooled, condition.pooled),
         mask=stack(condition.negative_mask, condition.mask),
         hints=stack(*[condition.hints] * condition.nfe),
+        image=stack(condition.negative_image, condition.image),
         guidance_scale=condition.guidance_scale if condition.negative is None else 1.0,
     )
 

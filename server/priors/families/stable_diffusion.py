@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
+from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..additions.control import ControlNets, load_network
 from ..additions.control_files import ControlFile
+from ..additions.ip_adapter import ImagePrompt
+from ..additions.ip_adapter_files import AdapterFile
 from ..conditions import TextCondition, Views
+from ..cost import Cost
 from ..files.parts import Parts
 from ..noise_models import DiscreteNoise
 from ..prompts import MAX_WINDOWS, Tokens, tokenize
@@ -23,9 +27,10 @@ from .diffusers_prior import DiffusersPrior
 
 
 class StableDiffusion(DiffusersPrior):
-    """A frozen Stable Diffusion model, as a `TextToImagePrior` that ControlNets can steer."""
+    """A frozen Stable Diffusion model, as a `TextToImagePrior` that ControlNets and image prompts can steer."""
 
     control: ControlNets | None = None
+    image_prompt: ImagePrompt | None = None
 
     weighs_words = True
 
@@ -49,6 +54,28 @@ class StableDiffusion(DiffusersPrior):
         """As `TakesControl.add_control`."""
         networks = {file: load_network(file, self.unet, self.device, self.dtype) for file in set(files.values())}
         self.control = ControlNets({kind: networks[file] for kind, file in files.items()}, strength)
+
+    def add_ip_adapter(self, adapter: AdapterFile, strength: float = 1.0) -> None:
+        """As `TakesImagePrompt.add_ip_adapter`."""
+        pipeline = str(self.parts.index["_class_name"])
+        self.image_prompt = ImagePrompt(pipeline, self.unet, adapter, strength, self.device, self.dtype)
+
+    def follow(self, picture: Image) -> None:
+        """As `TakesImagePrompt.follow`."""
+        if self.image_prompt:
+            self.image_prompt.follow(picture)
+
+    def cost(self) -> Cost:
+        """As `HasCost.cost`."""
+        cost = super().cost()
+        return replace(cost, visitor=self.image_prompt.encoder_bytes()) if self.image_prompt else cost
+
+    def text_condition(
+        self, prompts: Sequence[str], negative: str | Sequence[str] = "", guidance_scale: float = 5.0
+    ) -> TextCondition:
+        """As `DiffusersPrior.text_condition`, with the image prompt."""
+        text = super().text_condition(prompts, negative, guidance_scale)
+        return self.image_prompt.beside(text) if self.image_prompt else text
 
     def condition(
         self,
@@ -115,6 +142,9 @@ class StableDiffusion(DiffusersPrior):
         if self.control and text.hints is not None:
             down, middle = self.control.residuals(x, timestep, text, inputs.get("added_cond_kwargs"))
             inputs |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        if self.image_prompt:
+            added = inputs.setdefault("added_cond_kwargs", {})
+            added["image_embeds"] = self.image_prompt.embeddings(text, len(x))
         output: Tensor = self.unet(
             x, timestep, encoder_hidden_states=text.embeddings, timestep_cond=scale, **inputs
         ).sample

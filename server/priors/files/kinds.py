@@ -45,8 +45,8 @@ class Contents:
         family: one of `FAMILIES`; "" where it cannot be told, or is another one.
         variant: what sets it apart within its kind: "inpainting", "depth", "instruction" (InstructPix2Pix), "refiner",
             "EDM" (Playground 2.5, CosXL), "fill", "control" (Flux), "dev", "schnell", "union" (ControlNet),
-            "control LoRA", "LLLite", "LyCORIS" (LoHa, LoKr, OFT), "CLIP", "T5", "quantized", "MVDream", "ImageDream";
-            "" for the plain kind.
+            "control LoRA", "LLLite", "FaceID" (IP-Adapter), "LyCORIS" (LoHa, LoKr, OFT), "CLIP", "T5", "quantized",
+            "MVDream", "ImageDream"; "" for the plain kind.
         text_width: of the texts that its cross-attention takes; None where nothing tells.
     """
 
@@ -76,7 +76,7 @@ def misfit(addition: Contents, family: str, text_width: int | None = None) -> st
 def identify(shapes: Shapes) -> Contents:
     """The contents of a file. Layouts: of Stability AI and Black Forest Labs, of diffusers, kohya-ss and peft."""
     names = "\n".join(shapes)
-    for tell in (_lora, _ip_adapter, _controlnet, _network, _rest):
+    for tell in (_ip_adapter, _lora, _controlnet, _network, _rest):
         if contents := tell(shapes, names):
             return contents
     return Contents()
@@ -118,7 +118,11 @@ def _ip_adapter(shapes: Shapes, names: str) -> Contents | None:
     if not _any(r"^ip_adapter\.", names):
         return None
     width = next((shape[-1] for name, shape in shapes.items() if name.endswith(".to_k_ip.weight")), None)
-    return Contents(IP_ADAPTER, _WIDTHS.get(width or 0, ""), text_width=width)
+    faces = (
+        _any(r"^image_proj\.perceiver_resampler\.|^ip_adapter\..*_lora\.", names)
+        or {"image_proj.proj.0.weight", "image_proj.norm.weight"} <= shapes.keys()
+    )
+    return Contents(IP_ADAPTER, _WIDTHS.get(width or 0, ""), "FaceID" if faces else "", width)
 
 
 def _controlnet(shapes: Shapes, names: str) -> Contents | None:

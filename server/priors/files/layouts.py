@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..base import PriorError
-from .kinds import CONTROLNET, FLUX, MODEL, NETWORK_PREFIX, SD1, SD2, SD3, SDXL, Contents, identify
+from .kinds import CONTROLNET, FLUX, MODEL, NETWORK_PREFIX, SD1, SD2, SD3, SDXL, Contents, Shapes, identify
 
 UNET, VAE = "UNet2DConditionModel", "AutoencoderKL"
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -95,6 +95,7 @@ STEMS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
     "text_encoder_3": "model",
+    "image_encoder": "model",  # of an IP-Adapter, beside models
 }
 MULTI_VIEW_FILE = "multiview.json"  # see `multi_view_layouts`
 PREDICTIONS = ("epsilon", "v_prediction", "sample")  # outputs of networks that `noise_models.DiscreteNoise` takes
@@ -208,15 +209,18 @@ def _family(config: dict[str, object]) -> tuple[str, str, int | None]:
 
 def network_contents(model: Path) -> Contents:
     """Of a model's denoising network; of nothing where its place has none."""
+    return identify(network_shapes(model))
+
+
+def network_shapes(model: Path) -> Shapes:
+    """Of a model's denoising network, or of its whole file; none where its place has none."""
     if os.path.isfile(model):
-        return identify(read_header(model).shapes)
+        return read_header(model).shapes
+    shapes: dict[str, tuple[int, ...]] = {}
     for part in ("unet", "transformer"):
-        shapes: dict[str, tuple[int, ...]] = {}
         for file in sorted((model / part).glob("*.safetensors")):
             shapes |= read_header(file).shapes
-        if shapes:
-            return identify(shapes)
-    return Contents()
+    return shapes
 
 
 def words(folder: Path) -> Words | None:
@@ -352,17 +356,21 @@ def count_weights(place: Path) -> tuple[int, int]:
         counts = {name: count for name, count in _counts(place).items() if not name.startswith("model_ema.")}
         network = [count for name, count in counts.items() if name.startswith(NETWORK_PREFIX)] or counts.values()
         return sum(network), sum(counts.values())
-    parts = {part: _part_weights(place / part) for part in STEMS if has_weights(place / part)}
+    names = [part for part in STEMS if part != "image_encoder" and has_weights(place / part)]
+    parts = {part: part_weights(place / part) for part in names}
     return parts.get("unet", 0) + parts.get("transformer", 0), sum(parts.values())
 
 
-def _part_weights(folder: Path) -> int:
-    single, *_ = _entries(folder)[variant(folder) or ""]
+def part_weights(place: Path) -> int:
+    """Number of weights in a part's folder, or in a file."""
+    if place.is_file():
+        return sum(_counts(place).values())
+    single, *_ = _entries(place)[variant(place) or ""]
     if single.suffix == ".safetensors":
         return sum(_counts(single).values())
     shards = read_json(single).get("weight_map")
     names = set(shards.values()) if isinstance(shards, dict) else set()
-    return sum(sum(_counts(folder / name).values()) for name in names)
+    return sum(sum(_counts(place / name).values()) for name in names)
 
 
 def _counts(path: Path) -> dict[str, int]:
