@@ -172,6 +172,7 @@ def create_app(
             memory=device.memory,
             memory_total=device.memory_total,
             worker=queue.state,
+            problem=queue.problem,
         )
 
     @app.get("/v1/models")

@@ -37,8 +37,8 @@ class JobSource(Protocol):
         """Wait until a job is queued or the server ends, at most for some seconds."""
         ...
 
-    def claim(self) -> Job | None:
-        """The next job, now running; None where none waits."""
+    def claim(self, machine: str = "") -> Job | None:
+        """The next job, now running on this machine; None where none waits."""
         ...
 
     def requested_stop(self, job: str) -> Stop | None:

@@ -48,6 +48,7 @@ class JobInput:
         mesh: the upload that the request names, as one frame of `protocol.encode_snapshot`.
         edit: the newest edit, which the job goes on from unless its checkpoint comes after it.
         reductions: see `Settings.of`.
+        attempt: counts the runs of the job, so that an executor which was thought dead is known by its number.
     """
 
     id: str
@@ -56,6 +57,7 @@ class JobInput:
     checkpoint: Checkpoint | None = None
     edit: EditedMesh | None = None
     reductions: int = 0
+    attempt: int = 0
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from msd_blender.protocol import (
     Snapshot,
 )
 
-from .executor import StartExecutor
+from .executor import Executors, Pool, StartExecutor
 from .executor_thread import ExecutorThread
 from .job_run import Timing
 from .job_source import Stop
@@ -39,10 +39,10 @@ class Queue:
     Safe to use from several threads. Call `start` before use and `stop` at the end.
 
     Args:
-        executors: a function for each executor, which starts it, also again after a crash.
+        executors: a function for each executor, which starts it, also again after a crash; or a pool of them.
     """
 
-    def __init__(self, store: Store, executors: Sequence[StartExecutor], timing: Timing | None = None):
+    def __init__(self, store: Store, executors: Executors, timing: Timing | None = None):
         self.store = store
         self.streams = Streams(store)
         self.crashes = 0  # of executors, since the server started
@@ -51,22 +51,48 @@ class Queue:
         self._work, self._stopping = threading.Event(), threading.Event()
         self._stops: dict[str, Stop] = {}  # of running jobs
         self._ending: set[str] = set()  # running jobs whose files are being written, too late for an edit
-        self._threads = [ExecutorThread(self, start, timing or Timing()) for start in executors]
+        self._timing = timing or Timing()
+        self._pool: Pool | None = None
+        self._fixed: Sequence[StartExecutor] = ()
+        if isinstance(executors, Sequence):
+            self._fixed = executors
+        else:
+            self._pool = executors
+        self._executors: list[ExecutorThread] = []
 
     def start(self) -> None:
         """Queue the jobs that a server before left running, then start the executors."""
-        for job in self.store.take_up_running():
+        interrupted = self.store.take_up_running()
+        for job in interrupted:
             self.streams.publish(job.id, job)
-        for thread in self._threads:
-            thread.start()
+        for start in self._fixed:
+            self.add_executor(start)
+        if self._pool is not None:
+            self._pool.open(self.add_executor, bool(interrupted))
+
+    def add_executor(self, start: StartExecutor, machine: str = "") -> ExecutorThread:
+        """Run jobs on one executor more, until it is told to leave."""
+        thread = ExecutorThread(self, start, self._timing, machine)
+        with self._lock:
+            self._executors.append(thread)
+            if not self.stopping:
+                thread.start()
+        return thread
+
+    @property
+    def _threads(self) -> list[ExecutorThread]:
+        with self._lock:
+            self._executors = [thread for thread in self._executors if thread.is_alive()]
+            return list(self._executors)
 
     def stop(self) -> None:
         """End the executors and then every stream, soon; running jobs wait at a checkpoint for the next server."""
         self._stopping.set()
         self._work.set()
         for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
+            thread.join()
+        if self._pool is not None:
+            self._pool.close()
         self.streams.close()
 
     # For the API.
@@ -80,6 +106,11 @@ class Queue:
     @property
     def executor_states(self) -> list[str]:
         return [thread.state for thread in self._threads]
+
+    @property
+    def problem(self) -> str:
+        """Why no job can run at present, in one sentence that says what to do; "" where one can."""
+        return self._pool.problem if self._pool is not None else ""
 
     def device(self) -> DeviceStatus:
         """The executors' devices together: their names, and the sum of their memory."""
@@ -171,11 +202,14 @@ class Queue:
         self._work.wait(seconds)
         self._work.clear()
 
-    def claim(self) -> Job | None:
+    def claim(self, machine: str = "") -> Job | None:
         """As `JobSource.claim`."""
         with self._lock:
             job = self.store.next_queued()
-            return job and self._set_state(job.id, RUNNING)
+            if job is not None:
+                self.store.begin_attempt(job.id, machine)
+                return self._set_state(job.id, RUNNING)
+            return None
 
     def requested_stop(self, job: str) -> Stop | None:
         """As `JobSource.requested_stop`."""

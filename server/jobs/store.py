@@ -54,8 +54,10 @@ _CHANGES = [
        ALTER TABLE jobs ADD COLUMN death_step INTEGER NOT NULL DEFAULT -1;""",
     """ALTER TABLE jobs ADD COLUMN edits INTEGER NOT NULL DEFAULT 0;
        ALTER TABLE jobs ADD COLUMN edited TEXT NOT NULL DEFAULT '';""",
+    """ALTER TABLE jobs ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+       ALTER TABLE jobs ADD COLUMN machine TEXT NOT NULL DEFAULT '';""",
 ]
-_COLUMNS = "id, state, request, created, error, edits"
+_COLUMNS = "id, state, request, created, error, edits, machine"
 PAGE = 500  # events in one read
 LAST = "last.snapshot"  # a frame, in the folder of an ended job
 SPARE_BYTES = 4 << 20  # reserved, so that the end of a job can be written on a full disk
@@ -146,13 +148,14 @@ class Store:
         return [self._job(row) for row in self._execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY rowid DESC")]
 
     def _job(self, row: tuple[Any, ...]) -> Job:
-        job, state, request, created, error, edits = row
+        job, state, request, created, error, edits, machine = row
         present: list[str] = []
         if state in FINAL_STATES:
             with suppress(OSError):
                 present = os.listdir(self.folder(job))
         files = [name for name in FILES if name in present]
-        return Job(job, state, from_dict(JobRequest, json.loads(request)), created, error, files, edits)
+        at = machine if state == RUNNING else ""
+        return Job(job, state, from_dict(JobRequest, json.loads(request)), created, error, files, edits, at)
 
     def folder(self, job: str) -> Path:
         """The folder of an ended job's files."""
@@ -177,6 +180,7 @@ class Store:
             Checkpoint(*checkpoint) if checkpoint else None,
             EditedMesh(job.edits, self.uploads.read(edited)) if edited else None,
             self.reductions(job.id),
+            self.attempts(job.id),
         )
 
     def last_snapshot(self, job: str) -> Snapshot | None:
@@ -261,6 +265,14 @@ class Store:
         """End the running state that a dead server left: finished where a job's files are all there, else queued."""
         rows = self._execute("SELECT id FROM jobs WHERE state = ? ORDER BY rowid", RUNNING)
         return [self.set_state(job, FINISHED if self.folder(job).exists() else QUEUED) for (job,) in rows]
+
+    def begin_attempt(self, job: str, machine: str) -> None:
+        """Count a run of a job, on this machine, before it starts."""
+        self._execute("UPDATE jobs SET attempts = attempts + 1, machine = ? WHERE id = ?", machine, job)
+
+    def attempts(self, job: str) -> int:
+        """The number of runs of a job so far."""
+        return self._number("SELECT attempts FROM jobs WHERE id = ?", job)
 
     def reductions(self, job: str) -> int:
         """How often a job's use of memory was reduced for lack of it; the column is called halvings."""
