@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .. import logs
@@ -53,7 +53,7 @@ class Actor:
     handle: Any
     stamp: float = 0.0
     heard: float = field(default_factory=time.monotonic)
-    has_run: bool = False
+    started: asyncio.Future[None] | None = None  # the call that starts its job
     gone: bool = False
 
 
@@ -98,10 +98,11 @@ class Bridge:
         except OSError:
             os._exit(0)
 
-    def _in_task(self, work: Awaitable[None]) -> None:
+    def _in_task(self, work: Awaitable[None]) -> asyncio.Future[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # Machines
 
@@ -145,10 +146,9 @@ class Bridge:
             return
         match command["do"]:
             case "run":
-                actor.has_run = True
-                self._in_task(self._call(actor, actor.handle.run.remote(block, actor.stamp)))
+                actor.started = self._in_task(self._run(actor, block))
             case "stop":
-                self._in_task(self._call(actor, actor.handle.stop.remote(command["attempt"], command["how"])))
+                self._in_task(self._stop(actor, command["attempt"], command["how"]))
             case "receive":
                 self._in_task(self._receive(actor, command["attempt"]))
             case "kill":
@@ -190,13 +190,28 @@ class Bridge:
         except RayError as error:
             await self._after_error(actor, error)
 
-    async def _call(self, actor: Actor, answer: Awaitable[object]) -> None:
+    async def _run(self, actor: Actor, block: bytes) -> None:
         try:
-            await answer
+            await actor.handle.run.remote(block, actor.stamp)
         except RayError as error:
             await self._after_error(actor, error)
 
+    async def _stop(self, actor: Actor, attempt: int, how: str) -> None:
+        await self._until_started(actor)
+        try:
+            await actor.handle.stop.remote(attempt, how)
+        except RayError as error:
+            await self._after_error(actor, error)
+
+    async def _until_started(self, actor: Actor) -> None:
+        """Calls of an actor whose arguments take their time are overtaken by later ones: wait for the start."""
+        if actor.started is not None:
+            await asyncio.shield(actor.started)
+
     async def _receive(self, actor: Actor, attempt: int) -> None:
+        await self._until_started(actor)
+        if actor.gone:
+            return
         try:
             block = await actor.handle.receive.remote(attempt, RECEIVE_SECONDS)
         except RayError as error:
@@ -210,11 +225,14 @@ class Bridge:
         if actor.gone:
             return
         actor.gone = True
+        log.warning("Actor %d: %s: %s", actor.number, type(error).__name__, " ".join(str(error).split())[:2000])
         died = "its worker process has died" in str(error)  # as its machine says, which lives
-        if not died and actor.has_run:
+        if not died and actor.started is not None:
             await asyncio.sleep(max(0.0, actor.heard + self._lease + MARGIN_SECONDS - time.monotonic()))
         if died:
             self._end(actor, "crashed", "its process was killed")
+        elif isinstance(error, RayTaskError):
+            self._end(actor, "crashed", _last_line(error))
         elif isinstance(error, ActorUnavailableError):
             self._end(actor, "lost", "the connection to its machine broke")
         else:

@@ -4,101 +4,29 @@
 The jobs of `ray_work` count; those of a real model are compared with the local executor's byte for byte.
 """
 
+import asyncio
+import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 
 import psutil
 import pytest
 
-from msd_blender.protocol import CANCELLED, FINISHED, PAUSED, RUNNING, Edit, JobRequest, encode_snapshot
-from server.jobs.job_run import Timing
-from server.jobs.queue import Queue
+from msd_blender.protocol import CANCELLED, FINISHED, PAUSED, QUEUED, RUNNING, Edit, encode_snapshot
+from server.jobs.executor import ExecutorOptions
 from server.jobs.ray_actor import join, split
-from server.jobs.ray_pool import RayPool
-from server.jobs.store import Store
+from server.jobs.ray_pool import NOT_INSTALLED, RayPool, of_cluster
+from tests.jobs.ray_machines import LEASE, ROOT, Head, Machines, Server, in_turn, started, until
 from tests.jobs.ray_work import journal
 from tests.jobs.scripted import snapshot
 
 pytest.importorskip("ray", reason="the package ray is not installed (Linux only)")
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
-LEASE = 6.0
-
-
-class Machines:
-    """A Ray cluster: a head on which no job runs, and raylets that stand for machines."""
-
-    def __init__(self, count):
-        from ray.cluster_utils import Cluster
-
-        small = {"object_store_memory": 80 << 20, "include_dashboard": False}
-        self._small = small
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, **small})
-        self.nodes = [self.add() for _ in range(count)]
-
-    @property
-    def address(self):
-        return self.cluster.address
-
-    def add(self):
-        return self.cluster.add_node(wait=False, num_cpus=1, num_gpus=0, object_store_memory=80 << 20)
-
-    def kill(self, node):
-        self.nodes.remove(node)
-        self.cluster.remove_node(node, allow_graceful=False)
-
-    def close(self):
-        self.cluster.shutdown()
-
-
-class Server:
-    """A queue on a cluster, without HTTP."""
-
-    def __init__(self, data, pool):
-        self.store = Store(data)
-        self.pool = pool
-        self.queue = Queue(self.store, pool, Timing())
-        self.queue.start()
-
-    def submit(self, prompt="count", iterations=5, **more):
-        return self.queue.submit(JobRequest(prompt, iterations=iterations, **more)).id
-
-    def job(self, id):
-        return self.store.get(id)
-
-    def until(self, id, *states, seconds=60):
-        until(lambda: self.job(id).state in states, seconds)
-        return self.job(id)
-
-    def result(self, id):
-        return (self.store.folder(id) / "mesh.glb").read_text()
-
-    def warnings(self, id):
-        events = [data.decode() for _, data in self.store.events(id)]
-        return [data for data in events if '"warning"' in data]
-
-    def close(self):
-        self.queue.stop()
-        self.store.close()
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def started(folder, job, step=1):
-    """Whether a job has come to a step."""
-    return (folder / f"{job}.txt").exists() and any(what == f"step-{step}" for *_, what in journal(folder, job))
-
-
-def in_turn(lines):
-    """Whether a job's attempts follow each other: each number greater, and none at work once the next one is."""
-    attempts = [attempt for _, _, attempt, _ in lines]
-    return attempts == sorted(attempts)
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +96,6 @@ def test_an_edit_reaches_the_running_job(server, folder):
     async def blocks():
         yield encode_snapshot(snapshot())
 
-    import asyncio
-
     mesh = asyncio.run(server.store.uploads.receive(blocks())).id
     server.queue.edit(job, Edit("after", mesh=mesh))
     server.until(job, FINISHED)
@@ -201,13 +127,13 @@ def test_a_job_whose_actor_is_killed_goes_on_from_its_checkpoint(server, folder)
 
 def test_an_actor_that_was_thought_dead_and_speaks_again_is_not_heard(server, folder):
     """Its process stands still for longer than its lease, as that of a machine which was cut off."""
-    job = server.submit("count", 400)
+    job = server.submit("count", 200)
     until(lambda: started(folder, job, 3))
     pid = journal(folder, job)[0][1]
     os.kill(pid, signal.SIGSTOP)
     until(lambda: server.store.attempts(job) == 2, LEASE + 20)
     os.kill(pid, signal.SIGCONT)
-    assert server.until(job, FINISHED) and server.result(job) == "count 400"
+    assert server.until(job, FINISHED) and server.result(job) == "count 200"
     assert in_turn(journal(folder, job)) and not psutil.pid_exists(pid)
     assert "has not answered" in server.warnings(job)[0]
     until(lambda: server.queue.executor_states.count("idle") == 2)
@@ -217,10 +143,121 @@ def test_a_machine_that_joins_is_used_and_one_that_dies_gives_its_job_back(serve
     joined = machines.add()
     machines.nodes.append(joined)
     until(lambda: server.queue.executor_states.count("idle") == 3)
-    jobs = [server.submit("count", 300) for _ in range(3)]
+    jobs = [server.submit("count", 150) for _ in range(3)]
     until(lambda: all(started(folder, job, 5) for job in jobs))
     machines.kill(joined)
     for job in jobs:
-        assert server.until(job, FINISHED) and server.result(job) == "count 300" and in_turn(journal(folder, job))
+        assert server.until(job, FINISHED) and server.result(job) == "count 150" and in_turn(journal(folder, job))
     assert sorted(server.store.attempts(job) for job in jobs) == [1, 1, 2]
     until(lambda: len(server.queue.executor_states) == 2)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def head(folder):
+    """A cluster for tests that need one to themselves: a server takes every place of its cluster."""
+    made = Head(free_port())
+    yield made
+    made.kill()
+
+
+def test_a_cluster_may_come_later_and_go_and_come_back(head, folder, tmp_path):
+    head.kill()
+    own = Server(tmp_path, RayPool(head.address, 1, "tests.jobs.ray_work", LEASE))
+    try:
+        job = own.submit("count", 400)
+        until(lambda: "There is no Ray cluster at 127.0.0.1" in own.queue.problem)
+        assert own.job(job).state == QUEUED
+        head.start()
+        until(lambda: started(folder, job, 10), 90)
+        assert own.queue.problem == "" and own.job(job).machine
+        head.kill()
+        own.until(job, QUEUED)
+        until(lambda: "jobs wait" in own.queue.problem.lower())
+        (warning,) = own.warnings(job)
+        assert "machine was lost" in warning
+        head.start()
+        assert own.until(job, FINISHED, seconds=120) and own.result(job) == "count 400"
+        assert in_turn(journal(folder, job)) and own.store.attempts(job) == 2 and own.queue.problem == ""
+    finally:
+        own.close()
+
+
+def test_a_server_that_is_killed_leaves_its_job_to_the_next_one(head, folder, tmp_path):
+    head.start()
+    dying = subprocess.Popen(
+        [sys.executable, "-m", "tests.jobs.ray_machines", tmp_path, head.address],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    job = dying.stdout.readline().strip()
+    until(lambda: started(folder, job, 20))
+    dying.kill()
+    dying.wait()
+    again = Server(tmp_path, RayPool(head.address, 1, "tests.jobs.ray_work", LEASE))
+    try:
+        assert again.until(job, FINISHED) and again.result(job) == "count 150"
+        lines = journal(folder, job)
+        first = next(int(what.removeprefix("step-")) for *_, attempt, what in lines if attempt == 2)
+        assert in_turn(lines) and again.store.attempts(job) == 2 and first >= 20
+    finally:
+        again.close()
+
+
+# Bad input
+
+
+def problem_of(address, cpus, words, tmp_path):
+    """What a pool says of a cluster, once it has these words."""
+    own = Server(tmp_path, RayPool(address, cpus, "tests.jobs.ray_work", LEASE))
+    try:
+        until(lambda: words in own.queue.problem)
+        return own.queue.problem
+    finally:
+        own.close()
+
+
+def test_a_cluster_without_gpus_or_with_too_few_cpus_is_one_sentence(machines, tmp_path):
+    assert "--cpus-per-job" in problem_of(machines.address, 0, "has a GPU", tmp_path)
+    assert "fewer" in problem_of(machines.address, 64, "has 64 CPUs", tmp_path)
+
+
+def test_a_cluster_of_another_version_is_one_sentence(machines, tmp_path):
+    from ray._raylet import GcsClient
+
+    store, name = GcsClient(address=machines.address), b"CLUSTER_METADATA"
+    known = store.internal_kv_get(name, b"cluster")
+    other = {**json.loads(known), "ray_version": "2.9.3", "python_version": "3.10.2"}
+    store.internal_kv_put(name, json.dumps(other).encode(), True, b"cluster")
+    try:
+        said = problem_of(machines.address, 1, "other versions", tmp_path)
+        assert "2.9.3" in said and "3.10.2" in said and "install the same" in said and "\n" not in said
+    finally:
+        store.internal_kv_put(name, known, True, b"cluster")
+
+
+@pytest.mark.parametrize("address", ["nowhere", "host:", ":80", "host:99999", "ray://host:10001/x"])
+def test_an_address_that_is_none_is_refused(address):
+    with pytest.raises(ValueError, match="auto or HOST:PORT"):
+        of_cluster(ExecutorOptions(address, 1))
+
+
+def test_without_ray_the_server_says_so_and_the_local_executor_is_as_it_was(tmp_path):
+    without = "import sys; sys.modules['ray'] = None; from server.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    ended = subprocess.run(
+        [sys.executable, "-c", without, "serve", "--executor", "ray", "--port", "0", "--data", tmp_path],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+    )
+    assert ended.returncode == 1 and ended.stderr == f"Error: {NOT_INSTALLED}\n"
+    check = "import sys; sys.modules['ray'] = None; import server.jobs as jobs, server.jobs.executor as executor\n"
+    listed = "print(len(jobs.EXECUTORS['local'](executor.ExecutorOptions())))"
+    assert int(subprocess.run([sys.executable, "-c", check + listed], cwd=ROOT, capture_output=True).stdout) >= 1
