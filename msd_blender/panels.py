@@ -341,11 +341,8 @@ def _redraw() -> float | None:
     if health_monitor.is_requesting:
         return 0.2
     jobs.redraw()
-    if (
-        health_monitor.answer is None
-        or health_monitor.answer.worker != "starting"
-        and not health_monitor.answer.problem
-    ):
+    health = health_monitor.answer
+    if health is None or health.worker != "starting" and not health.problem:
         return None
     health_monitor.expire()
     health_monitor.refresh()

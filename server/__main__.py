@@ -66,6 +66,7 @@ def serve(
     executor: str,
     ray_address: str,
     cpus_per_job: int,
+    jobs_per_client: int,
 ) -> int:
     """Answer until a signal says stop."""
     import uvicorn
@@ -96,7 +97,7 @@ def serve(
     shown = f"[{host}]" if ":" in host else host
     token = secrets.token_urlsafe(32)
 
-    queue = Queue(Store(data), executors)
+    queue = Queue(Store(data), executors, per_client=jobs_per_client)
     if models is None and not is_loopback(host):
         models = []
     if models:

@@ -45,6 +45,9 @@ def parser(program: str = "python -m server") -> argparse.ArgumentParser:
     serve.add_argument(
         "--cpus-per-job", type=int, default=0, metavar="N", help="run Ray's jobs on so many CPUs each; 0: on a GPU each"
     )
+    serve.add_argument(
+        "--jobs-per-client", type=int, default=0, metavar="N", help="run at most so many jobs of one address; 0: any"
+    )
     serve.add_argument("--parent", type=int, metavar="PID", help="end when this process has ended")
 
     doctor = commands.add_parser("doctor", help="say what this machine has and what is missing")

@@ -74,7 +74,7 @@ LAYERS = {
     "cli": {"jobs", "paths"},
     "doctor": {"priors", "rendering"},
     "api": {"jobs", "priors", "system"},
-    "jobs": {"checkpoint", "geometry", "logs", "optimize", "system"},
+    "jobs": {"checkpoint", "geometry", "logs", "optimize", "priors", "system"},
     "optimize": {"assets", "checkpoint", "geometry", "guidance", "priors", "rendering", "system"},
     "assets": {"geometry", "rendering"},
     "guidance": {"checkpoint", "precision", "priors"},

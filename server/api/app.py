@@ -240,7 +240,7 @@ def create_app(
             raise HTTPException(507, DISK_FULL.format(queue.store.data))
         if job_request.mesh:
             queue.store.uploads.find(job_request.mesh)
-        return queue.submit(job_request)
+        return queue.submit(job_request, request.client.host if request.client else "")
 
     @app.get("/v1/jobs")
     def jobs() -> list[Job]:

@@ -83,7 +83,7 @@ class ExecutorThread(threading.Thread):
         JOB.set(job.id)
         self._busy = True
         state, error = FAILED, UNFORESEEN
-        run = JobRun(self._queue, executor, job, self._timing, self._set_device, self._leaving.is_set)
+        run = JobRun(self._queue, executor, job, self._timing, self._set_device, self._leaving.is_set, self.machine)
         try:
             self._store.open_folder(job.id)
             executor.run(self._store.job_input(job))

@@ -22,6 +22,7 @@ from .messages import (
     DeviceStatus,
     Failed,
     Finished,
+    ModelMissing,
     Outcome,
     OutOfMemory,
     Paused,
@@ -70,9 +71,10 @@ class JobRun:
         timing: Timing,
         set_device: Callable[[DeviceStatus], None],
         leaving: Callable[[], bool],
+        machine: str = "",
     ):
         self._queue, self._store, self._executor, self._job = queue, queue.store, executor, job
-        self._timing, self._set_device, self._leaving = timing, set_device, leaving
+        self._timing, self._set_device, self._leaving, self._machine = timing, set_device, leaving, machine
         self.kill_executor = False
         self._sent: Stop | None = None  # the last request that the executor was sent
         self._deadline = math.inf
@@ -179,6 +181,8 @@ class JobRun:
                 return self._state_at_checkpoint(), ""
             case OutOfMemory():
                 return self._after_out_of_memory()
+            case ModelMissing():
+                return (CANCELLED, "") if cancelled else self._queue.note_missing_model(self._job, self._machine)
             case DeviceFailed():
                 raise ExecutorCrashed(outcome.error)
             case Failed():

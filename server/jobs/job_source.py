@@ -69,6 +69,10 @@ class JobSource(Protocol):
         """
         ...
 
+    def note_missing_model(self, job: Job, machine: str) -> tuple[str, str]:
+        """Keep a job's model off a machine that lacks it for a while; the (state, error) in which the job leaves it."""
+        ...
+
     def fail_next(self, error: str) -> None:
         """Fail the job that waits for an executor which cannot start."""
         ...

@@ -25,6 +25,7 @@ from .messages import (
     Failed,
     Finished,
     JobInput,
+    ModelMissing,
     OutOfMemory,
     Paused,
     Ready,
@@ -57,7 +58,19 @@ class Acknowledge:
 
 Command = JobInput | Cancel | Pause | Acknowledge
 # Messages whose fields are all JSON.
-Flat = Cancel | Pause | Acknowledge | DeviceStatus | Progress | Log | Paused | OutOfMemory | Failed | DeviceFailed
+Flat = (
+    Cancel
+    | Pause
+    | Acknowledge
+    | DeviceStatus
+    | Progress
+    | Log
+    | Paused
+    | OutOfMemory
+    | Failed
+    | DeviceFailed
+    | ModelMissing
+)
 _FLAT: dict[str, type[Flat]] = {kind.__name__: kind for kind in get_args(Flat)}
 
 
@@ -98,6 +111,7 @@ def _encode(message: Command | ExecutorMessage) -> tuple[dict[str, object], list
                 "request": to_dict(message.request),
                 "reductions": message.reductions,
                 "attempt": message.attempt,
+                "models": message.models,
                 "mesh": message.mesh is not None,
                 "checkpoint": checkpoint.step if checkpoint else None,
                 "edit": edit.number if edit else None,
@@ -130,6 +144,7 @@ def from_parts(next_part: Callable[[], bytes]) -> Command | ExecutorMessage:
                 None if header["edit"] is None else EditedMesh(header["edit"], next(rest)),
                 header["reductions"],
                 header["attempt"],
+                header["models"],
             )
         case "Ready":
             return Ready(DeviceStatus(**header["status"]))

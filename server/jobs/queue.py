@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 from msd_blender.protocol import (
@@ -28,6 +29,13 @@ from .messages import DeviceStatus
 from .store import Store
 from .streams import Streams
 
+LACKING_SECONDS = 120.0  # until a machine that did not have a model is asked again
+
+
+def models_of(request: JobRequest) -> tuple[str, ...]:
+    """The places of the models that a request names."""
+    return (request.model, *request.loras, request.control_model if request.control else "")
+
 
 class QueueError(ValueError):
     """A job's state does not allow a request. The message is one sentence."""
@@ -40,9 +48,10 @@ class Queue:
 
     Args:
         executors: a function for each executor, which starts it, also again after a crash; or a pool of them.
+        per_client: the most jobs of one client that run at once; 0 for any number.
     """
 
-    def __init__(self, store: Store, executors: Executors, timing: Timing | None = None):
+    def __init__(self, store: Store, executors: Executors, timing: Timing | None = None, per_client: int = 0):
         self.store = store
         self.streams = Streams(store)
         self.crashes = 0  # of executors, since the server started
@@ -51,7 +60,7 @@ class Queue:
         self._work, self._stopping = threading.Event(), threading.Event()
         self._stops: dict[str, Stop] = {}  # of running jobs
         self._ending: set[str] = set()  # running jobs whose files are being written, too late for an edit
-        self._timing = timing or Timing()
+        self._timing, self._per_client = timing or Timing(), per_client
         self._pool: Pool | None = None
         self._fixed: Sequence[StartExecutor] = ()
         if isinstance(executors, Sequence):
@@ -59,6 +68,7 @@ class Queue:
         else:
             self._pool = executors
         self._executors: list[ExecutorThread] = []
+        self._lacking: dict[tuple[str, tuple[str, ...]], float] = {}  # (machine, models) -> when it was found
 
     def start(self) -> None:
         """Queue the jobs that a server before left running, then start the executors."""
@@ -121,10 +131,10 @@ class Queue:
             sum(each.memory_total for each in known),
         )
 
-    def submit(self, request: JobRequest) -> Job:
-        """The job of a request, queued; a known `client_key` gives the job that it made before."""
+    def submit(self, request: JobRequest, client: str = "") -> Job:
+        """The job of a request of a client, queued; a known `client_key` gives the job that it made before."""
         with self._lock:
-            job, new = self.store.add(request)
+            job, new = self.store.add(request, client)
             if new:
                 self.streams.publish(job.id, job)
         self._work.set()
@@ -205,7 +215,7 @@ class Queue:
     def claim(self, machine: str = "") -> Job | None:
         """As `JobSource.claim`."""
         with self._lock:
-            job = self.store.next_queued()
+            job = self.store.next_queued(self._per_client, lambda request: not self._lacks(machine, request))
             if job is not None:
                 self.store.begin_attempt(job.id, machine)
                 return self._set_state(job.id, RUNNING)
@@ -247,6 +257,26 @@ class Queue:
             self._stops.pop(job.id, None)
             self._ending.discard(job.id)
             return ended
+
+    def _lacks(self, machine: str, request: JobRequest) -> bool:
+        noted = self._lacking.get((machine, models_of(request)))
+        return noted is not None and time.monotonic() - noted < LACKING_SECONDS
+
+    def note_missing_model(self, job: Job, machine: str) -> tuple[str, str]:
+        """As `JobSource.note_missing_model`."""
+        with self._lock:
+            self._lacking[machine, models_of(job.request)] = time.monotonic()
+            machines = sorted({thread.machine for thread in self._threads} | {machine})
+            others = [other for other in machines if not self._lacks(other, job.request)]
+        models = " and ".join(filter(None, models_of(job.request)))
+        if not others:
+            return FAILED, (
+                f"No machine of the cluster has {models} as the server has it (looked on {', '.join(machines)}): copy "
+                "it to the same place there, then submit the job again."
+            )
+        elsewhere = f"{machine} does not have {models}: the job goes to {' or '.join(others)}."
+        self.publish(job.id, Log(elsewhere, "warning"))
+        return QUEUED, ""
 
     def fail_next(self, error: str) -> None:
         """As `JobSource.fail_next`."""

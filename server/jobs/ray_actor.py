@@ -36,7 +36,7 @@ from msd_blender import __version__
 from msd_blender.protocol import Progress, Snapshot
 
 from .. import logs
-from .messages import Checkpoint, DeviceStatus, ExecutorMessage, JobInput, Outcome, Report
+from .messages import Checkpoint, DeviceStatus, ExecutorMessage, JobInput, ModelMissing, Outcome, Report
 from .pipe import from_parts, to_parts
 from .worker import IDLE_SECONDS
 
@@ -122,7 +122,8 @@ class JobActor:
     """Runs one job at a time, and ends itself when the server is gone.
 
     Args:
-        work: the module whose `run_job`, `status`, `warm_up` and `release` are called; `server.jobs.run_job` is one.
+        work: the module whose `run_job`, `status`, `fingerprint`, `warm_up` and `release` are called, as
+            `server.jobs.run_job` has them.
         lease: seconds after the last stamp that came back until the actor ends itself, while a job runs.
     """
 
@@ -166,12 +167,22 @@ class JobActor:
     def _work(self, job: JobInput, run: _Run) -> None:
         try:
             work: Callable[..., Outcome] = self._module.run_job
-            run.end(work(job, run.report, run.cancelled.is_set, run.paused.is_set, self._folder))
+            if job.models and not self._has(job):
+                run.end(ModelMissing())
+            else:
+                run.end(work(job, run.report, run.cancelled.is_set, run.paused.is_set, self._folder))
         except BaseException:  # `run_job` turns errors of the job into outcomes: this is another one
             log.exception("The actor met an unforeseen error")
             self._leave("It cannot go on")
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._rest)
+
+    def _has(self, job: JobInput) -> bool:
+        """Whether the models of a job are here as the server has them."""
+        try:
+            return bool(self._module.fingerprint(job.request) == job.models)
+        except (OSError, ValueError):
+            return False
 
     def _rest(self) -> None:
         self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._release)

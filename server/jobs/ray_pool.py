@@ -15,25 +15,17 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
 
 from msd_blender import __version__
 
+from ..priors.fingerprint import fingerprint
 from . import pipe
 from .executor import ExecutorCrashed, ExecutorLost, ExecutorOptions, Place, StartExecutor
-from .messages import (
-    DeviceFailed,
-    DeviceStatus,
-    ExecutorMessage,
-    Failed,
-    Finished,
-    JobInput,
-    OutOfMemory,
-    Paused,
-    Ready,
-)
+from .messages import DeviceStatus, ExecutorMessage, Failed, JobInput, Outcome, Ready
 from .ray_actor import join, read_batch
 
 log = logging.getLogger(__name__)
@@ -45,7 +37,7 @@ NO_CPUS = "No machine of the Ray cluster has {} CPUs ({}): add one that has, or 
 OTHER_VERSION = "{} has msd_blender {} and the server has {}: install the same version on both. No job runs there."
 # Seconds after the last sign of the server when an actor ends itself, so that its job can go on elsewhere.
 LEASE_SECONDS = float(os.environ.get("MSD_LEASE_SECONDS", "15"))
-RETRY_SECONDS = (1, 2, 5, 10)  # between tries to reach the cluster
+RETRY_SECONDS = (1, 2, 5)  # between tries to reach the cluster
 
 
 def of_cluster(options: ExecutorOptions) -> RayPool:
@@ -243,6 +235,11 @@ class RayExecutor:
 
     def run(self, job: JobInput) -> None:
         self._job, self._asked = (job.id, job.attempt), False
+        try:
+            job = replace(job, models=fingerprint(job.request))
+        except (OSError, ValueError) as error:
+            self._messages.append(Failed(str(error)))
+            return
         self._link.send({"do": "run", "actor": self._number}, join(pipe.to_parts(job)))
 
     def cancel(self) -> None:
@@ -268,7 +265,7 @@ class RayExecutor:
         if not self._messages:
             return None
         message = self._messages.pop(0)
-        if isinstance(message, Finished | Paused | OutOfMemory | Failed | DeviceFailed):
+        if isinstance(message, Outcome):
             self._job = None
         return message
 

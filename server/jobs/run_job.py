@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .. import logs, optimize
 from ..checkpoint import deserialize, serialize
 from ..optimize import release, warm_up
+from ..priors.fingerprint import fingerprint
 from .messages import (
     FILES_NOT_WRITTEN,
     Checkpoint,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..geometry.mesh import Mesh
 
-__all__ = ["outcome_of", "release", "run_job", "status", "warm_up"]
+__all__ = ["fingerprint", "outcome_of", "release", "run_job", "status", "warm_up"]
 
 log = logging.getLogger(__name__)
 

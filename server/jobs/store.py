@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,11 @@ _CHANGES = [
     """ALTER TABLE jobs ADD COLUMN edits INTEGER NOT NULL DEFAULT 0;
        ALTER TABLE jobs ADD COLUMN edited TEXT NOT NULL DEFAULT '';""",
     """ALTER TABLE jobs ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
-       ALTER TABLE jobs ADD COLUMN machine TEXT NOT NULL DEFAULT '';""",
+       ALTER TABLE jobs ADD COLUMN machine TEXT NOT NULL DEFAULT '';
+       ALTER TABLE jobs ADD COLUMN client TEXT NOT NULL DEFAULT '';
+       ALTER TABLE jobs ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;
+       CREATE INDEX jobs_client ON jobs (client, turn);
+       CREATE INDEX jobs_state ON jobs (state, client);""",
 ]
 _COLUMNS = "id, state, request, created, error, edits, machine"
 PAGE = 500  # events in one read
@@ -115,18 +120,20 @@ class Store:
         """Whether the disk has `MIN_FREE_BYTES`."""
         return shutil.disk_usage(self.data).free >= MIN_FREE_BYTES
 
-    def add(self, request: JobRequest) -> tuple[Job, bool]:
+    def add(self, request: JobRequest, client: str = "") -> tuple[Job, bool]:
         """(the job of this request, whether it is new): a known `client_key` gives the job it made before."""
         job = uuid.uuid4().hex
         # A request without a key is its own job: NULL is unique to SQLite.
         self._execute(
-            "INSERT OR IGNORE INTO jobs (id, client_key, state, request, created, priority) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO jobs (id, client_key, state, request, created, priority, client) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             job,
             request.client_key or None,
             QUEUED,
             json.dumps(to_dict(request)),
             time.time(),
             request.priority,
+            client,
         )
         added = self.get(job)
         if added is not None:
@@ -246,12 +253,25 @@ class Store:
         self._execute("UPDATE jobs SET state = ?, error = ? WHERE id = ?", state, error, job)
         return self._existing(job)
 
-    def next_queued(self) -> Job | None:
-        """The job of the highest priority that has waited longest, by the order of rows: the clock may jump."""
+    def next_queued(self, per_client: int = 0, fits: Callable[[JobRequest], bool] | None = None) -> Job | None:
+        """The job that runs next: the highest priority first, then the client whose last turn is longest ago, then who
+        has waited longest, by the order of rows: the clock may jump.
+
+        Args:
+            per_client: no client that has so many running jobs gets a turn; 0 for any number.
+            fits: whether a request can be run.
+        """
         rows = self._execute(
-            f"SELECT {_COLUMNS} FROM jobs WHERE state = ? ORDER BY priority DESC, rowid LIMIT 1", QUEUED
+            f"SELECT {_COLUMNS} FROM jobs AS job WHERE state = ? AND (? = 0 OR ? > "
+            "(SELECT COUNT(*) FROM jobs AS other WHERE other.state = ? AND other.client = job.client)) "
+            "ORDER BY priority DESC, (SELECT MAX(turn) FROM jobs AS other WHERE other.client = job.client), rowid",
+            QUEUED,
+            per_client,
+            per_client,
+            RUNNING,
         )
-        return self._job(rows[0]) if rows else None
+        waiting = map(self._job, rows)
+        return next((job for job in waiting if fits is None or fits(job.request)), None)
 
     def count(self, state: str) -> int:
         """The number of jobs in a state."""
@@ -268,7 +288,12 @@ class Store:
 
     def begin_attempt(self, job: str, machine: str) -> None:
         """Count a run of a job, on this machine, before it starts."""
-        self._execute("UPDATE jobs SET attempts = attempts + 1, machine = ? WHERE id = ?", machine, job)
+        self._execute(
+            "UPDATE jobs SET attempts = attempts + 1, machine = ?, "
+            "turn = (SELECT MAX(turn) + 1 FROM jobs) WHERE id = ?",
+            machine,
+            job,
+        )
 
     def attempts(self, job: str) -> int:
         """The number of runs of a job so far."""

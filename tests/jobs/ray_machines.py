@@ -29,7 +29,7 @@ class Machines:
         from ray.cluster_utils import Cluster
 
         small = {"object_store_memory": 80 << 20, "include_dashboard": False}
-        self._small = small
+        self._count = 0
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, **small})
         self.nodes = [self.add() for _ in range(count)]
 
@@ -38,7 +38,11 @@ class Machines:
         return self.cluster.address
 
     def add(self):
-        return self.cluster.add_node(wait=False, num_cpus=1, num_gpus=0, object_store_memory=80 << 20)
+        """A machine with a name of its own."""
+        self._count += 1
+        return self.cluster.add_node(
+            wait=False, node_name=f"machine-{self._count}", num_cpus=1, num_gpus=0, object_store_memory=80 << 20
+        )
 
     def kill(self, node):
         self.nodes.remove(node)

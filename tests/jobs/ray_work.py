@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from msd_blender.protocol import Log, Progress
 from server.jobs.messages import Checkpoint, DeviceStatus, Finished, Paused
+from server.priors.fingerprint import fingerprint as models
 from tests.jobs.scripted import snapshot
 
 STEP_SECONDS = 0.02
@@ -25,6 +26,16 @@ def warm_up():
 
 def release():
     pass
+
+
+def fingerprint(request):
+    """As the real one, but that a job ``only NODE`` finds its model on that node alone."""
+    if request.prompt.startswith("only "):
+        import ray
+
+        if ray.get_runtime_context().get_node_id() != request.prompt.split()[1]:
+            return "another"
+    return models(request)
 
 
 def status():
@@ -42,10 +53,19 @@ def journal(folder, job):
     return [(float(when), int(pid), int(attempt), what) for when, pid, attempt, what in lines]
 
 
-def run_job(job, report, cancelled, paused, workspace):
+def run_job(job, report, cancelled, paused, workspace=None):
     """Count to the request's iterations from the checkpoint, a checkpoint and a snapshot each step; the result says
     how far, and with which prompt. A prompt of ``die N`` kills the process at step N of the first run, and one of
-    ``large N`` makes checkpoints of N MB."""
+    ``large N`` makes checkpoints of N MB. One that begins with ``real`` is a real job."""
+    if job.request.prompt.startswith("real"):
+        from server.jobs.run_job import run_job as run  # ten seconds of imports
+
+        def noted(message):
+            if isinstance(message, Progress):
+                note(job.id, job.attempt, f"step-{message.iteration}")
+            report(message)
+
+        return run(job, noted, cancelled, paused, workspace)
     start = job.checkpoint.step if job.checkpoint else 0
     words = job.request.prompt.split()
     size = int(words[1]) << 20 if words[0] == "large" else 8

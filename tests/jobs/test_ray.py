@@ -5,8 +5,10 @@ The jobs of `ray_work` count; those of a real model are compared with the local 
 """
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -16,8 +18,9 @@ import time
 import psutil
 import pytest
 
-from msd_blender.protocol import CANCELLED, FINISHED, PAUSED, QUEUED, RUNNING, Edit, encode_snapshot
+from msd_blender.protocol import CANCELLED, FAILED, FINISHED, PAUSED, QUEUED, RUNNING, Edit, JobRequest, encode_snapshot
 from server.jobs.executor import ExecutorOptions
+from server.jobs.local_process import LocalProcess
 from server.jobs.ray_actor import join, split
 from server.jobs.ray_pool import NOT_INSTALLED, RayPool, of_cluster
 from tests.jobs.ray_machines import LEASE, ROOT, Head, Machines, Server, in_turn, started, until
@@ -26,7 +29,14 @@ from tests.jobs.scripted import snapshot
 
 pytest.importorskip("ray", reason="the package ray is not installed (Linux only)")
 
-pytestmark = [pytest.mark.slow, pytest.mark.process]
+pytestmark = [pytest.mark.slow, pytest.mark.process, pytest.mark.long]
+
+
+@pytest.fixture
+def only_long(request):
+    """What kills machines takes half a minute each."""
+    if not request.config.getoption("--long"):
+        pytest.skip("runs with make cluster")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +71,7 @@ def test_jobs_run_on_every_machine_at_once_and_leave_their_files(server, folder)
     assert server.queue.problem == ""
     jobs = [server.submit(f"number {i}", 30) for i in range(3)]
     until(lambda: sum(server.job(job).state == RUNNING for job in jobs) == 2)
-    assert all(server.job(job).machine for job in jobs if server.job(job).state == RUNNING)
+    assert all(server.job(job).machine.startswith("machine-") for job in jobs if server.job(job).state == RUNNING)
     for i, job in enumerate(jobs):
         ended = server.until(job, FINISHED)
         assert ended.files == ["mesh.glb", "job.json"] and server.result(job) == f"number {i} 30"
@@ -139,7 +149,7 @@ def test_an_actor_that_was_thought_dead_and_speaks_again_is_not_heard(server, fo
     until(lambda: server.queue.executor_states.count("idle") == 2)
 
 
-def test_a_machine_that_joins_is_used_and_one_that_dies_gives_its_job_back(server, machines, folder):
+def test_a_machine_that_joins_is_used_and_one_that_dies_gives_its_job_back(server, machines, folder, only_long):
     joined = machines.add()
     machines.nodes.append(joined)
     until(lambda: server.queue.executor_states.count("idle") == 3)
@@ -150,6 +160,83 @@ def test_a_machine_that_joins_is_used_and_one_that_dies_gives_its_job_back(serve
         assert server.until(job, FINISHED) and server.result(job) == "count 150" and in_turn(journal(folder, job))
     assert sorted(server.store.attempts(job) for job in jobs) == [1, 1, 2]
     until(lambda: len(server.queue.executor_states) == 2)
+
+
+RESULTS = ("mesh.glb", "texture.png", "turntable.png")
+
+
+@pytest.fixture(scope="module")
+def real(request, tmp_path_factory):
+    """A request with a real model, and the files of the local executor; None without `--long`."""
+    if not request.config.getoption("--long"):
+        return None
+    tiny = request.getfixturevalue("tiny")
+    wish = JobRequest("real mushroom", **{**tiny, "iterations": 8, "seed": 4})
+    local = Server(tmp_path_factory.mktemp("local"), [LocalProcess])
+    try:
+        job = local.queue.submit(wish).id
+        local.until(job, FINISHED, seconds=200)
+        return wish, files_of(local, job)
+    finally:
+        local.close()
+
+
+def files_of(server, job):
+    return [(server.store.folder(job) / name).read_bytes() for name in RESULTS]
+
+
+def test_jobs_survive_deaths_at_random_with_the_local_executors_bytes(server, machines, folder, real, request):
+    """Six jobs and two deaths of actors here; with `make cluster` 60 jobs, ten of them of a real model, while every few
+    seconds an actor or a whole machine dies and a new one joins."""
+    long = request.config.getoption("--long")
+    rng = random.Random(7)
+    jobs, true = [], []
+    for i in range(60 if long else 6):
+        if real is not None and i % 6 == 0:
+            true.append(server.queue.submit(real[0]).id)
+        else:
+            jobs.append(server.submit(f"number {i}", rng.randrange(20, 120)))
+    if long:
+        machines.nodes.append(machines.add())
+    died = {"actor": 0, "machine": 0}
+    deadline = time.monotonic() + (900 if long else 200)
+    while not all(server.job(job).ended for job in jobs + true):
+        assert time.monotonic() < deadline
+        time.sleep(rng.uniform(2, 6))
+        running = [job for job in jobs + true if server.job(job).state == RUNNING and started(folder, job)]
+        if long and rng.random() < 0.35:
+            machines.kill(rng.choice(machines.nodes))
+            machines.nodes.append(machines.add())
+            died["machine"] += 1
+        elif running and (long or died["actor"] < 2):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(journal(folder, rng.choice(running))[-1][1], signal.SIGKILL)
+                died["actor"] += 1
+    print(died, "attempts", sum(server.store.attempts(job) for job in jobs + true))
+    for job in jobs:
+        done = server.job(job)
+        assert done.state == FINISHED and in_turn(journal(folder, job)), done
+        assert server.result(job) == f"{done.request.prompt} {done.request.iterations}"
+    for job in true:
+        assert server.job(job).state == FINISHED, server.job(job)
+        assert files_of(server, job) == real[1] and in_turn(journal(folder, job))
+    assert died["actor"] >= 1
+
+
+def test_a_job_goes_where_its_model_is_and_fails_in_a_sentence_where_none_has_it(server, machines, tmp_path):
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"weights")
+    wish = {"model": str(model)}
+    ids = [node.node_id for node in machines.nodes]
+    for id in ids:
+        job = server.submit(f"only {id}", 3, **wish)
+        assert server.until(job, FINISHED) and server.result(job) == f"only {id} 3"
+        server.queue._lacking.clear()
+    job = server.submit("only nowhere", 3, **wish)
+    error = server.until(job, FAILED).error
+    assert "No machine of the cluster has" in error and "copy it" in error and str(model) in error
+    names = {said.split(" does not have")[0].rpartition('"')[2] for said in server.warnings(job)}
+    assert len(names) == len(ids) - 1 and all("machine-" in name for name in names)
 
 
 def free_port():
@@ -166,11 +253,11 @@ def head(folder):
     made.kill()
 
 
-def test_a_cluster_may_come_later_and_go_and_come_back(head, folder, tmp_path):
+def test_a_cluster_may_come_later_and_go_and_come_back(head, folder, tmp_path, only_long):
     head.kill()
     own = Server(tmp_path, RayPool(head.address, 1, "tests.jobs.ray_work", LEASE))
     try:
-        job = own.submit("count", 400)
+        job = own.submit("count", 150)
         until(lambda: "There is no Ray cluster at 127.0.0.1" in own.queue.problem)
         assert own.job(job).state == QUEUED
         head.start()
@@ -182,13 +269,13 @@ def test_a_cluster_may_come_later_and_go_and_come_back(head, folder, tmp_path):
         (warning,) = own.warnings(job)
         assert "machine was lost" in warning
         head.start()
-        assert own.until(job, FINISHED, seconds=120) and own.result(job) == "count 400"
+        assert own.until(job, FINISHED, seconds=120) and own.result(job) == "count 150"
         assert in_turn(journal(folder, job)) and own.store.attempts(job) == 2 and own.queue.problem == ""
     finally:
         own.close()
 
 
-def test_a_server_that_is_killed_leaves_its_job_to_the_next_one(head, folder, tmp_path):
+def test_a_server_that_is_killed_leaves_its_job_to_the_next_one(head, folder, tmp_path, only_long):
     head.start()
     dying = subprocess.Popen(
         [sys.executable, "-m", "tests.jobs.ray_machines", tmp_path, head.address],
