@@ -12,7 +12,7 @@ from msd_blender.protocol import FAILED, Job, ProtocolError
 from ..logs import JOB
 from .executor import Executor, ExecutorCrashed, ExecutorLost, StartExecutor
 from .job_run import MAX_CRASHES, JobRun, Timing
-from .job_source import JobSource
+from .job_source import JobSource, models_of
 from .messages import DeviceStatus, Ready
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class ExecutorThread(threading.Thread):
         self._ready = self._busy = False
         self._leaving = threading.Event()
         self.machine = machine
+        self.loaded: tuple[str, ...] | None = None  # the models of its last job
         self.device: DeviceStatus | None = None  # as last reported
 
     @property
@@ -54,7 +55,7 @@ class ExecutorThread(threading.Thread):
                 if not self._ready:
                     if isinstance(message := self._executor.receive(0.1), Ready):
                         self._ready, self.device = True, message.status
-                elif job := queue.claim(self.machine):
+                elif job := queue.claim(self.machine, self.loaded):
                     failed_starts = 0
                     self._run_job(job, self._executor)
                 else:
@@ -81,7 +82,7 @@ class ExecutorThread(threading.Thread):
     def _run_job(self, job: Job, executor: Executor) -> None:
         """Run one job on the executor until it ends, is paused, or must be queued again."""
         JOB.set(job.id)
-        self._busy = True
+        self._busy, self.loaded = True, models_of(job.request)
         state, error = FAILED, UNFORESEEN
         run = JobRun(self._queue, executor, job, self._timing, self._set_device, self._leaving.is_set, self.machine)
         try:
@@ -132,4 +133,4 @@ class ExecutorThread(threading.Thread):
     def _kill(self) -> None:
         if self._executor is not None:
             self._executor.kill()
-            self._executor, self._ready = None, False
+            self._executor, self._ready, self.loaded = None, False, None

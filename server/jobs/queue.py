@@ -24,17 +24,12 @@ from msd_blender.protocol import (
 from .executor import Executors, Pool, StartExecutor
 from .executor_thread import ExecutorThread
 from .job_run import Timing
-from .job_source import Stop
+from .job_source import Stop, models_of
 from .messages import DeviceStatus
 from .store import Store
 from .streams import Streams
 
 LACKING_SECONDS = 120.0  # until a machine that did not have a model is asked again
-
-
-def models_of(request: JobRequest) -> tuple[str, ...]:
-    """The places of the models that a request names."""
-    return (request.model, *request.loras, request.control_model if request.control else "")
 
 
 class QueueError(ValueError):
@@ -212,10 +207,16 @@ class Queue:
         self._work.wait(seconds)
         self._work.clear()
 
-    def claim(self, machine: str = "") -> Job | None:
+    def claim(self, machine: str = "", loaded: tuple[str, ...] | None = None) -> Job | None:
         """As `JobSource.claim`."""
         with self._lock:
-            job = self.store.next_queued(self._per_client, lambda request: not self._lacks(machine, request))
+            free = {thread.loaded for thread in self._threads if thread.state == "idle"}
+
+            def fits(request: JobRequest) -> bool:
+                needed = models_of(request)
+                return (needed == loaded or needed not in free) and not self._lacks(machine, request)
+
+            job = self.store.next_queued(self._per_client, fits)
             if job is not None:
                 self.store.begin_attempt(job.id, machine)
                 return self._set_state(job.id, RUNNING)

@@ -57,7 +57,7 @@ class Server:
 
     def __init__(self, data, pool):
         self.store = Store(data)
-        self.pool = pool
+        self.pool = pool if isinstance(pool, RayPool) else None
         self.queue = Queue(self.store, pool, Timing())
         self.queue.start()
 

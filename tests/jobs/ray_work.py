@@ -6,6 +6,7 @@ processes of a machine share, the pid, the attempt, and what it was.
 """
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from msd_blender.protocol import Log, Progress
+from server.jobs import worker
 from server.jobs.messages import Checkpoint, DeviceStatus, Finished, Paused
 from server.priors.fingerprint import fingerprint as models
 from tests.jobs.scripted import snapshot
@@ -40,6 +42,12 @@ def fingerprint(request):
 
 def status():
     return DeviceStatus("a test", 1, 2)
+
+
+def local_main(*given):
+    """The main function of a local worker process that runs these jobs."""
+    sys.modules["server.jobs.run_job"] = sys.modules[__name__]
+    worker.main(*given)
 
 
 def note(job, attempt, what):

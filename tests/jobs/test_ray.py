@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -23,6 +24,7 @@ from server.jobs.executor import ExecutorOptions
 from server.jobs.local_process import LocalProcess
 from server.jobs.ray_actor import join, split
 from server.jobs.ray_pool import NOT_INSTALLED, RayPool, of_cluster
+from tests.jobs import ray_work
 from tests.jobs.ray_machines import LEASE, ROOT, Head, Machines, Server, in_turn, started, until
 from tests.jobs.ray_work import journal
 from tests.jobs.scripted import snapshot
@@ -62,77 +64,92 @@ def server(machines, folder, tmp_path_factory):
     made.close()
 
 
+@pytest.fixture(scope="module", params=["local", "ray"])
+def either(request, folder, tmp_path_factory):
+    """A server with two executors of either kind."""
+    if request.param == "ray":
+        yield request.getfixturevalue("server")
+        return
+    made = Server(tmp_path_factory.mktemp("data"), [partial(LocalProcess, main=ray_work.local_main)] * 2)
+    until(lambda: made.queue.executor_states.count("idle") == 2)
+    yield made
+    made.close()
+
+
 def test_a_block_has_its_parts_again():
     for parts in ([], [b""], [b"a", b"", bytes(300)]):
         assert split(join(parts)) == parts
 
 
-def test_jobs_run_on_every_machine_at_once_and_leave_their_files(server, folder):
-    assert server.queue.problem == ""
-    jobs = [server.submit(f"number {i}", 30) for i in range(3)]
-    until(lambda: sum(server.job(job).state == RUNNING for job in jobs) == 2)
-    assert all(server.job(job).machine.startswith("machine-") for job in jobs if server.job(job).state == RUNNING)
+def test_jobs_run_on_every_machine_at_once_and_leave_their_files(either, folder):
+    assert either.queue.problem == ""
+    jobs = [either.submit(f"number {i}", 30) for i in range(3)]
+    until(lambda: sum(either.job(job).state == RUNNING for job in jobs) == 2)
+    named = either.pool is not None  # the machines of a cluster are
+    assert all(
+        either.job(job).machine.startswith("machine-") is named for job in jobs if either.job(job).state == RUNNING
+    )
     for i, job in enumerate(jobs):
-        ended = server.until(job, FINISHED)
-        assert ended.files == ["mesh.glb", "job.json"] and server.result(job) == f"number {i} 30"
+        ended = either.until(job, FINISHED)
+        assert ended.files == ["mesh.glb", "job.json"] and either.result(job) == f"number {i} 30"
         assert [what for *_, what in journal(folder, job)] == [*(f"step-{step}" for step in range(1, 31)), "end"]
     assert len({pid for job in jobs for _, pid, *_ in journal(folder, job)}) == 2
-    assert server.queue.streams.newest_snapshot(jobs[0]).version == 30
+    assert either.queue.streams.newest_snapshot(jobs[0]).version == 30
 
 
-def test_a_job_is_paused_resumed_and_cancelled_within_two_seconds(server, folder, two_seconds):
-    job = server.submit("count", 100_000)
+def test_a_job_is_paused_resumed_and_cancelled_within_two_seconds(either, folder, two_seconds):
+    job = either.submit("count", 100_000)
     until(lambda: started(folder, job, 3))
     begun = time.monotonic()
-    server.queue.pause(job)
-    server.until(job, PAUSED)
+    either.queue.pause(job)
+    either.until(job, PAUSED)
     assert time.monotonic() - begun < two_seconds
-    step = server.store.checkpoints(job).step
-    server.queue.resume(job)
+    step = either.store.checkpoints(job).step
+    either.queue.resume(job)
     until(lambda: started(folder, job, step + 2))
     begun = time.monotonic()
-    server.queue.cancel(job)
-    assert server.until(job, CANCELLED).files == ["mesh.glb", "job.json"]
+    either.queue.cancel(job)
+    assert either.until(job, CANCELLED).files == ["mesh.glb", "job.json"]
     assert time.monotonic() - begun < two_seconds
     steps = [what for *_, what in journal(folder, job)]
-    assert steps[step : step + 2] == ["paused", f"step-{step + 1}"] and server.store.attempts(job) == 2
+    assert steps[step : step + 2] == ["paused", f"step-{step + 1}"] and either.store.attempts(job) == 2
     assert in_turn(journal(folder, job))
 
 
-def test_an_edit_reaches_the_running_job(server, folder):
-    job = server.submit("before", 100)
+def test_an_edit_reaches_the_running_job(either, folder):
+    job = either.submit("before", 100)
     until(lambda: started(folder, job))
 
     async def blocks():
         yield encode_snapshot(snapshot())
 
-    mesh = asyncio.run(server.store.uploads.receive(blocks())).id
-    server.queue.edit(job, Edit("after", mesh=mesh))
-    server.until(job, FINISHED)
-    assert server.result(job) == "after 100" and server.store.last_snapshot(job).edits == 1
-    assert any(b'"edit 1"' in data for _, data in server.store.events(job)) and in_turn(journal(folder, job))
+    mesh = asyncio.run(either.store.uploads.receive(blocks())).id
+    either.queue.edit(job, Edit("after", mesh=mesh))
+    either.until(job, FINISHED)
+    assert either.result(job) == "after 100" and either.store.last_snapshot(job).edits == 1
+    assert any(b'"edit 1"' in data for _, data in either.store.events(job)) and in_turn(journal(folder, job))
 
 
-def test_large_checkpoints_travel_both_ways(server, folder):
-    job = server.submit("large 30", 40)
+def test_large_checkpoints_travel_both_ways(either, folder):
+    job = either.submit("large 30", 40)
     until(lambda: started(folder, job, 3))
-    server.queue.pause(job)
-    server.until(job, PAUSED)
-    assert len(server.store.checkpoints(job).read()[1]) > 30 << 20
-    server.queue.resume(job)
-    until(lambda: server.store.attempts(job) == 2 and any(a == 2 for _, _, a, _ in journal(folder, job)))
-    server.queue.cancel(job)
-    server.until(job, CANCELLED)
+    either.queue.pause(job)
+    either.until(job, PAUSED)
+    assert len(either.store.checkpoints(job).read()[1]) > 30 << 20
+    either.queue.resume(job)
+    until(lambda: either.store.attempts(job) == 2 and any(a == 2 for _, _, a, _ in journal(folder, job)))
+    either.queue.cancel(job)
+    either.until(job, CANCELLED)
 
 
-def test_a_job_whose_actor_is_killed_goes_on_from_its_checkpoint(server, folder):
-    job = server.submit("die 8", 12)
-    assert server.until(job, FINISHED) and server.result(job) == "die 8 12"
+def test_a_job_whose_actor_is_killed_goes_on_from_its_checkpoint(either, folder):
+    job = either.submit("die 8", 12)
+    assert either.until(job, FINISHED) and either.result(job) == "die 8 12"
     lines = journal(folder, job)
     assert [what for *_, what in lines] == [*(f"step-{i}" for i in (*range(1, 9), *range(8, 13))), "end"]
     assert in_turn(lines) and {attempt for _, _, attempt, _ in lines} == {1, 2}
-    (warning,) = server.warnings(job)
-    assert "its process was killed" in warning and "iteration 7" in warning
+    (warning,) = either.warnings(job)
+    assert "worker process died" in warning and "iteration 7" in warning
 
 
 def test_an_actor_that_was_thought_dead_and_speaks_again_is_not_heard(server, folder):

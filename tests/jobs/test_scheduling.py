@@ -89,6 +89,18 @@ def test_clients_take_turns_within_a_priority(bench):
     assert [job.request.prompt for job in run.runs[1:]] == ["urgent", "b1", "c1", "a1", "b2", "a2", "a3"]
 
 
+def test_a_job_goes_to_the_executor_that_has_its_model(bench):
+    run = bench(finish, count=2)
+    until(lambda: run.queue.executor_states == ["idle", "idle"])
+    for _ in range(5):
+        for model in ("a", "b", "a"):
+            run.ended(run.submit(model=model))
+            until(lambda: run.queue.executor_states == ["idle", "idle"])
+    ran = [{job.request.model for job in executor.jobs} for executor in run.executors]
+    assert ran in ([{"a"}, {"b"}], [{"b"}, {"a"}])
+    run.ended(run.submit(model="c"))
+
+
 def test_a_client_has_no_more_jobs_at_once_than_it_may(bench):
     run = bench(heed, count=3, per_client=2)
     mine = [run.queue.submit(JobRequest(f"a{i}"), "a").id for i in range(3)]
