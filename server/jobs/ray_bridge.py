@@ -261,7 +261,7 @@ def _nodes_and_draining() -> tuple[list[dict[str, Any]], set[str]]:
     worker, nodes = cast(Any, ray._private.worker.global_worker), cast(Any, ray.nodes)()
     draining = worker.gcs_client.get_draining_nodes()
     return [node for node in nodes if node["Alive"]], {
-        each.hex() if isinstance(each, bytes) else str(each) for each in draining
+        each if isinstance(each, str) else each.hex() for each in draining
     }
 
 

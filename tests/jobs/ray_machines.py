@@ -29,7 +29,7 @@ class Machines:
         from ray.cluster_utils import Cluster
 
         small = {"object_store_memory": 80 << 20, "include_dashboard": False}
-        self._count = 0
+        self.count = 0
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, **small})
         self.nodes = [self.add() for _ in range(count)]
 
@@ -39,9 +39,9 @@ class Machines:
 
     def add(self):
         """A machine with a name of its own."""
-        self._count += 1
+        self.count += 1
         return self.cluster.add_node(
-            wait=False, node_name=f"machine-{self._count}", num_cpus=1, num_gpus=0, object_store_memory=80 << 20
+            wait=False, node_name=f"machine-{self.count}", num_cpus=1, num_gpus=0, object_store_memory=80 << 20
         )
 
     def kill(self, node):

@@ -182,6 +182,26 @@ def test_a_machine_that_joins_is_used_and_one_that_dies_gives_its_job_back(serve
 RESULTS = ("mesh.glb", "texture.png", "turntable.png")
 
 
+def test_a_machine_that_is_drained_gives_its_job_back_at_a_checkpoint(server, machines, folder, only_long):
+    from ray._raylet import GcsClient
+
+    drained = machines.add()
+    until(lambda: server.queue.executor_states.count("idle") == 3)
+    jobs = [server.submit("count", 300) for _ in range(3)]
+    until(lambda: all(started(folder, job, 5) for job in jobs))
+    leaving = next(job for job in jobs if server.job(job).machine == f"machine-{machines.count}")
+    client, preempted = GcsClient(address=machines.address), 2
+    accepted, _ = client.drain_node(drained.node_id, preempted, "a test", int(1000 * (time.time() + 120)))
+    assert accepted
+    for job in jobs:
+        assert server.until(job, FINISHED) and server.result(job) == "count 300" and in_turn(journal(folder, job))
+    lines = journal(folder, leaving)
+    assert any(what == "paused" for *_, what in lines) and server.warnings(leaving) == []
+    steps = [what for *_, what in lines if what.startswith("step-")]
+    assert steps == [f"step-{i}" for i in range(1, 301)]  # none is done twice
+    machines.cluster.remove_node(drained, allow_graceful=False)
+
+
 @pytest.fixture(scope="module")
 def real(request, tmp_path_factory):
     """A request with a real model, and the files of the local executor; None without `--long`."""
