@@ -3,9 +3,8 @@
 
 .venv/bin/python -m benchmarks.cluster [--plot FILE.png]
 
-The cluster is raylets on this machine, with as many as `--actors` says at most. Its jobs wait where real ones compute, so
-that cores which others use change little: what is left is what the queue, the network and Ray add. Turns of the local
-executor and of Ray alternate.
+The cluster is raylets on this machine, as many as `--actors` says. Its jobs wait where real ones compute: what is left
+is what the queue, the network and Ray add. Turns of the local executor and of Ray alternate.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from msd_blender.protocol import JobRequest
+from msd_blender.protocol import FINISHED, JobRequest
 from server.jobs.local_process import LocalProcess
 from server.jobs.messages import Finished
 from server.jobs.queue import Queue
@@ -49,9 +48,9 @@ class Bench:
 
     def run(self, jobs: int, steps: int) -> tuple[float, float]:
         """(seconds until all have ended, until the first snapshot of the first)."""
-        start, first = time.perf_counter(), 0.0
+        start, first, before = time.perf_counter(), 0.0, self.store.count(FINISHED)
         ids = [self.queue.submit(JobRequest("count", iterations=steps)).id for _ in range(jobs)]
-        while not all(job.ended for job in map(self.store.get, ids) if job is not None):
+        while self.store.count(FINISHED) < before + jobs:
             if not first and self.queue.streams.newest_snapshot(ids[0]) is not None:
                 first = time.perf_counter() - start
             time.sleep(0.005)
@@ -70,12 +69,10 @@ def overhead(cluster: Bench, local: Bench, turns: int, steps: int) -> None:
             taken[name].append(bench.run(1, steps))
     whole = {name: statistics.median(each[0] for each in runs[1:]) for name, runs in taken.items()}
     first = {name: statistics.median(each[1] for each in runs[1:]) for name, runs in taken.items()}
-    print(
-        f"one job of {steps} steps, medians of {turns} turns: local {whole['local']:.2f} s, Ray {whole['ray']:.2f} s,"
-    )
-    print(
-        f"  {100 * (whole['ray'] / whole['local'] - 1):+.1f} %; first snapshot {first['local']:.3f}, {first['ray']:.3f} s"
-    )
+    more = 100 * (whole["ray"] / whole["local"] - 1)
+    print(f"one job of {steps} steps, medians of {turns} turns:")
+    print(f"  local {whole['local']:.2f} s, Ray {whole['ray']:.2f} s, {more:+.1f} %")
+    print(f"  first snapshot: local {first['local']:.3f} s, Ray {first['ray']:.3f} s")
 
 
 def throughput(machines: Machines, cluster: Bench, most: int, steps: int) -> None:
@@ -87,9 +84,8 @@ def throughput(machines: Machines, cluster: Bench, most: int, steps: int) -> Non
         cluster.run(count, 2)
         seconds = cluster.run(2 * count, steps)[0] / 2
         alone = alone or seconds
-        print(
-            f"{count} actors, {2 * count} jobs: {count / seconds:.3f} jobs a second, {alone / seconds:.2f} of the ideal"
-        )
+        share = alone / seconds
+        print(f"{count} actors, {2 * count} jobs: {count / seconds:.3f} jobs a second, {share:.2f} of the ideal")
 
 
 def ceiling(jobs: int) -> list[tuple[int, float, float]]:

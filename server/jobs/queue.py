@@ -210,11 +210,13 @@ class Queue:
     def claim(self, machine: str = "", loaded: tuple[str, ...] | None = None) -> Job | None:
         """As `JobSource.claim`."""
         with self._lock:
-            free = {thread.loaded for thread in self._threads if thread.state == "idle"}
 
             def fits(request: JobRequest) -> bool:
                 needed = models_of(request)
-                return (needed == loaded or needed not in free) and not self._lacks(machine, request)
+                elsewhere = needed != loaded and any(
+                    thread.loaded == needed and thread.state == "idle" for thread in self._executors
+                )
+                return not elsewhere and not self._lacks(machine, request)
 
             job = self.store.next_queued(self._per_client, fits)
             if job is not None:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ _CHANGES = [
 ]
 _COLUMNS = "id, state, request, created, error, edits, machine"
 PAGE = 500  # events in one read
+FEW = 16  # waiting jobs in one read: the first one nearly always fits
 LAST = "last.snapshot"  # a frame, in the folder of an ended job
 SPARE_BYTES = 4 << 20  # reserved, so that the end of a job can be written on a full disk
 MIN_FREE_BYTES = 48 << 20  # of the disk, for the server to take a job or an upload
@@ -261,17 +263,20 @@ class Store:
             per_client: no client that has so many running jobs gets a turn; 0 for any number.
             fits: whether a request can be run.
         """
-        rows = self._execute(
+        query = (
             f"SELECT {_COLUMNS} FROM jobs AS job WHERE state = ? AND (? = 0 OR ? > "
             "(SELECT COUNT(*) FROM jobs AS other WHERE other.state = ? AND other.client = job.client)) "
-            "ORDER BY priority DESC, (SELECT MAX(turn) FROM jobs AS other WHERE other.client = job.client), rowid",
-            QUEUED,
-            per_client,
-            per_client,
-            RUNNING,
+            "ORDER BY priority DESC, (SELECT MAX(turn) FROM jobs AS other WHERE other.client = job.client), rowid "
+            "LIMIT ? OFFSET ?"
         )
-        waiting = map(self._job, rows)
-        return next((job for job in waiting if fits is None or fits(job.request)), None)
+        for start in count(0, FEW):
+            rows = self._execute(query, QUEUED, per_client, per_client, RUNNING, FEW, start)
+            for job in map(self._job, rows):
+                if fits is None or fits(job.request):
+                    return job
+            if len(rows) < FEW:
+                break
+        return None
 
     def count(self, state: str) -> int:
         """The number of jobs in a state."""
