@@ -232,9 +232,9 @@ def goes_on(server, folder, job):
 
 
 def test_jobs_survive_deaths_at_random_with_the_local_executors_bytes(server, machines, folder, real, request):
-    """Six jobs and two deaths of actors here; with `make cluster` 60 jobs, five of them of a real model, while every few
-    seconds an actor or a whole machine dies and a new one joins. No actor is killed before its job has gone on: three
-    deaths at one place end a job."""
+    """Six jobs and two deaths of actors here; with `make cluster` 60 jobs, five of them of a real model, while every
+    few seconds an actor or a whole machine dies and a new one joins. No actor is killed before its job has gone on:
+    three deaths at one place end a job."""
     long = request.config.getoption("--long")
     rng = random.Random(7)
     jobs, true = [], []
@@ -381,6 +381,14 @@ def test_a_cluster_of_another_version_is_one_sentence(machines, tmp_path):
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(ValueError, match="auto or HOST:PORT"):
         of_cluster(ExecutorOptions(address, 1))
+
+
+def test_a_server_without_its_cluster_is_up_and_says_so(start_server, tmp_path):
+    client = start_server(tmp_path, "--executor", "ray", "--ray-address", "127.0.0.1:1").client()
+    job = client.submit(JobRequest("a red mushroom"))
+    until(lambda: "There is no Ray cluster at 127.0.0.1:1" in client.health().problem)
+    assert client.health().worker == "starting" and client.job(job.id).state == QUEUED
+    assert client.cancel(job.id).state == CANCELLED
 
 
 def test_without_ray_the_server_says_so_and_the_local_executor_is_as_it_was(tmp_path):
