@@ -172,7 +172,10 @@ class Bridge:
             hello = json.loads(await actor.handle.hello.remote())
             actor.stamp, actor.heard = await actor.handle.renew.remote(0.0), time.monotonic()
         except (RayError, ValueError) as error:
-            self._end(actor, "lost", f"no actor can start: {_last_line(error)}")
+            text = str(error)
+            gone = "never ran" in text or "not schedulable" in text or "node has died" in text
+            why = "its machine is gone" if gone else f"no actor can start: {_last_line(error).rstrip('.')}"
+            self._end(actor, "lost", why)
             return
         await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
         self._say("ready", actor=actor.number, **hello)
