@@ -47,12 +47,14 @@ MARGIN_SECONDS = 1.0  # after a lease, within which an actor notices its end
 
 @dataclass(eq=False)
 class Actor:
-    """An actor as this process knows it. `stamp` came at the time `heard`, by this process's clock."""
+    """An actor as this process knows it. `stamp` came at the time `heard`, by this process's clock, and the stamp that the
+    actor has got back last came at `returned`."""
 
     number: int
     handle: Any
     stamp: float = 0.0
     heard: float = field(default_factory=time.monotonic)
+    returned: float = field(default_factory=time.monotonic)
     started: asyncio.Future[None] | None = None  # the call that starts its job
     gone: bool = False
 
@@ -189,11 +191,14 @@ class Bridge:
 
     async def _renew(self, actor: Actor) -> None:
         try:
+            returned = actor.heard
             actor.stamp, actor.heard = await actor.handle.renew.remote(actor.stamp), time.monotonic()
+            actor.returned = returned
         except RayError as error:
             await self._after_error(actor, error)
 
     async def _run(self, actor: Actor, block: bytes) -> None:
+        actor.returned = actor.heard
         try:
             await actor.handle.run.remote(block, actor.stamp)
         except RayError as error:
@@ -232,7 +237,9 @@ class Bridge:
         died = "its worker process has died" in str(error)  # as its machine says, which lives
         if not died and actor.started is not None:
             await asyncio.sleep(max(0.0, actor.heard + self._lease + MARGIN_SECONDS - time.monotonic()))
-        if died:
+        if died and time.monotonic() - actor.returned > 0.8 * self._lease:
+            self._end(actor, "lost", "it was not reached in time and ended itself")
+        elif died:
             self._end(actor, "crashed", "its process was killed")
         elif isinstance(error, RayTaskError):
             self._end(actor, "crashed", _last_line(error))

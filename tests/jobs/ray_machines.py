@@ -18,7 +18,7 @@ from server.jobs.ray_pool import RayPool
 from server.jobs.store import Store
 from tests.jobs.ray_work import journal
 
-LEASE = 4.0
+LEASE = 6.0
 ROOT = Path(__file__).parents[2]
 
 
