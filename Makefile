@@ -7,7 +7,7 @@ PY = .venv/bin/python
 # That of .venv, else the first; `make PYTHON=python3.13` chooses. bpy 4.5 follows 3.11 and bpy 5.2 follows 3.13.
 PYTHON ?= $(shell for each in .venv/bin/python python3.11 python3.13 python3.12 python3; do $$each -c 'import venv' 2>/dev/null && echo $$each && break; done)
 
-.PHONY: help setup demo quick quick-tests test long meshes lint bench mutants experiments extension blender-versions pythons gpu-check
+.PHONY: help setup demo quick quick-tests test long meshes lint bench mutants experiments extension cluster blender-versions pythons gpu-check
 help:
 	@echo 'make setup      everything into .venv (the other targets do it themselves; PYTHON=python3.13 chooses)'
 	@echo 'make demo       PROMPT="a pink bear" SEED=0 -> out/a-pink-bear.blend'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test       ruff, mypy, and every test, two at a time (WORKERS=2; about 2 GB each)'
 	@echo 'make long       the tests marked long in full, one at a time, on an otherwise idle machine:'
 	@echo '                prompts, kills, fuzz, load, soak, stops within two seconds (three hours)'
+	@echo 'make cluster    jobs on a Ray cluster of raylets on this machine that die and come back (ten minutes)'
 	@echo 'make meshes     texture mode on third-party meshes, into docs/meshes.md (needs npm; 200 MB, half an hour)'
 	@echo 'make bench      speed: iterations, the server under load, rasterizer, geometry, Blender'
 	@echo 'make gpu-check  jobs and times on an NVIDIA card, with each rasterizer (about ten minutes)'
@@ -52,6 +53,9 @@ test: lint
 
 long: setup
 	$(PY) -m pytest -q --long -m long
+
+cluster: setup
+	$(PY) -m pytest -q --long tests/jobs/test_ray.py
 
 meshes: setup
 	$(PY) scripts/meshes.py

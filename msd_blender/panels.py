@@ -238,6 +238,12 @@ def _draw_live(box: Any, live_job: LiveJob, context: bpy.types.Context) -> None:
         _wrapped_text(box, session.edit_error + " " + translated("Resume gives your change up."), context, icon="ERROR")
     elif live_job.scene_object is not None and object is not None and live_job.scene_object.is_being_edited:
         _wrapped_text(box, translated("Updates wait until you leave this mode."), context, icon="INFO")
+    elif session.state == QUEUED:
+        _ask_health()
+        if health_monitor.answer is not None and health_monitor.answer.problem:
+            _wrapped_text(box, health_monitor.answer.problem, context, icon="ERROR")
+    elif session.job is not None and session.job.machine:
+        box.label(text=translated("On {}").format(session.job.machine), icon="NETWORK_DRIVE")
     for line in session.log[-2:]:
         _wrapped_text(box, line, context)
 
@@ -308,12 +314,14 @@ class MSD_PT_server(_Panel, bpy.types.Panel):
 def draw_server(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """The state of the server, with buttons that start and stop it."""
     prefs, health = preferences(), health_monitor.answer
-    if health_monitor.refresh() and not bpy.app.timers.is_registered(_redraw):
-        bpy.app.timers.register(_redraw, first_interval=0.2)
+    _ask_health()
     column = layout.column(align=True)
     if health is not None:
-        state = {"idle": "Ready", "busy": "Working", "starting": "Starting…"}.get(health.worker, "Running")
-        column.label(text=translated(state), icon="CHECKMARK")
+        if health.problem:
+            _wrapped_text(column, health.problem, context, icon="ERROR")
+        else:
+            state = {"idle": "Ready", "busy": "Working", "starting": "Starting…"}.get(health.worker, "Running")
+            column.label(text=translated(state), icon="CHECKMARK")
         if health.device:
             _wrapped_text(
                 column,
@@ -336,13 +344,19 @@ def draw_server(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         row.operator("msd.server_log", icon="TEXT")
 
 
+def _ask_health() -> None:
+    if health_monitor.refresh() and not bpy.app.timers.is_registered(_redraw):
+        bpy.app.timers.register(_redraw, first_interval=0.2)
+
+
 def _redraw() -> float | None:
-    """A timer that redraws the panel once the health request has ended, and asks on while the server's worker starts.
+    """A timer that redraws the panel once the health request has ended, and asks on while no job can run.
     (The request's thread must not call Blender.)"""
     if health_monitor.is_requesting:
         return 0.2
     jobs.redraw()
-    if health_monitor.answer is None or health_monitor.answer.worker != "starting":
+    health = health_monitor.answer
+    if health is None or health.worker != "starting" and not health.problem:
         return None
     health_monitor.expire()
     health_monitor.refresh()

@@ -57,7 +57,17 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(host: str, port: int, data: Path, parent: int | None, models: list[Path] | None, executor: str) -> int:
+def serve(
+    host: str,
+    port: int,
+    data: Path,
+    parent: int | None,
+    models: list[Path] | None,
+    executor: str,
+    ray_address: str,
+    cpus_per_job: int,
+    jobs_per_client: int,
+) -> int:
     """Answer until a signal says stop."""
     import uvicorn
     from filelock import FileLock, Timeout
@@ -70,10 +80,12 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
     from .api.app import create_app
     from .api.auth import is_loopback
     from .api.header_timeout import HeaderTimeoutProtocol
+    from .jobs.executor import ExecutorOptions
     from .jobs.queue import Queue
     from .jobs.store import Store
     from .priors.additions.lora_files import ROOTS
 
+    executors = EXECUTORS[executor](ExecutorOptions(ray_address, cpus_per_job))
     writable(data)
     lock = FileLock(data / "server.lock", timeout=0)
     try:
@@ -85,7 +97,7 @@ def serve(host: str, port: int, data: Path, parent: int | None, models: list[Pat
     shown = f"[{host}]" if ":" in host else host
     token = secrets.token_urlsafe(32)
 
-    queue = Queue(Store(data), EXECUTORS[executor]())
+    queue = Queue(Store(data), executors, per_client=jobs_per_client)
     if models is None and not is_loopback(host):
         models = []
     if models:

@@ -33,7 +33,21 @@ def parser(program: str = "python -m server") -> argparse.ArgumentParser:
         help="open and list models only below this folder, also ComfyUI's or AUTOMATIC1111's own; may be given again. "
         "Without it: any on this machine's own address, none but the bundled one beyond it",
     )
-    serve.add_argument("--executor", default="local", choices=EXECUTORS, help="where jobs run")
+    serve.add_argument(
+        "--executor",
+        default="local",
+        choices=EXECUTORS,
+        help="where jobs run: here, or on the machines of a Ray cluster",
+    )
+    serve.add_argument(
+        "--ray-address", default="auto", metavar="HOST:PORT", help="of the Ray cluster; auto: that of this machine"
+    )
+    serve.add_argument(
+        "--cpus-per-job", type=int, default=0, metavar="N", help="run Ray's jobs on so many CPUs each; 0: on a GPU each"
+    )
+    serve.add_argument(
+        "--jobs-per-client", type=int, default=0, metavar="N", help="run at most so many jobs of one address; 0: any"
+    )
     serve.add_argument("--parent", type=int, metavar="PID", help="end when this process has ended")
 
     doctor = commands.add_parser("doctor", help="say what this machine has and what is missing")

@@ -150,11 +150,11 @@ def prior(folders):
 class Server:
     """A real server process on a real socket."""
 
-    def __init__(self, data: Path):
+    def __init__(self, data: Path, *arguments: str):
         self.data = data
         self._log = tempfile.TemporaryFile()  # not a pipe, which is full one day
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve", "--port", "0", "--data", str(data)],
+            [sys.executable, "-m", "server", "serve", "--port", "0", "--data", str(data), *arguments],
             cwd=Path(__file__).parents[1],
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -193,11 +193,11 @@ class Server:
 
 
 @contextmanager
-def _servers() -> Iterator[Callable[[Path], Server]]:
+def _servers() -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
-    def start(data: Path) -> Server:
-        started.append(Server(data))
+    def start(data: Path, *arguments: str) -> Server:
+        started.append(Server(data, *arguments))
         return started[-1]
 
     yield start
@@ -207,14 +207,14 @@ def _servers() -> Iterator[Callable[[Path], Server]]:
 
 
 @pytest.fixture
-def start_server() -> Iterator[Callable[[Path], Server]]:
+def start_server() -> Iterator[Callable[..., Server]]:
     """Start a server on a data folder; it is gone after the test, if not before."""
     with _servers() as start:
         yield start
 
 
 @pytest.fixture(scope="session")
-def start_lasting_server() -> Iterator[Callable[[Path], Server]]:
+def start_lasting_server() -> Iterator[Callable[..., Server]]:
     """The same for fixtures of many tests: it is gone after the last one."""
     with _servers() as start:
         yield start

@@ -75,7 +75,7 @@ LAYERS = {
     "cli": {"jobs", "paths"},
     "doctor": {"priors", "rendering"},
     "api": {"jobs", "priors", "system"},
-    "jobs": {"checkpoint", "geometry", "logs", "optimize", "pictures", "system"},
+    "jobs": {"checkpoint", "geometry", "logs", "optimize", "pictures", "priors", "system"},
     "optimize": {"assets", "checkpoint", "geometry", "guidance", "priors", "rendering", "system"},
     "assets": {"geometry", "rendering"},
     "guidance": {"checkpoint", "precision", "priors"},

@@ -88,6 +88,7 @@ class Job:
     error: str = _described("one sentence where the state is failed, else empty", "")
     files: list[str] = field(default_factory=list, metadata={"description": "names of the files that the job left"})
     edits: int = _described("number of meshes that edits put in the asset's place", 0)
+    machine: str = _described("the machine of a cluster on which the job runs; empty: the server's, or none", "")
 
     @property
     def ended(self) -> bool:
@@ -127,6 +128,7 @@ class Health:
     memory: int = _described("bytes of the device's memory that the workers hold, by their last report", 0)
     memory_total: int = _described("bytes of memory that the device has", 0)
     worker: str = _described("starting, idle or busy", "")
+    problem: str = _described("one sentence on why no job can run and what to do; empty: one can", "")
 
 
 @dataclass

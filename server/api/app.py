@@ -181,6 +181,7 @@ def create_app(
             memory=device.memory,
             memory_total=device.memory_total,
             worker=queue.state,
+            problem=queue.problem,
         )
 
     @app.get("/v1/models")
@@ -248,7 +249,7 @@ def create_app(
             queue.store.meshes.find(job_request.mesh)
         if job_request.image_prompt:
             queue.store.pictures.find(job_request.image_prompt)
-        return queue.submit(job_request)
+        return queue.submit(job_request, request.client.host if request.client else "")
 
     @app.get("/v1/jobs")
     def jobs() -> list[Job]:

@@ -3,10 +3,13 @@
 
 from collections.abc import Callable
 
-from . import local_process
-from .executor import StartExecutor
+from . import local_process, ray_pool
+from .executor import ExecutorOptions, Executors
 
 __all__ = ["EXECUTORS"]
 
-# The choices of `serve --executor`: each gives the executors to start, one for a device.
-EXECUTORS: dict[str, Callable[[], list[StartExecutor]]] = {"local": local_process.for_each_device}
+# The choices of `serve --executor`: each gives the executors to start, or a pool in which they come and go.
+EXECUTORS: dict[str, Callable[[ExecutorOptions], Executors]] = {
+    "local": local_process.for_each_device,
+    "ray": ray_pool.of_cluster,
+}

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from .messages import ExecutorMessage, JobInput
@@ -11,6 +12,10 @@ from .messages import ExecutorMessage, JobInput
 
 class ExecutorCrashed(Exception):
     """An executor ended without being asked to."""
+
+
+class ExecutorLost(ExecutorCrashed):
+    """An executor's machine is gone, or cannot start one: no fault of the job, which waits for another executor."""
 
 
 class Executor(Protocol):
@@ -41,3 +46,45 @@ class Executor(Protocol):
 
 
 StartExecutor = Callable[[], Executor]
+
+
+@dataclass(frozen=True)
+class ExecutorOptions:
+    """What `serve` says of executors.
+
+    Args:
+        ray_address: of the Ray cluster: HOST:PORT, or auto for that of this machine.
+        cpus_per_job: CPUs of the cluster for each job; 0 gives each job a GPU.
+    """
+
+    ray_address: str = "auto"
+    cpus_per_job: int = 0
+
+
+class Place(Protocol):
+    """A place for one executor, as the queue gives it to a `Pool`."""
+
+    def leave(self) -> None:
+        """Give the job that runs here back to the queue, from a checkpoint if it can make one, and take no other."""
+
+
+class Pool(Protocol):
+    """Executors that come and go, as the machines of a cluster do."""
+
+    @property
+    def problem(self) -> str:
+        """Why no job can run at present: one sentence that says what to do; "" where one can."""
+
+    def open(self, add: Callable[[StartExecutor, str], Place], interrupted: bool) -> None:
+        """Look for executors from now on, in the pool's own thread.
+
+        Args:
+            add: takes an executor's start and the name of its machine.
+            interrupted: whether a server that died has left jobs running, perhaps still on their executors.
+        """
+
+    def close(self) -> None:
+        """End what `open` began; every executor has been killed before."""
+
+
+Executors = Sequence[StartExecutor] | Pool

@@ -10,9 +10,9 @@ import threading
 from msd_blender.protocol import FAILED, Job, ProtocolError
 
 from ..logs import JOB
-from .executor import Executor, ExecutorCrashed, StartExecutor
+from .executor import Executor, ExecutorCrashed, ExecutorLost, StartExecutor
 from .job_run import MAX_CRASHES, JobRun, Timing
-from .job_source import JobSource
+from .job_source import JobSource, models_of
 from .messages import DeviceStatus, Ready
 
 log = logging.getLogger(__name__)
@@ -21,30 +21,41 @@ UNFORESEEN = "The job stopped on an unforeseen error of the server: its log says
 
 
 class ExecutorThread(threading.Thread):
-    """Takes jobs from a queue to one executor, one after another, and replaces the executor when it crashes."""
+    """Takes jobs from a queue to one executor, one after another, and replaces the executor when it crashes.
 
-    def __init__(self, queue: JobSource, start_executor: StartExecutor, timing: Timing):
+    Args:
+        machine: its name where it is not the server's.
+    """
+
+    def __init__(self, queue: JobSource, start_executor: StartExecutor, timing: Timing, machine: str = ""):
         super().__init__(name="msd-executor", daemon=True)
         self._queue, self._store = queue, queue.store
         self._start_executor, self._timing = start_executor, timing
         self._executor: Executor | None = None
         self._ready = self._busy = False
+        self._leaving = threading.Event()
+        self.machine = machine
+        self.loaded: tuple[str, ...] | None = None  # the models of its last job
         self.device: DeviceStatus | None = None  # as last reported
 
     @property
     def state(self) -> str:
         return "busy" if self._busy else "idle" if self._ready else "starting"
 
+    def leave(self) -> None:
+        """As `Place.leave`."""
+        self._leaving.set()
+
     def run(self) -> None:
         failed_starts, queue = 0, self._queue
-        while not queue.stopping:
+        while not (queue.stopping or self._leaving.is_set()):
             try:
                 if self._executor is None:
                     self._executor, self._ready = self._start_executor(), False
                 if not self._ready:
                     if isinstance(message := self._executor.receive(0.1), Ready):
                         self._ready, self.device = True, message.status
-                elif job := queue.claim():
+                elif job := queue.claim(self.machine, self.loaded):
                     failed_starts = 0
                     self._run_job(job, self._executor)
                 else:
@@ -56,7 +67,9 @@ class ExecutorThread(threading.Thread):
                 self._after_crash(crash)
                 if not was_ready:
                     failed_starts += 1
-                    if failed_starts >= MAX_CRASHES:  # fewer may be the kernel short of memory, or a kill
+                    if failed_starts >= MAX_CRASHES and not isinstance(
+                        crash, ExecutorLost
+                    ):  # fewer may be the kernel short of memory, or a kill
                         queue.fail_next(
                             f"The server's worker process cannot start ({crash}): the server's log says why."
                         )
@@ -69,9 +82,9 @@ class ExecutorThread(threading.Thread):
     def _run_job(self, job: Job, executor: Executor) -> None:
         """Run one job on the executor until it ends, is paused, or must be queued again."""
         JOB.set(job.id)
-        self._busy = True
+        self._busy, self.loaded = True, models_of(job.request)
         state, error = FAILED, UNFORESEEN
-        run = JobRun(self._queue, executor, job, self._timing, self._set_device)
+        run = JobRun(self._queue, executor, job, self._timing, self._set_device, self._leaving.is_set, self.machine)
         try:
             self._store.open_folder(job.id)
             executor.run(self._store.job_input(job))
@@ -80,7 +93,9 @@ class ExecutorThread(threading.Thread):
                 self._kill()
         except ExecutorCrashed as crash:
             self._after_crash(crash)
-            state, error = run.after_crash(str(crash))
+            state, error = (
+                run.after_loss(str(crash)) if isinstance(crash, ExecutorLost) else run.after_crash(str(crash))
+            )
         except OSError as problem:
             self._kill()
             state, error = FAILED, f"The server cannot write its data folder: {problem.strerror}."
@@ -118,4 +133,4 @@ class ExecutorThread(threading.Thread):
     def _kill(self) -> None:
         if self._executor is not None:
             self._executor.kill()
-            self._executor, self._ready = None, False
+            self._executor, self._ready, self.loaded = None, False, None

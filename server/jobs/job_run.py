@@ -22,6 +22,7 @@ from .messages import (
     DeviceStatus,
     Failed,
     Finished,
+    ModelMissing,
     Outcome,
     OutOfMemory,
     Paused,
@@ -57,13 +58,23 @@ class JobRun:
     """A run of `job` on `executor`, which has been given it.
 
     `kill_executor` says after `follow` that the executor is of no more use.
+
+    Args:
+        leaving: whether the executor goes away, so that the job must go on elsewhere.
     """
 
     def __init__(
-        self, queue: JobSource, executor: Executor, job: Job, timing: Timing, set_device: Callable[[DeviceStatus], None]
+        self,
+        queue: JobSource,
+        executor: Executor,
+        job: Job,
+        timing: Timing,
+        set_device: Callable[[DeviceStatus], None],
+        leaving: Callable[[], bool],
+        machine: str = "",
     ):
         self._queue, self._store, self._executor, self._job = queue, queue.store, executor, job
-        self._timing, self._set_device = timing, set_device
+        self._timing, self._set_device, self._leaving, self._machine = timing, set_device, leaving, machine
         self.kill_executor = False
         self._sent: Stop | None = None  # the last request that the executor was sent
         self._deadline = math.inf
@@ -104,15 +115,24 @@ class JobRun:
             return FAILED, (
                 f"The worker process died {MAX_CRASHES} times at the same place ({reason}): the server's log says more."
             )
-        step = self._store.checkpoints(self._job.id).step
-        place = f"iteration {step}" if step >= 0 else "the start"
-        self._warn(f"The worker process died ({reason}): going on from {place}.")
+        self._warn(f"The worker process died ({reason}): going on from {self._checkpoint()}.")
         return QUEUED, ""
+
+    def after_loss(self, reason: str) -> tuple[str, str]:
+        """The (state, error) of the job when its executor's machine is gone."""
+        if self._queue.requested_stop(self._job.id) is Stop.CANCEL:
+            return CANCELLED, ""
+        self._warn(f"The job's machine was lost ({reason}): going on from {self._checkpoint()} as soon as one is free.")
+        return self._state_at_checkpoint(), ""
+
+    def _checkpoint(self) -> str:
+        step = self._store.checkpoints(self._job.id).step
+        return f"iteration {step}" if step >= 0 else "the start"
 
     def _request_stop(self) -> None:
         """Pass a new request to stop on to the executor, and set its deadline."""
         timing, stopping = self._timing, self._queue.stopping
-        stop = self._queue.requested_stop(self._job.id) or (Stop.PAUSE if stopping else None)
+        stop = self._queue.requested_stop(self._job.id) or (Stop.PAUSE if stopping or self._leaving() else None)
         if stop is Stop.CANCEL and self._sent is not Stop.CANCEL:
             self._executor.cancel()
             seconds = max(timing.cancel, timing.iterations * self._iteration)
@@ -161,6 +181,8 @@ class JobRun:
                 return self._state_at_checkpoint(), ""
             case OutOfMemory():
                 return self._after_out_of_memory()
+            case ModelMissing():
+                return (CANCELLED, "") if cancelled else self._queue.note_missing_model(self._job, self._machine)
             case DeviceFailed():
                 raise ExecutorCrashed(outcome.error)
             case Failed():

@@ -6,7 +6,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol
 
-from msd_blender.protocol import Job, Log, Progress, Snapshot
+from msd_blender.protocol import Job, JobRequest, Log, Progress, Snapshot
 
 from .store import Store
 
@@ -17,6 +17,11 @@ class Stop(Enum):
     CANCEL = "cancel"  # and keep its result
     PAUSE = "pause"  # at a checkpoint, until it is resumed
     EDIT = "edit"  # at a checkpoint, to go on at once with an edit
+
+
+def models_of(request: JobRequest) -> tuple[str, ...]:
+    """The places of the models that a request names."""
+    return (request.model, *request.loras, request.control_model if request.control else "")
 
 
 class JobSource(Protocol):
@@ -37,8 +42,13 @@ class JobSource(Protocol):
         """Wait until a job is queued or the server ends, at most for some seconds."""
         ...
 
-    def claim(self) -> Job | None:
-        """The next job, now running; None where none waits."""
+    def claim(self, machine: str = "", loaded: tuple[str, ...] | None = None) -> Job | None:
+        """The next job, now running on this machine; None where none waits, or where an executor that is free has the
+        models of the job loaded and this one has not.
+
+        Args:
+            loaded: the models of the executor's last job.
+        """
         ...
 
     def requested_stop(self, job: str) -> Stop | None:
@@ -67,6 +77,10 @@ class JobSource(Protocol):
         A failed job loses its folder unless it has a checkpoint; a cancelled one without files gets those of its last
         snapshot. Raises sqlite3.OperationalError where the disk is full: call it again.
         """
+        ...
+
+    def note_missing_model(self, job: Job, machine: str) -> tuple[str, str]:
+        """Keep a job's model off a machine that lacks it for a while; the (state, error) in which the job leaves it."""
         ...
 
     def fail_next(self, error: str) -> None:

@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from . import pipe, worker
-from .executor import ExecutorCrashed, StartExecutor
+from .executor import ExecutorCrashed, ExecutorOptions, StartExecutor
 from .messages import Checkpoint, ExecutorMessage, JobInput
 from .pipe import Connection
 
@@ -42,7 +42,7 @@ def _cards() -> int:
     return sum(line.startswith("GPU ") for line in listed.splitlines())
 
 
-def for_each_device() -> list[StartExecutor]:
+def for_each_device(options: ExecutorOptions) -> list[StartExecutor]:
     """A `LocalProcess` for each of `devices`."""
     return [partial(LocalProcess, device) for device in devices()]
 

@@ -49,6 +49,8 @@ class JobInput:
         edit: the newest edit, which the job goes on from unless its checkpoint comes after it.
         reductions: see `Settings.of`.
         picture: the file that the request's image prompt names.
+        models: the `fingerprint` of the files that it needs, which an executor elsewhere must have; "" for any.
+        attempt: counts the runs of the job, so that an executor which was thought dead is known by its number.
     """
 
     id: str
@@ -58,6 +60,8 @@ class JobInput:
     edit: EditedMesh | None = None
     reductions: int = 0
     picture: bytes | None = field(default=None, repr=False)
+    attempt: int = 0
+    models: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,11 @@ class DeviceFailed:
     error: str
 
 
-Outcome = Finished | Paused | OutOfMemory | Failed | DeviceFailed
+@dataclass(frozen=True)
+class ModelMissing:
+    """The executor's machine does not have the models of the job as the server has them; another may."""
+
+
+Outcome = Finished | Paused | OutOfMemory | Failed | DeviceFailed | ModelMissing
 Report = Progress | Log | Snapshot | Checkpoint  # of a job under way
 ExecutorMessage = Ready | DeviceStatus | Report | Outcome

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any, get_args
@@ -24,6 +25,7 @@ from .messages import (
     Failed,
     Finished,
     JobInput,
+    ModelMissing,
     OutOfMemory,
     Paused,
     Ready,
@@ -56,28 +58,44 @@ class Acknowledge:
 
 Command = JobInput | Cancel | Pause | Acknowledge
 # Messages whose fields are all JSON.
-Flat = Cancel | Pause | Acknowledge | DeviceStatus | Progress | Log | Paused | OutOfMemory | Failed | DeviceFailed
+Flat = (
+    Cancel
+    | Pause
+    | Acknowledge
+    | DeviceStatus
+    | Progress
+    | Log
+    | Paused
+    | OutOfMemory
+    | Failed
+    | DeviceFailed
+    | ModelMissing
+)
 _FLAT: dict[str, type[Flat]] = {kind.__name__: kind for kind in get_args(Flat)}
 
 
 def send(pipe: Connection, message: Command | ExecutorMessage) -> None:
     """Write one message; returns when the pipe has taken all of it. Raises OSError where the other end is gone."""
-    header, parts = _encode(message)
-    pipe.send_bytes(json.dumps({"kind": type(message).__name__, "parts": len(parts), **header}).encode())
-    for part in parts:
+    for part in to_parts(message):
         pipe.send_bytes(part)
+
+
+def to_parts(message: Command | ExecutorMessage) -> list[bytes]:
+    """A message as its JSON object and then its binary parts."""
+    header, parts = _encode(message)
+    return [json.dumps({"kind": type(message).__name__, "parts": len(parts), **header}).encode(), *parts]
 
 
 def receive_command(pipe: Connection) -> Command:
     """The next message of the server. Raises EOFError or OSError where it is gone."""
-    message = _receive(pipe)
+    message = from_parts(pipe.recv_bytes)
     assert isinstance(message, Command)
     return message
 
 
 def receive_message(pipe: Connection) -> ExecutorMessage:
     """The next message of the worker. Raises EOFError or OSError where it is gone."""
-    message = _receive(pipe)
+    message = from_parts(pipe.recv_bytes)
     assert isinstance(message, ExecutorMessage)
     return message
 
@@ -97,6 +115,8 @@ def _encode(message: Command | ExecutorMessage) -> tuple[dict[str, object], list
                 "id": message.id,
                 "request": to_dict(message.request),
                 "reductions": message.reductions,
+                "attempt": message.attempt,
+                "models": message.models,
                 "mesh": message.mesh is not None,
                 "checkpoint": checkpoint.step if checkpoint else None,
                 "edit": edit.number if edit else None,
@@ -115,9 +135,10 @@ def _encode(message: Command | ExecutorMessage) -> tuple[dict[str, object], list
             return {"fields": asdict(message)}, []
 
 
-def _receive(pipe: Connection) -> Command | ExecutorMessage:
-    header = json.loads(pipe.recv_bytes())
-    parts = [pipe.recv_bytes() for _ in range(header["parts"])]
+def from_parts(next_part: Callable[[], bytes]) -> Command | ExecutorMessage:
+    """The message whose `to_parts` are the next ones."""
+    header = json.loads(next_part())
+    parts = [next_part() for _ in range(header["parts"])]
     match header["kind"]:
         case "JobInput":
             rest = iter(parts)
@@ -129,6 +150,8 @@ def _receive(pipe: Connection) -> Command | ExecutorMessage:
                 None if header["edit"] is None else EditedMesh(header["edit"], next(rest)),
                 header["reductions"],
                 next(rest) if header["picture"] else None,
+                header["attempt"],
+                header["models"],
             )
         case "Ready":
             return Ready(DeviceStatus(**header["status"]))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 from msd_blender.protocol import (
@@ -20,13 +21,15 @@ from msd_blender.protocol import (
     Snapshot,
 )
 
-from .executor import StartExecutor
+from .executor import Executors, Pool, StartExecutor
 from .executor_thread import ExecutorThread
 from .job_run import Timing
-from .job_source import Stop
+from .job_source import Stop, models_of
 from .messages import DeviceStatus
 from .store import Store
 from .streams import Streams
+
+LACKING_SECONDS = 120.0  # until a machine that did not have a model is asked again
 
 
 class QueueError(ValueError):
@@ -39,10 +42,11 @@ class Queue:
     Safe to use from several threads. Call `start` before use and `stop` at the end.
 
     Args:
-        executors: a function for each executor, which starts it, also again after a crash.
+        executors: a function for each executor, which starts it, also again after a crash; or a pool of them.
+        per_client: the most jobs of one client that run at once; 0 for any number.
     """
 
-    def __init__(self, store: Store, executors: Sequence[StartExecutor], timing: Timing | None = None):
+    def __init__(self, store: Store, executors: Executors, timing: Timing | None = None, per_client: int = 0):
         self.store = store
         self.streams = Streams(store)
         self.crashes = 0  # of executors, since the server started
@@ -51,22 +55,49 @@ class Queue:
         self._work, self._stopping = threading.Event(), threading.Event()
         self._stops: dict[str, Stop] = {}  # of running jobs
         self._ending: set[str] = set()  # running jobs whose files are being written, too late for an edit
-        self._threads = [ExecutorThread(self, start, timing or Timing()) for start in executors]
+        self._timing, self._per_client = timing or Timing(), per_client
+        self._pool: Pool | None = None
+        self._fixed: Sequence[StartExecutor] = ()
+        if isinstance(executors, Sequence):
+            self._fixed = executors
+        else:
+            self._pool = executors
+        self._executors: list[ExecutorThread] = []
+        self._lacking: dict[tuple[str, tuple[str, ...]], float] = {}  # (machine, models) -> when it was found
 
     def start(self) -> None:
         """Queue the jobs that a server before left running, then start the executors."""
-        for job in self.store.take_up_running():
+        interrupted = self.store.take_up_running()
+        for job in interrupted:
             self.streams.publish(job.id, job)
-        for thread in self._threads:
-            thread.start()
+        for start in self._fixed:
+            self.add_executor(start)
+        if self._pool is not None:
+            self._pool.open(self.add_executor, bool(interrupted))
+
+    def add_executor(self, start: StartExecutor, machine: str = "") -> ExecutorThread:
+        """Run jobs on one executor more, until it is told to leave."""
+        thread = ExecutorThread(self, start, self._timing, machine)
+        with self._lock:
+            self._executors.append(thread)
+            if not self.stopping:
+                thread.start()
+        return thread
+
+    @property
+    def _threads(self) -> list[ExecutorThread]:
+        with self._lock:
+            self._executors = [thread for thread in self._executors if thread.is_alive()]
+            return list(self._executors)
 
     def stop(self) -> None:
         """End the executors and then every stream, soon; running jobs wait at a checkpoint for the next server."""
         self._stopping.set()
         self._work.set()
         for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
+            thread.join()
+        if self._pool is not None:
+            self._pool.close()
         self.streams.close()
 
     # For the API.
@@ -81,6 +112,11 @@ class Queue:
     def executor_states(self) -> list[str]:
         return [thread.state for thread in self._threads]
 
+    @property
+    def problem(self) -> str:
+        """Why no job can run at present, in one sentence that says what to do; "" where one can."""
+        return self._pool.problem if self._pool is not None else ""
+
     def device(self) -> DeviceStatus:
         """The executors' devices together: their names, and the sum of their memory."""
         known = [thread.device for thread in self._threads if thread.device is not None]
@@ -90,10 +126,10 @@ class Queue:
             sum(each.memory_total for each in known),
         )
 
-    def submit(self, request: JobRequest) -> Job:
-        """The job of a request, queued; a known `client_key` gives the job that it made before."""
+    def submit(self, request: JobRequest, client: str = "") -> Job:
+        """The job of a request of a client, queued; a known `client_key` gives the job that it made before."""
         with self._lock:
-            job, new = self.store.add(request)
+            job, new = self.store.add(request, client)
             if new:
                 self.streams.publish(job.id, job)
         self._work.set()
@@ -171,11 +207,22 @@ class Queue:
         self._work.wait(seconds)
         self._work.clear()
 
-    def claim(self) -> Job | None:
+    def claim(self, machine: str = "", loaded: tuple[str, ...] | None = None) -> Job | None:
         """As `JobSource.claim`."""
         with self._lock:
-            job = self.store.next_queued()
-            return job and self._set_state(job.id, RUNNING)
+
+            def fits(request: JobRequest) -> bool:
+                needed = models_of(request)
+                elsewhere = needed != loaded and any(
+                    thread.loaded == needed and thread.state == "idle" for thread in self._executors
+                )
+                return not elsewhere and not self._lacks(machine, request)
+
+            job = self.store.next_queued(self._per_client, fits)
+            if job is not None:
+                self.store.begin_attempt(job.id, machine)
+                return self._set_state(job.id, RUNNING)
+            return None
 
     def requested_stop(self, job: str) -> Stop | None:
         """As `JobSource.requested_stop`."""
@@ -213,6 +260,26 @@ class Queue:
             self._stops.pop(job.id, None)
             self._ending.discard(job.id)
             return ended
+
+    def _lacks(self, machine: str, request: JobRequest) -> bool:
+        noted = self._lacking.get((machine, models_of(request)))
+        return noted is not None and time.monotonic() - noted < LACKING_SECONDS
+
+    def note_missing_model(self, job: Job, machine: str) -> tuple[str, str]:
+        """As `JobSource.note_missing_model`."""
+        with self._lock:
+            self._lacking[machine, models_of(job.request)] = time.monotonic()
+            machines = sorted({thread.machine for thread in self._threads} | {machine})
+            others = [other for other in machines if not self._lacks(other, job.request)]
+        models = " and ".join(filter(None, models_of(job.request)))
+        if not others:
+            return FAILED, (
+                f"No machine of the cluster has {models} as the server has it (looked on {', '.join(machines)}): copy "
+                "it to the same place there, then submit the job again."
+            )
+        elsewhere = f"{machine} does not have {models}: the job goes to {' or '.join(others)}."
+        self.publish(job.id, Log(elsewhere, "warning"))
+        return QUEUED, ""
 
     def fail_next(self, error: str) -> None:
         """As `JobSource.fail_next`."""

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 
 from .. import logs, optimize, pictures
 from ..checkpoint import deserialize, serialize
+from ..optimize import release, warm_up
+from ..priors.fingerprint import fingerprint
 from .messages import (
     FILES_NOT_WRITTEN,
     Checkpoint,
     DeviceFailed,
+    DeviceStatus,
     Failed,
     Finished,
     JobInput,
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..geometry.mesh import Mesh
+
+__all__ = ["fingerprint", "outcome_of", "release", "run_job", "status", "warm_up"]
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +92,12 @@ def run_job(
         return outcome_of(error)
     finally:
         logs.JOB.reset(token)
+
+
+def status() -> DeviceStatus:
+    """The device of this process, at present."""
+    found = optimize.device_in_use()
+    return DeviceStatus(str(found["device"]), int(found["memory"]), int(found["memory_total"]))
 
 
 def outcome_of(error: Exception) -> Outcome:

@@ -11,7 +11,9 @@ import sqlite3
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,16 @@ _CHANGES = [
        ALTER TABLE jobs ADD COLUMN death_step INTEGER NOT NULL DEFAULT -1;""",
     """ALTER TABLE jobs ADD COLUMN edits INTEGER NOT NULL DEFAULT 0;
        ALTER TABLE jobs ADD COLUMN edited TEXT NOT NULL DEFAULT '';""",
+    """ALTER TABLE jobs ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+       ALTER TABLE jobs ADD COLUMN machine TEXT NOT NULL DEFAULT '';
+       ALTER TABLE jobs ADD COLUMN client TEXT NOT NULL DEFAULT '';
+       ALTER TABLE jobs ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;
+       CREATE INDEX jobs_client ON jobs (client, turn);
+       CREATE INDEX jobs_state ON jobs (state, client);""",
 ]
-_COLUMNS = "id, state, request, created, error, edits"
+_COLUMNS = "id, state, request, created, error, edits, machine"
 PAGE = 500  # events in one read
+FEW = 16  # waiting jobs in one read: the first one nearly always fits
 LAST = "last.snapshot"  # a frame, in the folder of an ended job
 SPARE_BYTES = 4 << 20  # reserved, so that the end of a job can be written on a full disk
 MIN_FREE_BYTES = 48 << 20  # of the disk, for the server to take a job or an upload
@@ -113,18 +122,20 @@ class Store:
         """Whether the disk has `MIN_FREE_BYTES`."""
         return shutil.disk_usage(self.data).free >= MIN_FREE_BYTES
 
-    def add(self, request: JobRequest) -> tuple[Job, bool]:
+    def add(self, request: JobRequest, client: str = "") -> tuple[Job, bool]:
         """(the job of this request, whether it is new): a known `client_key` gives the job it made before."""
         job = uuid.uuid4().hex
         # A request without a key is its own job: NULL is unique to SQLite.
         self._execute(
-            "INSERT OR IGNORE INTO jobs (id, client_key, state, request, created, priority) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO jobs (id, client_key, state, request, created, priority, client) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             job,
             request.client_key or None,
             QUEUED,
             json.dumps(to_dict(request)),
             time.time(),
             request.priority,
+            client,
         )
         added = self.get(job)
         if added is not None:
@@ -146,13 +157,14 @@ class Store:
         return [self._job(row) for row in self._execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY rowid DESC")]
 
     def _job(self, row: tuple[Any, ...]) -> Job:
-        job, state, request, created, error, edits = row
+        job, state, request, created, error, edits, machine = row
         present: list[str] = []
         if state in FINAL_STATES:
             with suppress(OSError):
                 present = os.listdir(self.folder(job))
         files = [name for name in FILES if name in present]
-        return Job(job, state, from_dict(JobRequest, json.loads(request)), created, error, files, edits)
+        at = machine if state == RUNNING else ""
+        return Job(job, state, from_dict(JobRequest, json.loads(request)), created, error, files, edits, at)
 
     def folder(self, job: str) -> Path:
         """The folder of an ended job's files."""
@@ -178,6 +190,7 @@ class Store:
             EditedMesh(job.edits, self.meshes.read(edited)) if edited else None,
             self.reductions(job.id),
             self.pictures.read(picture) if picture else None,
+            self.attempts(job.id),
         )
 
     def last_snapshot(self, job: str) -> Snapshot | None:
@@ -243,12 +256,28 @@ class Store:
         self._execute("UPDATE jobs SET state = ?, error = ? WHERE id = ?", state, error, job)
         return self._existing(job)
 
-    def next_queued(self) -> Job | None:
-        """The job of the highest priority that has waited longest, by the order of rows: the clock may jump."""
-        rows = self._execute(
-            f"SELECT {_COLUMNS} FROM jobs WHERE state = ? ORDER BY priority DESC, rowid LIMIT 1", QUEUED
+    def next_queued(self, per_client: int = 0, fits: Callable[[JobRequest], bool] | None = None) -> Job | None:
+        """The job that runs next: the highest priority first, then the client whose last turn is longest ago, then who
+        has waited longest, by the order of rows: the clock may jump.
+
+        Args:
+            per_client: no client that has so many running jobs gets a turn; 0 for any number.
+            fits: whether a request can be run.
+        """
+        query = (
+            f"SELECT {_COLUMNS} FROM jobs AS job WHERE state = ? AND (? = 0 OR ? > "
+            "(SELECT COUNT(*) FROM jobs AS other WHERE other.state = ? AND other.client = job.client)) "
+            "ORDER BY priority DESC, (SELECT MAX(turn) FROM jobs AS other WHERE other.client = job.client), rowid "
+            "LIMIT ? OFFSET ?"
         )
-        return self._job(rows[0]) if rows else None
+        for start in count(0, FEW):
+            rows = self._execute(query, QUEUED, per_client, per_client, RUNNING, FEW, start)
+            for job in map(self._job, rows):
+                if fits is None or fits(job.request):
+                    return job
+            if len(rows) < FEW:
+                break
+        return None
 
     def count(self, state: str) -> int:
         """The number of jobs in a state."""
@@ -262,6 +291,19 @@ class Store:
         """End the running state that a dead server left: finished where a job's files are all there, else queued."""
         rows = self._execute("SELECT id FROM jobs WHERE state = ? ORDER BY rowid", RUNNING)
         return [self.set_state(job, FINISHED if self.folder(job).exists() else QUEUED) for (job,) in rows]
+
+    def begin_attempt(self, job: str, machine: str) -> None:
+        """Count a run of a job, on this machine, before it starts."""
+        self._execute(
+            "UPDATE jobs SET attempts = attempts + 1, machine = ?, "
+            "turn = (SELECT MAX(turn) + 1 FROM jobs) WHERE id = ?",
+            machine,
+            job,
+        )
+
+    def attempts(self, job: str) -> int:
+        """The number of runs of a job so far."""
+        return self._number("SELECT attempts FROM jobs WHERE id = ?", job)
 
     def reductions(self, job: str) -> int:
         """How often a job's use of memory was reduced for lack of it; the column is called halvings."""

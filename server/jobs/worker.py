@@ -14,7 +14,7 @@ from pathlib import Path
 from msd_blender.protocol import Progress
 
 from .. import logs
-from .messages import Checkpoint, DeviceStatus, JobInput, Ready, Report
+from .messages import Checkpoint, JobInput, Ready, Report
 from .pipe import Acknowledge, Cancel, Connection, Pause, receive_command, send
 
 log = logging.getLogger(__name__)
@@ -61,12 +61,7 @@ def main(pipe: Connection, device: str, folder: str) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
 
-    from ..optimize import device_in_use, release, warm_up
-    from .run_job import run_job
-
-    def status() -> DeviceStatus:
-        found = device_in_use()
-        return DeviceStatus(str(found["device"]), int(found["memory"]), int(found["memory_total"]))
+    from .run_job import release, run_job, status, warm_up
 
     def report(message: Report) -> None:
         acknowledged.clear()

@@ -10,15 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import bpy
 import numpy as np
 import pytest
 
 import msd_blender
-from msd_blender import history, jobs, materials
+from msd_blender import history, jobs, materials, panels
 from msd_blender.capture import read_positions
 from msd_blender.client import Client
 from msd_blender.connection import health_monitor, terminal_command
@@ -45,6 +48,22 @@ def test_the_panel_knows_when_the_server_has_ended_its_work(remote: LocalServer,
     assert worker_state() == "busy"
     finish_jobs()
     assert worker_state() == "idle"
+
+
+def test_the_panel_says_why_no_job_can_run(remote: LocalServer) -> None:
+    worker_state()
+    assert health_monitor.answer
+    sentence = "There is no Ray cluster: start one. Jobs wait for it."
+    health_monitor.answer = replace(health_monitor.answer, problem=sentence)
+    layout = MagicMock()
+    layout.column.return_value = layout
+    region = SimpleNamespace(width=4000)
+    prefs = SimpleNamespace(system=SimpleNamespace(ui_scale=1.0))  # which is 0 without a window
+    room = SimpleNamespace(preferences=prefs, scene=bpy.context.scene, region=region)
+    panels.draw_server(layout, room)  # type: ignore[arg-type]
+    said = [call.kwargs["text"] for call in layout.label.call_args_list]
+    health_monitor.expire()
+    assert sentence in said and "Ready" not in said
 
 
 def test_versions_are_kept_restored_and_discarded(remote: LocalServer, tiny: dict[str, Any]) -> None:

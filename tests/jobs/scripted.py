@@ -128,7 +128,7 @@ class Clock:
 class Bench:
     """A queue on scripted executors, in a data folder, with a clock of its own."""
 
-    def __init__(self, data, *script, count=1, ready=True):
+    def __init__(self, data, *script, count=1, ready=True, per_client=0):
         self.executors, self.clock = [], Clock()
         self.script = deque(script or [finish])
 
@@ -137,7 +137,7 @@ class Bench:
             return self.executors[-1]
 
         self.store = Store(data)
-        self.queue = Queue(self.store, [start] * count, Timing(restart=0.001, clock=self.clock))
+        self.queue = Queue(self.store, [start] * count, Timing(restart=0.001, clock=self.clock), per_client)
         self.queue.start()
 
     def stop(self):

@@ -14,7 +14,7 @@ import pytest
 
 from msd_blender.protocol import FILES, FINISHED, PAUSED, JobRequest, Progress, decode_event
 from server.jobs import EXECUTORS
-from server.jobs.executor import ExecutorCrashed
+from server.jobs.executor import ExecutorCrashed, ExecutorOptions
 from server.jobs.messages import DeviceStatus, ExecutorMessage, JobInput, Ready
 from server.jobs.queue import Queue
 from server.jobs.run_job import run_job
@@ -61,7 +61,7 @@ class ThreadExecutor:
 
 @pytest.fixture
 def registered(monkeypatch):
-    monkeypatch.setitem(EXECUTORS, "thread", lambda: [partial(ThreadExecutor, "a thread")])
+    monkeypatch.setitem(EXECUTORS, "thread", lambda options: [partial(ThreadExecutor, "a thread")])
 
 
 def until(condition):
@@ -73,7 +73,7 @@ def until(condition):
 
 def test_a_job_is_paused_and_goes_on_and_leaves_its_files(registered, tmp_path, tiny):
     store = Store(tmp_path)
-    jobs = Queue(store, EXECUTORS["thread"]())
+    jobs = Queue(store, EXECUTORS["thread"](ExecutorOptions()))
     jobs.start()
     job = jobs.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 30})).id
 

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from msd_blender.protocol import CANCELLED, FAILED, FINISHED, PAUSED, QUEUED, RUNNING, Edit, encode_snapshot
+from msd_blender.protocol import CANCELLED, FAILED, FINISHED, PAUSED, QUEUED, RUNNING, Edit, JobRequest, encode_snapshot
 from server.jobs.messages import Checkpoint, DeviceStatus, Failed, Finished, OutOfMemory, Paused
 from server.jobs.queue import QueueError
 from tests.jobs.scripted import (
@@ -74,6 +74,42 @@ def test_the_highest_priority_goes_first_and_then_who_came_first(bench):
     for job in waiting:
         run.ended(job)
     assert [job.request.prompt for job in run.runs] == ["first", "b", "d", "a", "c"]
+
+
+def test_clients_take_turns_within_a_priority(bench):
+    run = bench(heed, finish)
+    first = run.submit("first")
+    run.until(first, RUNNING)
+    wishes = [("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")]
+    waiting = [run.queue.submit(JobRequest(prompt), client).id for prompt, client in wishes]
+    waiting.append(run.queue.submit(JobRequest("urgent", priority=1), "a").id)
+    run.queue.cancel(first)
+    for job in waiting:
+        run.ended(job)
+    assert [job.request.prompt for job in run.runs[1:]] == ["urgent", "b1", "c1", "a1", "b2", "a2", "a3"]
+
+
+def test_a_job_goes_to_the_executor_that_has_its_model(bench):
+    run = bench(finish, count=2)
+    until(lambda: run.queue.executor_states == ["idle", "idle"])
+    for _ in range(5):
+        for model in ("a", "b", "a"):
+            run.ended(run.submit(model=model))
+            until(lambda: run.queue.executor_states == ["idle", "idle"])
+    ran = [{job.request.model for job in executor.jobs} for executor in run.executors]
+    assert ran in ([{"a"}, {"b"}], [{"b"}, {"a"}])
+    run.ended(run.submit(model="c"))
+
+
+def test_a_client_has_no_more_jobs_at_once_than_it_may(bench):
+    run = bench(heed, count=3, per_client=2)
+    mine = [run.queue.submit(JobRequest(f"a{i}"), "a").id for i in range(3)]
+    until(lambda: [run.job(job).state for job in mine] == [RUNNING, RUNNING, QUEUED])
+    other = run.queue.submit(JobRequest("b"), "b").id
+    run.until(other, RUNNING)
+    assert run.job(mine[2]).state == QUEUED
+    run.queue.cancel(mine[0])
+    run.until(mine[2], RUNNING)
 
 
 def test_as_many_jobs_run_at_once_as_there_are_executors(bench):

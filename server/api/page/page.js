@@ -32,7 +32,7 @@ function element(kind, text, className = "") {
 async function refresh() {
   try {
     const health = await (await ask("v1/health")).json();
-    $("health").textContent = `worker ${health.worker}, version ${health.version}`;
+    $("health").textContent = health.problem || `worker ${health.worker}, version ${health.version}`;
     jobs = await (await ask("v1/jobs")).json();
   } catch (error) {
     $("health").textContent = error instanceof TypeError ? "the server does not answer" : error.message;
@@ -54,7 +54,7 @@ async function refresh() {
 
 function show(job) {
   $("title").textContent = job.request.prompt;
-  $("state").textContent = `${job.state}, seed ${job.request.seed}, ${job.request.guidance}`
+  $("state").textContent = `${job.state}${job.machine ? ` on ${job.machine}` : ""}, seed ${job.request.seed}, ${job.request.guidance}`
     + (job.error ? `: ${job.error}` : "");
   const verbs = {queued: ["pause", "cancel"], running: ["pause", "cancel"], paused: ["resume", "cancel"],
                  failed: ["resume"]}[job.state] || [];
