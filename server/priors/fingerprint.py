@@ -15,7 +15,7 @@ SAMPLE = 1 << 16  # bytes at both ends of a file: the whole of a model would tak
 
 
 def fingerprint(request: JobRequest) -> str:
-    """Of the model, LoRAs and ControlNets that a request names; "" where it needs the bundled model alone.
+    """Of the model and all that a request puts on it; "" where it needs the bundled model alone.
 
     It covers the names and sizes of all files below these places, and both ends of each. Raises PriorError or OSError
     where one is missing.
@@ -24,6 +24,8 @@ def fingerprint(request: JobRequest) -> str:
     needed = [places.resolve(selection.model)] if selection.model else []
     needed += [Path(lora.file).expanduser() for lora in selection.loras]
     needed += [Path(selection.control_model).expanduser()] if selection.control_model else []
+    if adapter := selection.adapter_file():
+        needed += [adapter.file, adapter.encoder]
     digest = hashlib.sha256()
     for place in needed:
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:

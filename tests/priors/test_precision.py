@@ -86,14 +86,10 @@ def test_gradients_keep_their_direction(case, dtype):
     assert float(rounded.norm() / exact.norm()) == pytest.approx(1, abs=0.02)
 
 
-def test_large_activations_stay_finite_where_the_family_has_them(case, folders, xl_folder):
-    """Up to 6e4 in each family's precision; a million, as float16 cannot hold, in Stable Diffusion XL's."""
+def test_large_activations_keep_the_gradient(case, folders, xl_folder):
+    """Up to a million, which float16 cannot hold."""
     vae, pictures, on_latents = case
-    chosen = {
-        name: load(place, "cpu", torch.float16).vae.dtype
-        for name, place in (("SD", folders["epsilon"]), ("XL", xl_folder))
-    }
-    assert chosen == {"SD": torch.float16, "XL": torch.bfloat16}
+    (chosen,) = {load(place, "cpu", torch.float16).vae.dtype for place in (folders["epsilon"], xl_folder)}
     vae = copy.deepcopy(vae)
 
     def grown(size):
@@ -104,11 +100,10 @@ def test_large_activations_stay_finite_where_the_family_has_them(case, folders, 
                 vae.encoder.conv_in.bias *= factor
         assert largest_activation(vae, pictures) == pytest.approx(size, rel=0.1)
         exact = gradient(vae, pictures, on_latents)
-        return {
-            dtype: cosine(exact, gradient(in_16_bits(vae, dtype), pictures, on_latents)) for dtype in chosen.values()
-        }
+        return [
+            cosine(exact, gradient(in_16_bits(vae, dtype), pictures, on_latents)) for dtype in (chosen, torch.float16)
+        ]
 
-    large, huge = grown(6e4), grown(1e6)
-    assert all(math.isfinite(each) for each in large.values())
-    assert large[chosen["XL"]] >= 0.999 and huge[chosen["XL"]] >= 0.999
-    assert not math.isfinite(huge[torch.float16])
+    large, _ = grown(6e4)
+    huge, in_float16 = grown(1e6)
+    assert large >= 0.999 and huge >= 0.999 and not math.isfinite(in_float16)

@@ -119,15 +119,12 @@ def test_every_kind_of_guidance_runs_on_it(prior, name):
     assert step.target.isfinite().all() and step.nfe > 1
 
 
-def test_the_vae_has_the_range_that_float16_lacks(folder, tmp_path):
+def test_the_vae_has_the_range_that_float16_lacks(folder):
     prior = load(folder, "cpu", torch.float16)
     assert (prior.unet.dtype, prior.vae.dtype) == (torch.float16, torch.bfloat16)
     images = torch.rand(1, 3, 16, 16, requires_grad=True)
     prior.encode(images).sum().backward()
     assert images.grad.isfinite().all() and images.grad.any()
-    fixed = shutil.copytree(folder, tmp_path / "fixed")
-    edit(fixed / "vae" / "config.json", force_upcast=False)
-    assert load(fixed, "cpu", torch.float16).vae.dtype == torch.float16
 
 
 def test_a_job_runs_through_it(folder, tmp_path):

@@ -60,7 +60,7 @@ class DiffusersPrior(ABC):
         self.parts = parts
         self.device, self.dtype = torch.device(device), dtype
         self.words = words(parts.place)
-        self.vae: Any = self._network("vae", self.vae_kind, torch_dtype=self._vae_dtype())
+        self.vae: Any = self._network("vae", self.vae_kind, torch_dtype=wide(dtype, device))
         self.vae.decoder.to("cpu")  # no job asks for it; `decode` brings it back
         self.downscale = 2 ** (len(encoder_channels(self.vae.config)) - 1)
         self._shift = getattr(self.vae.config, "shift_factor", None) or 0.0
@@ -89,9 +89,6 @@ class DiffusersPrior(ABC):
     @abstractmethod
     def denoising_network(self) -> torch.nn.Module:
         """The network that `_ask` asks."""
-
-    def _vae_dtype(self) -> torch.dtype:
-        return self.dtype
 
     def _network(self, part: str, kind: Any, **options: object) -> Any:
         """A frozen network on the device, all of whose weights are finite."""
@@ -302,7 +299,9 @@ def wide(dtype: torch.dtype, device: torch.device | str) -> torch.dtype:
     card has bfloat16."""
     if dtype != torch.float16:
         return dtype
-    no_bfloat16 = torch.device(device).type == "cuda" and not torch.cuda.is_bf16_supported()
+    no_bfloat16 = torch.device(device).type == "cuda" and not torch.cuda.is_bf16_supported(
+        False
+    )  # emulated, it is slow
     return torch.float32 if no_bfloat16 else torch.bfloat16
 
 

@@ -12,7 +12,6 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from ..conditions import TextCondition
 from ..files.parts import Parts
-from .diffusers_prior import wide
 from .stable_diffusion import StableDiffusion
 
 
@@ -29,10 +28,6 @@ class StableDiffusionXL(StableDiffusion):
         self.encoders = (self.text_encoder, self.text_encoder_2)
         self.tokenizer_2: CLIPTokenizer = parts.load("tokenizer_2", CLIPTokenizer)
         self._zeros_for_empty = bool(parts.index.get("force_zeros_for_empty_prompt", True))
-
-    def _vae_dtype(self) -> torch.dtype:
-        """The published VAE's activations overflow float16."""
-        return wide(self.dtype, self.device) if self.parts.config("vae").get("force_upcast", True) else self.dtype
 
     def _encode_text(self, text: str) -> TextCondition:
         def encoder(network: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
