@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import traceback
 import uuid
-from contextlib import suppress
 from typing import Any
 
 import bpy
 import numpy as np
 from bpy.app.handlers import persistent
 
-from . import connection, history, icons
+from . import connection, history, icons, undo
 from .connection import client_factory, server_location
 from .errors import ClientError
 from .history import MSD_PG_job
@@ -23,6 +22,7 @@ from .thumbnails import encode_thumbnail, render_thumbnail
 TICK_SECONDS = 0.05
 
 _saved_keys: set[str] = set()  # of jobs whose id is in a saved file
+_was_undone = False  # since the last `tick`
 _drawn: list[tuple] = []  # what the panel shows of each running job
 
 
@@ -33,18 +33,20 @@ def start(request: JobRequest, object: bpy.types.Object | None = None, lock: str
         raise ValueError(f"A job works on the mesh of {object.name!r} already: stop it first.")
     request.client_key = uuid.uuid4().hex
     connection.shared_server.allow_start()
-    scene = bpy.context.scene
-    location = scene.cursor.location.copy()
-    live_job = LiveJob(request, client_factory(), object, lock, location=location, wait_for_server=True)
-    linear = live_job.scene_object.captured.linear if live_job.scene_object else np.eye(3)
-    history.add_record(scene, request, lock, linear, object).server = server_location()
+    location = bpy.context.scene.cursor.location.copy()
+    live_job = LiveJob(request, client_factory(), object, lock, location=location, lasting=True)
+    live_job.server = server_location()
+    undo.write_back(live_job)
     running_jobs.append(live_job)
+    if object is not None:
+        undo.mark(object, request.client_key)
+    undo.push(_step_name(request))
     return live_job
 
 
 def attach(record: MSD_PG_job) -> LiveJob:
-    """Follow a job that the file has a record of and that does not run in this Blender yet. Raises ValueError and
-    `ClientError`."""
+    """Follow a job that the file has a record of and that does not run in this Blender yet. An ended one shows its
+    result once more. Raises ValueError and `ClientError`."""
     if record.server != server_location():
         raise ValueError(f"The job runs on {record.server}: set that server in the extension's preferences.")
     request = record.request
@@ -59,8 +61,9 @@ def attach(record: MSD_PG_job) -> LiveJob:
         record.job,
         np.array(record.linear).reshape(3, 3),
         record.place[:],
-        wait_for_server=True,
+        lasting=True,
     )
+    live_job.server = record.server
     running_jobs.append(live_job)
     return live_job
 
@@ -93,6 +96,7 @@ def discard(record: MSD_PG_job) -> None:
         running_jobs.remove(live_job)
         live_job.session.cancel()
         live_job.session.close()
+        undo.remember(live_job, record, CANCELLED)
     object = history.object_of(record)
     if record.before is not None and object is not None:
         history.restore_version(object, record.before)
@@ -115,7 +119,11 @@ def start_timer() -> None:
 
 def tick() -> float | None:
     """Update every running job; the seconds to the next call, None to end the timer when no job runs."""
-    global _drawn
+    global _drawn, _was_undone
+    if _was_undone:
+        _was_undone = False
+        undo.restore()
+    undo.remove_copies()
     for live_job in list(running_jobs):
         try:
             continues = live_job.update()
@@ -145,18 +153,17 @@ def redraw() -> None:
 
 
 def _update_record(live_job: LiveJob) -> None:
-    """Write the job's state into its record. After undo or in a new file there may be none; the job continues."""
+    """Write the job's state into its record."""
     session = live_job.session
-    record = history.find_record(live_job.request.client_key)
-    if record is None:
-        return
+    record = history.find_record(live_job.request.client_key) or undo.write_back(live_job)
     if session.thumbnail is not None:
         icons.set_icon(record.key, session.thumbnail)
     if record.state != session.state or record.error != session.error or record.job != session.id:
         record.state, record.error, record.job = session.state, session.error, session.id
         connection.health_monitor.expire()  # the worker has become busy or idle
-    if record.object is None and live_job.object is not None:
-        record.object = live_job.object
+    object = live_job.object
+    if object is not None and record.object != object:
+        record.object = object
         record.object["msd_server"] = record.server
 
 
@@ -174,10 +181,14 @@ def _end(live_job: LiveJob) -> None:
         if record.result is not None:
             history.remove_mesh(record.result)
         record.result = history.copy_version(object)
+    undo.remember(live_job, record, session.state)
+    undo.unmark(live_job.request.client_key)
     if object is not None:
-        name = {"texture": "Texture", "refine": "Refine"}.get(live_job.request.mode, "Generate")
-        with suppress(RuntimeError):  # no undo without a window
-            bpy.ops.ed.undo_push(message=f"{name}: {live_job.request.prompt[:40]}")
+        undo.push(_step_name(live_job.request))
+
+
+def _step_name(request: JobRequest) -> str:
+    return f"{request.mode.capitalize()}: {request.prompt[:40]}"
 
 
 # The handlers.
@@ -201,8 +212,10 @@ def _after_load(*_: Any) -> None:
 
 @persistent
 def _on_undo(*_: Any) -> None:
-    for live_job in running_jobs:
-        live_job.undo_since_snapshot = True
+    global _was_undone
+    _was_undone = True
+    if not running_jobs:  # then no timer calls `tick`
+        tick()
 
 
 _HANDLERS = (

@@ -13,10 +13,10 @@ from .connection import health_monitor, preferences
 from .job_session import CONNECTING, format_progress, progress_fraction
 from .live_job import LiveJob, find_live_job, running_jobs
 from .presets import MSD_PT_presets
-from .protocol import FINISHED, OPTIONS, PAUSED, QUEUED, RUNNING
+from .protocol import CANCELLED, FAILED, FINISHED, OPTIONS, PAUSED, QUEUED, RUNNING
 
 _STATES = {CONNECTING: "Connecting…", QUEUED: "Waiting its turn…", RUNNING: "Starting…", PAUSED: "Paused"}
-_ICONS = {FINISHED: "CHECKMARK", PAUSED: "PAUSE", "failed": "ERROR", "cancelled": "X"}
+_ICONS = {FINISHED: "CHECKMARK", PAUSED: "PAUSE", FAILED: "ERROR", CANCELLED: "X"}
 _PENDING = {"pause": "Pausing…", "stop": "Stopping…"}
 
 
@@ -222,6 +222,11 @@ def _draw_live(box: Any, live_job: LiveJob, context: bpy.types.Context) -> None:
         )
     elif session.edit_error:
         _wrapped_text(box, session.edit_error + " " + translated("Resume gives your change up."), context, icon="ERROR")
+    elif live_job.waits_for_object:
+        text = "Its object was deleted, so the job waits: undo brings it back."
+        if live_job.request.mode == "generate":
+            text = "Its object was deleted, so the job waits: undo brings it back, Resume makes it anew."
+        _wrapped_text(box, translated(text), context, icon="INFO")
     elif live_job.scene_object is not None and object is not None and live_job.scene_object.is_being_edited:
         _wrapped_text(box, translated("Updates wait until you leave this mode."), context, icon="INFO")
     for line in session.log[-2:]:
@@ -263,12 +268,15 @@ class MSD_PT_history(_Panel, bpy.types.Panel):
         if icon_id := icons.icon_id(record.key, record.picture):
             layout.template_icon(icon_id, scale=6)
         column = layout.column(align=True)
-        if record.state in _ICONS:
+        if record.kept and record.state == CANCELLED:
+            column.label(text="Kept", icon="CHECKMARK")
+        elif record.state in _ICONS:
             column.label(text=record.state.capitalize(), icon=_ICONS[record.state])
         if record.error:
             _wrapped_text(column, record.error, context)
-        if record.job and (not record.ended or record.state == "failed"):
-            column.operator("msd.resume", text="Take Up Again", icon="PLAY")
+        if record.job and record.followable:
+            going_on = not record.ended or record.state == FAILED
+            column.operator("msd.resume", text="Take Up Again" if going_on else "Fetch the Result", icon="PLAY")
         column.operator("msd.again", icon="FILE_REFRESH")
         column.operator("msd.again", text="Use These Settings", icon="SETTINGS").start = False
         if record.result is not None:
