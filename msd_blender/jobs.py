@@ -21,7 +21,7 @@ from .thumbnails import encode_thumbnail, render_thumbnail
 
 TICK_SECONDS = 0.05
 
-_saved_keys: set[str] = set()  # of jobs whose id is in a saved file
+_saved_keys: set[str] = set()  # of jobs that a saved file has a record of
 _was_undone = False  # since the last `tick`
 _drawn: list[tuple] = []  # what the panel shows of each running job
 
@@ -69,10 +69,11 @@ def attach(record: MSD_PG_job) -> LiveJob:
 
 
 def attach_all() -> None:
-    """Follow all jobs of the file that have not ended."""
+    """Follow all jobs of the file that have not ended. One that was saved before the server knew it is submitted: its
+    key makes that harmless."""
     for scene in bpy.data.scenes:
         for record in scene.msd_jobs:
-            if not record.ended and find_live_job(record.key) is None and record.job:
+            if not record.ended and find_live_job(record.key) is None:
                 try:
                     attach(record)
                 except (ValueError, ClientError) as error:
@@ -196,7 +197,7 @@ def _step_name(request: JobRequest) -> str:
 
 @persistent
 def _on_save(*_: Any) -> None:
-    _saved_keys.update(record.key for scene in bpy.data.scenes for record in scene.msd_jobs if record.job)
+    _saved_keys.update(record.key for scene in bpy.data.scenes for record in scene.msd_jobs)
 
 
 @persistent
