@@ -131,6 +131,29 @@ def test_presets_keep_settings_and_leave_the_task(addon: Any) -> None:
     assert (settings.prompt, settings.maps, settings.diversity) == ("a table", {"normal", "metallic"}, 2.5)
 
 
+def test_presets_are_shipped_and_what_they_set_can_be_asked_for(addon: Any) -> None:
+    settings = bpy.context.scene.msd
+    settings.prompt = "a chair"
+    (folder,) = [path for path in bpy.utils.preset_paths("msd") if "shipped" in path]
+    found = sorted(Path(folder).glob("*.py"))
+    assert [path.stem for path in found] == [
+        "draft",
+        "game_prop",
+        "hard_surface",
+        "hero_asset",
+        "stylized",
+        "texture_only",
+    ]
+    asked = []
+    for path in found:
+        settings.mode = "generate"
+        bpy.ops.script.execute_preset(filepath=str(path), menu_idname="MSD_PT_presets")
+        asked.append(settings.request())
+    assert [request.mode for request in asked] == ["generate"] * 5 + ["texture"]
+    assert len({repr(request) for request in asked}) == 6 and asked[3].maps == ["roughness", "metallic", "normal"]
+    assert asked[0].iterations == 160 and asked[0].maps == [] and asked[0].symmetry == "" and not asked[4].flat
+
+
 def test_undo_takes_the_object_and_the_job_brings_it_back(remote: LocalServer, tiny: dict[str, Any]) -> None:
     bpy.ops.ed.undo_push(message="before")
     live_job = start_job(tiny, iterations=3000)
