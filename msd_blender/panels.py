@@ -13,6 +13,7 @@ from .connection import health_monitor, preferences
 from .job_session import CONNECTING, format_progress, progress_fraction
 from .live_job import LiveJob, find_live_job, running_jobs
 from .presets import MSD_PT_presets
+from .properties import FIRST_VALUES
 from .protocol import CANCELLED, FAILED, FINISHED, OPTIONS, PAUSED, QUEUED, RUNNING
 
 _STATES = {CONNECTING: "Connecting…", QUEUED: "Waiting its turn…", RUNNING: "Starting…", PAUSED: "Paused"}
@@ -39,12 +40,27 @@ class _Settings(_Panel):
 
 
 def _props(layout: Any, settings: Any, *names: str) -> None:
-    """A row for each property, but for options that have no effect in the chosen mode."""
+    """A row for each property, but for options that have no effect. One that is left open shows no number."""
     layout.use_property_split = True
     layout.use_property_decorate = False
-    for name in names:
-        if name not in OPTIONS or settings.mode in OPTIONS[name].modes:
+    for name in filter(settings.sees, names):
+        if name in FIRST_VALUES:
+            _switched(layout, settings, name, settings.bl_rna.properties[name].name, name)
+        else:
             layout.prop(settings, name)
+
+
+def _switched(layout: Any, settings: Any, option: str, title: str, *names: str) -> None:
+    """A row with a checkbox, and the properties where it is on; else what is used without them."""
+    row = layout.row(heading=title, align=True)
+    row.prop(settings, f"sets_{option}", text="")
+    if getattr(settings, f"sets_{option}"):
+        for name in names:
+            row.prop(settings, name, text="")
+    else:
+        by_quality = option in ("iterations", "texture_size") and settings.quality != "STANDARD"
+        text = "As the quality says" if by_quality else OPTIONS[option].none.capitalize()
+        row.label(text=translated(text))
 
 
 class MSD_PT_generate(_Panel, bpy.types.Panel):
@@ -100,8 +116,7 @@ class MSD_PT_cameras(_Settings, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         _props(self.layout, context.scene.msd, "field_of_view", "background")
-        column = self.layout.column(align=True)
-        _props(column, context.scene.msd, "elevation_min", "elevation_max")
+        _switched(self.layout, context.scene.msd, "elevation", "Elevation", "elevation_min", "elevation_max")
 
 
 class MSD_PT_shape(_Settings, bpy.types.Panel):
@@ -147,13 +162,7 @@ class MSD_PT_model(_Settings, bpy.types.Panel):
         _props(layout, settings, "device")
         for device in health_monitor.answer.device.split("; ") if health_monitor.answer else ():
             _wrapped_text(layout, device, context, icon="MEMORY")
-        row = layout.row(heading="Memory Limit", align=True)
-        row.prop(settings, "limits_memory", text="")
-        if settings.limits_memory:
-            row.prop(settings, "memory_limit", text="")
-        else:
-            row.label(text=OPTIONS["memory_limit"].none.capitalize())
-        _props(layout, settings, "rasterizer", "priority")
+        _props(layout, settings, "memory_limit", "rasterizer", "priority")
 
 
 def _list(layout: Any, title: str, panel: str, chosen: str) -> None:

@@ -45,7 +45,7 @@ def show_tab(area: bpy.types.Area) -> float | None:
 
 def set_up() -> None:
     preferences = bpy.context.preferences
-    preferences.view.show_splash = preferences.view.use_save_prompt = False
+    preferences.view.use_save_prompt = False
     preferences.addons[PACKAGE].preferences.place = "URL"
     preferences.addons[PACKAGE].preferences.url = URL
     preferences.addons[PACKAGE].preferences.token = TOKEN
@@ -123,4 +123,5 @@ def report() -> float:
     return 0.1
 
 
+bpy.context.preferences.view.show_splash = False
 bpy.app.timers.register(set_up, first_interval=1)
