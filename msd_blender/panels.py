@@ -59,7 +59,8 @@ def _switched(layout: Any, settings: Any, option: str, title: str, *names: str) 
             row.prop(settings, name, text="")
     else:
         by_quality = option in ("iterations", "texture_size") and settings.quality != "STANDARD"
-        text = "As the quality says" if by_quality else OPTIONS[option].none.capitalize()
+        none = OPTIONS[option].none  # short: the narrowest sidebar cuts what is longer
+        text = "By Quality" if by_quality else "Automatic" if "server" in none else none.capitalize()
         row.label(text=translated(text))
 
 

@@ -61,6 +61,7 @@ class SceneObject:
         self._image_uids: dict[str, int] = {}  # array name -> session_uid of its image
         self._buffer: np.ndarray | None = None  # reused by `read_pixels`
         self._version = 0
+        self._uid, self._name = 0, ""
         self._inverse = np.linalg.inv(self.captured.linear)
         if object is None:
             object = self._create(location if location is not None else bpy.context.scene.cursor.location)

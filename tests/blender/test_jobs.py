@@ -137,12 +137,12 @@ def test_presets_are_shipped_and_what_they_set_can_be_asked_for(addon: Any) -> N
     (folder,) = [path for path in bpy.utils.preset_paths("msd") if "shipped" in path]
     found = sorted(Path(folder).glob("*.py"))
     assert [path.stem for path in found] == [
-        "draft",
-        "game_prop",
-        "hard_surface",
-        "hero_asset",
-        "stylized",
-        "texture_only",
+        "Draft",
+        "Game_Prop",
+        "Hard_Surface",
+        "Hero_Asset",
+        "Stylized",
+        "Texture_Only",
     ]
     asked = []
     for path in found:
