@@ -7,7 +7,7 @@ PY = .venv/bin/python
 # That of .venv, else the first; `make PYTHON=python3.13` chooses. bpy 4.5 follows 3.11 and bpy 5.2 follows 3.13.
 PYTHON ?= $(shell for each in .venv/bin/python python3.11 python3.13 python3.12 python3; do $$each -c 'import venv' 2>/dev/null && echo $$each && break; done)
 
-.PHONY: help setup demo quick quick-tests test long meshes lint bench mutants experiments extension cluster blender-versions pythons gpu-check
+.PHONY: help setup demo quick quick-tests test long meshes lint bench mutants experiments extension cluster blender-versions window-check pythons gpu-check
 help:
 	@echo 'make setup      everything into .venv (the other targets do it themselves; PYTHON=python3.13 chooses)'
 	@echo 'make demo       PROMPT="a pink bear" SEED=0 -> out/a-pink-bear.blend'
@@ -22,6 +22,7 @@ help:
 	@echo 'make mutants    check that the tests notice a wrong sign or factor in each formula'
 	@echo 'make experiments the tables and pictures of docs/guidance.md, into out/experiments (two hours)'
 	@echo 'make blender-versions  the extension in Blender 4.2 to 5.3 (VERSIONS="4.2 5.3"; 1 GB each, outside)'
+	@echo 'make window-check  the extension in a Blender window, by real keys and clicks (BLENDER=, BLENDER_ROOT=, SEQUENCES=5)'
 	@echo 'make pythons    the whole suite with Python 3.12 and 3.13 (VERSIONS="3.12"; several GB each, outside)'
 	@echo 'make extension  the zip for Blender, into dist/, which is then a repository of extensions'
 
@@ -84,6 +85,10 @@ experiments: setup
 
 blender-versions: setup
 	@scripts/blender_versions.sh $(VERSIONS)
+
+# What Blender does with undo without a window, the tests of tests/blender have.
+window-check: setup
+	$(PY) scripts/window_check.py --sequences $(or $(SEQUENCES),5)
 
 pythons:
 	@scripts/pythons.sh $(VERSIONS)

@@ -21,6 +21,7 @@ With bpy, on the main thread only:
     live_job            a `JobSession` and its `SceneObject`; **sends an artist's edit**
     history             the record of each job in the .blend, and the versions of its object
     jobs                the timer and the handlers (load, save, undo) that drive the live jobs
+    undo                undo and redo while jobs run: **one record and one object for each job**
     model_list          what the server has: lists to choose from, and sentences on what does not fit
     operators, panels, properties, presets, preferences, icons      the user interface
     output, api         files of a job without a window; functions for scripts

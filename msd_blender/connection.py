@@ -103,6 +103,12 @@ def server_installation() -> tuple[str, str]:
     return (python or str(found.python), str(found.folder)) if found else (python, folder)
 
 
+def chosen_cores() -> int:
+    """The threads that the preferences give a local server, 0 where they leave it open."""
+    prefs = preferences()
+    return prefs.cores if prefs and prefs.limits_cores else 0
+
+
 def terminal_command() -> tuple[list[str], Path]:
     """The command that runs the server of the preferences, or install.py where its folder has only that, and the folder
     to run it in. Raises `ClientError`."""
@@ -114,6 +120,7 @@ def terminal_command() -> tuple[list[str], Path]:
             return [python, str(given / "install.py")], given
     python, folder = server_installation()
     command = [python, "-m", "server", "serve", "--port", "0", "--data", str(data_folder())]
+    command += ["--cores", str(cores)] if (cores := chosen_cores()) else []
     return command, Path(folder or Path(__file__).resolve().parents[1])
 
 
@@ -153,14 +160,14 @@ def client_factory() -> Callable[[], Client]:
         url, token = prefs.url, prefs.token
         check_online(url)
         return lambda: Client(url, token)
-    data, keep = data_folder(), bool(prefs and prefs.keep)
+    data, keep, cores = data_folder(), bool(prefs and prefs.keep), chosen_cores()
     try:
         python, folder = server_installation()
     except ClientError:
         if find(data) is None:
             raise
         return lambda: _client_of_running_server(data)
-    return lambda: shared_server.client(data, python, folder, keep)
+    return lambda: shared_server.client(data, python, folder, keep, cores)
 
 
 def _client_of_running_server(data: Path) -> Client:
@@ -180,13 +187,13 @@ class SharedServer:
         self._server: LocalServer | None = None  # only where it is to be stopped in `close`
         self._may_start = True
 
-    def client(self, data: Path, python: str, folder: str, keep: bool = False) -> Client:
+    def client(self, data: Path, python: str, folder: str, keep: bool = False, cores: int = 0) -> Client:
         """A client of the data folder's server, which is started if it does not run, unless the artist has stopped it.
 
         Raises `ClientError`.
         """
         with self._lock:
-            server = find_or_start(data, python, folder, keep) if self._may_start else find(data)
+            server = find_or_start(data, python, folder, keep, cores) if self._may_start else find(data)
             if server is None:
                 raise ClientError("The server was stopped: start it in the panel, and its jobs go on.")
             if server.process is not None:

@@ -10,14 +10,21 @@ from typing import Any
 
 import bpy
 import numpy as np
-from bpy.props import CollectionProperty, FloatVectorProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import (
+    BoolProperty,
+    CollectionProperty,
+    FloatVectorProperty,
+    IntProperty,
+    PointerProperty,
+    StringProperty,
+)
 
 from .icons import set_object_preview
 from .live_job import find_live_job
 from .materials import image_of, is_linked
 from .nodes import KINDS
-from .protocol import FINAL_STATES, JobRequest, ProtocolError, from_dict, to_dict
-from .scene_object import KEY_PROPERTY, find_object
+from .protocol import FAILED, FINAL_STATES, JobRequest, ProtocolError, from_dict, to_dict
+from .scene_object import KEY_PROPERTY, find_object, object_name
 from .thumbnails import decode_thumbnail
 
 _HIDDEN_PREFIX = ".msd "  # Blender's menus leave out names that start with a dot
@@ -26,6 +33,7 @@ _HIDDEN_PREFIX = ".msd "  # Blender's menus leave out names that start with a do
 def _send_prompt(record: Any, context: bpy.types.Context) -> None:
     if (live_job := find_live_job(record.key)) is not None:
         live_job.send_prompt(record.prompt)
+        record.name = object_name(live_job.request.prompt)
 
 
 def _set_lock(record: Any, context: bpy.types.Context) -> None:
@@ -52,6 +60,7 @@ class MSD_PG_job(bpy.types.PropertyGroup):
     )
     linear: FloatVectorProperty(size=9)  # `CapturedMesh.linear`
     place: FloatVectorProperty(size=3)  # location of a new object
+    kept: BoolProperty()  # the artist stopped it and kept what was reached
     picture: StringProperty()  # the thumbnail, by `encode_thumbnail`
     object: PointerProperty(type=bpy.types.Object)
     image_prompt: PointerProperty(type=bpy.types.Image)
@@ -74,20 +83,26 @@ class MSD_PG_job(bpy.types.PropertyGroup):
     def ended(self) -> bool:
         return self.state in FINAL_STATES
 
+    @property
+    def followable(self) -> bool:
+        """Whether the server may have more of the job than the file: it runs or waits, or undo took its result."""
+        return not self.ended or bool(self.job) and (self.state == FAILED or self.result is None)
+
 
 def add_record(
-    scene: bpy.types.Scene, request: JobRequest, lock: str, linear: np.ndarray, object: bpy.types.Object | None
+    scene: bpy.types.Scene, request: JobRequest, lock: str, linear: np.ndarray | None, object: bpy.types.Object | None
 ) -> MSD_PG_job:
     """Add the record of a new job, and the version of its object from before.
 
-    Call it before the job is in `running_jobs`: a property that is set later is sent to the server as an edit.
+    linear: `CapturedMesh.linear`, None for a new object.
     """
     record = scene.msd_jobs.add()
     record.key, record.state = request.client_key, "connecting"
     record.request = request
-    record.name = " ".join(request.prompt.split())
+    record.name = object_name(request.prompt)
     record.prompt, record.lock = record.name, lock
-    record.linear, record.place = np.asarray(linear, np.float32).ravel(), scene.cursor.location
+    record.linear = np.asarray(np.eye(3) if linear is None else linear, np.float32).ravel()
+    record.place = scene.cursor.location
     if object is not None:
         record.object, record.before = object, copy_version(object)
     scene.msd_job = len(scene.msd_jobs) - 1
@@ -113,9 +128,10 @@ def remove_record(record: MSD_PG_job) -> None:
 
 
 def object_of(record: MSD_PG_job) -> bpy.types.Object | None:
-    """The record's object, None where it was deleted."""
-    object = record.object
-    return object if object is not None and object.users_scene else find_object(record.key)
+    """The record's object, None where it was deleted: then a duplicate is not taken for it."""
+    if record.object is None:
+        return find_object(record.key)
+    return record.object if record.object.users_scene else None
 
 
 def mark_asset(object: bpy.types.Object, record: MSD_PG_job) -> None:

@@ -148,6 +148,11 @@ class JobSession:
                 self.snapshot, self._unapplied = self._unapplied, None
         return not self.done
 
+    def repeat(self, apply: Apply) -> None:
+        """Apply the newest snapshot once more, unless it comes from before the artist's last edit."""
+        if self.snapshot is not None and self.snapshot.edits >= self._edits_acknowledged and not self.edit_pending:
+            apply(self.snapshot)
+
     def cancel(self) -> None:
         """Ask the server to stop the job. Returns at once; the job's end arrives as a message."""
         self._cancel_requested.set()

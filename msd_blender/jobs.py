@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import traceback
 import uuid
-from contextlib import suppress
 from typing import Any
 
 import bpy
 import numpy as np
 from bpy.app.handlers import persistent
 
-from . import connection, history, icons
+from . import connection, history, icons, undo
 from .connection import client_factory, server_location
 from .errors import ClientError
 from .history import MSD_PG_job
@@ -23,7 +22,8 @@ from .thumbnails import encode_thumbnail, render_thumbnail
 
 TICK_SECONDS = 0.05
 
-_saved_keys: set[str] = set()  # of jobs whose id is in a saved file
+_saved_keys: set[str] = set()  # of jobs that a saved file has a record of
+_was_undone = False  # since the last `tick`
 _drawn: list[tuple] = []  # what the panel shows of each running job
 
 
@@ -43,21 +43,20 @@ def start(
         request.image_prompt = picture_id(picture)
         request.validate(uploaded=False)
     connection.shared_server.allow_start()
-    scene = bpy.context.scene
-    location = scene.cursor.location.copy()
-    live_job = LiveJob(
-        request, client_factory(), object, lock, location=location, wait_for_server=True, picture=picture
-    )
-    linear = live_job.scene_object.captured.linear if live_job.scene_object else np.eye(3)
-    record = history.add_record(scene, request, lock, linear, object)
-    record.server, record.image_prompt = server_location(), image
+    location = bpy.context.scene.cursor.location.copy()
+    live_job = LiveJob(request, client_factory(), object, lock, location=location, lasting=True, picture=picture)
+    live_job.server, live_job.image = server_location(), image.session_uid if image else 0
+    undo.write_back(live_job)
     running_jobs.append(live_job)
+    if object is not None:
+        undo.mark(object, request.client_key)
+    undo.push(_step_name(request))
     return live_job
 
 
 def attach(record: MSD_PG_job) -> LiveJob:
-    """Follow a job that the file has a record of and that does not run in this Blender yet. Raises ValueError and
-    `ClientError`."""
+    """Follow a job that the file has a record of and that does not run in this Blender yet. An ended one shows its
+    result once more. Raises ValueError and `ClientError`."""
     if record.server != server_location():
         raise ValueError(f"The job runs on {record.server}: set that server in the extension's preferences.")
     request = record.request
@@ -72,17 +71,19 @@ def attach(record: MSD_PG_job) -> LiveJob:
         record.job,
         np.array(record.linear).reshape(3, 3),
         record.place[:],
-        wait_for_server=True,
+        lasting=True,
     )
+    live_job.server = record.server
     running_jobs.append(live_job)
     return live_job
 
 
 def attach_all() -> None:
-    """Follow all jobs of the file that have not ended."""
+    """Follow all jobs of the file that have not ended. One that was saved before the server knew it is submitted: its
+    key makes that harmless."""
     for scene in bpy.data.scenes:
         for record in scene.msd_jobs:
-            if not record.ended and find_live_job(record.key) is None and record.job:
+            if not record.ended and find_live_job(record.key) is None:
                 try:
                     attach(record)
                 except (ValueError, ClientError) as error:
@@ -106,6 +107,7 @@ def discard(record: MSD_PG_job) -> None:
         running_jobs.remove(live_job)
         live_job.session.cancel()
         live_job.session.close()
+        undo.remember(live_job, record, CANCELLED)
     object = history.object_of(record)
     if record.before is not None and object is not None:
         history.restore_version(object, record.before)
@@ -128,7 +130,11 @@ def start_timer() -> None:
 
 def tick() -> float | None:
     """Update every running job; the seconds to the next call, None to end the timer when no job runs."""
-    global _drawn
+    global _drawn, _was_undone
+    if _was_undone:
+        _was_undone = False
+        undo.restore()
+    undo.remove_copies()
     for live_job in list(running_jobs):
         try:
             continues = live_job.update()
@@ -158,18 +164,17 @@ def redraw() -> None:
 
 
 def _update_record(live_job: LiveJob) -> None:
-    """Write the job's state into its record. After undo or in a new file there may be none; the job continues."""
+    """Write the job's state into its record."""
     session = live_job.session
-    record = history.find_record(live_job.request.client_key)
-    if record is None:
-        return
+    record = history.find_record(live_job.request.client_key) or undo.write_back(live_job)
     if session.thumbnail is not None:
         icons.set_icon(record.key, session.thumbnail)
     if record.state != session.state or record.error != session.error or record.job != session.id:
         record.state, record.error, record.job = session.state, session.error, session.id
         connection.health_monitor.expire()  # the worker has become busy or idle
-    if record.object is None and live_job.object is not None:
-        record.object = live_job.object
+    object = live_job.object
+    if object is not None and record.object != object:
+        record.object = object
         record.object["msd_server"] = record.server
 
 
@@ -187,10 +192,14 @@ def _end(live_job: LiveJob) -> None:
         if record.result is not None:
             history.remove_mesh(record.result)
         record.result = history.copy_version(object)
+    undo.remember(live_job, record, session.state)
+    undo.unmark(live_job.request.client_key)
     if object is not None:
-        name = {"texture": "Texture", "refine": "Refine"}.get(live_job.request.mode, "Generate")
-        with suppress(RuntimeError):  # no undo without a window
-            bpy.ops.ed.undo_push(message=f"{name}: {live_job.request.prompt[:40]}")
+        undo.push(_step_name(live_job.request))
+
+
+def _step_name(request: JobRequest) -> str:
+    return f"{request.mode.capitalize()}: {request.prompt[:40]}"
 
 
 # The handlers.
@@ -198,7 +207,7 @@ def _end(live_job: LiveJob) -> None:
 
 @persistent
 def _on_save(*_: Any) -> None:
-    _saved_keys.update(record.key for scene in bpy.data.scenes for record in scene.msd_jobs if record.job)
+    _saved_keys.update(record.key for scene in bpy.data.scenes for record in scene.msd_jobs)
 
 
 @persistent
@@ -214,8 +223,10 @@ def _after_load(*_: Any) -> None:
 
 @persistent
 def _on_undo(*_: Any) -> None:
-    for live_job in running_jobs:
-        live_job.undo_since_snapshot = True
+    global _was_undone
+    _was_undone = True
+    if not running_jobs:  # then no timer calls `tick`
+        tick()
 
 
 _HANDLERS = (

@@ -24,7 +24,7 @@ from .client import Client
 from .errors import InvalidMeshError, ObjectDeletedError
 from .job_session import JobSession
 from .protocol import PAUSED, QUEUED, RUNNING, Edit, JobRequest, Snapshot
-from .scene_object import SceneObject
+from .scene_object import SceneObject, object_name
 
 EDIT_CHECK_SECONDS = 1.0
 
@@ -34,12 +34,14 @@ class LiveJob:
 
     Args:
         request: with a `client_key`.
-        connect, wait_for_server: see `JobSession`.
+        connect: see `JobSession`.
         object: the artist's mesh object, for texture and refine; None: the first snapshot makes a new object.
         lock: name of the vertex group that must not change.
         job_id: the server's id of a job to follow again, on its `object`.
         linear: (3, 3), `CapturedMesh.linear` of that job.
         location: (3,) of a new object.
+        lasting: a job of the panel. It waits for a lost server; and where the artist deletes its object, paused, until
+            undo brings that back, or `resume` makes it anew. Another job fails.
         picture: see `JobSession`.
 
     Raises `InvalidMeshError` where the object cannot be sent.
@@ -54,12 +56,16 @@ class LiveJob:
         job_id: str = "",
         linear: np.ndarray | None = None,
         location: Vector | None = None,
-        wait_for_server: bool = False,
+        lasting: bool = False,
         picture: bytes | None = None,
     ) -> None:
         self.request, self.location = request, location
+        self.server = ""  # as the job's record names it
+        self.image = 0  # session_uid of the image prompt's
         self.scene_object: SceneObject | None = None
-        self.undo_since_snapshot = False  # then a missing object was not deleted on purpose
+        self.waits_for_object = False  # the artist deleted it
+        self._resumes_with_object = False  # since it was that which paused the job
+        self._lasting = lasting
         self._lock, self._lock_changed = lock, False
         self._edits_checked_at = 0.0
         captured = None
@@ -70,7 +76,7 @@ class LiveJob:
             self.scene_object = SceneObject(request, object, captured)
         self._sent_lock_mask = captured.arrays.get("locked") if captured else None
         arrays = captured.arrays if captured and not job_id else None
-        self.session = JobSession(request, connect, arrays, job_id, wait_for_server, picture)
+        self.session = JobSession(request, connect, arrays, job_id, lasting, picture)
         self._log_notes()
 
     def _log_notes(self) -> None:
@@ -84,7 +90,8 @@ class LiveJob:
 
     @lock.setter
     def lock(self, name: str) -> None:
-        self._lock, self._lock_changed = name, True
+        if name != self._lock:
+            self._lock, self._lock_changed = name, True
 
     @property
     def object(self) -> bpy.types.Object | None:
@@ -97,6 +104,8 @@ class LiveJob:
     def update(self) -> bool:
         """Send the artist's edits, show the newest snapshot; at the job's end complete the object and return False."""
         try:
+            if self._lasting:
+                self._follow_object()
             if self._lock_changed or time.monotonic() - self._edits_checked_at > EDIT_CHECK_SECONDS:
                 self.send_edits()
             if self.session.process_queue(self._apply):
@@ -109,6 +118,41 @@ class LiveJob:
                 self.scene_object.finalize(job=self.session.id, state=self.session.state)
         return False
 
+    def _follow_object(self) -> None:
+        """Pause the job when its object is deleted, and let it go on when undo has brought the object back."""
+        missing = self.scene_object is not None and self.object is None
+        if missing and not self.waits_for_object:
+            self._resumes_with_object = self.session.state != PAUSED and self.session.pending_action != "pause"
+            if self._resumes_with_object:
+                self.session.pause()
+        elif self.waits_for_object and not missing and self._resumes_with_object:
+            self.session.resume()
+        self.waits_for_object = missing
+
+    def adopt(self, object: bpy.types.Object) -> None:
+        """Go on in this object, which undo or redo has restored."""
+        if self.scene_object is None:
+            self.scene_object = SceneObject(self.request, object)
+        else:
+            self.scene_object.adopt(object)
+
+    def show_again(self) -> None:
+        """Show the last snapshot once more, after undo or redo: in a new object where the job's own is not there."""
+        session = self.session
+        if session.snapshot is None:
+            if self.object is None and self.request.mode == "generate":
+                self.scene_object = None  # the first snapshot makes one
+            return
+        is_new = self.object is None and self.request.mode == "generate"
+        if is_new:
+            self.scene_object = SceneObject(self.request, location=self.location)
+        if (
+            self.scene_object is not None
+            and self.object is not None
+            and (is_new or self.scene_object.shows_older_state)
+        ):
+            session.repeat(self.scene_object.apply)
+
     def send_edits(self, snapshot: Snapshot | None = None) -> bool:
         """Send the object as the artist changed it since the last snapshot; whether there was a change.
 
@@ -118,19 +162,14 @@ class LiveJob:
         if snapshot is None:
             self._edits_checked_at = time.monotonic()
         session, scene_object = self.session, self.scene_object
-        if scene_object is None or session.edit_pending or session.edit_error:
+        if scene_object is None or self.waits_for_object or session.edit_pending or session.edit_error:
             return False
         if session.state not in (QUEUED, RUNNING, PAUSED):
             return False
-        try:
-            object = scene_object.object
-            changed = scene_object.has_edits(snapshot) or (
-                snapshot is None and not scene_object.is_being_edited and self._lock_mask_differs(object)
-            )
-        except ObjectDeletedError:
-            if self.undo_since_snapshot and self.request.mode == "generate":
-                return False
-            raise
+        object = scene_object.object
+        changed = scene_object.has_edits(snapshot) or (
+            snapshot is None and not scene_object.is_being_edited and self._lock_mask_differs(object)
+        )
         if changed:
             self._lock_changed = False
             try:
@@ -159,16 +198,25 @@ class LiveJob:
         return not np.array_equal(now, sent)
 
     def send_prompt(self, prompt: str) -> None:
-        """Continue the job toward another prompt; an empty one, or the same one, changes nothing."""
-        if not prompt.strip() or prompt == self.request.prompt:
+        """Continue the job toward another prompt; an empty one, or the same one, changes nothing. An object that has
+        the old prompt's name gets the new one's."""
+        if object_name(prompt) in ("", object_name(self.request.prompt)):
             return
-        self.request.prompt = prompt
+        old_name, self.request.prompt = object_name(self.request.prompt), prompt
         self.session.edit(Edit(prompt=prompt))
         if (object := self.object) is not None:
             object["msd_prompt"] = prompt
+            if object.name == old_name[: len(object.name)] and self.request.mode == "generate":
+                object.name = object.data.name = object_name(prompt)
 
     def resume(self) -> None:
-        """Resume a paused job from the artist's last edit; an edit that was refused is given up."""
+        """Resume a paused job from the artist's last edit; an edit that was refused is given up. A deleted object is
+        made anew. Raises ValueError where it was the artist's own."""
+        if self.waits_for_object:
+            if self.request.mode != "generate":
+                raise ValueError("The job's object was deleted: undo that first, or discard the job.")
+            self.scene_object, self.waits_for_object = None, False
+            self.show_again()
         if self.session.edit_error and self.scene_object is not None:
             self.scene_object.discard_edits()
         else:
@@ -188,9 +236,8 @@ class LiveJob:
         return result
 
     def _apply(self, snapshot: Snapshot) -> bool:
-        if self.undo_since_snapshot and self.object is None and self.request.mode == "generate":
-            self.scene_object = None  # undo removed the object: make it again
-        self.undo_since_snapshot = False
+        if self.waits_for_object:
+            return bool(self.session.job and self.session.job.ended)  # then nobody waits any more
         if self.scene_object is None:
             self.scene_object = SceneObject(self.request, location=self.location)
         elif self.send_edits(snapshot):

@@ -75,6 +75,7 @@ def start(
     folder: str | os.PathLike[str] = "",
     timeout: float = 60,
     keep: bool = False,
+    cores: int = 0,
 ) -> LocalServer:
     """Start a server on a free port.
 
@@ -84,6 +85,7 @@ def start(
         folder: contains the package `server`; "" is the folder that this package was loaded from.
         timeout: seconds until it must answer.
         keep: it goes on after this process has ended; else it ends too.
+        cores: threads of its work on the CPU; 0: one for each core.
 
     Raises `ClientError` where it does not start; the sentence repeats the last line of its log.
     """
@@ -104,6 +106,7 @@ def start(
                     "--data",
                     str(data.absolute()),
                     *([] if keep else ["--parent", str(os.getpid())]),
+                    *(["--cores", str(cores)] if cores else []),
                 ],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -140,10 +143,10 @@ if sys.platform == "win32":
 
 
 def find_or_start(
-    data: Path, python: str = sys.executable, folder: str | os.PathLike[str] = "", keep: bool = False
+    data: Path, python: str = sys.executable, folder: str | os.PathLike[str] = "", keep: bool = False, cores: int = 0
 ) -> LocalServer:
     """The server of a data folder, started if none answers. The arguments are those of `start`."""
-    return find(data) or start(data, python, folder, keep=keep)
+    return find(data) or start(data, python, folder, keep=keep, cores=cores)
 
 
 def stop(server: LocalServer) -> None:

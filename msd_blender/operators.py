@@ -125,7 +125,7 @@ class _JobOperator:
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         cls.poll_message_set("There is no job yet: generate something")
-        return bool(context.scene.msd_jobs)
+        return bool(context.scene.msd_jobs or running_jobs)
 
     def record(self, context: bpy.types.Context) -> Any:
         if self.key:
@@ -165,12 +165,13 @@ class MSD_OT_resume(_JobOperator, bpy.types.Operator):
         record = self.record(context)
         live_job = find_live_job(record.key) if record else None
         try:
-            if live_job is None and record and not record.ended or record.state == FAILED and record.job:
+            if live_job is None:
+                if record is None or not record.followable:
+                    raise ValueError("This job has ended: generate it again.")
                 live_job = jobs.attach(record)
                 jobs.start_timer()
-            if live_job is None:
-                raise ValueError("This job has ended: generate it again.")
-            live_job.resume()
+            if not record.ended or record.state == FAILED:
+                live_job.resume()
         except (ValueError, RuntimeError) as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -187,6 +188,7 @@ class MSD_OT_stop(_JobOperator, bpy.types.Operator):
         if (live_job := self.live_job(context)) is None:
             return {"CANCELLED"}
         live_job.session.cancel()
+        self.record(context).kept = True
         return {"FINISHED"}
 
 
@@ -198,7 +200,9 @@ class MSD_OT_discard(_JobOperator, bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        jobs.discard(self.record(context))
+        if (record := self.record(context)) is None:
+            return {"CANCELLED"}
+        jobs.discard(record)
         return {"FINISHED"}
 
 

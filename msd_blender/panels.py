@@ -13,10 +13,11 @@ from .connection import health_monitor, preferences
 from .job_session import CONNECTING, format_progress, progress_fraction
 from .live_job import LiveJob, find_live_job, running_jobs
 from .presets import MSD_PT_presets
-from .protocol import FINISHED, OPTIONS, PAUSED, QUEUED, RUNNING
+from .properties import FIRST_VALUES
+from .protocol import CANCELLED, FAILED, FINISHED, OPTIONS, PAUSED, QUEUED, RUNNING
 
 _STATES = {CONNECTING: "Connecting…", QUEUED: "Waiting its turn…", RUNNING: "Starting…", PAUSED: "Paused"}
-_ICONS = {FINISHED: "CHECKMARK", PAUSED: "PAUSE", "failed": "ERROR", "cancelled": "X"}
+_ICONS = {FINISHED: "CHECKMARK", PAUSED: "PAUSE", FAILED: "ERROR", CANCELLED: "X"}
 _PENDING = {"pause": "Pausing…", "stop": "Stopping…"}
 
 
@@ -39,12 +40,28 @@ class _Settings(_Panel):
 
 
 def _props(layout: Any, settings: Any, *names: str) -> None:
-    """A row for each property, but for options that have no effect in the chosen mode."""
+    """A row for each property, but for options that have no effect. One that is left open shows no number."""
     layout.use_property_split = True
     layout.use_property_decorate = False
-    for name in names:
-        if name not in OPTIONS or settings.mode in OPTIONS[name].modes:
+    for name in filter(settings.sees, names):
+        if name in FIRST_VALUES:
+            _switched(layout, settings, name, settings.bl_rna.properties[name].name, name)
+        else:
             layout.prop(settings, name)
+
+
+def _switched(layout: Any, settings: Any, option: str, title: str, *names: str) -> None:
+    """A row with a checkbox, and the properties where it is on; else what is used without them."""
+    row = layout.row(heading=title, align=True)
+    row.prop(settings, f"sets_{option}", text="")
+    if getattr(settings, f"sets_{option}"):
+        for name in names:
+            row.prop(settings, name, text="")
+    else:
+        by_quality = option in ("iterations", "texture_size") and settings.quality != "STANDARD"
+        none = OPTIONS[option].none  # short: the narrowest sidebar cuts what is longer
+        text = "By Quality" if by_quality else "Automatic" if "server" in none else none.capitalize()
+        row.label(text=translated(text))
 
 
 class MSD_PT_generate(_Panel, bpy.types.Panel):
@@ -100,8 +117,7 @@ class MSD_PT_cameras(_Settings, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         _props(self.layout, context.scene.msd, "field_of_view", "background")
-        column = self.layout.column(align=True)
-        _props(column, context.scene.msd, "elevation_min", "elevation_max")
+        _switched(self.layout, context.scene.msd, "elevation", "Elevation", "elevation_min", "elevation_max")
 
 
 class MSD_PT_shape(_Settings, bpy.types.Panel):
@@ -161,13 +177,7 @@ class MSD_PT_model(_Settings, bpy.types.Panel):
         _props(layout, settings, "device")
         for device in health_monitor.answer.device.split("; ") if health_monitor.answer else ():
             _wrapped_text(layout, device, context, icon="MEMORY")
-        row = layout.row(heading="Memory Limit", align=True)
-        row.prop(settings, "limits_memory", text="")
-        if settings.limits_memory:
-            row.prop(settings, "memory_limit", text="")
-        else:
-            row.label(text=OPTIONS["memory_limit"].none.capitalize())
-        _props(layout, settings, "rasterizer", "priority")
+        _props(layout, settings, "memory_limit", "rasterizer", "priority")
 
 
 def _list(layout: Any, title: str, panel: str, chosen: str) -> None:
@@ -236,6 +246,11 @@ def _draw_live(box: Any, live_job: LiveJob, context: bpy.types.Context) -> None:
         )
     elif session.edit_error:
         _wrapped_text(box, session.edit_error + " " + translated("Resume gives your change up."), context, icon="ERROR")
+    elif live_job.waits_for_object:
+        text = "Its object was deleted, so the job waits: undo brings it back."
+        if live_job.request.mode == "generate":
+            text = "Its object was deleted, so the job waits: undo brings it back, Resume makes it anew."
+        _wrapped_text(box, translated(text), context, icon="INFO")
     elif live_job.scene_object is not None and object is not None and live_job.scene_object.is_being_edited:
         _wrapped_text(box, translated("Updates wait until you leave this mode."), context, icon="INFO")
     elif session.state == QUEUED:
@@ -283,12 +298,15 @@ class MSD_PT_history(_Panel, bpy.types.Panel):
         if icon_id := icons.icon_id(record.key, record.picture):
             layout.template_icon(icon_id, scale=6)
         column = layout.column(align=True)
-        if record.state in _ICONS:
+        if record.kept and record.state == CANCELLED:
+            column.label(text="Kept", icon="CHECKMARK")
+        elif record.state in _ICONS:
             column.label(text=record.state.capitalize(), icon=_ICONS[record.state])
         if record.error:
             _wrapped_text(column, record.error, context)
-        if record.job and (not record.ended or record.state == "failed"):
-            column.operator("msd.resume", text="Take Up Again", icon="PLAY")
+        if record.job and record.followable:
+            going_on = not record.ended or record.state == FAILED
+            column.operator("msd.resume", text="Take Up Again" if going_on else "Fetch the Result", icon="PLAY")
         column.operator("msd.again", icon="FILE_REFRESH")
         column.operator("msd.again", text="Use These Settings", icon="SETTINGS").start = False
         if record.result is not None:

@@ -2,9 +2,10 @@
 """Where the server is."""
 
 import atexit
+import os
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
 from .connection import health_monitor, shared_server
 from .panels import draw_server
@@ -35,6 +36,19 @@ class MSD_Preferences(bpy.types.AddonPreferences):
         description="Where the server keeps its jobs; empty: the extension's own folder",
     )
     keep: BoolProperty(name="Keep Running", description="The server goes on with its jobs when Blender ends")
+    limits_cores: BoolProperty(
+        name="Cores",
+        description="Give a local server fewer cores than the machine has, so that Blender has the others for itself. "
+        "It takes effect when the server is started",
+    )
+    cores: IntProperty(
+        name="Cores",
+        description="Threads of a local server's work on the CPU. With another number a seed gives another result",
+        default=max(1, (os.cpu_count() or 2) - 1),
+        min=1,
+        max=1024,
+        soft_max=os.cpu_count() or 1,
+    )
     url: StringProperty(
         name="Address",
         description="Of the server, such as http://127.0.0.1:8732",
@@ -49,6 +63,13 @@ class MSD_Preferences(bpy.types.AddonPreferences):
         layout.prop(self, "place")
         for name in ("url", "token") if self.place == "URL" else ("folder", "python", "data", "keep"):
             layout.prop(self, name)
+        if self.place == "LOCAL":
+            row = layout.row(heading="Cores", align=True)
+            row.prop(self, "limits_cores", text="")
+            if self.limits_cores:
+                row.prop(self, "cores", text="")
+            else:
+                row.label(text="All there are")
         column = layout.box().column()
         draw_server(column, context)
         if self.place == "LOCAL":

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blender's presets for the panel's settings."""
+"""Blender's presets for the panel's settings: those of the artist, and six that the extension ships."""
+
+from pathlib import Path
 
 import bpy
 from bl_operators.presets import AddPresetBase
@@ -8,6 +10,7 @@ from bl_ui.utils import PresetPanel
 from .properties import RequestProperties
 
 _FOLDER = "msd"
+_SHIPPED = str(Path(__file__).parent / "shipped")  # Blender looks for presets/msd in it
 _NOT_SAVED = {"prompt", "image_prompt", "mode", "seed", "lock", "priority"}  # these belong to one job
 
 
@@ -35,8 +38,10 @@ _CLASSES = (MSD_OT_preset_add, MSD_PT_presets)
 def register() -> None:
     for cls in _CLASSES:
         bpy.utils.register_class(cls)
+    bpy.utils.register_preset_path(_SHIPPED)
 
 
 def unregister() -> None:
+    bpy.utils.unregister_preset_path(_SHIPPED)
     for cls in reversed(_CLASSES):
         bpy.utils.unregister_class(cls)

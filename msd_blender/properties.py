@@ -40,7 +40,20 @@ _CHOICE_NAMES = {
 }  # others are their identifiers, capitalized
 _NO_CHOICE = "none"  # stands for "": Blender has no item without a name
 _LARGEST = 2**31 - 1  # of Blender's integers
-_FIRST_LIMIT = 8  # GiB
+# Options that may be left open, in the units of the properties: the value to begin with, once a person sets one.
+FIRST_VALUES: dict[str, float] = {
+    "iterations": 400,
+    "target_faces": 10_000,
+    "texture_size": 1024,
+    "max_displacement": 0.1,
+    "guidance_scale": 7.5,
+    "diversity": 1,
+    "sharpness": 0.3,
+    "regularization": 1,
+    "field_of_view": 40,
+    "memory_limit": 8,
+}
+_FIRST_ELEVATION = (-10, 60)
 
 
 def _items(choices: tuple[str, ...]) -> list[tuple[str, str, str]]:
@@ -228,12 +241,41 @@ class MSD_PG_settings(RequestProperties, bpy.types.PropertyGroup):
     variants: IntProperty(
         name="Variants", description="Number of objects, of successive seeds, side by side", default=1, min=1, max=16
     )
-    limits_memory: BoolProperty(
-        name="Memory Limit",
-        description=f"{OPTIONS['memory_limit'].text[0].upper()}{OPTIONS['memory_limit'].text[1:]}",
-        get=lambda self: self.memory_limit > 0,
-        set=lambda self, on: setattr(self, "memory_limit", _FIRST_LIMIT if on else 0),
+
+    def sees(self, name: str) -> bool:
+        """Whether a property has an effect, as the others stand."""
+        if name in OPTIONS and self.mode not in OPTIONS[name].modes:
+            return False
+        if name in ("diversity", "sharpness"):
+            return bool(self.guidance == "msd")
+        return not (name == "target_faces" and self.mode == "refine" and not self.remesh)
+
+
+def _switch(name: str) -> Any:
+    """A checkbox that says whether an option is left open: then no number is shown that is not used."""
+    text = OPTIONS[name].text
+    return BoolProperty(
+        name="Set",
+        description=f"{text[0].upper()}{text[1:]}",
+        get=lambda self: getattr(self, name) > 0,
+        set=lambda self, on: setattr(self, name, FIRST_VALUES[name] if on else 0),
     )
+
+
+def _set_elevation(settings: Any, on: bool) -> None:
+    low, high = _FIRST_ELEVATION if on else (OPTIONS["elevation"].low, OPTIONS["elevation"].high)
+    settings.elevation_min, settings.elevation_max = int(low), int(high)
+
+
+MSD_PG_settings.__annotations__ |= {
+    **{f"sets_{name}": _switch(name) for name in FIRST_VALUES},
+    "sets_elevation": BoolProperty(
+        name="Set",
+        description="How high above the horizon the cameras are, in degrees",
+        get=lambda self: (self.elevation_min, self.elevation_max) != (-90, 90),
+        set=_set_elevation,
+    ),
+}
 
 
 def register() -> None:

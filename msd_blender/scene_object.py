@@ -35,7 +35,8 @@ SNAPSHOT_PROPERTY = PROPERTY_PREFIX + "snapshot"  # on the mesh: the job's key a
 class SceneObject:
     """The object that a job makes, or works on.
 
-    Undo and file loading replace Blender's data, so the object is looked up by its `session_uid` at each use.
+    Undo and file loading replace Blender's data, so the object is looked up by its `session_uid` at each use. `adopt`
+    names another one, which undo or redo has brought in its place.
 
     Args:
         request: the job's; its `client_key` marks the data-blocks that the job makes.
@@ -60,12 +61,13 @@ class SceneObject:
         self._image_uids: dict[str, int] = {}  # array name -> session_uid of its image
         self._buffer: np.ndarray | None = None  # reused by `read_pixels`
         self._version = 0
+        self._uid, self._name = 0, ""
         self._inverse = np.linalg.inv(self.captured.linear)
         if object is None:
             object = self._create(location if location is not None else bpy.context.scene.cursor.location)
         else:
             self._written["positions"] = read_positions(object.data)
-        self._uid = object.session_uid
+        self.adopt(object)
         if not str(object.data.get(SNAPSHOT_PROPERTY, "")).startswith(self.key + ":"):
             object.data[SNAPSHOT_PROPERTY] = self._tag
         self._shown_tag = object.data[SNAPSHOT_PROPERTY]
@@ -83,7 +85,7 @@ class SceneObject:
         )
 
     def _create(self, location: Vector) -> bpy.types.Object:
-        name = " ".join(self.request.prompt.split())
+        name = object_name(self.request.prompt)
         object = bpy.data.objects.new(name, bpy.data.meshes.new(name))
         object.data.materials.append(materials.new_material(name))
         (bpy.context.collection or bpy.context.scene.collection).objects.link(object)
@@ -93,10 +95,22 @@ class SceneObject:
     @property
     def object(self) -> bpy.types.Object:
         """The Blender object. Raises `ObjectDeletedError`."""
-        for object in bpy.data.objects:
-            if object.session_uid == self._uid and object.users_scene:  # a record still refers to a deleted object
-                return object
-        raise ObjectDeletedError("The object was deleted while it was being made.")
+        found = bpy.data.objects.get(self._name)  # a search through a large file takes milliseconds
+        if found is None or found.session_uid != self._uid:
+            found = next((object for object in bpy.data.objects if object.session_uid == self._uid), None)
+        if found is None or not found.users_scene:  # a record still refers to a deleted object
+            raise ObjectDeletedError("The object was deleted while it was being made.")
+        self._name = found.name
+        return found
+
+    def adopt(self, object: bpy.types.Object) -> None:
+        """Go on in this object of the same job."""
+        self._uid, self._name = object.session_uid, object.name
+
+    @property
+    def shows_older_state(self) -> bool:
+        """Whether undo or redo restored another state than the last snapshot's. Raises `ObjectDeletedError`."""
+        return bool(self.object.data.get(SNAPSHOT_PROPERTY) != self._shown_tag)
 
     @property
     def _tag(self) -> str:
@@ -125,7 +139,7 @@ class SceneObject:
             return False
         object = self.object
         mesh = object.data
-        if mesh.get(SNAPSHOT_PROPERTY) != self._shown_tag:  # undo or redo restored another state
+        if self.shows_older_state:
             self._shown_arrays, self._written, self._image_uids = {}, {"positions": read_positions(mesh)}, {}
         arrays, prepared = snapshot.arrays, snapshot.pixels if isinstance(snapshot, PreparedSnapshot) else {}
         changed = self._changed_arrays(arrays)
@@ -277,7 +291,7 @@ class SceneObject:
         snapshot: the next one to apply; then only the textures that it would write over are compared.
         """
         object = self.object
-        if self.is_being_edited or object.data.get(SNAPSHOT_PROPERTY) != self._shown_tag or not self._written:
+        if self.is_being_edited or self.shows_older_state or not self._written:
             return False
         names = sorted(self._image_uids)
         if snapshot is not None:
@@ -380,6 +394,11 @@ class SceneObject:
         if kind != "texture" or alpha is None:
             return array
         return np.dstack([array, _resize_nearest(alpha, *array.shape[:2])])
+
+
+def object_name(prompt: str) -> str:
+    """The name of a new object of this prompt. (Blender shortens it.)"""
+    return " ".join(prompt.split())
 
 
 def find_object(key: str) -> bpy.types.Object | None:

@@ -23,7 +23,7 @@ from typing import Any
 from msd_blender import __version__
 from msd_blender.protocol import MODES, PROTOCOL_VERSION, JobRequest, Log, Progress, Snapshot, picture_id, read_picture
 
-from . import logs
+from . import cores, logs
 from .cli import parser
 from .jobs import EXECUTORS
 from .paths import PathError, Results, is_full, opened, writable
@@ -262,6 +262,7 @@ def main(arguments: list[str], program: str = "python -m server") -> int:
         "doctor": doctor,
         **{mode: partial(make, mode) for mode in MODES},
     }
+    cores.share(given.pop("cores", None))
     try:
         return commands[given.pop("command")](**given)
     except KeyboardInterrupt:

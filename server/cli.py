@@ -33,6 +33,7 @@ def parser(program: str = "python -m server") -> argparse.ArgumentParser:
         help="open and list models only below this folder, also ComfyUI's or AUTOMATIC1111's own; may be given again. "
         "Without it: any on this machine's own address, none but the bundled one beyond it",
     )
+    _add_cores(serve)
     serve.add_argument(
         "--executor",
         default="local",
@@ -75,5 +76,22 @@ def parser(program: str = "python -m server") -> argparse.ArgumentParser:
         add("--format", nargs="+", default=[], metavar="SUFFIX", help="further files of the mesh: obj, ply, usda, …")
         if mode != "generate":
             add("--input", type=expanded, required=True, metavar="FILE", help="a .glb, .gltf, .obj, .ply or .usd file")
+        _add_cores(command)
         add_options(command, mode, expanded_text, WITHOUT)
     return top
+
+
+def _add_cores(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--cores",
+        type=_cores,
+        metavar="N",
+        help="threads for work on the CPU, 1 to 1024; with other numbers the same seed gives other bytes. Without it: "
+        "OMP_NUM_THREADS, else all cores",
+    )
+
+
+def _cores(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1024")
+    return int(text)

@@ -295,3 +295,16 @@ def test_a_full_disk_is_called_one(tiny, tmp_path, size, says):
     said = subprocess.run([*OWN_MOUNTS, command], cwd=ROOT, capture_output=True, text=True)
     assert said.stderr.splitlines()[-1] == f"Error: {says.format(tmp_path)}"
     assert said.stdout == "1\n"
+
+
+def test_the_cores_are_those_of_the_flag_and_waiting_threads_sleep():
+    code = (
+        "from server import cores; cores.share(1); import torch, os; print(torch.get_num_threads(), dict(os.environ))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "KMP_"))}
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert said.stdout.startswith("1 ") and "'OMP_WAIT_POLICY': 'PASSIVE'" in said.stdout, said.stderr
+    refused = subprocess.run(
+        [sys.executable, "-m", "server", "serve", "--cores", "0"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert refused.returncode == 2 and "argument --cores: '0' is no number from 1 to 1024" in refused.stderr

@@ -129,6 +129,8 @@ def test_a_terminal_runs_the_server_or_where_there_is_none_its_installer(addon: 
     addon.place, addon.folder, addon.python, addon.data = "LOCAL", str(ROOT), sys.executable, str(tmp_path / "my jobs")
     serve = ["-m", "server", "serve", "--port", "0", "--data", str(tmp_path / "my jobs")]
     assert terminal_command() == ([sys.executable, *serve], ROOT)
+    addon.limits_cores, addon.cores = True, 3
+    assert terminal_command() == ([sys.executable, *serve, "--cores", "3"], ROOT)
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "install.py").touch()
     addon.folder = str(tmp_path / "new")
@@ -148,20 +150,38 @@ def test_presets_keep_settings_and_leave_the_task(addon: Any) -> None:
     assert (settings.prompt, settings.maps, settings.diversity) == ("a table", {"normal", "metallic"}, 2.5)
 
 
+def test_presets_are_shipped_and_what_they_set_can_be_asked_for(addon: Any) -> None:
+    settings = bpy.context.scene.msd
+    settings.prompt = "a chair"
+    (folder,) = [path for path in bpy.utils.preset_paths("msd") if "shipped" in path]
+    found = sorted(Path(folder).glob("*.py"))
+    assert [path.stem for path in found] == [
+        "Draft",
+        "Game_Prop",
+        "Hard_Surface",
+        "Hero_Asset",
+        "Stylized",
+        "Texture_Only",
+    ]
+    asked = []
+    for path in found:
+        settings.mode = "generate"
+        bpy.ops.script.execute_preset(filepath=str(path), menu_idname="MSD_PT_presets")
+        asked.append(settings.request())
+    assert [request.mode for request in asked] == ["generate"] * 5 + ["texture"]
+    assert len({repr(request) for request in asked}) == 6 and asked[3].maps == ["roughness", "metallic", "normal"]
+    assert asked[0].iterations == 160 and asked[0].maps == [] and asked[0].symmetry == "" and not asked[4].flat
+
+
 def test_undo_takes_the_object_and_the_job_brings_it_back(remote: LocalServer, tiny: dict[str, Any]) -> None:
     bpy.ops.ed.undo_push(message="before")
     live_job = start_job(tiny, iterations=3000)
     update_until(lambda: live_job.object is not None)
     bpy.ops.ed.undo_push(message="the artist's own")
     bpy.ops.ed.undo()
-    assert not bpy.data.objects and not bpy.context.scene.msd_jobs
+    assert not bpy.data.objects and len(bpy.context.scene.msd_jobs) == 1  # its start is a step of its own
     update_until(lambda: live_job.object is not None)
     assert len(bpy.data.objects) == 1 and running_jobs == [live_job]
-    bpy.ops.object.select_all(action="DESELECT")
-    _delete(live_job.object)  # that is by intent
-    update_until(lambda: not running_jobs)
-    assert not bpy.context.scene.objects
-    update_until(lambda: Client(remote.url).job(live_job.session.id).state == "cancelled")
 
 
 def test_again_brings_the_settings_back(remote: LocalServer, tiny: dict[str, Any]) -> None:
@@ -377,6 +397,8 @@ def test_whatever_an_artist_does_is_safe(
     order = [*OPERATIONS, *draw.choices(OPERATIONS, k=more)]
     draw.shuffle(order)
     for operation in order:
+        for waiting in [each for each in running_jobs if each.waits_for_object]:  # its object was deleted
+            jobs.discard(history.find_record(waiting.request.client_key))
         if not running_jobs:
             start_job(tiny, iterations=3000)
         live_job = running_jobs[0]
@@ -388,6 +410,7 @@ def test_whatever_an_artist_does_is_safe(
             lambda: (
                 session not in [each.session for each in running_jobs]
                 or busy
+                or live_job.waits_for_object
                 or len(session.update_milliseconds) > seen
                 and live_job.object is not None
             )

@@ -172,8 +172,8 @@ def test_the_servers_list_arrives(remote: LocalServer) -> None:
 
 def test_a_limit_of_memory_has_a_switch(addon: Any) -> None:
     settings().prompt = "a chair"
-    assert not settings().limits_memory and settings().request().memory_limit is None
-    settings().limits_memory = True
+    assert not settings().sets_memory_limit and settings().request().memory_limit is None
+    settings().sets_memory_limit = True
     assert settings().request().memory_limit == settings().memory_limit > 0
-    settings().limits_memory = False
+    settings().sets_memory_limit = False
     assert settings().request().memory_limit is None

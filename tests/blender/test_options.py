@@ -125,6 +125,25 @@ def drawn() -> set[str]:
     return {call.args[1] for call in layout.prop.call_args_list}
 
 
+@pytest.mark.parametrize("mode", OPTIONS["mode"].choices)
+@pytest.mark.parametrize("guidance", OPTIONS["guidance"].choices)
+def test_panel_shows_no_number_that_is_not_used(mode: str, guidance: str) -> None:
+    settings = bpy.context.scene.msd
+    settings.mode, settings.guidance, settings.prompt = mode, guidance, PROMPT
+    for on in (False, True, False):
+        for switch in [name for name in settings.bl_rna.properties.keys() if name.startswith("sets_")]:
+            setattr(settings, switch, on)
+        request = settings.request()
+        shown = drawn()
+        for option in CHOSEN_BY_PEOPLE:
+            if option.default is None and option.type is not str:
+                names = {"elevation_min", "elevation_max"} if option.name == "elevation" else {option.name}
+                used = getattr(request, option.name) is not None
+                assert bool(names & shown) == (used and on and settings.sees(option.name)), option.name
+                assert (f"sets_{option.name}" in shown) == settings.sees(option.name)
+    assert ("sets_diversity" in shown) == (guidance == "msd")
+
+
 @options
 def test_panel_hides_an_option_where_it_has_no_effect(option: Option) -> None:
     for mode in set(OPTIONS["mode"].choices) - set(option.modes):
