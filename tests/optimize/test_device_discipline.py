@@ -27,8 +27,8 @@ from tests.priors.test_stable_diffusion_xl import folder as xl_folder
 
 __all__ = ["xl_folder"]  # a fixture
 
-# PyTorch without CUDA has no autograd for a device of that name, and with CUDA it asks the driver even about a fake one.
-# The rules for devices are the same for any name.
+# PyTorch without CUDA has no autograd for a device of that name, and with CUDA it asks the driver even about a fake
+# tensor. The rules for devices are the same for any name.
 CARD = torch.device("cuda", 0) if torch.cuda.is_available() else DEVICE
 
 
