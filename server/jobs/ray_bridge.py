@@ -47,8 +47,8 @@ MARGIN_SECONDS = 1.0  # after a lease, within which an actor notices its end
 
 @dataclass(eq=False)
 class Actor:
-    """An actor as this process knows it. `stamp` came at the time `heard`, by this process's clock, and the stamp that the
-    actor has got back last came at `returned`."""
+    """An actor as this process knows it. `stamp` came at the time `heard`, by this process's clock, and the stamp that
+    the actor has got back last came at `returned`."""
 
     number: int
     handle: Any
