@@ -214,7 +214,8 @@ class Queue:
             def fits(request: JobRequest) -> bool:
                 needed = models_of(request)
                 elsewhere = needed != loaded and any(
-                    thread.loaded == needed and thread.state == "idle" for thread in self._executors
+                    thread.loaded == needed and thread.state == "idle" and not self._lacks(thread.machine, request)
+                    for thread in self._executors
                 )
                 return not elsewhere and not self._lacks(machine, request)
 

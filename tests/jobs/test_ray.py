@@ -243,14 +243,14 @@ def test_jobs_survive_deaths_at_random_with_the_local_executors_bytes(server, ma
         if real is not None and i % 12 == 0:
             true.append(server.queue.submit(real[0]).id)
         else:
-            jobs.append(server.submit(f"number {i}", rng.randrange(20, 120)))
+            jobs.append(server.submit(f"number {i}", rng.randrange(20, 120) if long else 200))
     if long:
         machines.nodes.append(machines.add())
     died, killed = {"actor": 0, "machine": 0}, Counter()
     deadline = time.monotonic() + (900 if long else 200)
     while not all(server.job(job).ended for job in jobs + true):
         assert time.monotonic() < deadline
-        time.sleep(rng.uniform(2, 6))
+        time.sleep(rng.uniform(2, 6) if long else 1)
         running = [job for job in jobs + true if server.job(job).state == RUNNING and goes_on(server, folder, job)]
         running = [job for job in running if killed[job] < 2]
         if long and rng.random() < 0.35:
