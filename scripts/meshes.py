@@ -40,7 +40,7 @@ class Row:
     words: str  # the error, or the lost parts and the warnings
 
 
-NOISE = re.compile(r"^(Loading|texture \d|files \d|unwrap|Done:|clean-up)|it/s\]|^\s*$")
+NOISE = re.compile(r"^(Loading|Peak memory|texture \d|files \d|unwrap|Done:|clean-up)|it/s\]|^\s*$")
 
 
 class Worker:
