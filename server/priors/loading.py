@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import gc
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -221,7 +223,8 @@ def load_cached(selection: Selection, device: torch.device) -> TextToImagePrior:
     key = selection, str(device)
     if key not in _cache:
         clear_cache()
-        _cache[key] = _load_selection(selection, device)
+        with _without_collection():
+            _cache[key] = _load_selection(selection, device)
     return _cache[key]
 
 
@@ -238,6 +241,19 @@ def _load_selection(selection: Selection, device: torch.device) -> TextToImagePr
             raise PriorError(NO_IMAGE_PROMPT)
         prior.add_ip_adapter(adapter, selection.image_prompt_strength)
     return prior
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Spare the garbage collector's passes through all that libraries make while they are imported: a quarter of the
+    time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def clear_cache() -> None:

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..base import PriorError
 from ..conditions import TextCondition
@@ -17,6 +16,9 @@ from ..files.layouts import part_weights
 from ..files.parts import check_weights, folder_network, read_weights, reason, require_finite
 from .ip_adapter_files import AdapterFile
 from .lora import loader_of, quiet
+
+if TYPE_CHECKING:
+    from transformers import CLIPVisionConfig
 
 _HEADS = 16  # of all of CLIP's image encoders that IP-Adapters use
 
@@ -58,6 +60,8 @@ class ImagePrompt:
     @torch.no_grad()
     def follow(self, picture: Image) -> None:
         """As `TakesImagePrompt.follow`."""
+        with quiet():  # transformers would have torchvision instead of Pillow
+            from transformers import CLIPImageProcessor
         encoder = _load_encoder(self.adapter, self.device, self.dtype)
         edge = encoder.config.image_size
         self._loader.image_encoder = encoder
@@ -81,6 +85,8 @@ class ImagePrompt:
 
 
 def _load_encoder(adapter: AdapterFile, device: torch.device, dtype: torch.dtype) -> Any:
+    from transformers import CLIPVisionModelWithProjection
+
     place = adapter.encoder
     if place.is_dir():
         network = folder_network(place, CLIPVisionModelWithProjection, dtype=dtype)
@@ -98,6 +104,8 @@ def _load_encoder(adapter: AdapterFile, device: torch.device, dtype: torch.dtype
 
 def _config_of(weights: dict[str, Tensor]) -> CLIPVisionConfig:
     """The configuration of CLIP's image encoder, by the shapes of its weights."""
+    from transformers import CLIPVisionConfig
+
     embeddings, layers = "vision_model.embeddings.", "vision_model.encoder.layers."
     width, _, patch, _ = weights[f"{embeddings}patch_embedding.weight"].shape
     patches = len(weights[f"{embeddings}position_embedding.weight"]) - 1
