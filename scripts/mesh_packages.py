@@ -115,7 +115,8 @@ def fetch(kind: str, name: str, version: str, top: Path) -> Path:
             opened.extractall(part)
     else:
         with tarfile.open(archive) as packed:
-            packed.extractall(part, filter="data")
+            packed.extraction_filter = getattr(tarfile, "data_filter", None)  # since Python 3.11.4
+            packed.extractall(part)
     archive.unlink()
     part.rename(folder)
     return folder
