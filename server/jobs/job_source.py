@@ -43,8 +43,8 @@ class JobSource(Protocol):
         ...
 
     def claim(self, machine: str = "", loaded: tuple[str, ...] | None = None) -> Job | None:
-        """The next job, now running on this machine; None where none waits, or where an executor that is free has the
-        models of the job loaded and this one has not.
+        """The next job, now running on this machine; None where none waits, or where an executor that is free suits it
+        better: it has loaded the job's models, or none while this one would have to drop its own.
 
         Args:
             loaded: the models of the executor's last job.

@@ -213,8 +213,10 @@ class Queue:
 
             def fits(request: JobRequest) -> bool:
                 needed = models_of(request)
+                # An executor that has loaded nothing drops no model for the job.
+                better = {needed} if loaded is None else {needed, None}
                 elsewhere = needed != loaded and any(
-                    thread.loaded == needed and thread.state == "idle" and not self._lacks(thread.machine, request)
+                    thread.loaded in better and thread.state == "idle" and not self._lacks(thread.machine, request)
                     for thread in self._executors
                 )
                 return not elsewhere and not self._lacks(machine, request)

@@ -212,6 +212,9 @@ def test_weights_of_a_wrong_shape_are_refused(folder, part):
     ("value", "dtype"), [(float("nan"), torch.float32), (float("inf"), torch.float32), (1e5, torch.float16)]
 )
 def test_weights_with_nan_or_infinity_are_refused(folder, part, value, dtype):
+    if part == "vae" and dtype == torch.float16:  # the VAE works in bfloat16 then, which has as much range as float32
+        load(folder, "cpu", dtype)
+        value = float("inf")
     change(folder / WEIGHTS[part], lambda tensors: tensors[sorted(tensors)[-1]].fill_(value))
     words = f"{part} .*NaN or infinite on the cpu in {str(dtype).removeprefix('torch.')}.*(float32|download)"
     with pytest.raises(PriorError, match=words):
