@@ -18,7 +18,7 @@ from .additions.control_files import ControlFile, TakesControl
 from .additions.ip_adapter_files import AdapterFile, TakesImagePrompt
 from .additions.lora_files import HasLoRAs, LoRA, check_loras, named_loras
 from .base import PriorError, TextToImagePrior
-from .files import layouts, multi_view_layouts, places, single_file, transformer_layouts
+from .files import layouts, multi_view_layouts, places, single_file, transformer_layouts, weight_counts
 
 if TYPE_CHECKING:
     import torch
@@ -83,9 +83,9 @@ def least_memory(selection: Selection, on_card: bool) -> int:
     """
     if selection.model:
         check(selection.model)
-    network, every = layouts.count_weights(_place(selection.model))
+    network, every = weight_counts.count_weights(_place(selection.model))
     adapter = selection.adapter_file()
-    beside = sum(map(layouts.part_weights, (adapter.file, adapter.encoder))) if adapter else 0
+    beside = sum(map(weight_counts.part_weights, (adapter.file, adapter.encoder))) if adapter else 0
     return 2 * (network + beside) if on_card else 4 * (every + beside)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tiny pipelines of diffusion transformers with random weights, as diffusers saves them.
+"""Tiny pipelines of diffusion transformers with random weights, as diffusers saves them, and what pipelines answer.
 
 Their tokenizer, first text encoder and VAE are those of `conftest.folders`.
 """
@@ -147,6 +147,29 @@ def save_pixart_sigma(folders, path):
         ),
     ).save_pretrained(path)
     return path
+
+
+def answers_of_the_pipeline(pipeline, **options):
+    """(guided output, timestep, noisy latents) of every step of diffusers' own pipeline, for two pictures of a cat."""
+    steps, own = [], pipeline.scheduler.step
+
+    def step(output, timestep, sample, **more):
+        steps.append((output, timestep, sample))
+        return own(output, timestep, sample, **more)
+
+    pipeline.scheduler.step = step
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline(
+        ["a cat"] * 2,
+        negative_prompt=["ugly"] * 2,
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+        **options,
+    )
+    pipeline.scheduler.step = own
+    return steps
 
 
 def save_sana(path):

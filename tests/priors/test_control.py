@@ -21,6 +21,7 @@ from server.rendering import rasterize
 from server.rendering.cameras import orbit
 from server.rendering.render import depth_and_normals
 from tests.optimize.jobs import ball, short
+from tests.priors.pipelines import answers_of_the_pipeline
 from tests.priors.test_stable_diffusion_xl import folder as xl_folder  # noqa: F401
 
 HINT_CHANNELS = (4, 8)  # one halving: the tiny pipelines' latents have half the pictures' edge
@@ -73,38 +74,14 @@ def views():
     return Views(*angles, depth=depth.flip(1), normals=normals.flip(1))
 
 
-def answers_of_the_pipeline(pipeline, hints, **options):
-    """(guided output, timestep, noisy latents) of every step of diffusers' own pipeline."""
-    steps, own = [], pipeline.scheduler.step
-
-    def step(output, timestep, sample, **more):
-        steps.append((output, timestep, sample))
-        return own(output, timestep, sample, **more)
-
-    pipeline.scheduler.step = step
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline(
-        ["a cat"] * VIEWS,
-        negative_prompt=["ugly"] * VIEWS,
-        num_inference_steps=3,
-        guidance_scale=4.0,
-        controlnet_conditioning_scale=0.7,
-        generator=torch.Generator().manual_seed(0),
-        output_type="latent",
-        **({"control_image" if "control_mode" in options else "image": hints}),
-        **options,
-    )
-    pipeline.scheduler.step = own
-    return steps
-
-
 def compare(prior, pipeline, hints, views, **options):
     """Assert that each answer of the pipeline, as clean latents, is the prior's."""
     condition = prior.condition(views, "a cat", "ugly", 4.0)
     plain = prior.text_condition(["a cat"] * VIEWS, "ugly", 4.0)
     scheduler = pipeline.scheduler
     condition = replace(plain, hints=condition.hints)  # the pipeline's prompts have no words for a view
-    for output, timestep, noisy in answers_of_the_pipeline(pipeline, hints, **options):
+    given = {"control_image" if "control_mode" in options else "image": hints, "controlnet_conditioning_scale": 0.7}
+    for output, timestep, noisy in answers_of_the_pipeline(pipeline, **given, **options):
         expected = scheduler.step(output, timestep, noisy).pred_original_sample
         abar = scheduler.alphas_cumprod[timestep]
         sigma = ((1 - abar) / abar).sqrt().repeat(VIEWS)

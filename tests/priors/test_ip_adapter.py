@@ -19,6 +19,7 @@ from server.priors import PriorError, Selection, Views, load, load_cached
 from server.priors.additions.ip_adapter_files import TakesImagePrompt, encoder_of, find
 from server.priors.catalogue import catalogue
 from tests.optimize.jobs import ball, short
+from tests.priors.pipelines import answers_of_the_pipeline
 from tests.priors.test_stable_diffusion_xl import folder as xl_folder  # noqa: F401
 
 VIEWS, PROJECTION, HIDDEN = 2, 24, 32
@@ -121,29 +122,6 @@ def adapted(models, adapters, name, picture, strength=0.6):
     return prior
 
 
-def answers_of_the_pipeline(pipeline, picture):
-    """(guided output, timestep, noisy latents) of every step of diffusers' own pipeline."""
-    steps, own = [], pipeline.scheduler.step
-
-    def step(output, timestep, sample, **more):
-        steps.append((output, timestep, sample))
-        return own(output, timestep, sample, **more)
-
-    pipeline.scheduler.step = step
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline(
-        ["a cat"] * VIEWS,
-        negative_prompt=["ugly"] * VIEWS,
-        num_inference_steps=3,
-        guidance_scale=4.0,
-        generator=torch.Generator().manual_seed(0),
-        output_type="latent",
-        ip_adapter_image=picture,
-    )
-    pipeline.scheduler.step = own
-    return steps
-
-
 @pytest.mark.parametrize("name", ["sd", "xl", "sd plus", "xl plus"])
 def test_denoise_is_what_the_pipeline_computes(models, adapters, picture, name):
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -156,7 +134,7 @@ def test_denoise_is_what_the_pipeline_computes(models, adapters, picture, name):
     prior = adapted(models, adapters, name, picture)
     condition = prior.text_condition(["a cat"] * VIEWS, "ugly", 4.0)
     plain = load(models[name.split()[0]], "cpu")
-    for output, timestep, noisy in answers_of_the_pipeline(pipeline, picture):
+    for output, timestep, noisy in answers_of_the_pipeline(pipeline, ip_adapter_image=picture):
         expected = pipeline.scheduler.step(output, timestep, noisy).pred_original_sample
         abar = pipeline.scheduler.alphas_cumprod[timestep]
         sigma = ((1 - abar) / abar).sqrt().repeat(VIEWS)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..base import PriorError
 from ..conditions import TextCondition
-from ..files.layouts import part_weights
 from ..files.parts import check_weights, folder_network, read_weights, reason, require_finite
+from ..files.weight_counts import part_weights
 from .ip_adapter_files import AdapterFile
 from .lora import loader_of, quiet
 

@@ -299,10 +299,9 @@ def wide(dtype: torch.dtype, device: torch.device | str) -> torch.dtype:
     card has bfloat16."""
     if dtype != torch.float16:
         return dtype
-    no_bfloat16 = torch.device(device).type == "cuda" and not torch.cuda.is_bf16_supported(
-        False
-    )  # emulated, it is slow
-    return torch.float32 if no_bfloat16 else torch.bfloat16
+    if torch.device(device).type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float32
+    return torch.bfloat16
 
 
 class _Visit(torch.nn.Module):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..base import PriorError
-from .kinds import CONTROLNET, FLUX, MODEL, NETWORK_PREFIX, SD1, SD2, SD3, SDXL, Contents, Shapes, identify
+from .kinds import CONTROLNET, FLUX, MODEL, SD1, SD2, SD3, SDXL, Contents, Shapes, identify
 
 UNET, VAE = "UNet2DConditionModel", "AutoencoderKL"
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -237,7 +236,7 @@ def words(folder: Path) -> Words | None:
 
 def variant(folder: Path) -> str | None:
     """The variant of a part's weights to load, as "fp16" in `model.fp16.safetensors`; None for the plain ones."""
-    return min(_entries(folder), key=lambda name: (name != "", name != "fp16", name)) or None
+    return min(entries(folder), key=lambda name: (name != "", name != "fp16", name)) or None
 
 
 def _check_place(folder: Path) -> None:
@@ -330,7 +329,7 @@ def check_fit(folder: Path, layout: Layout) -> None:
         )
 
 
-def _entries(folder: Path) -> dict[str, list[Path]]:
+def entries(folder: Path) -> dict[str, list[Path]]:
     """The weights that can be loaded by name: variant, "" for none -> its single file, its index or both."""
     stem = re.escape(STEMS[folder.name])
     single = re.compile(rf"{stem}(?:\.((?:(?!{_SHARD}\.)[^.])+))?\.safetensors")
@@ -344,44 +343,12 @@ def _entries(folder: Path) -> dict[str, list[Path]]:
 
 def has_weights(folder: Path) -> bool:
     """Whether a part's folder has weights that can be loaded by name."""
-    return folder.is_dir() and bool(_entries(folder))
-
-
-def count_weights(place: Path) -> tuple[int, int]:
-    """Numbers of weights, by the headers of a model's files: of its denoising network, and of all its networks.
-
-    Weights of training that a single file may keep beside the others, its EMA, do not count.
-    """
-    if place.is_file():
-        counts = {name: count for name, count in _counts(place).items() if not name.startswith("model_ema.")}
-        network = [count for name, count in counts.items() if name.startswith(NETWORK_PREFIX)] or counts.values()
-        return sum(network), sum(counts.values())
-    names = [part for part in STEMS if part != "image_encoder" and has_weights(place / part)]
-    parts = {part: part_weights(place / part) for part in names}
-    return parts.get("unet", 0) + parts.get("transformer", 0), sum(parts.values())
-
-
-def part_weights(place: Path) -> int:
-    """Number of weights in a part's folder, or in a file."""
-    if place.is_file():
-        return sum(_counts(place).values())
-    single, *_ = _entries(place)[variant(place) or ""]
-    if single.suffix == ".safetensors":
-        return sum(_counts(single).values())
-    shards = read_json(single).get("weight_map")
-    names = set(shards.values()) if isinstance(shards, dict) else set()
-    return sum(sum(_counts(place / name).values()) for name in names)
-
-
-def _counts(path: Path) -> dict[str, int]:
-    """Name -> number of values of the tensors of floating point in a safetensors file."""
-    tensors = read_header(path).tensors.items()
-    return {name: math.prod(entry["shape"]) for name, entry in tensors if "F" in entry["dtype"]}
+    return folder.is_dir() and bool(entries(folder))
 
 
 def check_weights(folder: Path) -> None:
     """Raise PriorError unless all weights of a part are there and whole."""
-    found = _entries(folder)
+    found = entries(folder)
     if not found:
         _explain_no_weights(folder)
     for path in found[variant(folder) or ""]:
