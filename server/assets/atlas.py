@@ -72,8 +72,7 @@ class Atlas:
             height, width = sizes[slot]
             tile = Tile(slot, first, height, width)
             faces = np.flatnonzero(slots == slot)
-            covering, inside = _cover(corners, faces, charts, height, width)
-            last, inside_last = _cover(corners, faces, -charts, height, width)
+            (covering, last), (inside, inside_last) = _cover(corners, faces, charts, height, width)
             covered = covering >= 0
             distance, place = ndimage.distance_transform_edt(~covered, return_indices=True)
             number = np.cumsum(covered.reshape(-1)) - 1
@@ -158,7 +157,9 @@ def rebake(mesh: Mesh, uvs: NDArray[np.generic], size: int) -> Mesh:
 
 
 def _interpolate(values: Tensor, faces: Tensor, triangle: Tensor, weights: Tensor) -> Tensor:
-    return (values[faces[triangle].long()] * weights[..., None]).sum(dim=1)
+    corners = faces[triangle].long()
+    one, two, three = (values[corners[:, k]] * weights[:, k, None] for k in range(3))
+    return one + two + three
 
 
 def _charts(faces: NDArray[np.generic], uvs: NDArray[np.generic], slots: NDArray[np.generic]) -> NDArray[np.int64]:
@@ -174,14 +175,15 @@ def _charts(faces: NDArray[np.generic], uvs: NDArray[np.generic], slots: NDArray
 
 @njit(cache=True, nogil=True)
 def _cover(uvs, faces, order, height, width):  # type: ignore[no-untyped-def]
-    """For each texel of one slot the face that is nearest to its centre (H, W), -1 beyond `REACH` texels, and the
-    place in it (H, W, 3), barycentric. Of those as near, inside ones mostly, the lowest in `order` (F,) counts.
+    """For each texel of one slot the faces that are nearest to its centre (2, H, W), -1 beyond `REACH` texels, and
+    the places in them (2, H, W, 3), barycentric. Of those as near, inside ones mostly, the first and the last in
+    `order` (F,) count.
 
     uvs: (F, 3, 2) float64. faces: (n,) those of the slot.
     """
-    found = np.full((height, width), -1, np.int64)
-    weights = np.zeros((height, width, 3), np.float32)
-    distance = np.full((height, width), REACH)
+    found = np.full((2, height, width), -1, np.int64)
+    weights = np.zeros((2, height, width, 3), np.float32)
+    distance = np.full((2, height, width), REACH)
     scale = np.array([width, height], np.float64)
     place = np.empty(3)
     for f in faces:
@@ -210,10 +212,10 @@ def _cover(uvs, faces, order, height, width):  # type: ignore[no-untyped-def]
                         if away < near:
                             near = away
                             place[i], place[j], place[k] = 1 - s, s, 0.0
-                held = found[y, x]
-                if near < distance[y, x] - TIE or (
-                    held >= 0 and near <= distance[y, x] + TIE and order[f] < order[held]
-                ):
-                    found[y, x], distance[y, x] = f, near
-                    weights[y, x] = place
+                for last in range(2):
+                    held, away = found[last, y, x], distance[last, y, x]
+                    closer, tied = near < away - TIE, held >= 0 and near <= away + TIE
+                    if closer or (tied and (order[f] > order[held] if last else order[f] < order[held])):
+                        found[last, y, x], distance[last, y, x] = f, near
+                        weights[last, y, x] = place
     return found, weights

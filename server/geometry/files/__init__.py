@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 from ..material import Material
 from ..mesh import Mesh, corners_exist
 from . import gltf, obj, ply, usd
 from .common import MeshFileError, Warn
+from .images import encode_png
 from .udim import split_untextured_tiles
 
 __all__ = ["FORMATS", "FileFormat", "MeshFileError", "Warn", "load", "normalize_suffix", "save", "save_result"]
@@ -77,7 +77,7 @@ def save_result(mesh: Mesh, folder: Path, flat: bool = False) -> None:
     if names := sorted(name for name in mesh.textures if name.startswith("texture.")):
         slot = int(names[0].partition(".")[2])
         base = gltf.with_alpha(mesh.textures[names[0]], mesh.materials.get(slot, Material()))
-        Image.fromarray(base[::-1].copy()).save(folder / "texture.png")
+        (folder / "texture.png").write_bytes(encode_png(base))
 
 
 def load(path: Path, warn: Warn = _log.warning) -> Mesh:

@@ -14,7 +14,7 @@ from PIL import Image
 from ...colour import tint
 from ...material import JsonObject, Material, texture_references
 from ..common import MeshFileError
-from ..images import read_image, resize_nearest, to_eight_bits
+from ..images import is_transparent, read_image, resize_nearest, to_eight_bits
 from .document import IMAGE_EXTENSIONS, TEXTURE_TRANSFORM, Document
 
 
@@ -153,7 +153,10 @@ def texture_maps(material: Material) -> dict[str, np.ndarray]:
 
 def alpha_map(material: Material) -> np.ndarray | None:
     """(H, W) uint8 alpha of the base colour texture, bottom row first; None where there is none or all is opaque."""
-    base = pixels(material, material.metallic_roughness.get("baseColorTexture"), "RGBA")
+    info = material.metallic_roughness.get("baseColorTexture")
+    if info is None or not is_transparent(io.BytesIO(material.textures[info["index"]][0])):
+        return None
+    base = pixels(material, info, "RGBA")
     return None if base is None or (base[..., 3] == 255).all() else base[..., 3]
 
 
