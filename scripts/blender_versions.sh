@@ -5,22 +5,17 @@
 # The server keeps the repository's own environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/interpreter.sh
 root=${BLENDER_VERSIONS:-${XDG_CACHE_HOME:-$HOME/.cache}/msd_blender/versions}
 [ $# -gt 0 ] || set -- 4.2 4.5 5.0 5.1 5.2 5.3
-
-interpreter() {  # of a version of Blender: until 5.0 it has Python 3.11, since 5.1 Python 3.13
-    case $1 in 4.*|5.0) wanted=3.11 ;; *) wanted=3.13 ;; esac
-    for each in "python$wanted" .venv/bin/python; do
-        [ "$("$each" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" != $wanted ] || { echo "$each"; return; }
-    done
-    echo "blender-versions: Blender $1 needs Python $wanted, which was not found." >&2
-    return 1
-}
 
 for version; do
     python=$root/$version/bin/python
     if ! "$python" -c 'import bpy, pytest' 2>/dev/null; then
-        "$(interpreter "$version")" -m venv --clear "$root/$version"
+        case $version in 4.*|5.0) wanted=3.11 ;; *) wanted=3.13 ;; esac
+        found=$(interpreter $wanted)
+        [ -n "$found" ] || { echo "blender-versions: Blender $version needs Python $wanted, which was not found." >&2; exit 1; }
+        "$found" -m venv --clear "$root/$version"
         "$python" -m pip install -q "bpy==$version.*" pytest pytest-timeout
     fi
     "$python" -c 'import bpy; print("Blender", bpy.app.version_string)'

@@ -5,15 +5,10 @@
 #   scripts/pythons.sh --small [3.12 3.13]   protocol, client, extension and packaging, which need no PyTorch (1 GB each)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/interpreter.sh
 root=${PYTHON_VERSIONS:-${XDG_CACHE_HOME:-$HOME/.cache}/msd_blender/pythons}
 small=; [ "${1:-}" != --small ] || { small=yes; shift; }
 [ $# -gt 0 ] || set -- 3.12 3.13
-
-interpreter() {  # also one of pyenv that its shims do not show
-    for each in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python; do
-        ! "$each" -c 'import venv' 2>/dev/null || { echo "$each"; return; }
-    done
-}
 
 for version; do
     python=$(interpreter "$version")
