@@ -66,6 +66,7 @@ bench: setup
 	$(PY) -m benchmarks.iterations
 	$(PY) -m benchmarks.load
 	$(PY) -m benchmarks.blender
+	$(PY) -m benchmarks.stalls
 	$(PY) -m benchmarks.geometry
 	$(PY) -m benchmarks.rasterizer
 
