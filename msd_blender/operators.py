@@ -10,7 +10,7 @@ import bpy
 from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from . import history, jobs
-from .capture import capture_problem
+from .capture import capture_problem, object_problem, selected_meshes
 from .connection import client_factory, data_folder, health_monitor, shared_server, terminal_command
 from .errors import ClientError
 from .live_job import LiveJob, find_live_job, find_live_job_on, running_jobs
@@ -34,7 +34,7 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
         if settings.mode == "generate":
             return True
         problem = capture_problem(context)
-        if not problem and find_live_job_on(context.active_object):
+        if not problem and any(map(find_live_job_on, selected_meshes(context))):
             problem = "A job works on this object already: stop it first"
         cls.poll_message_set(problem or "Ready")
         return not problem
@@ -44,16 +44,25 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
         for name in RequestProperties.__annotations__:
             if not self.properties.is_property_set(name):
                 self.take_from(settings, name)
-        count, first = settings.variants if self.mode == "generate" else 1, self.seed
-        cursor = context.scene.cursor
-        location = cursor.location.copy()
-        for number in range(count):
+        if self.mode != "generate":
+            return self._start_on_each(context)
+        first = self.seed
+        for number in range(settings.variants):
             self.seed = (first + number) % _SEED_LIMIT
-            cursor.location.x = location.x + 2.5 * number
             result = self._start(context, blocking=False)
             if result == {"CANCELLED"}:
                 break
-        cursor.location = location
+        return result
+
+    def _start_on_each(self, context: bpy.types.Context) -> set[str]:
+        """Start a job on each selected mesh."""
+        active, chosen = context.active_object, selected_meshes(context)
+        result = {"FINISHED"}
+        for object in chosen:
+            context.view_layer.objects.active = object
+            if self._start(context, blocking=False) == {"CANCELLED"}:
+                result = {"CANCELLED"}
+        context.view_layer.objects.active = active
         return result
 
     def execute(self, context: bpy.types.Context) -> set[str]:
@@ -63,9 +72,9 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
         try:
             object = None
             if self.mode != "generate":
-                if problem := capture_problem(context):
-                    raise ValueError(problem + ".")
                 object = context.active_object
+                if problem := object_problem(object):
+                    raise ValueError(problem + ".")
             live_job = jobs.start(self.request(), object, self.lock, self._image())
         except (ValueError, ClientError) as error:
             self.report({"ERROR"}, str(error))
@@ -175,6 +184,19 @@ class MSD_OT_resume(_JobOperator, bpy.types.Operator):
         except (ValueError, RuntimeError) as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
+        return {"FINISHED"}
+
+
+class MSD_OT_finish(_JobOperator, bpy.types.Operator):
+    """Let the job grow no more: what is there is unwrapped, textured and finished"""
+
+    bl_idname = "msd.finish"
+    bl_label = "Finish Now"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        if (live_job := self.live_job(context)) is None:
+            return {"CANCELLED"}
+        live_job.session.finish()
         return {"FINISHED"}
 
 
@@ -304,6 +326,126 @@ class MSD_OT_asset(_JobOperator, bpy.types.Operator):
         return {"FINISHED"}
 
 
+class MSD_OT_show(_JobOperator, bpy.types.Operator):
+    """Select the job's object and bring it into view"""
+
+    bl_idname = "msd.show"
+    bl_label = "Show"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        record = self.record(context)
+        object = history.object_of(record) if record else None
+        if object is None or not history.select(object):
+            self.report({"ERROR"}, "The object is not in this view layer, or another one is being edited.")
+            return {"CANCELLED"}
+        region = next((each for each in context.area.regions if each.type == "WINDOW"), None) if context.area else None
+        if region is not None and context.area.type == "VIEW_3D":
+            with context.temp_override(region=region):
+                bpy.ops.view3d.view_selected()
+        return {"FINISHED"}
+
+
+class MSD_OT_choose(_JobOperator, bpy.types.Operator):
+    """Keep this variant, and take back the others"""
+
+    bl_idname = "msd.choose"
+    bl_label = "Choose This"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        if (record := self.record(context)) is None:
+            return {"CANCELLED"}
+        key = record.key
+        for other in [each.key for each in history.variants_of(record) if each.key != key]:
+            jobs.discard(history.find_record(other))
+        return {"FINISHED"}
+
+
+class MSD_OT_colours(bpy.types.Operator):
+    """Show the colours in this viewport's Solid view"""
+
+    bl_idname = "msd.show_colours"
+    bl_label = "Show Colours"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return context.space_data is not None and context.space_data.type == "VIEW_3D"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        context.space_data.shading.color_type = "TEXTURE"
+        return {"FINISHED"}
+
+
+class MSD_OT_mask(bpy.types.Operator):
+    """Paint what must not change: makes a vertex group for it and enters Weight Paint"""
+
+    bl_idname = "msd.paint_mask"
+    bl_label = "Paint a Mask"
+    bl_options = {"REGISTER", "UNDO"}
+
+    key: StringProperty(
+        name="Job", description="Of the running job that gets the mask; empty: the next job", options={"SKIP_SAVE"}
+    )
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        cls.poll_message_set("Select a mesh object first")
+        return context.object is not None and context.object.type == "MESH"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        live_job = find_live_job(self.key) if self.key else None
+        object = context.object if live_job is None else live_job.object
+        if object is None or (object != context.object and not history.select(object)):
+            self.report({"ERROR"}, "The object is not there: leave the mode of the other one first.")
+            return {"CANCELLED"}
+        target = context.scene.msd if live_job is None else history.find_record(self.key)
+        group = object.vertex_groups.get(target.lock) or object.vertex_groups.new(name="Mask")
+        object.vertex_groups.active = group
+        target.lock = group.name
+        if object.mode != "WEIGHT_PAINT":
+            bpy.ops.object.mode_set(mode="WEIGHT_PAINT")
+        return {"FINISHED"}
+
+
+class MSD_OT_prompt(bpy.types.Operator):
+    """Take this prompt"""
+
+    bl_idname = "msd.prompt"
+    bl_label = "Prompt"
+    bl_options = {"UNDO", "INTERNAL"}
+
+    text: StringProperty(options={"HIDDEN"})
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        context.scene.msd.prompt = self.text
+        return {"FINISHED"}
+
+
+class MSD_OT_report(bpy.types.Operator):
+    """Report a line. (Blender shows reports of operators that the window runs, not of those that a timer calls: so this
+    one waits for the window's next event.)"""
+
+    bl_idname = "msd.report"
+    bl_label = "Text to 3D"
+    bl_options = {"INTERNAL"}
+
+    kind: StringProperty(options={"HIDDEN", "SKIP_SAVE"})
+    text: StringProperty(options={"HIDDEN", "SKIP_SAVE"})
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        self._timer = context.window_manager.event_timer_add(0.05, window=context.window)
+        context.window_manager.modal_handler_add(self)
+        return {"RUNNING_MODAL"}
+
+    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        if event.type != "TIMER":
+            return {"PASS_THROUGH"}
+        context.window_manager.event_timer_remove(self._timer)
+        self.report({self.kind}, self.text)
+        return {"FINISHED", "PASS_THROUGH"}
+
+
 class MSD_OT_dice(bpy.types.Operator):
     """Draw another seed"""
 
@@ -393,12 +535,19 @@ _CLASSES = (
     MSD_OT_lora_remove,
     MSD_OT_pause,
     MSD_OT_resume,
+    MSD_OT_finish,
     MSD_OT_stop,
     MSD_OT_discard,
     MSD_OT_again,
     MSD_OT_restore,
     MSD_OT_forget,
     MSD_OT_asset,
+    MSD_OT_show,
+    MSD_OT_choose,
+    MSD_OT_colours,
+    MSD_OT_mask,
+    MSD_OT_prompt,
+    MSD_OT_report,
     MSD_OT_dice,
     MSD_OT_server_start,
     MSD_OT_server_stop,

@@ -107,7 +107,7 @@ class RequestProperties:
     """
 
     mode: _property("mode", "Mode", items=[(name, *_MODE_NAMES[name], i) for i, name in enumerate(MODES)])
-    prompt: _property("prompt", "Prompt")
+    prompt: _property("prompt", "Prompt", options={"TEXTEDIT_UPDATE"})  # what is unknown is said as it is typed
     negative_prompt: _property("negative_prompt", "Negative")
     guidance: _property(
         "guidance", "Guidance", items=[(name, *_GUIDANCE_NAMES.get(name, (name, ""))) for name in GUIDANCES]

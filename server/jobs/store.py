@@ -300,7 +300,8 @@ class Store:
         """(job, client) of all queued jobs, in the order in which one executor would run them."""
         rows = self._execute(
             "SELECT id, client, finishing, priority, "
-            "(SELECT MAX(turn) FROM jobs AS other WHERE other.client = job.client) FROM jobs AS job WHERE state = ? ORDER BY finishing DESC, priority DESC, rowid",
+            "(SELECT MAX(turn) FROM jobs AS other WHERE other.client = job.client) "
+            "FROM jobs AS job WHERE state = ? ORDER BY finishing DESC, priority DESC, rowid",
             QUEUED,
         )
         turns = {client: turn for _, client, _, _, turn in rows}
