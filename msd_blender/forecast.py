@@ -28,7 +28,8 @@ monitor: Monitor[_Answer] = Monitor(_ask, max_age=20)
 
 
 def forecast(settings: Any) -> Forecast | None:
-    """The server's answer for the panel's settings, None before it has come: call it again from the next `draw`."""
+    """The server's answer for the panel's settings; before it has come the last one, as far as it still holds, so that
+    the panel does not jump while a prompt is typed. None where nothing is known. Call it again from the next `draw`."""
     global _asked, _request
     try:
         request = settings.request()
@@ -42,7 +43,12 @@ def forecast(settings: Any) -> Forecast | None:
         monitor.expire()
     if monitor.refresh() and not bpy.app.timers.is_registered(_take_answer):
         bpy.app.timers.register(_take_answer, first_interval=0.05)
-    return monitor.answer[1] if monitor.answer is not None and monitor.answer[0] == key else None
+    if monitor.answer is None:
+        return None
+    answered, answer = monitor.answer
+    if answered != key:
+        return Forecast([word for word in answer.unknown if word in request.prompt.lower()])
+    return answer
 
 
 def expire() -> None:

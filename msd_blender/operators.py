@@ -10,11 +10,12 @@ import bpy
 from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from . import history, jobs
-from .capture import capture_problem, object_problem, selected_meshes
+from .capture import capture_problem, selected_meshes
 from .connection import client_factory, data_folder, health_monitor, shared_server, terminal_command
 from .errors import ClientError
 from .live_job import LiveJob, find_live_job, find_live_job_on, running_jobs
 from .local_server import log_tail, open_terminal
+from .materials import image_of
 from .properties import RequestProperties
 from .protocol import FAILED, MAX_SEED
 
@@ -44,51 +45,36 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
         for name in RequestProperties.__annotations__:
             if not self.properties.is_property_set(name):
                 self.take_from(settings, name)
-        if self.mode != "generate":
-            return self._start_on_each(context)
-        first = self.seed
-        for number in range(settings.variants):
-            self.seed = (first + number) % _SEED_LIMIT
-            result = self._start(context, blocking=False)
-            if result == {"CANCELLED"}:
-                break
-        return result
-
-    def _start_on_each(self, context: bpy.types.Context) -> set[str]:
-        """Start a job on each selected mesh."""
-        active, chosen = context.active_object, selected_meshes(context)
-        result = {"FINISHED"}
-        for object in chosen:
-            context.view_layer.objects.active = object
-            if self._start(context, blocking=False) == {"CANCELLED"}:
-                result = {"CANCELLED"}
-        context.view_layer.objects.active = active
-        return result
+        self._start(context, settings.variants)
+        jobs.start_timer()
+        return {"FINISHED"} if self._started else {"CANCELLED"}
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        return self._start(context, blocking=True)
+        self._start(context)
+        while any(live_job in running_jobs for live_job in self._started):
+            self._started[0].session.wait(0.1)
+            jobs.tick()
+        errors = [live_job.session.error for live_job in self._started if live_job.session.error]
+        for error in errors:
+            self.report({"ERROR"}, error)
+        return {"CANCELLED"} if errors or not self._started else {"FINISHED"}
 
-    def _start(self, context: bpy.types.Context, blocking: bool) -> set[str]:
+    def _start(self, context: bpy.types.Context, variants: int = 1) -> None:
+        """Start the jobs: one for each variant, or for each selected mesh."""
+        self._started: list[LiveJob] = []
+        first = self.seed
         try:
-            object = None
-            if self.mode != "generate":
-                object = context.active_object
-                if problem := object_problem(object):
-                    raise ValueError(problem + ".")
-            live_job = jobs.start(self.request(), object, self.lock, self._image())
+            if self.mode == "generate":
+                for number in range(variants):
+                    self.seed = (first + number) % _SEED_LIMIT
+                    self._started.append(jobs.start(self.request(), None, self.lock, self._image()))
+            elif problem := capture_problem(context):
+                raise ValueError(problem + ".")
+            else:
+                for object in selected_meshes(context):
+                    self._started.append(jobs.start(self.request(), object, self.lock, self._image()))
         except (ValueError, ClientError) as error:
             self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-        if not blocking:
-            jobs.start_timer()
-            return {"FINISHED"}
-        while live_job in running_jobs:
-            live_job.session.wait(0.1)
-            jobs.tick()
-        if live_job.session.error:
-            self.report({"ERROR"}, live_job.session.error)
-            return {"CANCELLED"}
-        return {"FINISHED"}
 
     def _image(self) -> bpy.types.Image | None:
         """The image of the image prompt. Raises ValueError where the file has none of this name."""
@@ -373,8 +359,16 @@ class MSD_OT_colours(bpy.types.Operator):
         return context.space_data is not None and context.space_data.type == "VIEW_3D"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        context.space_data.shading.color_type = "TEXTURE"
+        context.space_data.shading.color_type = colour_type(context.object)
         return {"FINISHED"}
+
+
+def colour_type(object: bpy.types.Object | None) -> str:
+    """What a Solid view shows an object's colours by: its textures, or its vertices while it has none yet."""
+    if object is None or object.type != "MESH" or not object.data.color_attributes:
+        return "TEXTURE"
+    materials = [slot.material for slot in object.material_slots if slot.material is not None]
+    return "TEXTURE" if any(image_of(material, "texture") for material in materials) else "VERTEX"
 
 
 class MSD_OT_mask(bpy.types.Operator):

@@ -12,6 +12,7 @@ from .capture import capture_problem, selected_meshes
 from .connection import health_monitor, preferences
 from .job_session import CONNECTING, format_progress, format_seconds, progress_fraction
 from .live_job import LiveJob, find_live_job, running_jobs
+from .operators import colour_type
 from .presets import MSD_PT_presets
 from .properties import FIRST_VALUES
 from .protocol import CANCELLED, FAILED, FINISHED, OPTIONS, PAUSED, QUEUED, RUNNING, Job, JobRequest
@@ -93,8 +94,8 @@ class MSD_PT_generate(_Panel, bpy.types.Panel):
         known = forecast.forecast(settings)
         if known is not None and known.unknown:
             _wrapped_text(layout, f"{translated('Not known:')} {', '.join(known.unknown)}", context, icon="ERROR")
-        for sentence in known.warnings if known is not None else ():
-            _wrapped_text(layout, sentence, context, icon="INFO")
+        elif known is not None and known.warnings:
+            _wrapped_text(layout, known.warnings[0], context, icon="INFO")
         _props(layout, settings, "quality", "guidance")
         row = layout.row(align=True)
         row.prop(settings, "seed")
@@ -288,7 +289,7 @@ def _draw_other(column: Any, job: Job) -> None:
 def _draw_colours(layout: Any, context: bpy.types.Context) -> None:
     """A button for a Solid view that shows no textures."""
     space = context.space_data
-    if space is not None and space.shading.type == "SOLID" and space.shading.color_type != "TEXTURE":
+    if space is not None and space.shading.type == "SOLID" and space.shading.color_type != colour_type(context.object):
         layout.operator("msd.show_colours", icon="SHADING_TEXTURE")
 
 
