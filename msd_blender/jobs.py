@@ -30,6 +30,8 @@ _SOLID = {"MESH", "CURVE", "SURFACE", "META", "FONT", "VOLUME", "POINTCLOUD", "C
 
 _saved_keys: set[str] = set()  # of jobs that a saved file has a record of
 _was_undone = False  # since the last `tick`
+reports: list[tuple[str, str]] = []  # kind and line of each job that has ended, for `MSD_OT_report`
+_report_timer: bpy.types.Timer | None = None
 _drawn: list[tuple] = []  # what the panel shows of each running job
 
 
@@ -238,16 +240,25 @@ def _end(live_job: LiveJob) -> None:
 
 
 def tell(record: MSD_PG_job) -> None:
-    """Report a job's end in one line of Blender's status bar and info editor."""
-    if bpy.app.background or not bpy.context.window_manager.windows:
-        return
+    """Report a job's end in one line, by `MSD_OT_report`."""
+    global _report_timer
     kind, text = "INFO", f"{'Kept' if record.kept else record.state.capitalize()}: {record.name}"
     if record.state == FAILED:
         kind, text = "WARNING", f"{text}: {record.error}"
     elif details := history.details(record):
         text += f" ({details})"
-    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0]):
-        bpy.ops.msd.report("INVOKE_DEFAULT", kind=kind, text=text)
+    manager = bpy.context.window_manager
+    if manager.windows and not bpy.app.background:
+        reports.append((kind, text))
+        if _report_timer is None:
+            _report_timer = manager.event_timer_add(0.1, window=manager.windows[0])
+
+
+def end_report_timer() -> None:
+    global _report_timer
+    if _report_timer is not None:
+        bpy.context.window_manager.event_timer_remove(_report_timer)
+        _report_timer = None
 
 
 def _step_name(request: JobRequest) -> str:
@@ -265,6 +276,7 @@ def _on_save(*_: Any) -> None:
 @persistent
 def _before_load(*_: Any) -> None:
     detach_all()
+    end_report_timer()  # it does not outlive the file's window manager
 
 
 @persistent
@@ -296,6 +308,8 @@ def register() -> None:
 
 
 def unregister() -> None:
+    end_report_timer()
+    reports.clear()
     if bpy.app.timers.is_registered(tick):
         bpy.app.timers.unregister(tick)
     detach_all()

@@ -417,27 +417,26 @@ class MSD_OT_prompt(bpy.types.Operator):
 
 
 class MSD_OT_report(bpy.types.Operator):
-    """Report a line. (Blender shows reports of operators that the window runs, not of those that a timer calls: so this
-    one waits for the window's next event.)"""
+    """Report the ends of jobs in Blender's status bar and info editor.
+
+    Blender shows no reports of operators that a script calls, as from a timer. So the timer leaves a line here and asks
+    for an event, which runs this operator by its keymap.
+    """
 
     bl_idname = "msd.report"
     bl_label = "Text to 3D"
     bl_options = {"INTERNAL"}
 
-    kind: StringProperty(options={"HIDDEN", "SKIP_SAVE"})
-    text: StringProperty(options={"HIDDEN", "SKIP_SAVE"})
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return bool(jobs.reports)
 
-    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        self._timer = context.window_manager.event_timer_add(0.05, window=context.window)
-        context.window_manager.modal_handler_add(self)
-        return {"RUNNING_MODAL"}
-
-    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        if event.type != "TIMER":
-            return {"PASS_THROUGH"}
-        context.window_manager.event_timer_remove(self._timer)
-        self.report({self.kind}, self.text)
-        return {"FINISHED", "PASS_THROUGH"}
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        while jobs.reports:
+            kind, text = jobs.reports.pop(0)
+            self.report({kind}, text)
+        jobs.end_report_timer()
+        return {"FINISHED"}
 
 
 class MSD_OT_dice(bpy.types.Operator):
@@ -550,11 +549,23 @@ _CLASSES = (
 )
 
 
+_keymap_item: Any = None  # (keymap, item)
+
+
 def register() -> None:
+    global _keymap_item
     for cls in _CLASSES:
         bpy.utils.register_class(cls)
+    if (config := bpy.context.window_manager.keyconfigs.addon) is not None:  # None without a window
+        keymap = config.keymaps.new("Window")
+        _keymap_item = keymap, keymap.keymap_items.new(MSD_OT_report.bl_idname, "TIMER", "ANY", any=True)
 
 
 def unregister() -> None:
+    global _keymap_item
+    if _keymap_item is not None:
+        keymap, item = _keymap_item
+        keymap.keymap_items.remove(item)
+        _keymap_item = None
     for cls in reversed(_CLASSES):
         bpy.utils.unregister_class(cls)

@@ -314,10 +314,10 @@ def _draw_live(box: Any, live_job: LiveJob, context: bpy.types.Context) -> None:
     row.operator("msd.show", text="", icon="ZOOM_SELECTED").key = key
     row.operator("msd.discard", text="", icon="TRASH").key = key
     row = box.row(align=True)
-    finish = row.row(align=True)
-    has_grown, ends = session.progress and session.progress.iteration, session.job and session.job.finishing
-    finish.enabled = bool(has_grown) and not ends
-    finish.operator("msd.finish", icon="SHADERFX").key = key
+    if session.job is None or not session.job.finishing:
+        finish = row.row(align=True)
+        finish.enabled = bool(session.progress and session.progress.iteration)
+        finish.operator("msd.finish", icon="SHADERFX").key = key
     row.operator("msd.stop", text="Keep", icon="CHECKMARK").key = key
     if session.connection_error:
         _wrapped_text(

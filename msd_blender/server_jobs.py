@@ -7,10 +7,9 @@ import time
 
 import bpy
 
-from . import jobs
+from . import history, jobs
 from .connection import Monitor
-from .live_job import running_jobs
-from .protocol import Job
+from .protocol import PAUSED, RUNNING, Job
 
 monitor: Monitor[list[Job]] = Monitor(lambda client: client.jobs(active=True), max_age=2)
 
@@ -47,14 +46,9 @@ def find(id: str) -> Job | None:
 
 
 def others() -> list[Job]:
-    """The jobs that this Blender does not follow, those that run first and then by their places."""
-    followed = {live_job.session.id for live_job in running_jobs}
-    rest = [job for job in _shown if job.id not in followed and job.request.client_key not in _own_keys()]
-    return sorted(rest, key=lambda job: (job.state != "running", job.state == "paused", job.place))
-
-
-def _own_keys() -> set[str]:
-    return {live_job.request.client_key for live_job in running_jobs}
+    """The jobs that this file has no record of, those that run first and then by their places."""
+    rest = [job for job in _shown if history.find_record(job.request.client_key) is None]
+    return sorted(rest, key=lambda job: (job.state != RUNNING, job.state == PAUSED, job.place))
 
 
 def unregister() -> None:
