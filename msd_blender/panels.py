@@ -22,6 +22,7 @@ _ICONS = {FINISHED: "CHECKMARK", PAUSED: "PAUSE", FAILED: "ERROR", CANCELLED: "X
 _PENDING = {"pause": "Pausing…", "finish": "Finishing…", "stop": "Stopping…"}
 _MODE_ICONS = {"generate": "OUTLINER_OB_MESH", "texture": "TEXTURE", "refine": "SCULPTMODE_HLT"}
 _MOST_OTHERS = 5  # jobs of others that are listed
+NARROW = 240  # pixels at a scale of 1
 _EXAMPLES = (  # for models that know most things
     "a red mushroom with white dots",
     "a weathered wooden crate with iron bands",
@@ -52,21 +53,37 @@ class _Settings(_Panel):
         _props(self.layout, context.scene.msd, *self.names)
 
 
+def is_narrow(context: bpy.types.Context) -> bool:
+    """Whether the sidebar has no room for a name and its field side by side."""
+    region, scale = context.region, context.preferences.system.ui_scale or 1.0
+    return region is not None and region.width < NARROW * scale
+
+
 def _props(layout: Any, settings: Any, *names: str) -> None:
     """A row for each property, but for options that have no effect. One that is left open shows no number."""
-    layout.use_property_split = True
+    narrow = is_narrow(bpy.context)
+    layout.use_property_split = not narrow
     layout.use_property_decorate = False
     for name in filter(settings.sees, names):
+        title = settings.bl_rna.properties[name].name
         if name in FIRST_VALUES:
-            _switched(layout, settings, name, settings.bl_rna.properties[name].name, name)
+            _switched(layout, settings, name, title, name)
+        elif narrow and settings.bl_rna.properties[name].type != "BOOLEAN":
+            column = layout.column(align=True)
+            column.label(text=title)
+            column.prop(settings, name, text="")
         else:
             layout.prop(settings, name)
 
 
 def _switched(layout: Any, settings: Any, option: str, title: str, *names: str) -> None:
     """A row with a checkbox, and the properties where it is on; else what is used without them."""
-    row = layout.row(heading=title, align=True)
-    row.prop(settings, f"sets_{option}", text="")
+    if narrow := is_narrow(bpy.context):
+        layout.prop(settings, f"sets_{option}", text=title)
+        row = layout.row(align=True)
+    else:
+        row = layout.row(heading=title, align=True)
+        row.prop(settings, f"sets_{option}", text="")
     if getattr(settings, f"sets_{option}"):
         for name in names:
             row.prop(settings, name, text="")
@@ -74,7 +91,7 @@ def _switched(layout: Any, settings: Any, option: str, title: str, *names: str) 
         by_quality = option in ("iterations", "texture_size") and settings.quality != "STANDARD"
         none = OPTIONS[option].none  # short: the narrowest sidebar cuts what is longer
         text = "By Quality" if by_quality else "Automatic" if "server" in none else none.capitalize()
-        row.label(text=translated(text))
+        row.label(text=translated(text), icon="BLANK1" if narrow else "NONE")
 
 
 class MSD_PT_generate(_Panel, bpy.types.Panel):
@@ -85,7 +102,11 @@ class MSD_PT_generate(_Panel, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.msd
-        layout.row().prop(settings, "mode", expand=True)
+        narrow = is_narrow(context)
+        if narrow:
+            layout.prop(settings, "mode", text="")
+        else:
+            layout.row().prop(settings, "mode", expand=True)
         column = layout.column(align=True)
         row = column.row(align=True)
         _placeholder(row, settings, "prompt", "a red mushroom")
@@ -101,7 +122,7 @@ class MSD_PT_generate(_Panel, bpy.types.Panel):
         row.prop(settings, "seed")
         row.operator("msd.dice", text="", icon="FILE_REFRESH")
         if settings.mode == "generate":
-            layout.prop(settings, "variants")
+            _props(layout, settings, "variants")
         elif context.object is not None and context.object.type == "MESH":
             _lock(layout, settings, context.object)
         row = layout.row()
@@ -140,7 +161,9 @@ class MSD_MT_prompts(bpy.types.Menu):
 def _lock(layout: Any, owner: Any, object: bpy.types.Object, key: str = "") -> None:
     """The vertex group that must not change, and a brush that paints it."""
     row = layout.row(align=True)
-    row.prop_search(owner, "lock", object, "vertex_groups")
+    row.use_property_split = False
+    title = {"text": ""} if is_narrow(bpy.context) else {}
+    row.prop_search(owner, "lock", object, "vertex_groups", **title)
     row.operator("msd.paint_mask", text="", icon="WPAINT_HLT").key = key
 
 
@@ -155,7 +178,7 @@ class MSD_PT_result(_Settings, bpy.types.Panel):
 
 
 class MSD_PT_mean_shift(_Settings, bpy.types.Panel):
-    bl_label = "Diversity and Sharpness"
+    bl_label = "Guidance"
     names = ("guidance_scale", "diversity", "sharpness")
 
 
@@ -206,7 +229,7 @@ class MSD_PT_image_prompt(_Settings, bpy.types.Panel):
 
 
 class MSD_PT_model(_Settings, bpy.types.Panel):
-    bl_label = "Model and Device"
+    bl_label = "Model"
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.msd
@@ -229,6 +252,11 @@ class MSD_PT_model(_Settings, bpy.types.Panel):
 
 def _list(layout: Any, title: str, panel: str, chosen: str) -> None:
     """A row that opens a list of what the server has."""
+    if is_narrow(bpy.context):
+        column = layout.column(align=True)
+        column.label(text=title)
+        column.popover(panel, text=chosen)
+        return
     split = layout.split(factor=0.4, align=True)
     title_row = split.row()
     title_row.alignment = "RIGHT"
@@ -281,9 +309,9 @@ def _draw_other(column: Any, job: Job) -> None:
     """A job of another file, or of another person."""
     state = {RUNNING: "Running", PAUSED: "Paused"}.get(job.state, "Waiting")
     text = translated(state) + (f" {job.place}" if job.place else "") + (f", {job.machine}" if job.machine else "")
-    split = column.split(factor=0.55)
+    split = column if is_narrow(bpy.context) else column.split(factor=0.55)
     split.label(text=job.request.prompt, icon="PLAY" if job.state == RUNNING else _ICONS.get(job.state, "TIME"))
-    split.label(text=text)
+    split.label(text=text, icon="BLANK1" if split == column else "NONE")
 
 
 def _draw_colours(layout: Any, context: bpy.types.Context) -> None:
@@ -307,13 +335,17 @@ def _draw_live(box: Any, live_job: LiveJob, context: bpy.types.Context) -> None:
         factor, text = progress_fraction(session.progress), format_progress(session.progress)
         if session.state == PAUSED:
             text = f"{translated('Paused')}, {session.progress.iteration}/{session.progress.iterations}"
-    box.progress(factor=factor, text=translated(_PENDING[session.pending_action]) if session.pending_action else text)
+    text = translated(_PENDING[session.pending_action]) if session.pending_action else text
+    narrow = is_narrow(context)
+    box.progress(factor=factor, text=f"{factor:.0%}" if narrow else text)
+    if narrow:
+        _wrapped_text(box, text, context)
     row = box.row(align=True)
     resume = session.state == PAUSED or session.pending_action == "pause" or bool(session.edit_error)
     row.operator("msd.resume" if resume else "msd.pause", icon="PLAY" if resume else "PAUSE").key = key
     row.operator("msd.show", text="", icon="ZOOM_SELECTED").key = key
     row.operator("msd.discard", text="", icon="TRASH").key = key
-    row = box.row(align=True)
+    row = box.column(align=True) if narrow else box.row(align=True)
     if session.job is None or not session.job.finishing:
         finish = row.row(align=True)
         finish.enabled = bool(session.progress and session.progress.iteration)
@@ -370,6 +402,8 @@ class MSD_UL_jobs(bpy.types.UIList):
             row.label(text=item.name, icon_value=icon_id)
         else:
             row.label(text=item.name, icon=_ICONS.get(item.state, "TIME"))
+        if is_narrow(context):
+            return
         row = layout.row(align=True)
         row.alignment = "RIGHT"
         request = _request_of(item)
@@ -413,7 +447,7 @@ class MSD_PT_history(_Panel, bpy.types.Panel):
         elif record.state in _ICONS:
             column.label(text=record.state.capitalize(), icon=_ICONS[record.state])
         if about := _about(record):
-            column.label(text=about, icon="INFO")
+            _wrapped_text(column, about, context, icon="INFO")
         if record.error:
             _wrapped_text(column, record.error, context)
         if record.job and record.followable:
@@ -422,20 +456,25 @@ class MSD_PT_history(_Panel, bpy.types.Panel):
         column.operator("msd.show", icon="ZOOM_SELECTED")
         _draw_colours(column, context)
         column.operator("msd.again", icon="FILE_REFRESH")
-        column.operator("msd.again", text="Use These Settings", icon="SETTINGS").start = False
+        narrow = is_narrow(context)
+        column.operator(
+            "msd.again", text="Use Settings" if narrow else "Use These Settings", icon="SETTINGS"
+        ).start = False
         if record.result is not None:
-            column.operator("msd.restore", icon="LOOP_BACK")
+            column.operator("msd.restore", text="Restore" if narrow else "Restore This Version", icon="LOOP_BACK")
         if record.before is not None:
-            column.operator("msd.restore", text="Restore From Before", icon="LOOP_BACK").before = True
+            text = "From Before" if narrow else "Restore From Before"
+            column.operator("msd.restore", text=text, icon="LOOP_BACK").before = True
         column.operator("msd.mark_asset", icon="ASSET_MANAGER")
-        row = layout.row(align=True)
+        row = layout.column(align=True) if narrow else layout.row(align=True)
         row.operator("msd.discard", text="Discard", icon="TRASH")
         row.operator("msd.forget", text="Remove", icon="X")
 
     def _draw_variants(self, variants: list[Any], context: bpy.types.Context) -> None:
         """The pictures of jobs that differ in their seeds, to choose from."""
         scale = context.preferences.system.ui_scale or 1.0
-        grid = self.layout.grid_flow(columns=max(2, int(context.region.width / (110 * scale))), even_columns=True)
+        columns = max(2, int(context.region.width / (110 * scale)))
+        grid = self.layout.grid_flow(row_major=True, columns=columns, even_columns=True)
         for record in variants:
             cell = grid.box().column(align=True)
             if icon_id := icons.icon_id(record.key, record.picture):
@@ -522,7 +561,7 @@ def _placeholder(layout: Any, settings: Any, name: str, text: str) -> None:
 def _wrapped_text(layout: Any, text: str, context: bpy.types.Context, icon: str = "NONE") -> None:
     """A sentence in as many labels as the sidebar's width needs."""
     scale = context.preferences.system.ui_scale
-    width = max(16, int(context.region.width / (7.2 * scale)) - 8)
+    width = max(10, int(context.region.width / (7.2 * scale)) - (8 if icon == "NONE" else 11))
     column = layout.column(align=True)
     column.scale_y = 0.8
     for part in textwrap.wrap(text, width):

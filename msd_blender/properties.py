@@ -246,6 +246,8 @@ class MSD_PG_settings(RequestProperties, bpy.types.PropertyGroup):
         """Whether a property has an effect, as the others stand."""
         if name in OPTIONS and self.mode not in OPTIONS[name].modes:
             return False
+        if name == "variants":
+            return bool(self.mode == "generate")
         if name in ("diversity", "sharpness"):
             return bool(self.guidance == "msd")
         return not (name == "target_faces" and self.mode == "refine" and not self.remesh)
