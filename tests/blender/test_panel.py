@@ -240,3 +240,15 @@ def test_a_paused_job_is_finished(remote: LocalServer, tiny: dict[str, Any]) -> 
     update_until(lambda: session.state == RUNNING)
     finish_jobs()
     assert records()[0].state == FINISHED
+
+
+def test_the_panel_is_translated_into_no_language_by_half(addon: Any) -> None:
+    """There are no translations: Blender would refuse these if the extension had registered any."""
+    bpy.app.translations.register("msd_blender", {})
+    bpy.app.translations.unregister("msd_blender")
+
+
+def test_an_end_is_told_in_one_line(addon: Any) -> None:
+    jobs.reports.append(("INFO", "Finished: a red mushroom (9,812 faces, 2:41)"))
+    assert bpy.ops.msd.report() == {"FINISHED"} and not jobs.reports
+    assert not bpy.ops.msd.report.poll()
