@@ -22,6 +22,8 @@ With bpy, on the main thread only:
     history             the record of each job in the .blend, and the versions of its object
     jobs                the timer and the handlers (load, save, undo) that drive the live jobs
     undo                undo and redo while jobs run: **one record and one object for each job**
+    server_jobs         all jobs that the server has under way
+    forecast            what the server says of a job before it starts
     model_list          what the server has: lists to choose from, and sentences on what does not fit
     operators, panels, properties, presets, preferences, icons      the user interface
     output, api         files of a job without a window; functions for scripts
@@ -38,9 +40,35 @@ from .version import __version__ as __version__
 
 
 def _modules() -> tuple[ModuleType, ...]:
-    from . import commands, history, icons, jobs, model_list, operators, panels, preferences, presets, properties
+    from . import (
+        commands,
+        forecast,
+        history,
+        icons,
+        jobs,
+        model_list,
+        operators,
+        panels,
+        preferences,
+        presets,
+        properties,
+        server_jobs,
+    )
 
-    return preferences, icons, properties, history, jobs, operators, presets, model_list, panels, commands
+    return (
+        preferences,
+        icons,
+        properties,
+        history,
+        jobs,
+        operators,
+        presets,
+        model_list,
+        server_jobs,
+        forecast,
+        panels,
+        commands,
+    )
 
 
 def register() -> None:

@@ -58,14 +58,28 @@ class CapturedMesh:
         return bool(np.linalg.det(self.linear) < 0)
 
 
+_NO_MESH = "Select a mesh object first"
+
+
 def capture_problem(context: bpy.types.Context) -> str:
-    """Why the active object cannot be sent, "" where it can. Quick, for `poll`; `capture` checks the rest."""
-    selected = [item for item in context.selected_objects if item.type == "MESH"]
-    object = context.active_object
+    """Why the selected meshes cannot be sent, "" where they can. Quick, for `poll`; `capture` checks the rest."""
+    chosen = selected_meshes(context)
+    if len({object.data for object in chosen}) < len(chosen):
+        return "Several selected objects have one mesh: select one of them"
+    return next((problem for object in chosen if (problem := object_problem(object))), "" if chosen else _NO_MESH)
+
+
+def selected_meshes(context: bpy.types.Context) -> list[bpy.types.Object]:
+    """The mesh objects that a job of the panel starts on: those that are selected, else the active one."""
+    active = context.active_object
+    chosen = [object for object in context.selected_objects if object.type == "MESH"]
+    return chosen or ([active] if active is not None and active.type == "MESH" else [])
+
+
+def object_problem(object: bpy.types.Object | None) -> str:
+    """As `capture_problem`, for one object."""
     if object is None or object.type != "MESH":
-        return "Select a mesh object first"
-    if len(selected) > 1:
-        return f"{len(selected)} meshes are selected: select one, or join them"
+        return _NO_MESH
     if object.mode == "EDIT":
         return "Leave Edit Mode first"
     if not object.data.polygons:

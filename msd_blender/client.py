@@ -24,6 +24,7 @@ from .errors import ClientError
 from .protocol import (
     PROTOCOL_VERSION,
     Edit,
+    Forecast,
     Health,
     Job,
     JobRequest,
@@ -102,6 +103,10 @@ class Client:
         """What the server's machine has, models first. The first call after new files came may take seconds."""
         return self._call(list[Model], "GET", "/v1/models", timeout=MODELS_TIMEOUT)
 
+    def forecast(self, request: JobRequest) -> Forecast:
+        """What is known of a job before it is submitted. The first call may take seconds."""
+        return self._call(Forecast, "POST", "/v1/forecast", to_dict(request), timeout=MODELS_TIMEOUT)
+
     def submit(self, request: JobRequest) -> Job:
         return self._call(Job, "POST", "/v1/jobs", to_dict(request))
 
@@ -116,8 +121,9 @@ class Client:
     def job(self, id: str) -> Job:
         return self._call(Job, "GET", f"/v1/jobs/{quote(id, '')}")
 
-    def jobs(self) -> list[Job]:
-        return self._call(list[Job], "GET", "/v1/jobs")
+    def jobs(self, active: bool = False) -> list[Job]:
+        """All jobs, newest first, or those that wait, run or are paused."""
+        return self._call(list[Job], "GET", "/v1/jobs" + ("?active=true" if active else ""))
 
     def cancel(self, id: str) -> Job:
         return self._call(Job, "POST", f"/v1/jobs/{quote(id, '')}/cancel")
@@ -128,6 +134,10 @@ class Client:
     def resume(self, id: str) -> Job:
         """Resume a job that is paused, or that failed and has a checkpoint."""
         return self._call(Job, "POST", f"/v1/jobs/{quote(id, '')}/resume")
+
+    def finish(self, id: str) -> Job:
+        """Let a job grow no more, and make its result of what is there."""
+        return self._call(Job, "POST", f"/v1/jobs/{quote(id, '')}/finish")
 
     def edit(self, id: str, edit: Edit) -> Job:
         """Continue a queued, running or paused job from an artist's edit."""

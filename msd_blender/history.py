@@ -13,6 +13,7 @@ import numpy as np
 from bpy.props import (
     BoolProperty,
     CollectionProperty,
+    FloatProperty,
     FloatVectorProperty,
     IntProperty,
     PointerProperty,
@@ -20,6 +21,7 @@ from bpy.props import (
 )
 
 from .icons import set_object_preview
+from .job_session import format_seconds
 from .live_job import find_live_job
 from .materials import image_of, is_linked
 from .nodes import KINDS
@@ -62,6 +64,8 @@ class MSD_PG_job(bpy.types.PropertyGroup):
     place: FloatVectorProperty(size=3)  # location of a new object
     kept: BoolProperty()  # the artist stopped it and kept what was reached
     picture: StringProperty()  # the thumbnail, by `encode_thumbnail`
+    seconds: FloatProperty()  # of work, by the server's last report
+    faces: IntProperty()  # of the object when the job ended
     object: PointerProperty(type=bpy.types.Object)
     image_prompt: PointerProperty(type=bpy.types.Image)
     before: PointerProperty(type=bpy.types.Mesh)  # the version from before the job
@@ -132,6 +136,47 @@ def object_of(record: MSD_PG_job) -> bpy.types.Object | None:
     if record.object is None:
         return find_object(record.key)
     return record.object if record.object.users_scene else None
+
+
+def details(record: MSD_PG_job) -> str:
+    """Faces and time of an ended job: "9,812 faces, 2:41"; what is not known is left out."""
+    faces = [f"{record.faces:,} faces"] if record.faces else []
+    return ", ".join(faces + ([format_seconds(record.seconds)] if record.seconds else []))
+
+
+def select(object: bpy.types.Object) -> bool:
+    """Make the object the only one that is selected; False where the scene's view layer does not show it, or the artist
+    is in another mode."""
+    layer = bpy.context.view_layer
+    active = layer.objects.active
+    if object.name not in layer.objects or (active is not None and active.mode != "OBJECT"):
+        return False
+    for each in layer.objects:
+        each.select_set(each == object)
+    layer.objects.active = object
+    return True
+
+
+def _show(scene: bpy.types.Scene, index: int) -> None:
+    """A click into the list shows a job, and selects its object."""
+    scene.msd_job = index
+    object = object_of(scene.msd_jobs[index])
+    if object is not None and scene == bpy.context.scene:
+        select(object)
+
+
+def variants_of(record: MSD_PG_job) -> list[MSD_PG_job]:
+    """The records of one scene that are like this one but for their seeds and what came of them; itself among them."""
+
+    def wish(each: MSD_PG_job) -> dict[str, Any] | None:
+        try:
+            return {name: value for name, value in json.loads(each.wish).items() if name not in ("seed", "client_key")}
+        except (ValueError, AttributeError):
+            return None
+
+    own = wish(record)
+    records = record.id_data.msd_jobs if own is not None else [record]
+    return [each for each in records if each == record or wish(each) == own]
 
 
 def mark_asset(object: bpy.types.Object, record: MSD_PG_job) -> None:
@@ -258,8 +303,9 @@ def register() -> None:
     bpy.utils.register_class(MSD_PG_job)
     bpy.types.Scene.msd_jobs = CollectionProperty(type=MSD_PG_job)
     bpy.types.Scene.msd_job = IntProperty(name="Job", description="The job that the panel shows")
+    bpy.types.Scene.msd_shown_job = IntProperty(get=lambda scene: scene.msd_job, set=_show, options={"SKIP_SAVE"})
 
 
 def unregister() -> None:
-    del bpy.types.Scene.msd_jobs, bpy.types.Scene.msd_job
+    del bpy.types.Scene.msd_jobs, bpy.types.Scene.msd_job, bpy.types.Scene.msd_shown_job
     bpy.utils.unregister_class(MSD_PG_job)

@@ -64,7 +64,7 @@ class JobSession:
         error: one sentence once the job failed, else "".
         connection_error: why the server cannot be reached at the moment, "" while it can.
         edit_error: why the server did not take an edit, "" without such an edit.
-        pending_action: "pause" or "stop" while the server has not carried that out yet, else "".
+        pending_action: "pause", "finish" or "stop" while the server has not carried that out yet, else "".
         update_milliseconds: main-thread time of each update of the scene.
     """
 
@@ -162,6 +162,11 @@ class JobSession:
     def pause(self) -> None:
         self.pending_action = "pause"
         self._commands.put((lambda client: client.pause(self._job_id), False))
+
+    def finish(self) -> None:
+        """Ask the server to grow the job no more, and to make its result of what is there."""
+        self.edit_error, self.pending_action = "", "finish"
+        self._commands.put((lambda client: client.finish(self._job_id), False))
 
     def resume(self) -> None:
         """Resume a paused job; an edit that was refused is given up."""
@@ -369,6 +374,11 @@ def format_progress(progress: Progress) -> str:
     done = "" if progress.share is None else f" {progress.share:.0%},"
     text = f"{progress.phase}{done} {progress.iteration}/{progress.iterations}"
     if progress.eta is not None:
-        minutes, seconds = divmod(round(progress.eta), 60)
-        text += f", {minutes}:{seconds:02d} left"
+        text += f", {format_seconds(progress.eta)} left"
     return text
+
+
+def format_seconds(seconds: float) -> str:
+    """Minutes and seconds: 2:41."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -10,20 +10,28 @@ from typing import Any
 import bpy
 import numpy as np
 from bpy.app.handlers import persistent
+from mathutils import Vector
 
-from . import connection, history, icons, undo
+from . import connection, forecast, history, icons, undo
 from .connection import client_factory, server_location
 from .errors import ClientError
 from .history import MSD_PG_job
 from .live_job import LiveJob, find_live_job, find_live_job_on, running_jobs
 from .materials import encode_image
-from .protocol import CANCELLED, FINISHED, JobRequest, picture_id
+from .protocol import CANCELLED, FAILED, FINISHED, JobRequest, picture_id
 from .thumbnails import encode_thumbnail, render_thumbnail
 
 TICK_SECONDS = 0.05
+NEW_SIZE = 2.0  # metres: an edge of the box that a new object is given room in
+GAP = 0.5  # metres between a new object and what stands beside it
+LARGE = 10 * NEW_SIZE  # metres: what is larger is the surroundings
+TOUCHING = 0.05  # metres that boxes may share
+_SOLID = {"MESH", "CURVE", "SURFACE", "META", "FONT", "VOLUME", "POINTCLOUD", "CURVES"}
 
 _saved_keys: set[str] = set()  # of jobs that a saved file has a record of
 _was_undone = False  # since the last `tick`
+reports: list[tuple[str, str]] = []  # kind and line of each job that has ended, for `MSD_OT_report`
+_report_timer: bpy.types.Timer | None = None
 _drawn: list[tuple] = []  # what the panel shows of each running job
 
 
@@ -43,7 +51,7 @@ def start(
         request.image_prompt = picture_id(picture)
         request.validate(uploaded=False)
     connection.shared_server.allow_start()
-    location = bpy.context.scene.cursor.location.copy()
+    location = free_place(bpy.context.scene.cursor.location)
     live_job = LiveJob(request, client_factory(), object, lock, location=location, lasting=True, picture=picture)
     live_job.server, live_job.image = server_location(), image.session_uid if image else 0
     undo.write_back(live_job)
@@ -52,6 +60,32 @@ def start(
         undo.mark(object, request.client_key)
     undo.push(_step_name(request))
     return live_job
+
+
+def free_place(wanted: Vector) -> Vector:
+    """The first place from here along +X where a new object stands in no other, and in none that will be made.
+
+    The floor, and what is much larger than a new object, such as a room, are not in the way.
+    """
+    boxes = []
+    for object in bpy.context.view_layer.objects:
+        if object.type in _SOLID and object.visible_get() and any(any(corner) for corner in object.bound_box):
+            corners = [object.matrix_world @ Vector(corner) for corner in object.bound_box]
+            low, high = (Vector(map(end, zip(*corners))) for end in (min, max))
+            if max(high - low) < LARGE:
+                boxes.append((low, high))
+    half = Vector((NEW_SIZE / 2,) * 3)
+    boxes += [
+        (job.location - half, job.location + half)
+        for job in running_jobs
+        if job.request.mode == "generate" and job.object is None and job.location is not None
+    ]
+    place = wanted.copy()
+    for low, high in sorted(boxes, key=lambda box: box[0].x):
+        shared = [min(place[i] + half[i], high[i]) - max(place[i] - half[i], low[i]) for i in range(3)]
+        if min(shared) > TOUCHING:
+            place.x = high.x + half.x + GAP
+    return place
 
 
 def attach(record: MSD_PG_job) -> LiveJob:
@@ -174,6 +208,8 @@ def _update_record(live_job: LiveJob) -> None:
         connection.health_monitor.expire()  # the worker has become busy or idle
     object = live_job.object
     if object is not None and record.object != object:
+        if record.object is None and live_job.request.mode == "generate":
+            history.select(object)
         record.object = object
         record.object["msd_server"] = record.server
 
@@ -192,10 +228,37 @@ def _end(live_job: LiveJob) -> None:
         if record.result is not None:
             history.remove_mesh(record.result)
         record.result = history.copy_version(object)
+        record.faces = len(object.data.polygons)
+    if record is not None:
+        record.seconds = session.progress.elapsed if session.progress else 0
+        tell(record)
+    forecast.expire()
     undo.remember(live_job, record, session.state)
     undo.unmark(live_job.request.client_key)
     if object is not None:
         undo.push(_step_name(live_job.request))
+
+
+def tell(record: MSD_PG_job) -> None:
+    """Report a job's end in one line, by `MSD_OT_report`."""
+    global _report_timer
+    kind, text = "INFO", f"{'Kept' if record.kept else record.state.capitalize()}: {record.name}"
+    if record.state == FAILED:
+        kind, text = "WARNING", f"{text}: {record.error}"
+    elif details := history.details(record):
+        text += f" ({details})"
+    manager = bpy.context.window_manager
+    if manager.windows and not bpy.app.background:
+        reports.append((kind, text))
+        if _report_timer is None:
+            _report_timer = manager.event_timer_add(0.1, window=manager.windows[0])
+
+
+def end_report_timer() -> None:
+    global _report_timer
+    if _report_timer is not None:
+        bpy.context.window_manager.event_timer_remove(_report_timer)
+        _report_timer = None
 
 
 def _step_name(request: JobRequest) -> str:
@@ -213,6 +276,7 @@ def _on_save(*_: Any) -> None:
 @persistent
 def _before_load(*_: Any) -> None:
     detach_all()
+    end_report_timer()  # it does not outlive the file's window manager
 
 
 @persistent
@@ -244,6 +308,8 @@ def register() -> None:
 
 
 def unregister() -> None:
+    end_report_timer()
+    reports.clear()
     if bpy.app.timers.is_registered(tick):
         bpy.app.timers.unregister(tick)
     detach_all()

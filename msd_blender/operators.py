@@ -10,11 +10,12 @@ import bpy
 from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from . import history, jobs
-from .capture import capture_problem
+from .capture import capture_problem, selected_meshes
 from .connection import client_factory, data_folder, health_monitor, shared_server, terminal_command
 from .errors import ClientError
 from .live_job import LiveJob, find_live_job, find_live_job_on, running_jobs
 from .local_server import log_tail, open_terminal
+from .materials import image_of
 from .properties import RequestProperties
 from .protocol import FAILED, MAX_SEED
 
@@ -34,7 +35,7 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
         if settings.mode == "generate":
             return True
         problem = capture_problem(context)
-        if not problem and find_live_job_on(context.active_object):
+        if not problem and any(map(find_live_job_on, selected_meshes(context))):
             problem = "A job works on this object already: stop it first"
         cls.poll_message_set(problem or "Ready")
         return not problem
@@ -44,42 +45,36 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
         for name in RequestProperties.__annotations__:
             if not self.properties.is_property_set(name):
                 self.take_from(settings, name)
-        count, first = settings.variants if self.mode == "generate" else 1, self.seed
-        cursor = context.scene.cursor
-        location = cursor.location.copy()
-        for number in range(count):
-            self.seed = (first + number) % _SEED_LIMIT
-            cursor.location.x = location.x + 2.5 * number
-            result = self._start(context, blocking=False)
-            if result == {"CANCELLED"}:
-                break
-        cursor.location = location
-        return result
+        self._start(context, settings.variants)
+        jobs.start_timer()
+        return {"FINISHED"} if self._started else {"CANCELLED"}
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        return self._start(context, blocking=True)
+        self._start(context)
+        while any(live_job in running_jobs for live_job in self._started):
+            self._started[0].session.wait(0.1)
+            jobs.tick()
+        errors = [live_job.session.error for live_job in self._started if live_job.session.error]
+        for error in errors:
+            self.report({"ERROR"}, error)
+        return {"CANCELLED"} if errors or not self._started else {"FINISHED"}
 
-    def _start(self, context: bpy.types.Context, blocking: bool) -> set[str]:
+    def _start(self, context: bpy.types.Context, variants: int = 1) -> None:
+        """Start the jobs: one for each variant, or for each selected mesh."""
+        self._started: list[LiveJob] = []
+        first = self.seed
         try:
-            object = None
-            if self.mode != "generate":
-                if problem := capture_problem(context):
-                    raise ValueError(problem + ".")
-                object = context.active_object
-            live_job = jobs.start(self.request(), object, self.lock, self._image())
+            if self.mode == "generate":
+                for number in range(variants):
+                    self.seed = (first + number) % _SEED_LIMIT
+                    self._started.append(jobs.start(self.request(), None, self.lock, self._image()))
+            elif problem := capture_problem(context):
+                raise ValueError(problem + ".")
+            else:
+                for object in selected_meshes(context):
+                    self._started.append(jobs.start(self.request(), object, self.lock, self._image()))
         except (ValueError, ClientError) as error:
             self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-        if not blocking:
-            jobs.start_timer()
-            return {"FINISHED"}
-        while live_job in running_jobs:
-            live_job.session.wait(0.1)
-            jobs.tick()
-        if live_job.session.error:
-            self.report({"ERROR"}, live_job.session.error)
-            return {"CANCELLED"}
-        return {"FINISHED"}
 
     def _image(self) -> bpy.types.Image | None:
         """The image of the image prompt. Raises ValueError where the file has none of this name."""
@@ -175,6 +170,19 @@ class MSD_OT_resume(_JobOperator, bpy.types.Operator):
         except (ValueError, RuntimeError) as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
+        return {"FINISHED"}
+
+
+class MSD_OT_finish(_JobOperator, bpy.types.Operator):
+    """Let the job grow no more: what is there is unwrapped, textured and finished"""
+
+    bl_idname = "msd.finish"
+    bl_label = "Finish Now"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        if (live_job := self.live_job(context)) is None:
+            return {"CANCELLED"}
+        live_job.session.finish()
         return {"FINISHED"}
 
 
@@ -304,6 +312,133 @@ class MSD_OT_asset(_JobOperator, bpy.types.Operator):
         return {"FINISHED"}
 
 
+class MSD_OT_show(_JobOperator, bpy.types.Operator):
+    """Select the job's object and bring it into view"""
+
+    bl_idname = "msd.show"
+    bl_label = "Show"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        record = self.record(context)
+        object = history.object_of(record) if record else None
+        if object is None or not history.select(object):
+            self.report({"ERROR"}, "The object is not in this view layer, or another one is being edited.")
+            return {"CANCELLED"}
+        region = next((each for each in context.area.regions if each.type == "WINDOW"), None) if context.area else None
+        if region is not None and context.area.type == "VIEW_3D":
+            with context.temp_override(region=region):
+                bpy.ops.view3d.view_selected()
+        return {"FINISHED"}
+
+
+class MSD_OT_choose(_JobOperator, bpy.types.Operator):
+    """Keep this variant, and take back the others"""
+
+    bl_idname = "msd.choose"
+    bl_label = "Choose This"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        if (record := self.record(context)) is None:
+            return {"CANCELLED"}
+        key = record.key
+        for other in [each.key for each in history.variants_of(record) if each.key != key]:
+            jobs.discard(history.find_record(other))
+        return {"FINISHED"}
+
+
+class MSD_OT_colours(bpy.types.Operator):
+    """Show the colours in this viewport's Solid view"""
+
+    bl_idname = "msd.show_colours"
+    bl_label = "Show Colours"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return context.space_data is not None and context.space_data.type == "VIEW_3D"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        context.space_data.shading.color_type = colour_type(context.object)
+        return {"FINISHED"}
+
+
+def colour_type(object: bpy.types.Object | None) -> str:
+    """What a Solid view shows an object's colours by: its textures, or its vertices while it has none yet."""
+    if object is None or object.type != "MESH" or not object.data.color_attributes:
+        return "TEXTURE"
+    materials = [slot.material for slot in object.material_slots if slot.material is not None]
+    return "TEXTURE" if any(image_of(material, "texture") for material in materials) else "VERTEX"
+
+
+class MSD_OT_mask(bpy.types.Operator):
+    """Paint what must not change: makes a vertex group for it and enters Weight Paint"""
+
+    bl_idname = "msd.paint_mask"
+    bl_label = "Paint a Mask"
+    bl_options = {"REGISTER", "UNDO"}
+
+    key: StringProperty(
+        name="Job", description="Of the running job that gets the mask; empty: the next job", options={"SKIP_SAVE"}
+    )
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        cls.poll_message_set("Select a mesh object first")
+        return context.object is not None and context.object.type == "MESH"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        live_job = find_live_job(self.key) if self.key else None
+        object = context.object if live_job is None else live_job.object
+        if object is None or (object != context.object and not history.select(object)):
+            self.report({"ERROR"}, "The object is not there: leave the mode of the other one first.")
+            return {"CANCELLED"}
+        target = context.scene.msd if live_job is None else history.find_record(self.key)
+        group = object.vertex_groups.get(target.lock) or object.vertex_groups.new(name="Mask")
+        object.vertex_groups.active = group
+        target.lock = group.name
+        if object.mode != "WEIGHT_PAINT":
+            bpy.ops.object.mode_set(mode="WEIGHT_PAINT")
+        return {"FINISHED"}
+
+
+class MSD_OT_prompt(bpy.types.Operator):
+    """Take this prompt"""
+
+    bl_idname = "msd.prompt"
+    bl_label = "Prompt"
+    bl_options = {"UNDO", "INTERNAL"}
+
+    text: StringProperty(options={"HIDDEN"})
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        context.scene.msd.prompt = self.text
+        return {"FINISHED"}
+
+
+class MSD_OT_report(bpy.types.Operator):
+    """Report the ends of jobs in Blender's status bar and info editor.
+
+    Blender shows no reports of operators that a script calls, as from a timer. So the timer leaves a line here and asks
+    for an event, which runs this operator by its keymap.
+    """
+
+    bl_idname = "msd.report"
+    bl_label = "Text to 3D"
+    bl_options = {"INTERNAL"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return bool(jobs.reports)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        while jobs.reports:
+            kind, text = jobs.reports.pop(0)
+            self.report({kind}, text)
+        jobs.end_report_timer()
+        return {"FINISHED"}
+
+
 class MSD_OT_dice(bpy.types.Operator):
     """Draw another seed"""
 
@@ -393,12 +528,19 @@ _CLASSES = (
     MSD_OT_lora_remove,
     MSD_OT_pause,
     MSD_OT_resume,
+    MSD_OT_finish,
     MSD_OT_stop,
     MSD_OT_discard,
     MSD_OT_again,
     MSD_OT_restore,
     MSD_OT_forget,
     MSD_OT_asset,
+    MSD_OT_show,
+    MSD_OT_choose,
+    MSD_OT_colours,
+    MSD_OT_mask,
+    MSD_OT_prompt,
+    MSD_OT_report,
     MSD_OT_dice,
     MSD_OT_server_start,
     MSD_OT_server_stop,
@@ -407,11 +549,23 @@ _CLASSES = (
 )
 
 
+_keymap_item: Any = None  # (keymap, item)
+
+
 def register() -> None:
+    global _keymap_item
     for cls in _CLASSES:
         bpy.utils.register_class(cls)
+    if (config := bpy.context.window_manager.keyconfigs.addon) is not None:  # None without a window
+        keymap = config.keymaps.new("Window")
+        _keymap_item = keymap, keymap.keymap_items.new(MSD_OT_report.bl_idname, "TIMER", "ANY", any=True)
 
 
 def unregister() -> None:
+    global _keymap_item
+    if _keymap_item is not None:
+        keymap, item = _keymap_item
+        keymap.keymap_items.remove(item)
+        _keymap_item = None
     for cls in reversed(_CLASSES):
         bpy.utils.unregister_class(cls)

@@ -107,7 +107,7 @@ class RequestProperties:
     """
 
     mode: _property("mode", "Mode", items=[(name, *_MODE_NAMES[name], i) for i, name in enumerate(MODES)])
-    prompt: _property("prompt", "Prompt")
+    prompt: _property("prompt", "Prompt", options={"TEXTEDIT_UPDATE"})  # what is unknown is said as it is typed
     negative_prompt: _property("negative_prompt", "Negative")
     guidance: _property(
         "guidance", "Guidance", items=[(name, *_GUIDANCE_NAMES.get(name, (name, ""))) for name in GUIDANCES]
@@ -246,6 +246,8 @@ class MSD_PG_settings(RequestProperties, bpy.types.PropertyGroup):
         """Whether a property has an effect, as the others stand."""
         if name in OPTIONS and self.mode not in OPTIONS[name].modes:
             return False
+        if name == "variants":
+            return bool(self.mode == "generate")
         if name in ("diversity", "sharpness"):
             return bool(self.guidance == "msd")
         return not (name == "target_faces" and self.mode == "refine" and not self.remesh)

@@ -52,12 +52,16 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
     body = operation.get("requestBody", {}).get("content", {})
     for kind, content in body.items():
         schema = content["schema"]
+        if schema.get("title") == "JobRequest" and path != "/v1/jobs":
+            lines.append("Body: that of `POST /v1/jobs`\n")
+            continue
         lines.append(f"Body: `{kind}`" + (":\n" if "properties" in schema else "\n"))
         if "properties" in schema:
             lines.append(_table(schema))
     for parameter in operation.get("parameters", []):
         if parameter["in"] != "path":
-            lines.append(f"Header `{parameter['name']}`: {_type(parameter['schema'])}\n")
+            place = "Query" if parameter["in"] == "query" else "Header"
+            lines.append(f"{place} `{parameter['name']}`: {_type(parameter['schema'])}\n")
     answers = []
     for status, answer in sorted(operation["responses"].items()):
         kinds = [_name(each["schema"]) or kind for kind, each in answer.get("content", {}).items() if "schema" in each]

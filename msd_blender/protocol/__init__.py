@@ -11,10 +11,12 @@ GET     /metrics                   counts, in Prometheus's text format
 GET     /models                    a list of `Model`: what the server's machine has
 POST    /meshes                    a frame of `UPLOADED` arrays -> `Upload`, for `JobRequest.mesh`
 POST    /pictures                  a PNG, JPEG or WebP file -> `Picture`, for `JobRequest.image_prompt`
+POST    /forecast                  `JobRequest` -> `Forecast`: what is known of a job that is not submitted yet
 POST    /jobs                      `JobRequest` -> `Job`; the same `client_key` gives the same job
-GET     /jobs, /jobs/{id}          `Job`
+GET     /jobs, /jobs/{id}          `Job`; ``/jobs?active=true`` those that have not ended
 POST    /jobs/{id}/cancel          `Job`; the worker keeps the last state as the job's files
 POST    /jobs/{id}/pause, …/resume `Job`; a paused one keeps its place, not the worker
+POST    /jobs/{id}/finish          `Job`; it grows no more, and what is there becomes its result
 POST    /jobs/{id}/edit            `Edit` -> `Job`; the artist's changes, from which the job goes on
 GET     /jobs/{id}/events          server-sent events, each data a `Progress`, `Log` or `Job`
 GET     /jobs/{id}/snapshots       chunked stream of length-prefixed `Snapshot` frames
@@ -62,6 +64,7 @@ from .messages import (
     STATES,
     WRITING,
     Edit,
+    Forecast,
     Health,
     Job,
     Log,
@@ -109,6 +112,7 @@ __all__ = [
     "FILES",
     "FINAL_STATES",
     "FINISHED",
+    "Forecast",
     "GUIDANCES",
     "Health",
     "Job",

@@ -89,6 +89,11 @@ class Job:
     files: list[str] = field(default_factory=list, metadata={"description": "names of the files that the job left"})
     edits: int = _described("number of meshes that edits put in the asset's place", 0)
     machine: str = _described("the machine of a cluster on which the job runs; empty: the server's, or none", "")
+    finishing: bool = _described("whether it grows no more: it was asked to finish", False)
+    place: int = _described(
+        "place in the queue of a job that waits, 1 for the next; 0: it does not wait. Events leave it out", 0
+    )
+    waits_for: str = _described("why a job with a place waits, one sentence; empty: it begins at once", "")
 
     @property
     def ended(self) -> bool:
@@ -142,12 +147,32 @@ class Model:
     resolution: int | None = _described("edge of a model's pictures, pixels; null: unknown, or no model", None)
     size: int = _described("bytes of its files", 0)
     problem: str = _described("one sentence on why it cannot be used and what to do; empty: it can be", "")
+    examples: list[str] = field(
+        default_factory=list, metadata={"description": "prompts of things that a model which knows few has seen"}
+    )
     loras: list[str] = field(default_factory=list, metadata={"description": "places of the LoRAs that fit a model"})
     controlnets: list[str] = field(
         default_factory=list, metadata={"description": "places of the ControlNets that fit a model"}
     )
     ip_adapters: list[str] = field(
         default_factory=list, metadata={"description": "places of the IP-Adapters that fit a model"}
+    )
+
+
+@dataclass
+class Forecast:
+    """What is known of a job before it is submitted."""
+
+    unknown: list[str] = field(
+        default_factory=list, metadata={"description": "words or characters of the prompt that the model does not know"}
+    )
+    warnings: list[str] = field(
+        default_factory=list,
+        metadata={"description": "one sentence for each other part of the prompts that does not reach the model"},
+    )
+    seconds: float | None = _described(
+        "what the last jobs of the same settings took here, whatever their prompts and meshes; null: there was none",
+        None,
     )
 
 

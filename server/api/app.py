@@ -21,6 +21,7 @@ from msd_blender.protocol import (
     PATHS,
     QUEUED,
     Edit,
+    Forecast,
     Health,
     Job,
     JobRequest,
@@ -34,7 +35,7 @@ from msd_blender.protocol import (
 from ..jobs.queue import Queue, QueueError
 from ..jobs.store import MIN_FREE_BYTES
 from ..jobs.uploads import Meshes, Pictures, UploadNotFound
-from ..priors import PriorError, Selection, check
+from ..priors import PriorError, Selection, check, reading
 from ..priors.catalogue import catalogue
 from . import metrics
 from .auth import Guard, RateLimit, allowed_model
@@ -228,6 +229,27 @@ def create_app(
         return await receive(request, queue.store.pictures)
 
     @app.post(
+        "/v1/forecast",
+        responses=UNFIT,
+        openapi_extra={
+            "requestBody": {"required": True, "content": {"application/json": {"schema": request_schema(False)}}}
+        },
+    )
+    def forecast(body: Annotated[dict[str, object], Body()]) -> Forecast:
+        """What is known of a job before it is submitted; a mesh need not be named yet."""
+        job_request = from_dict(JobRequest, body).validate(uploaded=False)
+        if not allowed_model(job_request.model, models):
+            raise HTTPException(403, NOT_ALLOWED)
+        seconds = queue.store.expected_seconds(job_request)
+        if (known := reading(job_request.model)) is None:
+            return Forecast(seconds=seconds)
+        read, distilled = known
+        prompt, negative_prompt = job_request.prompt, job_request.negative_prompt
+        against_overhead = job_request.mode == "generate" and not distilled
+        cuts = read.cuts(prompt, negative_prompt, against_overhead)
+        return Forecast(read.unknown(prompt), cuts + read.unheeded(prompt, negative_prompt), seconds)
+
+    @app.post(
         "/v1/jobs",
         status_code=201,
         responses={**BUSY, **NO_JOB, **UNFIT},
@@ -252,14 +274,14 @@ def create_app(
         return queue.submit(job_request, request.client.host if request.client else "")
 
     @app.get("/v1/jobs")
-    def jobs() -> list[Job]:
-        """All jobs, newest first."""
-        return queue.store.all()
+    def jobs(active: bool = False) -> list[Job]:
+        """All jobs, newest first; with active only those that wait, run or are paused."""
+        return queue.with_places(queue.store.not_ended() if active else queue.store.all())
 
     @app.get("/v1/jobs/{id}", responses=NO_JOB)
     def job(id: JobId) -> Job:
-        """One job: its state, its request and its files."""
-        return job_of(id)
+        """One job: its state, its place in the queue, its request and its files."""
+        return queue.with_places([job_of(id)])[0]
 
     @app.post("/v1/jobs/{id}/cancel", responses=NO_JOB)
     def cancel(id: JobId) -> Job:
@@ -275,6 +297,11 @@ def create_app(
     def resume(id: JobId) -> Job:
         """Go on with a job that is paused, or that failed and has a checkpoint."""
         return queue.resume(job_of(id).id)
+
+    @app.post("/v1/jobs/{id}/finish", responses=CONFLICT)
+    def finish(id: JobId) -> Job:
+        """Let a job grow no more: generate unwraps and textures what is there, texture and refine end with it."""
+        return queue.finish(job_of(id).id)
 
     @app.post(
         "/v1/jobs/{id}/edit",

@@ -17,9 +17,14 @@ MESH_ID = "^[0-9a-f]{64}$"
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
-def request_schema() -> Schema:
-    """The schema of `JobRequest`, with the range, default and description of each option."""
+def request_schema(uploaded: bool = True) -> Schema:
+    """The schema of `JobRequest`, with the range, default and description of each option.
+
+    uploaded: the mesh is named where the mode needs one, and only there.
+    """
     generate, *others = MODES
+    no_mesh: Schema = {"mesh": {"const": ""}} if uploaded else {}
+    mesh: Schema = {"mesh": {"pattern": MESH_ID}} if uploaded else {}
     return {
         "type": "object",
         "title": JobRequest.__name__,
@@ -31,8 +36,8 @@ def request_schema() -> Schema:
             {"properties": {"ip_adapter": {"minLength": 1}}, "required": ["ip_adapter"]},
         ],
         "oneOf": [
-            {"properties": {"mode": {"const": generate}, "mesh": {"const": ""}, "control": {"maxItems": 0}}},
-            {"properties": {"mode": {"enum": others}, "mesh": {"pattern": MESH_ID}}, "required": ["mode", "mesh"]},
+            {"properties": {"mode": {"const": generate}, "control": {"maxItems": 0}, **no_mesh}},
+            {"properties": {"mode": {"enum": others}, **mesh}, "required": ["mode", *mesh]},
         ],
     }
 

@@ -79,6 +79,7 @@ class JobRun:
         self._sent: Stop | None = None  # the last request that the executor was sent
         self._deadline = math.inf
         self._iterated, self._iteration = timing.clock(), 0.0  # when the last iteration ended, and its length
+        self._elapsed = 0.0  # seconds of the job's work
         self._unwritten: OSError | None = None  # why the last checkpoint could not be written
         self._warned = False
 
@@ -144,7 +145,7 @@ class JobRun:
         self._sent, self._deadline = stop, timing.clock() + seconds
 
     def _progress(self, progress: Progress) -> None:
-        now = self._timing.clock()
+        now, self._elapsed = self._timing.clock(), progress.elapsed
         if self._sent is Stop.CANCEL and progress.phase == WRITING:
             self._deadline = now + self._timing.write
         if progress.iteration > 1:  # the first one also loads the model
@@ -170,7 +171,7 @@ class JobRun:
                 if not self._queue.begin_ending(self._job.id):
                     return QUEUED, ""
                 try:
-                    self._queue.keep_files(self._job.id, outcome.files)
+                    self._queue.keep_files(self._job.id, outcome.files, self._elapsed)
                 except OSError as error:
                     if not cancelled:
                         return FAILED, FILES_NOT_WRITTEN.format(error.strerror)
@@ -197,7 +198,8 @@ class JobRun:
         return QUEUED, ""
 
     def _state_at_checkpoint(self) -> str:
-        """Paused, unless the request to pause was taken back or was one to edit: then the job waits to go on."""
+        """Paused, unless the request to pause was taken back or was one to edit or to finish: then the job waits to go
+        on."""
         return PAUSED if self._queue.requested_stop(self._job.id) is Stop.PAUSE else QUEUED
 
     def _warn(self, text: str) -> None:

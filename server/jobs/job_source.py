@@ -17,6 +17,7 @@ class Stop(Enum):
     CANCEL = "cancel"  # and keep its result
     PAUSE = "pause"  # at a checkpoint, until it is resumed
     EDIT = "edit"  # at a checkpoint, to go on at once with an edit
+    FINISH = "finish"  # at a checkpoint, to go on at once with what comes after growth
 
 
 def models_of(request: JobRequest) -> tuple[str, ...]:
@@ -67,8 +68,11 @@ class JobSource(Protocol):
         """Refuse edits of a running job from now on; False where one came before, which the job must go on from."""
         ...
 
-    def keep_files(self, job: str, files: dict[str, bytes]) -> None:
-        """Make the files of a job and its newest snapshot its result. Raises OSError; then it has none."""
+    def keep_files(self, job: str, files: dict[str, bytes], seconds: float) -> None:
+        """Make the files of a job and its newest snapshot its result. Raises OSError; then it has none.
+
+        seconds: of work, by the job's last report.
+        """
         ...
 
     def end_run(self, job: Job, state: str, error: str = "") -> Job:

@@ -49,6 +49,7 @@ class JobInput:
         edit: the newest edit, which the job goes on from unless its checkpoint comes after it.
         reductions: see `Settings.of`.
         picture: the file that the request's image prompt names.
+        finish: whether to grow no more; see `optimize.Optimization`.
         models: the `fingerprint` of the files that it needs, which an executor elsewhere must have; "" for any.
         attempt: counts the runs of the job, so that an executor which was thought dead is known by its number.
     """
@@ -62,6 +63,7 @@ class JobInput:
     picture: bytes | None = field(default=None, repr=False)
     attempt: int = 0
     models: str = ""
+    finish: bool = False
 
 
 @dataclass(frozen=True)

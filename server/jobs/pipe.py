@@ -117,6 +117,7 @@ def _encode(message: Command | ExecutorMessage) -> tuple[dict[str, object], list
                 "reductions": message.reductions,
                 "attempt": message.attempt,
                 "models": message.models,
+                "finish": message.finish,
                 "mesh": message.mesh is not None,
                 "checkpoint": checkpoint.step if checkpoint else None,
                 "edit": edit.number if edit else None,
@@ -152,6 +153,7 @@ def from_parts(next_part: Callable[[], bytes]) -> Command | ExecutorMessage:
                 next(rest) if header["picture"] else None,
                 header["attempt"],
                 header["models"],
+                header["finish"],
             )
         case "Ready":
             return Ready(DeviceStatus(**header["status"]))

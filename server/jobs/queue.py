@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from msd_blender.protocol import (
     CANCELLED,
@@ -167,10 +168,70 @@ class Queue:
                 current = self._set_state(job, QUEUED)
             elif self._stops.get(job) is Stop.PAUSE:
                 del self._stops[job]  # it has not stopped yet
+                if current.finishing:
+                    self._stops[job] = Stop.FINISH
             elif current.state not in (QUEUED, RUNNING):
                 raise QueueError(f"The job is {current.state} and has no checkpoint to go on from: submit it again.")
         self._work.set()
         return current
+
+    def finish(self, job: str) -> Job:
+        """Let a job grow no more, and make its result of what is there; see `optimize.Optimization`.
+
+        One that runs is taken off its executor at a checkpoint and goes on before all others. Raises `QueueError`.
+        """
+        with self._lock:
+            current = self._job(job)
+            if current.ended and current.state != FAILED:
+                raise QueueError(f"The job is {current.state}: there is nothing to finish.")
+            if current.state == RUNNING:
+                asked = self._stops.get(job)
+                if job in self._ending or asked is Stop.CANCEL or current.finishing and asked is None:
+                    return current  # it ends anyway
+                if asked is not Stop.EDIT:
+                    self._stops[job] = Stop.FINISH
+            elif self.store.checkpoints(job).step < 0:
+                raise QueueError("The job has not begun: let it run for a while first, or cancel it.")
+            current = self.store.finish(job)
+            if current.state in (PAUSED, FAILED):
+                self.streams.reopen(job)
+                current = self._set_state(job, QUEUED)
+            else:
+                self.streams.publish(job, current)
+        self._work.set()
+        return current
+
+    def with_places(self, jobs: list[Job]) -> list[Job]:
+        """The jobs, with the places in the queue of those that wait and why they do."""
+        if not any(job.state == QUEUED for job in jobs):
+            return jobs
+        with self._lock:
+            waiting = self.store.waiting()
+            places = {job: (place, client) for place, (job, client) in enumerate(waiting, 1)}
+            free = [thread.machine for thread in self._threads if thread.state == "idle"]
+            states = self.executor_states
+            known = {client: self.store.running(client) for client in {client for _, client in waiting}}
+
+            def reason(job: Job, place: int, client: str) -> str:
+                if self.problem:
+                    return self.problem
+                if "idle" not in states and "busy" not in states:
+                    return "The server is starting."
+                if self._per_client and known[client] >= self._per_client:
+                    jobs = "1 job" if self._per_client == 1 else f"{self._per_client} jobs"
+                    return f"The server runs at most {jobs} of a client at once."
+                if free and all(self._lacks(machine, job.request) for machine in free):
+                    return "No free machine has its model."
+                if place > 1:
+                    return f"{place - 1} other{'s' if place > 2 else ''} before it."
+                return "" if free else "Another job runs."
+
+            return [
+                replace(job, place=places[job.id][0], waits_for=reason(job, *places[job.id]))
+                if job.id in places
+                else job
+                for job in jobs
+            ]
 
     def edit(self, job: str, edit: Edit) -> Job:
         """Let a job go on from an artist's edit: at once, or when it is resumed.
@@ -245,9 +306,11 @@ class Queue:
             self._ending.add(job)
             return True
 
-    def keep_files(self, job: str, files: dict[str, bytes]) -> None:
+    def keep_files(self, job: str, files: dict[str, bytes], seconds: float) -> None:
         """As `JobSource.keep_files`."""
         self.store.keep_files(job, files, self.streams.newest_snapshot(job))
+        if self._stops.get(job) is not Stop.CANCEL:
+            self.store.note_seconds(job, seconds)
 
     def end_run(self, job: Job, state: str, error: str = "") -> Job:
         """As `JobSource.end_run`."""

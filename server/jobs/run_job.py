@@ -78,10 +78,13 @@ def run_job(
         mesh = _mesh(job.mesh) if job.mesh is not None else None
         edit = (str(job.edit.number), _mesh(job.edit.frame)) if job.edit is not None else None
         picture = pictures.decode(job.picture) if job.picture is not None else None
+        finish = job.finish
         del job  # hundreds of megabytes that nobody needs any more
         with tempfile.TemporaryDirectory(prefix="msd-job-", dir=workspace) as name:
             folder = Path(name)
-            optimize.generate(request, folder, report, cancelled, settings, checkpoints, paused, mesh, edit, picture)
+            optimize.generate(
+                request, folder, report, cancelled, settings, checkpoints, paused, mesh, edit, picture, finish
+            )
             return Finished({path.name: path.read_bytes() for path in sorted(folder.iterdir())})
     except optimize.Paused:
         return Paused()

@@ -8,12 +8,14 @@ import logging
 import os
 import shutil
 import sqlite3
+import statistics
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +64,17 @@ _CHANGES = [
        ALTER TABLE jobs ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;
        CREATE INDEX jobs_client ON jobs (client, turn);
        CREATE INDEX jobs_state ON jobs (state, client);""",
+    """ALTER TABLE jobs ADD COLUMN finishing INTEGER NOT NULL DEFAULT 0;
+       ALTER TABLE jobs ADD COLUMN settings TEXT NOT NULL DEFAULT '';
+       ALTER TABLE jobs ADD COLUMN seconds REAL;
+       CREATE INDEX jobs_settings ON jobs (settings, seconds);""",
 ]
-_COLUMNS = "id, state, request, created, error, edits, machine"
+_COLUMNS = "id, state, request, created, error, edits, machine, finishing"
 PAGE = 500  # events in one read
 FEW = 16  # waiting jobs in one read: the first one nearly always fits
+SIMILAR = 5  # earlier jobs by which a job's time is told
+# Options that do not tell how long a job takes, or that only its own mesh or picture could.
+_OWN = ("prompt", "negative_prompt", "seed", "client_key", "priority", "mesh", "image_prompt")
 LAST = "last.snapshot"  # a frame, in the folder of an ended job
 SPARE_BYTES = 4 << 20  # reserved, so that the end of a job can be written on a full disk
 MIN_FREE_BYTES = 48 << 20  # of the disk, for the server to take a job or an upload
@@ -127,8 +136,8 @@ class Store:
         job = uuid.uuid4().hex
         # A request without a key is its own job: NULL is unique to SQLite.
         self._execute(
-            "INSERT OR IGNORE INTO jobs (id, client_key, state, request, created, priority, client) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO jobs (id, client_key, state, request, created, priority, client, settings) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             job,
             request.client_key or None,
             QUEUED,
@@ -136,6 +145,7 @@ class Store:
             time.time(),
             request.priority,
             client,
+            _settings(request),
         )
         added = self.get(job)
         if added is not None:
@@ -156,15 +166,21 @@ class Store:
         """Newest first."""
         return [self._job(row) for row in self._execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY rowid DESC")]
 
+    def not_ended(self) -> list[Job]:
+        """The jobs that wait, run or are paused, newest first."""
+        query = f"SELECT {_COLUMNS} FROM jobs WHERE state IN (?, ?, ?) ORDER BY rowid DESC"
+        return [self._job(row) for row in self._execute(query, QUEUED, RUNNING, PAUSED)]
+
     def _job(self, row: tuple[Any, ...]) -> Job:
-        job, state, request, created, error, edits, machine = row
+        job, state, request, created, error, edits, machine, finishing = row
         present: list[str] = []
         if state in FINAL_STATES:
             with suppress(OSError):
                 present = os.listdir(self.folder(job))
         files = [name for name in FILES if name in present]
         at = machine if state == RUNNING else ""
-        return Job(job, state, from_dict(JobRequest, json.loads(request)), created, error, files, edits, at)
+        request = from_dict(JobRequest, json.loads(request))
+        return Job(job, state, request, created, error, files, edits, at, bool(finishing))
 
     def folder(self, job: str) -> Path:
         """The folder of an ended job's files."""
@@ -191,6 +207,7 @@ class Store:
             self.reductions(job.id),
             self.pictures.read(picture) if picture else None,
             self.attempts(job.id),
+            finish=job.finishing,
         )
 
     def last_snapshot(self, job: str) -> Snapshot | None:
@@ -257,8 +274,8 @@ class Store:
         return self._existing(job)
 
     def next_queued(self, per_client: int = 0, fits: Callable[[JobRequest], bool] | None = None) -> Job | None:
-        """The job that runs next: the highest priority first, then the client whose last turn is longest ago, then who
-        has waited longest, by the order of rows: the clock may jump.
+        """The job that runs next: one that only finishes first, then the highest priority, then the client whose last
+        turn is longest ago, then who has waited longest, by the order of rows: the clock may jump.
 
         Args:
             per_client: no client that has so many running jobs gets a turn; 0 for any number.
@@ -267,8 +284,8 @@ class Store:
         query = (
             f"SELECT {_COLUMNS} FROM jobs AS job WHERE state = ? AND (? = 0 OR ? > "
             "(SELECT COUNT(*) FROM jobs AS other WHERE other.state = ? AND other.client = job.client)) "
-            "ORDER BY priority DESC, (SELECT MAX(turn) FROM jobs AS other WHERE other.client = job.client), rowid "
-            "LIMIT ? OFFSET ?"
+            "ORDER BY finishing DESC, priority DESC, "
+            "(SELECT MAX(turn) FROM jobs AS other WHERE other.client = job.client), rowid LIMIT ? OFFSET ?"
         )
         for start in count(0, FEW):
             rows = self._execute(query, QUEUED, per_client, per_client, RUNNING, FEW, start)
@@ -278,6 +295,32 @@ class Store:
             if len(rows) < FEW:
                 break
         return None
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """(job, client) of all queued jobs, in the order in which one executor would run them."""
+        rows = self._execute(
+            "SELECT id, client, finishing, priority, "
+            "(SELECT MAX(turn) FROM jobs AS other WHERE other.client = job.client) "
+            "FROM jobs AS job WHERE state = ? ORDER BY finishing DESC, priority DESC, rowid",
+            QUEUED,
+        )
+        turns = {client: turn for _, client, _, _, turn in rows}
+        order = []
+        for _, rank in groupby(rows, key=lambda row: row[2:4]):
+            lines: dict[str, deque[str]] = {}
+            for job, client, *_ in rank:
+                lines.setdefault(client, deque()).append(job)
+            while lines:
+                client = min(lines, key=lambda each: turns[each])  # of equal ones, whose job is the oldest
+                order.append((lines[client].popleft(), client))
+                turns[client] = max(turns.values()) + 1
+                if not lines[client]:
+                    del lines[client]
+        return order
+
+    def running(self, client: str) -> int:
+        """The number of a client's jobs that run."""
+        return self._number("SELECT COUNT(*) FROM jobs WHERE state = ? AND client = ?", RUNNING, client)
 
     def count(self, state: str) -> int:
         """The number of jobs in a state."""
@@ -342,6 +385,24 @@ class Store:
         )
         return self._existing(job)
 
+    def finish(self, job: str) -> Job:
+        """Let a job grow no more; see `JobInput.finish`."""
+        self._execute("UPDATE jobs SET finishing = 1 WHERE id = ?", job)
+        return self._existing(job)
+
+    def note_seconds(self, job: str, seconds: float) -> None:
+        """Keep the seconds of work of a job that went its whole way."""
+        self._execute("UPDATE jobs SET seconds = ? WHERE id = ? AND finishing = 0 AND edits = 0", seconds, job)
+
+    def expected_seconds(self, request: JobRequest) -> float | None:
+        """The median seconds of the last jobs of the same settings, whatever their prompts; None without one."""
+        rows = self._execute(
+            "SELECT seconds FROM jobs WHERE settings = ? AND seconds IS NOT NULL ORDER BY rowid DESC LIMIT ?",
+            _settings(request),
+            SIMILAR,
+        )
+        return statistics.median(seconds for (seconds,) in rows) if rows else None
+
     def edited(self, job: str) -> str:
         """The id of the newest edited mesh, "" for none."""
         ((mesh,),) = self._execute("SELECT edited FROM jobs WHERE id = ?", job)
@@ -366,3 +427,9 @@ class Store:
     def last_event(self, job: str) -> int:
         """The number of a job's newest event, 0 for none."""
         return self._number("SELECT COALESCE(MAX(number), 0) FROM events WHERE job = ?", job)
+
+
+def _settings(request: JobRequest) -> str:
+    """The part of a request that tells how long its job takes, equal for equal settings."""
+    kept = {name: value for name, value in to_dict(request).items() if name not in _OWN}
+    return json.dumps({**kept, "image_prompt": bool(request.image_prompt)}, sort_keys=True)

@@ -82,6 +82,7 @@ class Counters:
     elapsed: float
     details: bool = False  # see `AssetState.keep_details`
     prompts: list[str] | None = None  # the prompt and the negative one; None: not known
+    finish_at: int | None = None  # the iteration at which the run was asked to finish
 
     @classmethod
     def of(cls, state: Mapping[str, object]) -> Counters:
@@ -116,6 +117,8 @@ class Optimization:
             from the edited mesh, for the iterations that are left.
         prior: on the request's device, instead of the one that the request names.
         picture: the one that `request.image_prompt` names.
+        finish: whether to grow no more, from the newest checkpoint on: texture and refine end with what is there, and
+            generate goes on to its last phase, which textures it. Without a checkpoint there is nothing to finish.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class Optimization:
         edit: tuple[str, Mesh] | None = None,
         prior: TextToImagePrior | None = None,
         picture: Image | None = None,
+        finish: bool = False,
     ):
         self.request = request.validate(uploaded=False)
         self.settings = settings or Settings.of(request)
@@ -167,7 +171,8 @@ class Optimization:
         # Drawn on the CPU, so that a seed means the same on every device.
         self.generator = torch.Generator().manual_seed(request.seed)
         self.plan = list(self.settings.phases(request.mode).values())
-        self.iterations = sum(phase.iterations for phase in self.plan)
+        self.ends_growth: bool = finish
+        self.finish_at: int | None = None
         self.iteration = self.denoiser_calls = self.version = 0
         self.checkpoint_failed = False
         self.shown = self.saved = 0.0  # seconds when the last snapshot and checkpoint were taken
@@ -185,6 +190,10 @@ class Optimization:
             self._restore(checkpoint)
             if checkpoint.counters.prompts not in (None, self._prompts):  # an edit has changed them
                 self.report_prompt_warnings()
+            if self.ends_growth and self.finish_at is None:
+                self.finish_at = self.iteration
+            if self.finish_at is not None:
+                self._end_growth(self.finish_at)
         start = checkpoint.counters.phase if checkpoint else 0
         learned = checkpoint.part("guidance.") if checkpoint else {}
         asset: Asset | None = None
@@ -208,6 +217,18 @@ class Optimization:
                 break
         assert asset is not None
         return asset
+
+    def _end_growth(self, iteration: int) -> None:
+        """Leave out what the plan has after an iteration, but for the last phase of mode generate."""
+        first = 0
+        for number, phase in enumerate(self.plan[:-1] if self.request.mode == "generate" else self.plan):
+            self.plan[number] = replace(phase, iterations=max(0, min(phase.iterations, iteration - first)))
+            first += self.plan[number].iterations
+
+    @property
+    def iterations(self) -> int:
+        """Of the whole run."""
+        return sum(phase.iterations for phase in self.plan)
 
     def _context(self, phase: Phase) -> BuildContext:
         return BuildContext(
@@ -344,6 +365,7 @@ class Optimization:
                 self.clock.elapsed,
                 state.keep_details,
                 self._prompts,
+                self.finish_at,
             )
             self.checkpoints.save(self.iteration, tensors, asdict(counters))
         self.saved = self.clock.elapsed
@@ -377,6 +399,7 @@ class Optimization:
         counters = checkpoint.counters
         self.generator.set_state(checkpoint.tensors["generator"])
         self.iteration, self.denoiser_calls, self.edit = counters.iteration, counters.denoiser_calls, counters.edit
+        self.finish_at = counters.finish_at
         # Readers may have seen later snapshots than this one's: versions only grow.
         self.version = counters.version + self.iterations
         self.clock.resume(counters.seconds, counters.elapsed)
@@ -462,13 +485,16 @@ def generate(
     mesh: Mesh | None = None,
     edit: tuple[str, Mesh] | None = None,
     picture: Image | None = None,
+    finish: bool = False,
 ) -> None:
     """Make the asset of a request and leave `protocol.FILES` in `folder`, which exists.
 
     The other arguments are those of `Optimization`. A cancelled job keeps the asset as it is. Raises `Paused`, and
     ValueError with one sentence where the user can mend the request.
     """
-    run = Optimization(request, report, cancelled, settings, checkpoints, paused, mesh, edit, picture=picture)
+    run = Optimization(
+        request, report, cancelled, settings, checkpoints, paused, mesh, edit, picture=picture, finish=finish
+    )
     if checkpoints is None or checkpoints.step < 0:
         for level, sentence in run.notes():
             report(Log(sentence, level))

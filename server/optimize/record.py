@@ -28,6 +28,7 @@ class Run(Protocol):
     request: JobRequest
     settings: Settings
     edit: str
+    finish_at: int | None
     device: torch.device
     rasterizer: Rasterizer
     iteration: int
@@ -49,6 +50,7 @@ def write_record(run: Run, mesh: Mesh, whole: bool, folder: Path) -> None:
         "settings": asdict(run.settings),
         "state": "finished" if whole else "cancelled",
         "edit": run.edit,
+        "finish_at": run.finish_at,
         "versions": {"msd_blender": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "device": str(run.device),
         "threads": torch.get_num_threads(),

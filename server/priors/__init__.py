@@ -3,7 +3,18 @@
 
 from .base import Denoiser, HasCost, Prior, PriorError, SavesMemory, TextToImagePrior, TrainableDenoiser
 from .conditions import Condition, Views
-from .loading import BUNDLED_MODEL, PIPELINES, Pipeline, Selection, check, clear_cache, least_memory, load, load_cached
+from .loading import (
+    BUNDLED_MODEL,
+    PIPELINES,
+    Pipeline,
+    Selection,
+    check,
+    clear_cache,
+    least_memory,
+    load,
+    load_cached,
+    reading,
+)
 
 __all__ = [
     "BUNDLED_MODEL",
@@ -24,4 +35,5 @@ __all__ = [
     "least_memory",
     "load",
     "load_cached",
+    "reading",
 ]

@@ -199,13 +199,25 @@ def _read(entry: _Entry, state: tuple[tuple[str, int, int], ...]) -> _Described:
         kind = MODEL if contents.kind == NETWORK else contents.kind
         model = replace(model, kind=kind, family=contents.family)
         if kind == MODEL:
-            model = replace(model, resolution=loading.resolution(entry.path))
+            model = replace(model, resolution=loading.resolution(entry.path), examples=_examples(entry.path))
             loading.check(entry.path)
         elif kind == IP_ADAPTER:
             contents_of(entry.path, IP_ADAPTER)
     except PriorError as error:
         model, contents = replace(model, problem=str(error)), Contents(model.kind, model.family)
     return _Described(model, contents)
+
+
+def _examples(path: Path) -> list[str]:
+    """A prompt for each thing that a small model knows, in its own colours; none for another model."""
+    words = layouts.words(path) if path.is_dir() else None
+    if words is None:
+        return []
+    from ..bundled_prior.captions import balanced_prompts, prompt
+    from ..bundled_prior.shapes import NOUNS
+
+    known = [prompt(colour, noun) for colour, noun in balanced_prompts(len(NOUNS)) if noun in words.things]
+    return sorted(known, key=lambda each: each.split()[-1])
 
 
 def _size(path: Path, state: tuple[tuple[str, int, int], ...]) -> int:

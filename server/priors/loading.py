@@ -8,17 +8,21 @@ import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msd_blender.protocol import JobRequest
 
+from . import distilled
 from .additions import control_files, ip_adapter_files
 from .additions.control_files import ControlFile, TakesControl
 from .additions.ip_adapter_files import AdapterFile, TakesImagePrompt
 from .additions.lora_files import HasLoRAs, LoRA, check_loras, named_loras
 from .base import PriorError, TextToImagePrior
 from .files import layouts, multi_view_layouts, places, single_file, transformer_layouts, weight_counts
+from .files.clip_tokenizer import clip_tokenizer
+from .prompts import Reading
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +91,40 @@ def least_memory(selection: Selection, on_card: bool) -> int:
     adapter = selection.adapter_file()
     beside = sum(map(weight_counts.part_weights, (adapter.file, adapter.encoder))) if adapter else 0
     return 2 * (network + beside) if on_card else 4 * (every + beside)
+
+
+def reading(model: str = "") -> tuple[Reading, bool] | None:
+    """How a model of Stable Diffusion's kind reads prompts, and whether it is distilled, by its configurations and its
+    tokenizer alone; None for one of another kind. Raises PriorError as `check`."""
+    place = _place(model)
+    if _pipeline(place) not in map(PIPELINES.get, (_SD, _LCM, _XL)):
+        return None
+    return _reading(place, place.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _reading(place: Path, changed: int) -> tuple[Reading, bool]:
+    from transformers import CLIPTokenizer
+
+    if place.is_dir():
+        index = layouts.read_json(place / "model_index.json")
+        unet, encoder = (layouts.read_json(place / part / "config.json") for part in ("unet", "text_encoder"))
+        scheduler, folder = layouts.read_json(place / "scheduler" / "scheduler_config.json"), place / "tokenizer"
+    else:
+        file = single_file.examine(place)
+        index = file.index
+        unet, encoder, scheduler = map(file.configuration, ("unet", "text_encoder", "scheduler"))
+        folder = file.folder("tokenizer") / "tokenizer"
+    if any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    else:
+        settings = layouts.read_json(folder / "tokenizer_config.json")
+        settings.pop("tokenizer_class", None)
+        tokenizer = clip_tokenizer(CLIPTokenizer, **settings)
+    positions = encoder["max_position_embeddings"]
+    assert isinstance(positions, int)
+    words = layouts.words(place) if place.is_dir() else None
+    return Reading.of_clip(tokenizer, positions, words), distilled.find(place, index, unet, scheduler) is not None
 
 
 def resolution(folder: Path) -> int | None:

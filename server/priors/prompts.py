@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from .files.layouts import Words
+
 # Counter-clockwise from above, an eighth of a turn each. Finer words than front, side and back, because the pictures
 # of a plain "side view" look left as often as right: their mean is symmetric, and turns a chair into a stool.
 DIRECTIONS = ("front", "front right", "right side", "back right", "back", "back left", "left side", "front left")
@@ -246,60 +248,98 @@ def unknown_words(prompt: str, known: Collection[str]) -> list[str]:
     return [word for word in dict.fromkeys(found) if word not in known]
 
 
-def prompt_warnings(
-    tokenizer: PreTrainedTokenizerBase,
-    length: int,
-    prompt: str,
-    negative_prompt: str = "",
-    against_overhead: bool = False,
-    windows: int = 1,
-    weighs: bool = True,
-    view_words: bool = True,
-) -> list[str]:
-    """One sentence for each part of a job's prompts that does not reach a model.
+@dataclass(frozen=True)
+class Reading:
+    """How a model reads texts.
 
-    length: tokens of one of the `windows` of its text encoder, start and end among them.
-    weighs: words get their weights.
-    view_words: prompts get the words of their views, see `view_prompts`.
-    against_overhead: views from overhead get into negative prompts, see `negative_prompts`.
+    Args:
+        length: tokens of one of the `windows` of its text encoder, start and end among them.
+        weighs: words get their weights.
+        view_words: prompts get the words of their views, see `view_prompts`.
+        words: of a small model, which knows no others.
     """
 
-    def longest_cut(*texts: str) -> str:
-        read = texts if weighs else [_BRACKET.sub(r"\\\g<0>", text) for text in texts]
-        return max((tokenize(tokenizer, text, length, windows).cut for text in read), key=len)
+    tokenizer: PreTrainedTokenizerBase
+    length: int
+    windows: int = 1
+    weighs: bool = False
+    view_words: bool = True
+    words: Words | None = None
 
-    warnings = []
-    reads = f"The model reads {windows * (length - 2)} tokens"
-    every = [*view_prompts(prompt, range(0, 360, 45), 0), *view_prompts(prompt, 0, 90)]
-    if cut := longest_cut(*(every if view_words else [without_view(prompt)])):
-        among = ", the view's words among them," if view_words else ""
-        warnings.append(f"{reads}{among} and does not get {cut!r}: shorten the prompt.")
-    if negative_cut := longest_cut(negative_prompt):
-        warnings.append(f"{reads} of a negative prompt and does not get {negative_cut!r}: shorten the negative prompt.")
-    if against_overhead and negative_prompt:
-        both_cut = longest_cut(*negative_prompts(prompt, 0, negative_prompt, True))
-        if both_cut and both_cut not in (cut, negative_cut):
+    @classmethod
+    def of_clip(cls, tokenizer: PreTrainedTokenizerBase, positions: int, words: Words | None) -> Reading:
+        """Of a text encoder of CLIP's with so many positions. A small model learned one window of words."""
+        windows = 1 if words else MAX_WINDOWS
+        return cls(tokenizer, min(tokenizer.model_max_length, positions), windows, weighs=True, words=words)
+
+    def unknown(self, prompt: str) -> list[str]:
+        """The words that a small model does not know, or the characters that the tokenizer has no token for."""
+        if self.words and (words := unknown_words(prompt, self.words.words)):
+            return words
+        return _unknown_characters(self.tokenizer, unweighted(without_tags(prompt)))
+
+    def warnings(self, prompt: str, negative_prompt: str = "", against_overhead: bool = False) -> list[str]:
+        """One sentence for each part of a job's prompts that does not reach the model.
+
+        against_overhead: views from overhead get into negative prompts, see `negative_prompts`.
+        """
+        warnings = []
+        if self.words and (unknown := unknown_words(prompt, self.words.words)):
             warnings.append(
-                f"{reads} of prompt and negative prompt together, where they stand against views from overhead, "
-                f"and does not get {both_cut!r} there: shorten one of them."
+                f"The bundled model does not know {', '.join(unknown)}; it knows {', '.join(self.words.things)}. "
+                "For anything else, name a folder of Stable Diffusion as the model."
             )
-    together = f"{prompt} {negative_prompt}"
-    if unknown := _unknown_characters(tokenizer, unweighted(without_tags(together))):
-        more = ", …" if len(unknown) > MAX_NAMED else ""
-        warnings.append(
-            f"The model does not know {', '.join(unknown[:MAX_NAMED])}{more}: what they mean is lost. Write the "
-            "prompt in English words."
-        )
-    if weighs and (changes := _CHANGE.findall(together)):
-        warnings.append(
-            f"{', '.join(changes)} is read as text of less weight, as no words change while an object is made: "
-            "write the words alone, or (word:0.7) for a weight."
-        )
-    if not weighs and (weights := _WEIGHT.findall(together)):
-        warnings.append(f"{', '.join(weights)} gets no weight, but is read as text: write the words alone.")
-    if tags := [tag for tag in _TAG.findall(prompt) if not _LORA_TAG.fullmatch(tag)] + _TAG.findall(negative_prompt):
-        warnings.append(f"{', '.join(tags)} is left out: of tags, only those of LoRAs in the prompt are read.")
-    return warnings
+        warnings += self.cuts(prompt, negative_prompt, against_overhead)
+        together = f"{prompt} {negative_prompt}"
+        if characters := _unknown_characters(self.tokenizer, unweighted(without_tags(together))):
+            more = ", …" if len(characters) > MAX_NAMED else ""
+            warnings.append(
+                f"The model does not know {', '.join(characters[:MAX_NAMED])}{more}: what they mean is lost. Write the "
+                "prompt in English words."
+            )
+        return warnings + self.unheeded(prompt, negative_prompt)
+
+    def cuts(self, prompt: str, negative_prompt: str = "", against_overhead: bool = False) -> list[str]:
+        """The `warnings` of words for which there is no room."""
+
+        def longest_cut(*texts: str) -> str:
+            read = texts if self.weighs else [_BRACKET.sub(r"\\\g<0>", text) for text in texts]
+            return max((tokenize(self.tokenizer, text, self.length, self.windows).cut for text in read), key=len)
+
+        warnings = []
+        reads = f"The model reads {self.windows * (self.length - 2)} tokens"
+        every = [*view_prompts(prompt, range(0, 360, 45), 0), *view_prompts(prompt, 0, 90)]
+        if cut := longest_cut(*(every if self.view_words else [without_view(prompt)])):
+            among = ", the view's words among them," if self.view_words else ""
+            warnings.append(f"{reads}{among} and does not get {cut!r}: shorten the prompt.")
+        if negative_cut := longest_cut(negative_prompt):
+            warnings.append(
+                f"{reads} of a negative prompt and does not get {negative_cut!r}: shorten the negative prompt."
+            )
+        if against_overhead and negative_prompt:
+            both_cut = longest_cut(*negative_prompts(prompt, 0, negative_prompt, True))
+            if both_cut and both_cut not in (cut, negative_cut):
+                warnings.append(
+                    f"{reads} of prompt and negative prompt together, where they stand against views from overhead, "
+                    f"and does not get {both_cut!r} there: shorten one of them."
+                )
+        return warnings
+
+    def unheeded(self, prompt: str, negative_prompt: str = "") -> list[str]:
+        """The `warnings` of marks that do not mean here what they mean elsewhere."""
+        warnings = []
+        together = f"{prompt} {negative_prompt}"
+        if self.weighs and (changes := _CHANGE.findall(together)):
+            warnings.append(
+                f"{', '.join(changes)} is read as text of less weight, as no words change while an object is made: "
+                "write the words alone, or (word:0.7) for a weight."
+            )
+        if not self.weighs and (weights := _WEIGHT.findall(together)):
+            warnings.append(f"{', '.join(weights)} gets no weight, but is read as text: write the words alone.")
+        tags = [tag for tag in _TAG.findall(prompt) if not _LORA_TAG.fullmatch(tag)] + _TAG.findall(negative_prompt)
+        if tags:
+            warnings.append(f"{', '.join(tags)} is left out: of tags, only those of LoRAs in the prompt are read.")
+        return warnings
 
 
 def _unknown_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:

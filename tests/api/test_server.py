@@ -195,6 +195,48 @@ def test_a_paused_job_frees_the_worker_and_goes_on_where_it_was(server, tiny):
         client.resume(job.id)
 
 
+@pytest.mark.parametrize("paused_first", [False, True])
+def test_a_job_that_is_asked_to_finish_grows_no_more_and_is_finished(server, tiny, paused_first):
+    client = server.client()
+    job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 3000}))
+    events = client.events(job.id)
+    next(message for message in events if isinstance(message, Progress) and message.iteration > 2)
+    other = client.submit(JobRequest("a blue chair", **{**tiny, "iterations": 3000}))
+    seen = client.job(other.id)
+    assert (seen.place, seen.waits_for) == (1, "Another job runs.")
+    assert {each.id for each in client.jobs(active=True)} >= {job.id, other.id}
+    with pytest.raises(ClientError, match="not begun"):
+        client.finish(other.id)
+    if paused_first:
+        client.pause(job.id)
+        next(message for message in events if isinstance(message, Job) and message.state == PAUSED)
+        client.cancel(other.id)  # which has taken its place
+    assert client.finish(job.id).finishing
+    rest = list(events)
+    last = [message for message in rest if isinstance(message, Progress)][-1]
+    assert rest[-1].state == FINISHED and rest[-1].files == list(FILES) and rest[-1].finishing
+    assert 0 < last.iteration == last.iterations < 3000
+    assert job.id not in {each.id for each in client.jobs(active=True)}
+    client.cancel(other.id)
+    with pytest.raises(ClientError, match="finished"):
+        client.finish(job.id)
+
+
+def test_what_is_known_of_a_job_before_it_is_submitted(server, tiny):
+    client = server.client()
+    told = client.forecast(JobRequest("a red dragon", mode="texture"))
+    assert (told.unknown, told.warnings, told.seconds) == (["dragon"], [], None)
+    request = JobRequest("a red 椅子 on a hill (very [green:blue:0.5])", **{**tiny, "iterations": 5})
+    told = client.forecast(request)
+    assert told.unknown == ["椅", "子"] and len(told.warnings) == 1 and "[green:blue:0.5]" in told.warnings[0]
+    assert told.seconds is None
+    job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 5}))
+    last = [message for message in client.events(job.id) if isinstance(message, Progress)][-1]
+    assert client.forecast(request).seconds == last.elapsed
+    with pytest.raises(ClientError, match="no-model"):
+        client.forecast(JobRequest("a chair", model="/no-model"))
+
+
 def test_a_paused_job_that_is_cancelled_keeps_what_it_showed(server, tiny, tmp_path):
     client = server.client()
     job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 1000}))

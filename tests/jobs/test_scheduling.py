@@ -10,7 +10,18 @@ import threading
 import numpy as np
 import pytest
 
-from msd_blender.protocol import CANCELLED, FAILED, FINISHED, PAUSED, QUEUED, RUNNING, Edit, JobRequest, encode_snapshot
+from msd_blender.protocol import (
+    CANCELLED,
+    FAILED,
+    FINISHED,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    Edit,
+    JobRequest,
+    Progress,
+    encode_snapshot,
+)
 from server.jobs.messages import Checkpoint, DeviceStatus, Failed, Finished, OutOfMemory, Paused
 from server.jobs.queue import QueueError
 from tests.jobs.scripted import (
@@ -326,3 +337,107 @@ def test_however_a_cancelled_job_ends_it_is_cancelled(bench, outcome):
 
 
 # Crashes, memory, devices
+
+
+# To finish
+
+
+def test_a_job_that_is_to_finish_goes_on_at_once_before_all_others(bench):
+    run = bench(heed, finish)
+    job = run.submit()
+    until(lambda: run.runs and run.job(job).state == RUNNING)
+    urgent = run.submit(priority=5)
+    assert run.queue.finish(job).finishing
+    assert run.ended(job).state == FINISHED and run.ended(urgent).state == FINISHED
+    assert [(each.id, each.finish) for each in run.runs] == [(job, False), (job, True), (urgent, False)]
+    assert run.runs[1].checkpoint.step == 1
+    with pytest.raises(QueueError, match="is finished"):
+        run.queue.finish(job)
+
+
+def test_to_pause_and_resume_a_job_that_is_to_finish_does_not_make_it_grow(bench):
+    gate = Gate()
+    run = bench(gate, finish)
+    job = run.submit()
+    until(lambda: run.runs)
+    run.queue.pause(job)
+    gate.asked.wait()
+    run.queue.finish(job)
+    run.queue.pause(job)
+    run.queue.resume(job)
+    gate.opened.set()
+    assert run.ended(job).state == FINISHED and [each.finish for each in run.runs] == [False, True]
+
+
+def test_a_cancel_is_not_taken_back_by_finishing(bench):
+    gate = Gate(Finished(FILES))
+    run = bench(gate)
+    job = run.submit()
+    until(lambda: run.runs)
+    run.queue.cancel(job)
+    gate.asked.wait()
+    assert not run.queue.finish(job).finishing
+    gate.opened.set()
+    assert run.ended(job).state == CANCELLED
+
+
+# Places
+
+
+def test_places_are_in_the_order_in_which_jobs_run(bench):
+    gate = Gate(Finished(FILES))
+    run = bench(gate, finish)
+    first = run.submit()
+    until(lambda: run.runs)
+    mine = [run.queue.submit(JobRequest("a chair"), "me").id for _ in range(3)]
+    hers = [run.queue.submit(JobRequest("a chair"), "her").id for _ in range(2)]
+    urgent = run.queue.submit(JobRequest("a chair", priority=1), "me").id
+    jobs = run.queue.with_places(run.store.not_ended())
+    places = {job.id: job.place for job in jobs}
+    assert places.pop(first) == 0
+    told = sorted(places, key=lambda job: places[job])
+    assert told == [job for job, _ in run.store.waiting()] and set(told) == {*mine, *hers, urgent}
+    assert [job.waits_for for job in sorted(jobs, key=lambda job: job.place)[:4]] == [
+        "",
+        "Another job runs.",
+        "1 other before it.",
+        "2 others before it.",
+    ]
+    gate.opened.set()
+    gate.asked.wait(0)
+    run.queue.cancel(first)
+    for job in told:
+        run.ended(job)
+    assert [each.id for each in run.runs[1:]] == told
+
+
+def test_a_client_that_has_all_its_turns_is_told_so(bench):
+    gate = Gate(Finished(FILES))
+    run = bench(gate, finish, count=2, per_client=1)
+    first = run.queue.submit(JobRequest("a chair"), "me").id
+    until(lambda: run.runs)
+    second = run.queue.submit(JobRequest("a chair"), "me").id
+    (waiting,) = run.queue.with_places([run.job(second)])
+    assert waiting.waits_for == "The server runs at most 1 job of a client at once."
+    gate.opened.set()
+    run.queue.cancel(first)
+    run.ended(second)
+
+
+# Seconds
+
+
+def test_the_seconds_of_jobs_with_the_same_settings_are_expected_again(bench):
+    def taking(seconds):
+        return say(Progress("files", 9, 9, seconds), Finished(FILES))
+
+    run = bench(taking(10.0), taking(30.0), taking(14.0), taking(99.0), say(Failed("no")))
+    request = JobRequest("a chair", iterations=9, seed=4)
+    assert run.store.expected_seconds(request) is None
+    for prompt in ("a table", "a cup", "a house"):
+        run.ended(run.submit(prompt, iterations=9))
+    assert run.store.expected_seconds(request) == 14
+    run.ended(run.submit("a table", iterations=9, guidance="sds"))
+    run.ended(run.submit("a table", iterations=9))
+    assert run.store.expected_seconds(request) == 14
+    assert run.store.expected_seconds(JobRequest("a chair", iterations=8)) is None

@@ -6,14 +6,15 @@ import sys
 
 import pytest
 
-from msd_blender.protocol import JobRequest, Log
+from msd_blender.protocol import JobRequest, Log, Progress
 from server.checkpoint import Checkpoints
 from server.optimize import Paused, generate
+from tests.optimize.jobs import ball
 
 FILES = ("mesh.glb", "texture.png", "turntable.png")
 
 
-def run(folder, request, pause_at=None, checkpoints=None, messages=None):
+def run(folder, request, pause_at=None, checkpoints=None, messages=None, **more):
     folder.mkdir(exist_ok=True)
     asked = [0]
 
@@ -28,6 +29,7 @@ def run(folder, request, pause_at=None, checkpoints=None, messages=None):
         lambda: False,
         checkpoints=checkpoints,
         paused=paused,
+        **more,
     )
 
 
@@ -48,6 +50,42 @@ def test_the_same_bytes_after_any_stop(tiny, tmp_path, guidance, stops):
         record = json.loads((folder / "job.json").read_text())
         assert record["iterations"] == 9
         assert record["denoiser_calls"] == json.loads((tmp_path / "whole/job.json").read_text())["denoiser_calls"]
+
+
+# Of nine iterations of mode generate the last phase has one, of 24 it has two.
+@pytest.mark.parametrize(
+    "mode, stop, left", [("generate", 3, 1), ("generate", 6, 1), ("texture", 4, 0), ("refine", 4, 0)]
+)
+def test_a_run_that_is_asked_to_finish_ends_with_what_is_there(tiny, tmp_path, mode, stop, left):
+    options = {"mode": mode} if mode == "generate" else {"mode": mode, "mesh": "x"}
+    request = JobRequest(**{"prompt": "a red mushroom", **tiny, **options, "iterations": 9, "texture_size": 64})
+    mesh, checkpoints, messages = None if mode == "generate" else ball(), Checkpoints(tmp_path / "kept"), []
+    with pytest.raises(Paused):
+        run(tmp_path / "out", request, stop, checkpoints, mesh=mesh)
+    run(tmp_path / "out", request, None, checkpoints, messages, mesh=mesh, finish=True)
+    record = json.loads((tmp_path / "out" / "job.json").read_text())
+    assert (record["state"], record["finish_at"], record["iterations"]) == ("finished", stop, stop + left)
+    progress = [message for message in messages if isinstance(message, Progress)]
+    assert {message.iterations for message in progress} == {stop + left}
+    assert (tmp_path / "out" / "texture.png").exists() == (mode != "refine")
+
+
+@pytest.mark.slow
+def test_a_run_that_finishes_is_resumed_to_the_same_bytes(tiny, tmp_path):
+    request = JobRequest(**{"prompt": "a red mushroom", **tiny, "iterations": 24, "seed": 5})
+    folders = [tmp_path / "whole", tmp_path / "stopped"]
+    for folder in folders:
+        checkpoints = Checkpoints(tmp_path / f"kept-{folder.name}")
+        with pytest.raises(Paused):
+            run(folder, request, 7, checkpoints)
+        if folder.name == "stopped":
+            with pytest.raises(Paused):
+                run(folder, request, 1, checkpoints, finish=True)
+            assert checkpoints.step == 8
+        run(folder, request, checkpoints=checkpoints, finish=True)
+    for name in FILES:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+    assert json.loads((folders[1] / "job.json").read_text())["iterations"] == 9
 
 
 @pytest.mark.slow

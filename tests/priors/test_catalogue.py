@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from server.priors import BUNDLED_MODEL
+from server.priors import BUNDLED_MODEL, reading
 from server.priors.catalogue import catalogue, default_roots
 from server.priors.files.places import resolve
 
@@ -56,6 +56,8 @@ def test_the_bundled_model_is_always_there(tmp_path):
     (model,) = catalogue([tmp_path])
     assert (model.place, model.kind, model.resolution, model.problem) == ("", "model", 64, "")
     assert model.size == sum(path.stat().st_size for path in BUNDLED_MODEL.rglob("*.safetensors"))
+    known, _ = reading()
+    assert len(model.examples) == 24 and not any(map(known.unknown, model.examples))
 
 
 @pytest.mark.parametrize("program", ["ComfyUI", "stable-diffusion-webui"])

@@ -8,12 +8,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from server.priors import BUNDLED_MODEL, load
+from server.priors import BUNDLED_MODEL, load, reading
 from server.priors.prompts import (
     DIRECTIONS,
     VIEWS,
+    Reading,
     negative_prompts,
-    prompt_warnings,
     tokenize,
     unweighted,
     view_prompts,
@@ -120,7 +120,7 @@ def test_a_text_without_view_is_tokenized_as_is(tokenizer, text):
 def test_a_text_that_fits_is_tokenized_as_is(tokenizer):
     (text,) = view_prompts("a spotted red mushroom", 45, 0)
     assert tokenize(tokenizer, text, 16).ids == [tokenizer(text, padding="max_length", max_length=16).input_ids]
-    assert not tokenize(tokenizer, text, 16).cut and not prompt_warnings(tokenizer, 16, "a spotted red mushroom")
+    assert not tokenize(tokenizer, text, 16).cut and not Reading(tokenizer, 16).warnings("a spotted red mushroom")
 
 
 @pytest.mark.parametrize("prompt", [LONG, "x" * 1000, "赤いキノコ" * 200, f"front view of {LONG}", f"({LONG}:1.3)"])
@@ -171,15 +171,31 @@ def test_the_embeddings_of_eight_sides_differ():
     ],
 )
 def test_prompt_warnings(tokenizer, length, given, words):
-    warnings = prompt_warnings(tokenizer, length, *given)
+    warnings = Reading(tokenizer, length, weighs=True).warnings(*given)
     assert len(warnings) == len(words), warnings
     for sentence, pattern in zip(warnings, words):
         assert re.search(pattern, sentence) and not set("\n\ufffd") & set(sentence), sentence
 
 
+@pytest.mark.parametrize("model", ["", "epsilon"])
+def test_a_model_is_told_to_read_as_it_does_without_its_weights(folders, model):
+    place = str(folders[model]) if model else ""
+    known, distilled = reading(place)
+    prior = load(place or None, "cpu")
+    assert not distilled
+    for texts in (["a red mushroom"], [LONG, LONG, True], ["a red 椅子 [a:b:0.5]", "<lyco:x>"], [LONG * 9, "", True]):
+        assert known.warnings(*texts) == prior.prompt_warnings(*texts)
+
+
+def test_what_is_unknown():
+    known, _ = reading()
+    assert known.unknown("a red dragon on a 椅子") == ["dragon", "on"]
+    assert known.unknown("a red mushroom") == []
+
+
 @pytest.mark.parametrize("text", ["a (red:1.3) chair", "a ((red)) chair", "a [red:blue:0.5] chair"])
 def test_a_model_that_weighs_no_words_says_so(tokenizer, text):
-    (warning,) = prompt_warnings(tokenizer, 60, text, weighs=False)
+    (warning,) = Reading(tokenizer, 60).warnings(text)
     assert "gets no weight, but is read as text" in warning
 
 

@@ -33,8 +33,9 @@ from server.doctor import BAD, GOOD, model
 from server.optimize import generate
 from server.priors import PriorError, check, load
 from server.priors.catalogue import catalogue
+from server.priors.files.clip_tokenizer import clip_tokenizer
 from server.priors.files.single_file import CONFIGS, SHIPPED, examine
-from server.priors.files.single_file_parts import SingleFileParts, clip_tokenizer
+from server.priors.files.single_file_parts import SingleFileParts
 from tests.optimize.jobs import request_of, short
 from tests.priors.single_files import networks, shipped_shapes, sparse, write
 

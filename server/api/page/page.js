@@ -54,9 +54,9 @@ async function refresh() {
 
 function show(job) {
   $("title").textContent = job.request.prompt;
-  $("state").textContent = `${job.state}${job.machine ? ` on ${job.machine}` : ""}, seed ${job.request.seed}, ${job.request.guidance}`
+  $("state").textContent = `${job.state}${job.machine ? ` on ${job.machine}` : ""}${job.place ? `, place ${job.place}` : ""}, seed ${job.request.seed}, ${job.request.guidance}`
     + (job.error ? `: ${job.error}` : "");
-  const verbs = {queued: ["pause", "cancel"], running: ["pause", "cancel"], paused: ["resume", "cancel"],
+  const verbs = {queued: ["pause", "cancel"], running: ["pause", "finish", "cancel"], paused: ["resume", "finish", "cancel"],
                  failed: ["resume"]}[job.state] || [];
   $("actions").replaceChildren(...verbs.map(verb => {
     const button = element("button", verb[0].toUpperCase() + verb.slice(1));
@@ -64,7 +64,7 @@ function show(job) {
       try {
         await post(`v1/jobs/${job.id}/${verb}`);
         $("refusal").textContent = "";
-        if (verb === "resume") choose(job.id);
+        if (verb === "resume" || verb === "finish") choose(job.id);
       } catch (error) {
         $("refusal").textContent = error.message;
       }

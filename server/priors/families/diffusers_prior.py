@@ -26,7 +26,7 @@ from ..files.layouts import words
 from ..files.parts import Parts, not_finite, require_finite
 from ..lora_denoiser import LoRADenoiser
 from ..noise_models import NoiseModel
-from ..prompts import negative_prompts, prompt_warnings, unknown_words, view_prompts
+from ..prompts import Reading, negative_prompts, view_prompts
 
 MAX_EMBEDDINGS = 64  # encoded texts in memory: a job's views and its negatives are some 20
 ALL_VIEWS = Views(torch.tensor([*range(0, 360, 45), 0]), torch.tensor([0] * 8 + [90]))  # one for each of `VIEWS`
@@ -48,7 +48,7 @@ class DiffusersPrior(ABC):
     noise: NoiseModel
     latent_shape: tuple[int, int, int]
     resolution: int
-    tokenizer: Any  # whose tokens are counted, for `prompt_warnings`
+    tokenizer: Any  # whose tokens are counted, for `Reading`
     tokens: int  # that the text encoder takes, start and end among them
     encoders: Sequence[torch.nn.Module]  # of texts, on the CPU until they are asked
     embedded_guidance = False  # the network takes a guidance scale as an input, and needs no second answer for it
@@ -183,22 +183,8 @@ class DiffusersPrior(ABC):
 
     def prompt_warnings(self, prompt: str, negative_prompt: str = "", against_overhead: bool = False) -> list[str]:
         """As `TextToImagePrior.prompt_warnings`."""
-        warnings = [*self._notes]
-        if self.words and (unknown := unknown_words(prompt, self.words.words)):
-            warnings.append(
-                f"The bundled model does not know {', '.join(unknown)}; it knows {', '.join(self.words.things)}. "
-                "For anything else, name a folder of Stable Diffusion as the model."
-            )
-        return warnings + prompt_warnings(
-            self.tokenizer,
-            self.tokens,
-            prompt,
-            negative_prompt,
-            against_overhead,
-            windows=self.windows,
-            weighs=self.weighs_words,
-            view_words=self.view_words,
-        )
+        reading = Reading(self.tokenizer, self.tokens, self.windows, self.weighs_words, self.view_words, self.words)
+        return [*self._notes, *reading.warnings(prompt, negative_prompt, against_overhead)]
 
     @torch.no_grad()
     def _encode_texts(self, texts: Sequence[str]) -> TextCondition:

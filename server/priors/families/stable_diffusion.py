@@ -22,7 +22,7 @@ from ..conditions import TextCondition, Views
 from ..cost import Cost
 from ..files.parts import Parts
 from ..noise_models import DiscreteNoise
-from ..prompts import MAX_WINDOWS, Tokens, tokenize
+from ..prompts import Reading, Tokens, tokenize
 from .diffusers_prior import DiffusersPrior
 
 
@@ -41,8 +41,8 @@ class StableDiffusion(DiffusersPrior):
         self.encoders = (self.text_encoder,)
         self.embedded_guidance = bool(self.unet.config.time_cond_proj_dim)
         self.tokenizer: CLIPTokenizer = parts.load("tokenizer", CLIPTokenizer)
-        self.tokens: int = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
-        self.windows = 1 if self.words else MAX_WINDOWS  # a small model learned one window of words
+        reading = Reading.of_clip(self.tokenizer, self.text_encoder.config.max_position_embeddings, self.words)
+        self.tokens, self.windows = reading.length, reading.windows
         scheduler = parts.load("scheduler", DDPMScheduler)
         self.noise = DiscreteNoise(scheduler.alphas_cumprod, scheduler.config.prediction_type, self.device)
         size = self.unet.config.sample_size

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +13,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..base import PriorError
+from .clip_tokenizer import clip_tokenizer
 from .layouts import AGAIN, read_json
 from .parts import folder_network, from_pretrained, reason
 from .places import is_t5_tokenizer
-from .single_file import CONFIGS, examine
+from .single_file import examine
 
-CLIP_MERGES = CONFIGS / "clip_merges.txt.gz"
 Tensors = dict[str, Tensor]
 
 
@@ -142,17 +139,3 @@ def _open_clip(tensors: Tensors) -> Tensors:
         else:
             made[f"text_model.{name}"] = tensor
     return made
-
-
-def clip_tokenizer(kind: Any, **settings: object) -> Any:
-    """CLIP's tokenizer (Radford et al. 2021): byte pairs, merged in the order of `configs/clip_merges.txt.gz`."""
-    merges = gzip.decompress(CLIP_MERGES.read_bytes()).decode().splitlines()
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
-    letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
-    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    with tempfile.TemporaryDirectory() as folder:
-        vocabulary, order = Path(folder, "vocab.json"), Path(folder, "merges.txt")
-        vocabulary.write_text(json.dumps({word: number for number, word in enumerate(words)}), encoding="utf-8")
-        order.write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-        return kind(str(vocabulary), str(order), **settings)
