@@ -148,7 +148,7 @@ def create_app(
         return JSONResponse({"detail": "The server met an unforeseen error: its log says more."}, 500)
 
     def job_of(id: str) -> Job:
-        job = queue.store.get(id)
+        job = queue.job(id)
         if job is None:
             raise HTTPException(404, f"There is no job {id!r} on this server.")
         return job
@@ -249,12 +249,13 @@ def create_app(
             queue.store.meshes.find(job_request.mesh)
         if job_request.image_prompt:
             queue.store.pictures.find(job_request.image_prompt)
-        return queue.submit(job_request, request.client.host if request.client else "")
+        job = queue.submit(job_request, request.client.host if request.client else "")
+        return queue.job(job.id) or job
 
     @app.get("/v1/jobs")
     def jobs() -> list[Job]:
         """All jobs, newest first."""
-        return queue.store.all()
+        return queue.jobs()
 
     @app.get("/v1/jobs/{id}", responses=NO_JOB)
     def job(id: JobId) -> Job:

@@ -126,6 +126,39 @@ class Queue:
             sum(each.memory_total for each in known),
         )
 
+    def job(self, id: str) -> Job | None:
+        """A job with its place in the queue, and why it waits."""
+        job = self.store.get(id)
+        return job and self._placed([job])[0]
+
+    def jobs(self) -> list[Job]:
+        """All jobs, newest first, as `job` has them."""
+        return self._placed(self.store.all())
+
+    def _placed(self, jobs: list[Job]) -> list[Job]:
+        if any(job.state == QUEUED for job in jobs):
+            places = {id: place for place, id in enumerate(self.store.order(), 1)}
+            for job in jobs:
+                job.position = places.get(job.id, 0)
+                if job.position:
+                    job.waits = self._reason_to_wait(job)
+        return jobs
+
+    def _reason_to_wait(self, job: Job) -> str:
+        """Why a queued job does not run, in one sentence; "" where it is about to."""
+        if problem := self.problem:
+            return problem
+        if self._per_client and self.store.running_beside(job.id) >= self._per_client:
+            return f"This server runs at most {self._per_client} of a client's jobs at once: the job waits for yours."
+        states = self.executor_states
+        if "idle" not in states:
+            return "The job waits for a free worker." if "busy" in states else "The job waits for a worker to start."
+        with self._lock:
+            free = [thread.machine for thread in self._executors if thread.state == "idle"]
+        if all(self._lacks(machine, job.request) for machine in free):
+            return "The job waits for a machine that has its model."
+        return ""
+
     def submit(self, request: JobRequest, client: str = "") -> Job:
         """The job of a request of a client, queued; a known `client_key` gives the job that it made before."""
         with self._lock:

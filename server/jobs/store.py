@@ -13,7 +13,9 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
+from heapq import heapify, heappop, heappush
+from itertools import count, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +280,35 @@ class Store:
             if len(rows) < FEW:
                 break
         return None
+
+    def order(self) -> list[str]:
+        """The ids of the jobs that wait, in the order in which `next_queued` gives them if nothing changes."""
+        rows = self._execute(
+            "SELECT id, priority, client, (SELECT MAX(turn) FROM jobs AS other WHERE other.client = job.client) "
+            "FROM jobs AS job WHERE state = ? ORDER BY priority DESC, rowid",
+            QUEUED,
+        )
+        turns = {client: turn for *_, client, turn in rows}
+        following, order = count(max(turns.values(), default=0) + 1), []
+        for _, group in groupby(rows, itemgetter(1)):
+            waiting: dict[str, list[tuple[int, str]]] = {}
+            for age, (job, _, client, _) in enumerate(group):
+                waiting.setdefault(client, []).append((age, job))
+            line = [(turns[client], *jobs.pop(0), client) for client, jobs in waiting.items()]
+            heapify(line)
+            while line:
+                _, _, job, client = heappop(line)
+                order.append(job)
+                turns[client] = next(following)
+                if waiting[client]:
+                    heappush(line, (turns[client], *waiting[client].pop(0), client))
+        return order
+
+    def running_beside(self, job: str) -> int:
+        """The number of running jobs of a job's client."""
+        return self._number(
+            "SELECT COUNT(*) FROM jobs WHERE state = ? AND client = (SELECT client FROM jobs WHERE id = ?)", RUNNING, job
+        )
 
     def count(self, state: str) -> int:
         """The number of jobs in a state."""

@@ -5,6 +5,7 @@ The executors are scripted, so that nothing here waits for numerical work or for
 """
 
 import asyncio
+import random
 import threading
 
 import numpy as np
@@ -83,10 +84,41 @@ def test_clients_take_turns_within_a_priority(bench):
     wishes = [("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")]
     waiting = [run.queue.submit(JobRequest(prompt), client).id for prompt, client in wishes]
     waiting.append(run.queue.submit(JobRequest("urgent", priority=1), "a").id)
+    places = {run.queue.job(job).position: run.job(job).request.prompt for job in waiting}
     run.queue.cancel(first)
     for job in waiting:
         run.ended(job)
+    assert [places[place] for place in range(1, 8)] == [job.request.prompt for job in run.runs[1:]]
     assert [job.request.prompt for job in run.runs[1:]] == ["urgent", "b1", "c1", "a1", "b2", "a2", "a3"]
+
+
+def test_the_place_in_the_queue_is_the_order_of_the_runs(bench):
+    run, rng = bench(heed, finish), random.Random(0)
+    run.until(first := run.submit("first"), RUNNING)
+    wishes = [(str(i), rng.choice("abcd"), rng.randrange(3)) for i in range(60)]
+    jobs = [run.queue.submit(JobRequest(prompt, priority=level), client).id for prompt, client, level in wishes]
+    run.queue.pause(jobs.pop())
+    told = sorted((job.position, job.request.prompt) for job in run.queue.jobs() if job.state == QUEUED)
+    run.queue.cancel(first)
+    for job in jobs:
+        run.ended(job)
+    assert told == list(enumerate((job.request.prompt for job in run.runs[1:]), 1))
+    assert {job.position for job in run.queue.jobs()} == {0}
+
+
+def test_a_job_that_waits_says_why(bench):
+    starting = bench(ready=False)
+    job = starting.submit()
+    assert starting.queue.job(job).waits == "The job waits for a worker to start."
+    assert starting.queue.cancel(job).waits == ""
+    run = bench(hang, per_client=1, count=2)
+    run.until(run.queue.submit(JobRequest("a"), "a").id, RUNNING)
+    waiting = run.queue.submit(JobRequest("a"), "a")
+    assert "at most 1 of a client's jobs" in run.queue.job(waiting.id).waits
+    run.until(run.queue.submit(JobRequest("b"), "b").id, RUNNING)
+    other = run.queue.submit(JobRequest("c"), "c")
+    assert run.queue.job(other.id).waits == "The job waits for a free worker."
+    assert run.queue.job("x") is None
 
 
 def test_a_job_goes_to_the_executor_that_has_its_model(bench):
