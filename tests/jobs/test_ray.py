@@ -10,7 +10,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ from server.jobs.local_process import LocalProcess
 from server.jobs.ray_actor import join, split
 from server.jobs.ray_pool import NOT_INSTALLED, RayPool, of_cluster
 from tests.jobs import ray_work
-from tests.jobs.ray_machines import LEASE, ROOT, Head, Machines, Server, in_turn, started, until
+from tests.jobs.ray_machines import LEASE, ROOT, Head, Machines, Server, free_port, in_turn, started, until
 from tests.jobs.ray_work import journal
 from tests.jobs.scripted import snapshot
 
@@ -288,12 +287,6 @@ def test_a_job_goes_where_its_model_is_and_fails_in_a_sentence_where_none_has_it
     assert "No machine of the cluster has" in error and "copy it" in error and str(model) in error
     names = {said.split(" does not have")[0].rpartition('"')[2] for said in server.warnings(job)}
     assert len(names) == len(ids) - 1 and all("machine-" in name for name in names)
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
