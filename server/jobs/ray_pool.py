@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 NOT_INSTALLED = "The executor ray needs the package ray (Linux only): pip install 'msd_blender[ray]', or leave it out."
 TOO_OLD = (
-    "The executor ray needs Ray 2.60 or newer, and here is {}: pip install --upgrade 'msd_blender[ray]' on every machine "
-    "of the cluster."
+    "The executor ray needs Ray 2.60 or newer, and here is {}: pip install --upgrade 'msd_blender[ray]' on every "
+    "machine of the cluster."
 )
 BAD_ADDRESS = "A Ray cluster's address is auto or HOST:PORT, as ray start prints it, not {!r}."
 NO_GPU = "No machine of the Ray cluster has a GPU ({}): add one, or run jobs on CPUs with --cpus-per-job. Jobs wait."

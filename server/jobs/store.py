@@ -306,9 +306,8 @@ class Store:
 
     def running_beside(self, job: str) -> int:
         """The number of running jobs of a job's client."""
-        return self._number(
-            "SELECT COUNT(*) FROM jobs WHERE state = ? AND client = (SELECT client FROM jobs WHERE id = ?)", RUNNING, job
-        )
+        client = "SELECT client FROM jobs WHERE id = ?"
+        return self._number(f"SELECT COUNT(*) FROM jobs WHERE state = ? AND client = ({client})", RUNNING, job)
 
     def count(self, state: str) -> int:
         """The number of jobs in a state."""

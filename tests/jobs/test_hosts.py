@@ -25,9 +25,9 @@ pytest.importorskip("ray", reason="the package ray is not installed (Linux only)
 
 pytestmark = [pytest.mark.slow, pytest.mark.process, pytest.mark.long]
 
-# In a mount namespace, where /tmp/ray is the folder $0 and the host's name $1; it starts its raylet again, as systemd does.
+# In a mount namespace, where /tmp/ray is the folder $0 and the host's name $1.
 HOST = 'mount --bind "$0" /tmp/ray && hostname "$1" && shift && exec "$@"'
-RAYLET = 'while :; do "$@"; sleep 1; done'
+RAYLET = 'while :; do "$@"; sleep 1; done'  # as systemd does, once Ray ends because it was cut off
 PORT = 6379
 SILENCE = 60.0
 
@@ -144,7 +144,7 @@ def test_a_host_that_is_cut_off_for_a_minute_loses_no_job_and_runs_none_twice(ho
         until(lambda job=job: client.job(job).ended, 300)
         assert client.job(job).state == FINISHED
         client.download(job, "mesh.glb", tmp_path / "mesh.glb")
-        assert (tmp_path / "mesh.glb").read_text() == f"every 400 1200"
+        assert (tmp_path / "mesh.glb").read_text() == "every 400 1200"
         assert in_turn(journal(tmp_path, job))
     gone = [on[name] for name in on if (name == f"host-{cut}") == (cut != 0)]
     for job in gone:  # lost its machine, and went on from its checkpoint with a greater number
