@@ -89,8 +89,8 @@ class Job:
     files: list[str] = field(default_factory=list, metadata={"description": "names of the files that the job left"})
     edits: int = _described("number of meshes that edits put in the asset's place", 0)
     machine: str = _described("the machine of a cluster on which the job runs; empty: the server's, or none", "")
-    position: int = _described("place in the queue, from 1; 0: the job does not wait. Events have 0: ask for the job", 0)
-    waits: str = _described("one sentence on why a queued job waits; empty: it does not. Events have none", "")
+    position: int = _described("place in the queue, from 1; 0: the job does not wait, or this is an event", 0)
+    waits: str = _described("one sentence on why a queued job waits; empty: it does not, or this is an event", "")
 
     @property
     def ended(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from msd_blender.protocol import (
@@ -52,7 +53,8 @@ class Queue:
         self.crashes = 0  # of executors, since the server started
         # A change of state and its event are one step: readers never see a job go backwards.
         self._lock = threading.RLock()
-        self._work, self._stopping = threading.Event(), threading.Event()
+        self._work, self._stopping = threading.Semaphore(0), threading.Event()  # a job wakes one executor, not all
+        self._may_wait = True  # whether jobs may wait: hundreds of free executors need not ask the store
         self._stops: dict[str, Stop] = {}  # of running jobs
         self._ending: set[str] = set()  # running jobs whose files are being written, too late for an edit
         self._timing, self._per_client = timing or Timing(), per_client
@@ -93,8 +95,9 @@ class Queue:
     def stop(self) -> None:
         """End the executors and then every stream, soon; running jobs wait at a checkpoint for the next server."""
         self._stopping.set()
-        self._work.set()
-        for thread in self._threads:
+        threads = self._threads
+        self._work.release(len(threads) + 1)
+        for thread in threads:
             thread.join()
         if self._pool is not None:
             self._pool.close()
@@ -136,25 +139,28 @@ class Queue:
         return self._placed(self.store.all())
 
     def _placed(self, jobs: list[Job]) -> list[Job]:
-        if any(job.state == QUEUED for job in jobs):
-            places = {id: place for place, id in enumerate(self.store.order(), 1)}
-            for job in jobs:
-                job.position = places.get(job.id, 0)
-                if job.position:
-                    job.waits = self._reason_to_wait(job)
+        if not any(job.state == QUEUED for job in jobs):
+            return jobs
+        places = {id: place for place, id in enumerate(self.store.order(), 1)}
+        problem, threads = self.problem, self._threads
+        states = {thread.state for thread in threads}
+        free = {thread.machine for thread in threads if thread.state == "idle"}
+        for job in jobs:
+            if position := places.get(job.id, 0):
+                job.position, job.waits = position, problem or self._reason_to_wait(job, states, free)
         return jobs
 
-    def _reason_to_wait(self, job: Job) -> str:
-        """Why a queued job does not run, in one sentence; "" where it is about to."""
-        if problem := self.problem:
-            return problem
+    def _reason_to_wait(self, job: Job, states: set[str], free: set[str]) -> str:
+        """Why a queued job does not run, in one sentence; "" where it is about to.
+
+        Args:
+            states: of the executors.
+            free: machines with an idle executor.
+        """
         if self._per_client and self.store.running_beside(job.id) >= self._per_client:
             return f"This server runs at most {self._per_client} of a client's jobs at once: the job waits for yours."
-        states = self.executor_states
-        if "idle" not in states:
+        if not free:
             return "The job waits for a free worker." if "busy" in states else "The job waits for a worker to start."
-        with self._lock:
-            free = [thread.machine for thread in self._executors if thread.state == "idle"]
         if all(self._lacks(machine, job.request) for machine in free):
             return "The job waits for a machine that has its model."
         return ""
@@ -164,8 +170,9 @@ class Queue:
         with self._lock:
             job, new = self.store.add(request, client)
             if new:
+                self._may_wait = True
                 self.streams.publish(job.id, job)
-        self._work.set()
+        self._work.release()
         return job
 
     def cancel(self, job: str) -> Job:
@@ -202,7 +209,7 @@ class Queue:
                 del self._stops[job]  # it has not stopped yet
             elif current.state not in (QUEUED, RUNNING):
                 raise QueueError(f"The job is {current.state} and has no checkpoint to go on from: submit it again.")
-        self._work.set()
+        self._work.release()
         return current
 
     def edit(self, job: str, edit: Edit) -> Job:
@@ -237,27 +244,38 @@ class Queue:
 
     def wait_for_work(self, seconds: float) -> None:
         """As `JobSource.wait_for_work`."""
-        self._work.wait(seconds)
-        self._work.clear()
+        self._work.acquire(timeout=seconds)
 
     def claim(self, machine: str = "", loaded: tuple[str, ...] | None = None) -> Job | None:
         """As `JobSource.claim`."""
+        if not self._may_wait:
+            return None
         with self._lock:
+            left: Counter[tuple[str, ...]] = Counter()  # jobs by their models, each to an executor of its own
 
             def fits(request: JobRequest) -> bool:
+                if self._lacks(machine, request):
+                    return False
                 needed = models_of(request)
-                # An executor that has loaded nothing drops no model for the job.
-                better = {needed} if loaded is None else {needed, None}
-                elsewhere = needed != loaded and any(
-                    thread.loaded in better and thread.state == "idle" and not self._lacks(thread.machine, request)
-                    for thread in self._executors
-                )
-                return not elsewhere and not self._lacks(machine, request)
+                if needed != loaded:
+                    # An executor that has loaded nothing drops no model for the job.
+                    better = {needed} if loaded is None else {needed, None}
+                    free = sum(
+                        thread.loaded in better and thread.state == "idle" and not self._lacks(thread.machine, request)
+                        for thread in self._executors
+                    )
+                    if left[needed] < free:
+                        left[needed] += 1
+                        return False
+                return True
 
             job = self.store.next_queued(self._per_client, fits)
             if job is not None:
                 self.store.begin_attempt(job.id, machine)
                 return self._set_state(job.id, RUNNING)
+            self._may_wait = self.store.count(QUEUED) > 0
+            if left:
+                self._work.release()
             return None
 
     def requested_stop(self, job: str) -> Stop | None:
@@ -340,5 +358,6 @@ class Queue:
     def _set_state(self, job: str, state: str, error: str = "") -> Job:
         with self._lock:
             changed = self.store.set_state(job, state, error)
+            self._may_wait |= state == QUEUED
             self.streams.publish(job, changed)
             return changed

@@ -157,7 +157,8 @@ def test_as_many_jobs_run_at_once_as_there_are_executors(bench):
 
 def test_jobs_that_wait_are_paused_and_cancelled_at_once(bench):
     run = bench(heed)
-    run.until(run.submit(), RUNNING)
+    run.submit()
+    until(lambda: len(run.runs) == 1)
     job = run.submit()
     assert run.queue.pause(job).state == PAUSED and run.queue.resume(job).state == QUEUED
     assert run.queue.cancel(job).state == CANCELLED == run.queue.cancel(job).state
