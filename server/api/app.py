@@ -271,7 +271,8 @@ def create_app(
             queue.store.meshes.find(job_request.mesh)
         if job_request.image_prompt:
             queue.store.pictures.find(job_request.image_prompt)
-        return queue.submit(job_request, request.client.host if request.client else "")
+        job = queue.submit(job_request, request.client.host if request.client else "")
+        return queue.with_places([job])[0]
 
     @app.get("/v1/jobs")
     def jobs(active: bool = False) -> list[Job]:

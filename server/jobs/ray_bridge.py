@@ -19,6 +19,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -306,7 +307,9 @@ def _connect(address: str) -> str:
         log.warning("Ray: %s", text)
         if "ersion mismatch" in text:
             here = f"Ray {ray.__version__} and Python {sys.version.split()[0]}"
-            return f"The Ray cluster {place} runs other versions than the server, which has {here}: {_versions(text)}."
+            named = re.search(r"Ray: (\S+) Python: (\S+)", text)  # the cluster's come first
+            there = f"Ray {named[1]} and Python {named[2]}" if named else "other versions"
+            return f"The Ray cluster {place} has {there}, the server {here}: install the same on all machines."
         if "node" in text.lower() and "ip" in text.lower():
             return (
                 f"This machine is no node of the Ray cluster {place}: join it with "
@@ -314,10 +317,6 @@ def _connect(address: str) -> str:
             )
         return none
     return ""
-
-
-def _versions(text: str) -> str:
-    return f"install the same on all machines ({text[:300]})"
 
 
 def main(pipe: Connection, address: str, cpus: int, work: str, lease: float, hold: bool) -> None:

@@ -7,6 +7,7 @@ an actor is neither restarted nor called again by it, and a job whose actor is g
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -31,6 +32,10 @@ from .ray_actor import join, read_batch
 log = logging.getLogger(__name__)
 
 NOT_INSTALLED = "The executor ray needs the package ray (Linux only): pip install 'msd_blender[ray]', or leave it out."
+TOO_OLD = (
+    "The executor ray needs Ray 2.60 or newer, and here is {}: pip install --upgrade 'msd_blender[ray]' on every "
+    "machine of the cluster."
+)
 BAD_ADDRESS = "A Ray cluster's address is auto or HOST:PORT, as ray start prints it, not {!r}."
 NO_GPU = "No machine of the Ray cluster has a GPU ({}): add one, or run jobs on CPUs with --cpus-per-job. Jobs wait."
 NO_CPUS = "No machine of the Ray cluster has {} CPUs ({}): add one that has, or give --cpus-per-job fewer. Jobs wait."
@@ -44,6 +49,9 @@ def of_cluster(options: ExecutorOptions) -> RayPool:
     """The `RayPool` of a cluster, which need not be there yet. Raises ValueError for what cannot be."""
     if importlib.util.find_spec("ray") is None:
         raise ValueError(NOT_INSTALLED)
+    installed = importlib.metadata.version("ray")
+    if [int(part) for part in installed.split(".")[:2]] < [2, 60]:
+        raise ValueError(TOO_OLD.format(installed))
     host, _, port = options.ray_address.rpartition(":")
     if options.ray_address != "auto" and not (host and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(BAD_ADDRESS.format(options.ray_address))

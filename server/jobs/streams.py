@@ -7,7 +7,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 
 from msd_blender.protocol import FINAL_STATES, Job, Message, Snapshot, encode_event, encode_snapshot
@@ -23,7 +23,8 @@ KEEP_ALIVE_SECONDS = 15.0  # between comments on a silent event stream
 class Channel:
     """The newest snapshot of one job, and the readers that wait for news of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number  # of its newest event
         self.snapshot: Snapshot | None = None
         self.ended = False
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
@@ -57,6 +58,8 @@ class Streams:
         self._store = store
         self._channels: OrderedDict[str, Channel] = OrderedDict()
         self._lock = threading.RLock()
+        self._pending: deque[tuple[str, Message]] = deque()
+        self._writing = threading.Lock()
         self._closed = False
         self.events_sent = self.snapshots_sent = 0  # since the server started
 
@@ -67,17 +70,31 @@ class Streams:
             return sum(channel.readers for channel in self._channels.values())
 
     def publish(self, job: str, message: Message) -> None:
-        """Add an event to a job's journal. The `Job` of a final state ends its streams."""
-        with self._lock:
-            channel = self._channel(job)
-            number = self._store.last_event(job) + 1
-            self.events_sent += 1
+        """Add an event to a job's journal. The `Job` of a final state ends its streams.
+
+        One thread writes at a time, also the events of others, which do not wait for it: hundreds of threads that
+        wait for a lock mostly wake each other. A `Job` is written once this returns.
+        """
+        self._pending.append((job, message))
+        wait = isinstance(message, Job)
+        while (wait or self._pending) and self._writing.acquire(blocking=wait):
             try:
-                self._store.add_event(job, number, encode_event(number, message))
-            except sqlite3.OperationalError as error:  # a full disk must not end the job that may free some of it
-                log.error("An event of job %s was lost: %s", job, error)
-            if isinstance(message, Job) and message.ended:
-                channel.ended = True
+                while self._pending:
+                    self._write(*self._pending.popleft())
+            finally:
+                self._writing.release()
+            wait = False
+
+    def _write(self, job: str, message: Message) -> None:
+        channel = self._channel(job)
+        self.events_sent += 1
+        try:
+            self._store.add_event(job, channel.number + 1, encode_event(channel.number + 1, message))
+            channel.number += 1
+        except sqlite3.OperationalError as error:  # a full disk must not end the job that may free some of it
+            log.error("An event of job %s was lost: %s", job, error)
+        if isinstance(message, Job) and message.ended:
+            channel.ended = True
         channel.notify()
 
     def show(self, job: str, snapshot: Snapshot) -> None:
@@ -147,7 +164,7 @@ class Streams:
         with self._lock:
             channel = self._channels.get(job)
             if channel is None:
-                channel = self._channels[job] = Channel()
+                channel = self._channels[job] = Channel(self._store.last_event(job))
                 known = self._store.get(job)
                 channel.ended = known is None or known.state in FINAL_STATES
                 if channel.ended:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from msd_blender.client import ClientError
-from msd_blender.protocol import FINISHED, MAX_UPLOAD, PAUSED, Edit, JobRequest, Progress, Snapshot, encode_snapshot
+from msd_blender.protocol import MAX_UPLOAD, JobRequest, Snapshot, encode_snapshot
 from server.jobs.uploads import Meshes, decode_upload
 
 
@@ -115,32 +115,3 @@ def test_a_mesh_is_found_by_its_hash_alone(server, name):
         server.client().submit(JobRequest("a red chair", mode="texture", mesh=name))
     with pytest.raises(ValueError, match="upload it first"):
         Meshes(server.data / "meshes").find(name)
-
-
-def test_a_prompt_that_is_edited_takes_hold_in_a_running_job(server, tiny, tmp_path):
-    client = server.client()
-    job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 60}))
-    events = client.events(job.id)
-    next(message for message in events if isinstance(message, Progress) and message.iteration >= 3)
-    assert client.edit(job.id, Edit("a blue mushroom")).request.prompt == "a blue mushroom"
-    seen = [message.iteration for message in events if isinstance(message, Progress)]
-    assert sorted(seen) == seen  # it went on from where it was
-    assert client.job(job.id).state == FINISHED
-    client.download(job.id, "job.json", tmp_path / "job.json")
-    assert json.loads((tmp_path / "job.json").read_text())["request"]["prompt"] == "a blue mushroom"
-    with pytest.raises(ClientError, match="start another one"):
-        client.edit(job.id, Edit("a green mushroom"))
-
-
-def test_a_paused_job_is_edited_and_stays_paused(server, tiny):
-    client = server.client()
-    job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 100_000}))
-    next(message for message in client.events(job.id) if isinstance(message, Progress))
-    client.pause(job.id)
-    while client.job(job.id).state != PAUSED:
-        time.sleep(0.05)
-    edited = client.edit(job.id, Edit(negative_prompt="blue"))
-    assert (edited.state, edited.request.negative_prompt, edited.request.prompt) == (PAUSED, "blue", "a red mushroom")
-    with pytest.raises(ClientError, match="upload it first"):
-        client.edit(job.id, Edit(mesh="0" * 64))
-    client.cancel(job.id)

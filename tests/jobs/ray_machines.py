@@ -6,10 +6,14 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from msd_blender.protocol import JobRequest
 from server.jobs.job_run import Timing
@@ -101,6 +105,12 @@ def in_turn(lines):
     return attempts == sorted(attempts)
 
 
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
 class Head:
     """A cluster of one machine at a fixed port, as `ray start --head` makes it; it can die and come back."""
 
@@ -120,6 +130,15 @@ class Head:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+    def actor(self):
+        """The pid of its actor."""
+        while True:
+            for process in psutil.Process(self._process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    if process.status() != psutil.STATUS_ZOMBIE and "JobActor" in " ".join(process.cmdline()):
+                        return process.pid
+            time.sleep(0.05)
 
     def kill(self):
         """End it at once, with its raylet and its actors' parents, as a power cut does."""

@@ -63,8 +63,9 @@ def journal(folder, job):
 
 def run_job(job, report, cancelled, paused, workspace=None):
     """Count to the request's iterations from the checkpoint, a checkpoint and a snapshot each step; the result says
-    how far, and with which prompt. A prompt of ``die N`` kills the process at step N of the first run, and one of
-    ``large N`` makes checkpoints of N MB. One that begins with ``real`` is a real job."""
+    how far, and with which prompt. A prompt of ``die N`` kills the process at step N of the first run, one of
+    ``large N`` makes checkpoints of N MB, and one of ``every N`` makes one each N steps. One that begins with ``real``
+    is a real job."""
     if job.request.prompt.startswith("real"):
         from server.jobs.run_job import run_job as run  # ten seconds of imports
 
@@ -77,6 +78,7 @@ def run_job(job, report, cancelled, paused, workspace=None):
     start = job.checkpoint.step if job.checkpoint else 0
     words = job.request.prompt.split()
     size = int(words[1]) << 20 if words[0] == "large" else 8
+    every = int(words[1]) if words[0] == "every" else 1
     for step in range(start + 1, job.request.iterations + 1):
         note(job.id, job.attempt, f"step-{step}")
         time.sleep(STEP_SECONDS)
@@ -85,7 +87,8 @@ def run_job(job, report, cancelled, paused, workspace=None):
         report(Progress("volume", step, job.request.iterations, 0.1 * step))
         report(snapshot(step))
         stopping = paused() and not cancelled()
-        report(Checkpoint(step, save({"a": np.full(size, step % 256, np.uint8)}, {"state": "{}"})))
+        if stopping or step % every == 0:
+            report(Checkpoint(step, save({"a": np.full(size, step % 256, np.uint8)}, {"state": "{}"})))
         if stopping:
             note(job.id, job.attempt, "paused")
             return Paused()

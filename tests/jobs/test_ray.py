@@ -10,12 +10,12 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -24,9 +24,9 @@ from msd_blender.protocol import CANCELLED, FAILED, FINISHED, PAUSED, QUEUED, RU
 from server.jobs.executor import ExecutorOptions
 from server.jobs.local_process import LocalProcess
 from server.jobs.ray_actor import join, split
-from server.jobs.ray_pool import NOT_INSTALLED, RayPool, of_cluster
+from server.jobs.ray_pool import NOT_INSTALLED, TOO_OLD, RayPool, of_cluster
 from tests.jobs import ray_work
-from tests.jobs.ray_machines import LEASE, ROOT, Head, Machines, Server, in_turn, started, until
+from tests.jobs.ray_machines import LEASE, ROOT, Head, Machines, Server, free_port, in_turn, started, until
 from tests.jobs.ray_work import journal
 from tests.jobs.scripted import snapshot
 
@@ -290,12 +290,6 @@ def test_a_job_goes_where_its_model_is_and_fails_in_a_sentence_where_none_has_it
     assert len(names) == len(ids) - 1 and all("machine-" in name for name in names)
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def head(folder):
     """A cluster for tests that need one to themselves: a server takes every place of its cluster."""
@@ -375,8 +369,12 @@ def test_a_cluster_of_another_version_is_one_sentence(machines, tmp_path):
     other = {**json.loads(known), "ray_version": "2.9.3", "python_version": "3.10.2"}
     store.internal_kv_put(name, json.dumps(other).encode(), True, b"cluster")
     try:
-        said = problem_of(machines.address, 1, "other versions", tmp_path)
-        assert "2.9.3" in said and "3.10.2" in said and "install the same" in said and "\n" not in said
+        said = problem_of(machines.address, 1, "install the same", tmp_path)
+        assert f"{machines.address} has Ray 2.9.3 and Python 3.10.2, the server Ray" in said and "\n" not in said
+        # Ray itself keeps a machine of another version out, which says so there.
+        join = [Path(sys.executable).with_name("ray"), "start", f"--address={machines.address}"]
+        refused = subprocess.run(join, capture_output=True, text=True)
+        assert refused.returncode and "Version mismatch: The cluster was started with" in refused.stderr
     finally:
         store.internal_kv_put(name, known, True, b"cluster")
 
@@ -395,7 +393,7 @@ def test_a_server_without_its_cluster_is_up_and_says_so(start_server, tmp_path):
     assert client.cancel(job.id).state == CANCELLED
 
 
-def test_without_ray_the_server_says_so_and_the_local_executor_is_as_it_was(tmp_path):
+def test_without_ray_or_with_an_old_one_the_server_says_so_and_the_local_executor_is_as_it_was(tmp_path):
     without = "import sys; sys.modules['ray'] = None; from server.__main__ import main; sys.exit(main(sys.argv[1:]))"
     ended = subprocess.run(
         [sys.executable, "-c", without, "serve", "--executor", "ray", "--port", "0", "--data", tmp_path],
@@ -404,6 +402,17 @@ def test_without_ray_the_server_says_so_and_the_local_executor_is_as_it_was(tmp_
         capture_output=True,
     )
     assert ended.returncode == 1 and ended.stderr == f"Error: {NOT_INSTALLED}\n"
+    old = tmp_path / "ray-2.55.1.dist-info"
+    old.mkdir()
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.55.1\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "server", "serve", "--executor", "ray", "--port", "0", "--data", tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        text=True,
+        capture_output=True,
+    )
+    assert ended.returncode == 1 and ended.stderr == f"Error: {TOO_OLD.format('2.55.1')}\n"
     check = "import sys; sys.modules['ray'] = None; import server.jobs as jobs, server.jobs.executor as executor\n"
     listed = "print(len(jobs.EXECUTORS['local'](executor.ExecutorOptions())))"
     assert int(subprocess.run([sys.executable, "-c", check + listed], cwd=ROOT, capture_output=True).stdout) >= 1

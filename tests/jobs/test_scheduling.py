@@ -5,6 +5,7 @@ The executors are scripted, so that nothing here waits for numerical work or for
 """
 
 import asyncio
+import random
 import threading
 
 import numpy as np
@@ -100,6 +101,20 @@ def test_clients_take_turns_within_a_priority(bench):
     assert [job.request.prompt for job in run.runs[1:]] == ["urgent", "b1", "c1", "a1", "b2", "a2", "a3"]
 
 
+def test_the_place_in_the_queue_is_the_order_of_the_runs(bench):
+    run, rng = bench(heed, finish), random.Random(0)
+    run.until(first := run.submit("first"), RUNNING)
+    wishes = [(str(i), rng.choice("abcd"), rng.randrange(3)) for i in range(60)]
+    jobs = [run.queue.submit(JobRequest(prompt, priority=level), client).id for prompt, client, level in wishes]
+    run.queue.pause(jobs.pop())
+    told = sorted((job.place, job.request.prompt) for job in run.queue.with_places(run.queue.store.all()) if job.place)
+    run.queue.cancel(first)
+    for job in jobs:
+        run.ended(job)
+    assert told == list(enumerate((job.request.prompt for job in run.runs[1:]), 1))
+    assert {job.place for job in run.queue.with_places(run.queue.store.all())} == {0}
+
+
 def test_a_job_goes_to_the_executor_that_has_its_model(bench):
     run = bench(finish, count=2)
     until(lambda: run.queue.executor_states == ["idle", "idle"])
@@ -136,7 +151,8 @@ def test_as_many_jobs_run_at_once_as_there_are_executors(bench):
 
 def test_jobs_that_wait_are_paused_and_cancelled_at_once(bench):
     run = bench(heed)
-    run.until(run.submit(), RUNNING)
+    run.submit()
+    until(lambda: len(run.runs) == 1)
     job = run.submit()
     assert run.queue.pause(job).state == PAUSED and run.queue.resume(job).state == QUEUED
     assert run.queue.cancel(job).state == CANCELLED == run.queue.cancel(job).state

@@ -40,7 +40,7 @@ async function refresh() {
   }
   $("jobs").replaceChildren(...jobs.slice(0, 200).map(job => {
     const button = element("button", "");
-    button.append(element("span", job.request.prompt), element("span", job.state, job.state));
+    button.append(element("span", job.request.prompt), element("span", whereabouts(job), job.state));
     button.setAttribute("aria-current", job.id === chosen);
     button.onclick = () => choose(job.id);
     const item = element("li", "");
@@ -52,10 +52,14 @@ async function refresh() {
   if (job) show(job);
 }
 
+function whereabouts(job) {
+  return job.state + (job.machine ? ` on ${job.machine}` : job.place ? `, place ${job.place}` : "");
+}
+
 function show(job) {
   $("title").textContent = job.request.prompt;
-  $("state").textContent = `${job.state}${job.machine ? ` on ${job.machine}` : ""}${job.place ? `, place ${job.place}` : ""}, seed ${job.request.seed}, ${job.request.guidance}`
-    + (job.error ? `: ${job.error}` : "");
+  $("state").textContent = `${whereabouts(job)}, seed ${job.request.seed}, ${job.request.guidance}`
+    + (job.error || job.waits_for ? `: ${job.error || job.waits_for}` : "");
   const verbs = {queued: ["pause", "cancel"], running: ["pause", "finish", "cancel"], paused: ["resume", "finish", "cancel"],
                  failed: ["resume"]}[job.state] || [];
   $("actions").replaceChildren(...verbs.map(verb => {
