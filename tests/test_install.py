@@ -210,7 +210,7 @@ class Index(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
         if type(self).breaks > 0:
             type(self).breaks -= 1
-            data = data[: start + self.limit]
+            data = data[: self.limit]  # nor does any more come when pip, from 25.1 on, resumes the download
         self.wfile.write(data[start:])
         self.close_connection = True
 

@@ -102,6 +102,7 @@ def test_the_token_is_asked_for_where_others_can_reach_the_server(given, status)
     assert Guard(None, "0.0.0.0", "secret")._refusal({"authorization": given})[0] == status
 
 
+@pytest.mark.parametrize("paused_first", [False, True])
 def test_a_job_that_is_asked_to_finish_grows_no_more_and_is_finished(server, tiny, paused_first):
     client = server.client()
     job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 3000}))
