@@ -45,6 +45,7 @@ def place(request: pytest.FixtureRequest, folders: dict[str, Path], tmp_path: Pa
 def extension() -> Iterator[None]:
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     msd_blender.register()
+    bpy.ops.mesh.primitive_cube_add()
     yield
     msd_blender.unregister()
 
