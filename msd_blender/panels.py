@@ -188,6 +188,8 @@ class MSD_PT_cameras(_Settings, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         _props(self.layout, context.scene.msd, "field_of_view", "background")
         _switched(self.layout, context.scene.msd, "elevation", "Elevation", "elevation_min", "elevation_max")
+        _switched(self.layout, context.scene.msd, "view", "View", "view")
+        self.layout.operator("msd.from_view", icon="VIEW_CAMERA")
 
 
 class MSD_PT_shape(_Settings, bpy.types.Panel):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,9 @@ from unittest.mock import MagicMock
 
 import bpy
 import pytest
-from mathutils import Vector
+from mathutils import Euler, Vector
 
-from msd_blender import forecast, history, jobs, panels, server_jobs
+from msd_blender import forecast, history, jobs, operators, panels, server_jobs
 from msd_blender.client import Client
 from msd_blender.live_job import running_jobs
 from msd_blender.local_server import LocalServer
@@ -183,6 +184,12 @@ def test_the_history_is_searched(remote: LocalServer, tiny: dict[str, Any]) -> N
     assert found("CHAIR red") == ["a red chair"] and found("#4") == ["a red mushroom"] and not found("texture")
     assert found("generate finished blue") == ["a blue chair"]
     assert "Generate, seed 14" in said(drawn(panels.MSD_PT_history))
+
+
+def test_the_viewports_side_is_told_in_angles() -> None:
+    for azimuth, elevation in ((0, 0), (90, 0), (-135, 30), (20, -60)):
+        camera = Euler((math.radians(90 - elevation), 0, math.radians(azimuth))).to_quaternion()
+        assert operators.angles(camera) == pytest.approx((azimuth, elevation), abs=1e-3)
 
 
 def test_a_mask_is_painted(addon: Any) -> None:
