@@ -18,7 +18,7 @@ from msd_blender import forecast, history, jobs, operators, panels, server_jobs
 from msd_blender.client import Client
 from msd_blender.live_job import running_jobs
 from msd_blender.local_server import LocalServer
-from msd_blender.protocol import CANCELLED, FINISHED, PAUSED, RUNNING, JobRequest, to_dict
+from msd_blender.protocol import CANCELLED, FINISHED, JobRequest, to_dict
 from tests.blender.helpers import finish_jobs, start_job, update_until
 
 
@@ -235,18 +235,6 @@ def test_an_object_is_not_selected_while_the_artist_is_in_another_mode(
     assert records()[0].state == CANCELLED
     assert bpy.ops.msd.show() == {"FINISHED"}
     assert bpy.context.view_layer.objects.active == records()[0].object
-
-
-def test_a_paused_job_is_finished(remote: LocalServer, tiny: dict[str, Any]) -> None:
-    live_job = start_job(tiny, iterations=3000)
-    session = live_job.session
-    update_until(lambda: session.update_milliseconds)
-    session.pause()
-    update_until(lambda: session.state == PAUSED)
-    session.finish()
-    update_until(lambda: session.state == RUNNING)
-    finish_jobs()
-    assert records()[0].state == FINISHED
 
 
 def test_the_panel_is_translated_into_no_language_by_half(addon: Any) -> None:
