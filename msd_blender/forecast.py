@@ -11,11 +11,13 @@ import bpy
 from . import jobs
 from .client import Client
 from .connection import Monitor
+from .live_job import running_jobs
 from .protocol import Forecast, JobRequest, to_dict
 
 _Answer = tuple[str, Forecast]  # of a request, as text
 _asked = ""
 _request: JobRequest | None = None
+_running = 0  # jobs when it was asked: when one has ended, more is known
 
 
 def _ask(client: Client) -> _Answer:
@@ -30,7 +32,7 @@ monitor: Monitor[_Answer] = Monitor(_ask, max_age=20)
 def forecast(settings: Any) -> Forecast | None:
     """The server's answer for the panel's settings; before it has come the last one, as far as it still holds, so that
     the panel does not jump while a prompt is typed. None where nothing is known. Call it again from the next `draw`."""
-    global _asked, _request
+    global _asked, _request, _running
     try:
         request = settings.request()
     except ValueError:  # as for an empty prompt
@@ -38,9 +40,10 @@ def forecast(settings: Any) -> Forecast | None:
     if settings.image_prompt:  # whose picture is uploaded with the job
         request.image_prompt = "picture"
     key = json.dumps(to_dict(request))
-    if key != _asked and not monitor.is_requesting:
-        _asked, _request = key, request
+    if (key != _asked or len(running_jobs) < _running) and not monitor.is_requesting:
+        _asked, _request, _running = key, request, len(running_jobs)
         monitor.expire()
+    _running = max(_running, len(running_jobs))
     if monitor.refresh() and not bpy.app.timers.is_registered(_take_answer):
         bpy.app.timers.register(_take_answer, first_interval=0.05)
     if monitor.answer is None:
@@ -49,11 +52,6 @@ def forecast(settings: Any) -> Forecast | None:
     if answered != key:
         return Forecast([word for word in answer.unknown if word in request.prompt.lower()])
     return answer
-
-
-def expire() -> None:
-    """Ask again at the next `draw`: a job has ended, so that more is known."""
-    monitor.expire()
 
 
 def _take_answer() -> float | None:

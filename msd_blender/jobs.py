@@ -12,7 +12,7 @@ import numpy as np
 from bpy.app.handlers import persistent
 from mathutils import Vector
 
-from . import connection, forecast, history, icons, undo
+from . import connection, history, icons, undo
 from .connection import client_factory, server_location
 from .errors import ClientError
 from .history import MSD_PG_job
@@ -232,7 +232,6 @@ def _end(live_job: LiveJob) -> None:
     if record is not None:
         record.seconds = session.progress.elapsed if session.progress else 0
         tell(record)
-    forecast.expire()
     undo.remember(live_job, record, session.state)
     undo.unmark(live_job.request.client_key)
     if object is not None:

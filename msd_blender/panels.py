@@ -188,6 +188,8 @@ class MSD_PT_cameras(_Settings, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         _props(self.layout, context.scene.msd, "field_of_view", "background")
         _switched(self.layout, context.scene.msd, "elevation", "Elevation", "elevation_min", "elevation_max")
+        _switched(self.layout, context.scene.msd, "view", "View", "view")
+        self.layout.operator("msd.from_view", icon="VIEW_CAMERA")
 
 
 class MSD_PT_shape(_Settings, bpy.types.Panel):
@@ -346,10 +348,10 @@ def _draw_live(box: Any, live_job: LiveJob, context: bpy.types.Context) -> None:
     row.operator("msd.show", text="", icon="ZOOM_SELECTED").key = key
     row.operator("msd.discard", text="", icon="TRASH").key = key
     row = box.column(align=True) if narrow else box.row(align=True)
-    if session.job is None or not session.job.finishing:
-        finish = row.row(align=True)
-        finish.enabled = bool(session.progress and session.progress.iteration)
-        finish.operator("msd.finish", icon="SHADERFX").key = key
+    finish = row.row(align=True)  # it stays in its place, where a second click must not hit another button
+    has_grown, ends = session.progress and session.progress.iteration, session.job and session.job.finishing
+    finish.enabled = bool(has_grown) and not ends
+    finish.operator("msd.finish", icon="SHADERFX").key = key
     row.operator("msd.stop", text="Keep", icon="CHECKMARK").key = key
     if session.connection_error:
         _wrapped_text(

@@ -11,7 +11,16 @@ from .properties import RequestProperties
 
 _FOLDER = "msd"
 _SHIPPED = str(Path(__file__).parent / "shipped")  # Blender looks for presets/msd in it
-_NOT_SAVED = {"prompt", "image_prompt", "mode", "seed", "lock", "priority"}  # these belong to one job
+_NOT_SAVED = {
+    "prompt",
+    "image_prompt",
+    "mode",
+    "seed",
+    "lock",
+    "priority",
+    "sets_view",
+    "view",
+}  # these belong to one job
 
 
 class MSD_OT_preset_add(AddPresetBase, bpy.types.Operator):

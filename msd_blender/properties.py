@@ -10,6 +10,7 @@ from bpy.props import (
     CollectionProperty,
     EnumProperty,
     FloatProperty,
+    FloatVectorProperty,
     IntProperty,
     PointerProperty,
     StringProperty,
@@ -102,8 +103,8 @@ class MSD_PG_lora(bpy.types.PropertyGroup):
 class RequestProperties:
     """Mixed into the scene's settings and the operator. (Annotations as values: Blender reads them so.)
 
-    Each is named as the option of `JobRequest` that it sets, but for quality, lock and the two ends of the elevation;
-    the image prompt is the name of an image.
+    Each is named as the option of `JobRequest` that it sets, but for quality, lock, the two ends of the elevation and
+    the switch of the view; the image prompt is the name of an image.
     """
 
     mode: _property("mode", "Mode", items=[(name, *_MODE_NAMES[name], i) for i, name in enumerate(MODES)])
@@ -149,6 +150,10 @@ class RequestProperties:
         default=90,
     )
     field_of_view: _property("field_of_view", "Field of View")
+    sets_view: BoolProperty(name="View", description=f"{OPTIONS['view'].text[0].upper()}{OPTIONS['view'].text[1:]}")
+    view: FloatVectorProperty(
+        name="View", description=OPTIONS["view"].text, size=2, min=-180, max=180, precision=0, step=100
+    )
     background: _property("background", "Background")
     model: _property("model", "Model", subtype="FILE_PATH")
     loras: CollectionProperty(type=MSD_PG_lora, name="LoRAs", description=OPTIONS["loras"].text)
@@ -191,6 +196,8 @@ class RequestProperties:
                 continue
             if name == "elevation":
                 self.elevation_min, self.elevation_max = map(round, value)
+            elif name == "view":
+                self.sets_view, self.view = True, value
             elif name == "loras":
                 self.set_loras(map(split_lora, value))
             elif option.many:
@@ -219,6 +226,8 @@ class RequestProperties:
         if option.name == "elevation":
             ends = [self.elevation_min, self.elevation_max]
             return None if ends == [option.low, option.high] else ends
+        if option.name == "view":
+            return [round(angle, 6) for angle in self.view] if self.sets_view else None
         if option.name == "loras":
             return [join_lora(each.file, round(each.weight, 6)) for each in self.loras if each.file]
         value = getattr(self, option.name)

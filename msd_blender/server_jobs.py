@@ -7,7 +7,7 @@ import time
 
 import bpy
 
-from . import history, jobs
+from . import history, jobs, undo
 from .connection import Monitor
 from .protocol import PAUSED, RUNNING, Job
 
@@ -46,8 +46,9 @@ def find(id: str) -> Job | None:
 
 
 def others() -> list[Job]:
-    """The jobs that this file has no record of, those that run first and then by their places."""
-    rest = [job for job in _shown if history.find_record(job.request.client_key) is None]
+    """The jobs that are not of this file, those that run first and then by their places."""
+    keys = {job.id: job.request.client_key for job in _shown}
+    rest = [job for job in _shown if not (history.find_record(keys[job.id]) or undo.has_ended(keys[job.id]))]
     return sorted(rest, key=lambda job: (job.state != RUNNING, job.state == PAUSED, job.place))
 
 

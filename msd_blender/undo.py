@@ -60,6 +60,11 @@ def remember(live_job: LiveJob, record: MSD_PG_job, state: str) -> None:
     _ended[live_job.request.client_key] = values
 
 
+def has_ended(key: str) -> bool:
+    """Whether a job ended, or was discarded, in this Blender."""
+    return key in _ended
+
+
 def restore() -> None:
     """Bring records and objects back in line with the jobs. Call it after undo or redo, outside of the handler."""
     for scene in bpy.data.scenes:

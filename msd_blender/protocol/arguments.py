@@ -57,7 +57,7 @@ def _kind(option: Option, folder: Callable[[str], str]) -> dict[str, Any]:
     if option.folder:
         return {"type": folder, "metavar": "DIR"}
     if option.many:
-        return {"type": option.type, "nargs": 2, "metavar": ("LOW", "HIGH")}
+        return {"type": option.type, "nargs": 2, "metavar": tuple(option.syntax.split()) or ("LOW", "HIGH")}
     return {"type": option.type, "metavar": _METAVARS[option.type]}
 
 

@@ -142,6 +142,15 @@ class JobRequest:
     field_of_view: float | None = option(
         None, description="field of view of the cameras", unit="degrees", low=5, high=120
     )
+    view: list[float] | None = option(
+        None,
+        description="azimuth and elevation of the view that counts most: half of the cameras stand near it",
+        unit="degrees",
+        none="all sides count the same",
+        low=-180,
+        high=180,
+        syntax="AZIMUTH ELEVATION",
+    )
     background: str = option(
         "random", description="background behind the object while it is optimized", choices=BACKGROUNDS
     )

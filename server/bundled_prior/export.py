@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .captions import vocabulary
+from .captions import balanced_prompts, prompt, vocabulary
 from .config import TrainConfig
 from .denoiser import SCHEDULE
 from .multi_view import export_cameras
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 
 def write_words(folder: Path) -> None:
-    """Write words.json: the things that the model draws, and every word of its captions, sorted."""
-    words = {"things": list(NOUNS), "words": vocabulary()}
+    """Write words.json: the things that the model draws, every word of its captions, sorted, and a prompt for each
+    thing, in the order of their names."""
+    examples = sorted(
+        (prompt(colour, noun) for colour, noun in balanced_prompts(len(NOUNS))), key=lambda text: text.split()[-1]
+    )
+    words = {"things": list(NOUNS), "words": vocabulary(), "examples": examples}
     (folder / "words.json").write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
 
 

@@ -293,6 +293,7 @@ class Optimization:
                 elevation=settings.elevation,
                 field_of_view=settings.field_of_view,
                 together=settings.views_at_once,
+                view=settings.view,
             )
             views = drawn.to(self.device)
             lights = Lights.sample(views, self.generator)

@@ -63,7 +63,7 @@ class Settings:
         made_texture_size: pixels, of a mesh that was made from nothing; texture_size: of any other. None: twice as many
             as the prior has, and at least 512 and 1024.
         views_at_once: of one object, that a multi-view prior denoises together; `views` is a multiple of it.
-        elevation, field_of_view: of the cameras, as `rendering.cameras.sample`.
+        elevation, field_of_view, view: of the cameras, as `rendering.cameras.sample`.
     """
 
     views: int = 4
@@ -84,6 +84,7 @@ class Settings:
     texture_size: int | None = None
     elevation: tuple[float, float] | None = None
     field_of_view: float = FIELD_OF_VIEW
+    view: tuple[float, float] | None = None
 
     def phases(self, mode: str) -> dict[str, Phase]:
         """The phases of a mode, in order, by their names in these settings."""
@@ -165,6 +166,8 @@ class Settings:
             settings = replace(settings, elevation=(float(min(request.elevation)), float(max(request.elevation))))
         if request.field_of_view is not None:
             settings = replace(settings, field_of_view=float(request.field_of_view))
+        if request.view is not None:
+            settings = replace(settings, view=(float(request.view[0]), float(request.view[1])))
         names, phases = list(settings.phases(request.mode)), list(settings.phases(request.mode).values())
         if request.iterations is not None:
             phases = [

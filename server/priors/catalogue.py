@@ -209,15 +209,9 @@ def _read(entry: _Entry, state: tuple[tuple[str, int, int], ...]) -> _Described:
 
 
 def _examples(path: Path) -> list[str]:
-    """A prompt for each thing that a small model knows, in its own colours; none for another model."""
+    """A prompt for each thing that a small model knows; none for another model."""
     words = layouts.words(path) if path.is_dir() else None
-    if words is None:
-        return []
-    from ..bundled_prior.captions import balanced_prompts, prompt
-    from ..bundled_prior.shapes import NOUNS
-
-    known = [prompt(colour, noun) for colour, noun in balanced_prompts(len(NOUNS)) if noun in words.things]
-    return sorted(known, key=lambda each: each.split()[-1])
+    return list(words.examples) if words else []
 
 
 def _size(path: Path, state: tuple[tuple[str, int, int], ...]) -> int:

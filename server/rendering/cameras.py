@@ -23,6 +23,7 @@ ELEVATION = (-10.0, 45.0)  # degrees, from the sides
 OVERHEAD = (58.0, 72.0)  # degrees, from above
 OVERHEAD_SHARE = 0.15  # of the cameras
 ORBIT_ELEVATION = 20.0  # degrees, of a turntable's cameras
+NEAR = 15.0  # degrees either side of a view that counts most
 OBJECT_RADIUS = 0.85  # metres: an object fills the ball of this radius around the origin
 
 
@@ -99,6 +100,7 @@ def sample(
     field_of_view: float = FIELD_OF_VIEW,
     distance: tuple[float, float] | None = None,
     together: int = 1,
+    view: tuple[float, float] | None = None,
 ) -> Cameras:
     """Random training cameras: azimuths spread evenly round the circle from a random start, with jitter.
 
@@ -109,6 +111,8 @@ def sample(
             distances from which the ball of radius 1 fills as much of the picture.
         together: cameras in a row that differ only in azimuth, by equal parts of the circle, and see one object at
             once; `batch` is a multiple of it.
+        view: azimuth and elevation, degrees; each second camera, or the first of each second `together`, stands at most
+            `NEAR` away from it.
     """
     groups = batch // together
 
@@ -124,7 +128,13 @@ def sample(
     low, high = uniform(*(elevation or ELEVATION)), uniform(*OVERHEAD)
     overhead = torch.rand(groups, generator=generator) < (OVERHEAD_SHARE if elevation is None else 0)
     fov = torch.full((groups,), math.radians(field_of_view))
-    first = azimuth, torch.deg2rad(torch.where(overhead, high, low)), uniform(*distance), fov
+    up = torch.deg2rad(torch.where(overhead, high, low))
+    if view is not None:
+        near = torch.arange(groups) % 2 == 0
+        beside, above = (math.radians(angle) + torch.deg2rad(uniform(-NEAR, NEAR)) for angle in view)
+        beside, above = beside + math.pi * (above.cos() < 0), torch.asin(above.sin())  # beyond a pole is another side
+        azimuth, up = torch.where(near, beside, azimuth), torch.where(near, above, up)
+    first = azimuth, up, uniform(*distance), fov
     azimuth, *others = (each.repeat_interleave(together) for each in first)
     return Cameras(azimuth + part * torch.arange(together).repeat(groups), *others).to(device)
 

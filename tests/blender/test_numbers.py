@@ -45,6 +45,7 @@ def place(request: pytest.FixtureRequest, folders: dict[str, Path], tmp_path: Pa
 def extension() -> Iterator[None]:
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     msd_blender.register()
+    bpy.ops.mesh.primitive_cube_add()
     yield
     msd_blender.unregister()
 
@@ -66,6 +67,7 @@ def used(run: Optimization) -> dict[str, Any]:
         "regularization": first.penalty / usual.penalty,
         "memory_limit": run.memory._limit,
         "elevation": settings.elevation,
+        "view": settings.view,
         "seed": run.generator.initial_seed(),
     }
 
@@ -95,6 +97,7 @@ def test_a_number_that_is_shown_is_the_one_used(place: str) -> None:
             for name in FIRST_VALUES:
                 if name in shown:
                     assert values[name] == pytest.approx(getattr(settings, name)), (mode, guidance, name)
+            assert values["view"] == tuple(settings.view)
             assert values["elevation"] == (settings.elevation_min, settings.elevation_max)
             assert values["seed"] == settings.seed
             hidden = {name for name in FIRST_VALUES if name not in shown}

@@ -96,6 +96,9 @@ def test_panel(option: Option) -> None:
     if option.name == "elevation":
         names = ["elevation_min", "elevation_max"]
         settings.elevation_min, settings.elevation_max = value
+    elif option.name == "view":
+        names = ["view"]
+        settings.sets_view, settings.view = True, value
     elif option.name == "loras":
         names = ["file", "weight"]
         settings.set_loras(map(split_lora, value))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +12,13 @@ from unittest.mock import MagicMock
 
 import bpy
 import pytest
-from mathutils import Vector
+from mathutils import Euler, Vector
 
-from msd_blender import forecast, history, jobs, panels, server_jobs
+from msd_blender import forecast, history, jobs, operators, panels, server_jobs
 from msd_blender.client import Client
 from msd_blender.live_job import running_jobs
 from msd_blender.local_server import LocalServer
-from msd_blender.protocol import CANCELLED, FINISHED, PAUSED, RUNNING, JobRequest, to_dict
+from msd_blender.protocol import CANCELLED, FINISHED, JobRequest, to_dict
 from tests.blender.helpers import finish_jobs, start_job, update_until
 
 
@@ -185,6 +186,12 @@ def test_the_history_is_searched(remote: LocalServer, tiny: dict[str, Any]) -> N
     assert "Generate, seed 14" in said(drawn(panels.MSD_PT_history))
 
 
+def test_the_viewports_side_is_told_in_angles() -> None:
+    for azimuth, elevation in ((0, 0), (90, 0), (-135, 30), (20, -60)):
+        camera = Euler((math.radians(90 - elevation), 0, math.radians(azimuth))).to_quaternion()
+        assert operators.angles(camera) == pytest.approx((azimuth, elevation), abs=1e-3)
+
+
 def test_a_mask_is_painted(addon: Any) -> None:
     object = cube()
     assert bpy.ops.msd.paint_mask() == {"FINISHED"}
@@ -228,18 +235,6 @@ def test_an_object_is_not_selected_while_the_artist_is_in_another_mode(
     assert records()[0].state == CANCELLED
     assert bpy.ops.msd.show() == {"FINISHED"}
     assert bpy.context.view_layer.objects.active == records()[0].object
-
-
-def test_a_paused_job_is_finished(remote: LocalServer, tiny: dict[str, Any]) -> None:
-    live_job = start_job(tiny, iterations=3000)
-    session = live_job.session
-    update_until(lambda: session.update_milliseconds)
-    session.pause()
-    update_until(lambda: session.state == PAUSED)
-    session.finish()
-    update_until(lambda: session.state == RUNNING)
-    finish_jobs()
-    assert records()[0].state == FINISHED
 
 
 def test_the_panel_is_translated_into_no_language_by_half(addon: Any) -> None:

@@ -73,7 +73,7 @@ def test_a_snapshot_arrives_as_it_was_sent():
         JobInput(
             "x", JobRequest("a mug"), b"mesh", Checkpoint(0, b"checkpoint"), EditedMesh(0, b"edit"), 2, b"picture"
         ),
-        JobInput("x", JobRequest("a mug"), edit=EditedMesh(3, b"edit"), attempt=4, models="abc"),
+        JobInput("x", JobRequest("a mug"), edit=EditedMesh(3, b"edit"), attempt=4, models="abc", finish=True),
         JobInput("x", JobRequest("a mug"), picture=b"picture"),
         Cancel(),
         Pause(),

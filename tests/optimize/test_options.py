@@ -28,6 +28,7 @@ COMMON = {
     "sharpness": [None, 2.0],
     "regularization": [None, 0, 3.0],
     "elevation": [None, [0, 0], [-90.0, 90]],
+    "view": [None, [30, 20.5], [-180, 90]],
     "field_of_view": [None, 5, 120],
     "texture_size": [64, 65],
     "iterations": [1, 3],

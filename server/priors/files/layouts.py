@@ -110,11 +110,12 @@ AGAIN = "download the model again"
 class Words:
     """The words that a small model was trained on, from `words.json` in its folder.
 
-    things: objects that it can make, for a sentence. words: all words of its captions.
+    things: objects that it can make, for a sentence. words: all words of its captions. examples: of its prompts.
     """
 
     things: tuple[str, ...]
     words: frozenset[str]
+    examples: tuple[str, ...] = ()
 
 
 def pipeline_class(folder: Path) -> str:
@@ -228,10 +229,10 @@ def words(folder: Path) -> Words | None:
     if not path.is_file():
         return None
     lists = read_json(path)
-    things, known = lists.get("things"), lists.get("words")
-    if not isinstance(things, Iterable) or not isinstance(known, Iterable):
+    things, known, examples = lists.get("things"), lists.get("words"), lists.get("examples", [])
+    if not isinstance(things, Iterable) or not isinstance(known, Iterable) or not isinstance(examples, Iterable):
         raise PriorError(f"{path} is damaged: {AGAIN}.")
-    return Words(tuple(map(str, things)), frozenset(map(str, known)))
+    return Words(tuple(map(str, things)), frozenset(map(str, known)), tuple(map(str, examples)))
 
 
 def variant(folder: Path) -> str | None:
