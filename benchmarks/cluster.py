@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a Ray cluster costs a job, and how many jobs and events a second the queue itself carries.
 
-.venv/bin/python -m benchmarks.cluster [--only overhead | throughput | queue | actors] [--plot FILE.png]
+.venv/bin/python -m benchmarks.cluster [--only PART …] [--plot FILE.png]
 
 The cluster is raylets on this machine. Its jobs wait where real ones compute: what is left is what the queue, the
 network and Ray add. Turns of the local executor and of Ray alternate. For the ceiling, jobs take no time: they are run
@@ -31,6 +31,7 @@ from tests.jobs.ray_machines import Machines
 from tests.jobs.scripted import ScriptedExecutor, progress
 
 FILES = {"mesh.glb": b"glb", "job.json": b"{}"}
+PARTS = ("overhead", "throughput", "queue", "actors")
 EVENTS = 200  # of each job that measures events
 WAITING = "every 50"  # steps of 0.02 s, each with an event and a snapshot; every 50th with a checkpoint
 Ceiling = list[tuple[int, float, float]]  # (executors, jobs without events a second, events a second)
@@ -169,9 +170,9 @@ def main() -> None:
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 16, 64])
     parser.add_argument("--real", type=int, default=0, help="iterations of a real job whose overhead is measured, too")
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--only", choices=("overhead", "throughput", "queue", "actors"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     given = parser.parse_args()
-    chosen = [given.only] if given.only else ["overhead", "throughput", "queue", "actors"]
+    chosen = given.only
     found: dict[str, Ceiling] = {}
     with tempfile.TemporaryDirectory() as journal:
         os.environ["MSD_TEST_JOURNAL"] = journal
