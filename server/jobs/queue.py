@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 from msd_blender.protocol import (
     CANCELLED,
@@ -54,8 +55,7 @@ class Queue:
         self.crashes = 0  # of executors, since the server started
         # A change of state and its event are one step: readers never see a job go backwards.
         self._lock = threading.RLock()
-        self._work, self._stopping = threading.Semaphore(0), threading.Event()  # a job wakes one executor, not all
-        self._may_wait = True  # whether jobs may wait: hundreds of free executors need not ask the store
+        self._work, self._stopping = threading.Event(), threading.Event()
         self._stops: dict[str, Stop] = {}  # of running jobs
         self._ending: set[str] = set()  # running jobs whose files are being written, too late for an edit
         self._timing, self._per_client = timing or Timing(), per_client
@@ -96,9 +96,8 @@ class Queue:
     def stop(self) -> None:
         """End the executors and then every stream, soon; running jobs wait at a checkpoint for the next server."""
         self._stopping.set()
-        threads = self._threads
-        self._work.release(len(threads) + 1)
-        for thread in threads:
+        self._work.set()
+        for thread in self._threads:
             thread.join()
         if self._pool is not None:
             self._pool.close()
@@ -135,9 +134,8 @@ class Queue:
         with self._lock:
             job, new = self.store.add(request, client)
             if new:
-                self._may_wait = True
                 self.streams.publish(job.id, job)
-        self._work.release()
+        self._work.set()
         return job
 
     def cancel(self, job: str) -> Job:
@@ -176,7 +174,7 @@ class Queue:
                     self._stops[job] = Stop.FINISH
             elif current.state not in (QUEUED, RUNNING):
                 raise QueueError(f"The job is {current.state} and has no checkpoint to go on from: submit it again.")
-        self._work.release()
+        self._work.set()
         return current
 
     def finish(self, job: str) -> Job:
@@ -202,7 +200,7 @@ class Queue:
                 current = self._set_state(job, QUEUED)
             else:
                 self.streams.publish(job, current)
-        self._work.release()
+        self._work.set()
         return current
 
     def with_places(self, jobs: list[Job]) -> list[Job]:
@@ -269,12 +267,11 @@ class Queue:
 
     def wait_for_work(self, seconds: float) -> None:
         """As `JobSource.wait_for_work`."""
-        self._work.acquire(timeout=seconds)
+        self._work.wait(seconds)
+        self._work.clear()
 
     def claim(self, machine: str = "", loaded: tuple[str, ...] | None = None) -> Job | None:
         """As `JobSource.claim`."""
-        if not self._may_wait:
-            return None
         with self._lock:
             left: Counter[tuple[str, ...]] = Counter()  # jobs by their models, each to an executor of its own
 
@@ -285,11 +282,14 @@ class Queue:
                 if needed != loaded:
                     # An executor that has loaded nothing drops no model for the job.
                     better = {needed} if loaded is None else {needed, None}
-                    free = sum(
-                        thread.loaded in better and thread.state == "idle" and not self._lacks(thread.machine, request)
+                    suited = (
+                        thread
                         for thread in self._executors
+                        if thread.loaded in better
+                        and thread.state == "idle"
+                        and not self._lacks(thread.machine, request)
                     )
-                    if left[needed] < free:
+                    if any(islice(suited, left[needed], None)):
                         left[needed] += 1
                         return False
                 return True
@@ -298,9 +298,6 @@ class Queue:
             if job is not None:
                 self.store.begin_attempt(job.id, machine)
                 return self._set_state(job.id, RUNNING)
-            self._may_wait = self.store.count(QUEUED) > 0
-            if left:
-                self._work.release()
             return None
 
     def requested_stop(self, job: str) -> Stop | None:
@@ -385,6 +382,5 @@ class Queue:
     def _set_state(self, job: str, state: str, error: str = "") -> Job:
         with self._lock:
             changed = self.store.set_state(job, state, error)
-            self._may_wait |= state == QUEUED
             self.streams.publish(job, changed)
             return changed

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 
 from msd_blender.protocol import FINAL_STATES, Job, Message, Snapshot, encode_event, encode_snapshot
@@ -58,8 +58,6 @@ class Streams:
         self._store = store
         self._channels: OrderedDict[str, Channel] = OrderedDict()
         self._lock = threading.RLock()
-        self._pending: deque[tuple[str, Message]] = deque()
-        self._writing = threading.Lock()
         self._closed = False
         self.events_sent = self.snapshots_sent = 0  # since the server started
 
@@ -70,31 +68,17 @@ class Streams:
             return sum(channel.readers for channel in self._channels.values())
 
     def publish(self, job: str, message: Message) -> None:
-        """Add an event to a job's journal. The `Job` of a final state ends its streams.
-
-        One thread writes at a time, also the events of others, which do not wait for it: hundreds of threads that
-        wait for a lock mostly wake each other. A `Job` is written once this returns.
-        """
-        self._pending.append((job, message))
-        wait = isinstance(message, Job)
-        while (wait or self._pending) and self._writing.acquire(blocking=wait):
+        """Add an event to a job's journal. The `Job` of a final state ends its streams."""
+        with self._lock:
+            channel = self._channel(job)
+            self.events_sent += 1
             try:
-                while self._pending:
-                    self._write(*self._pending.popleft())
-            finally:
-                self._writing.release()
-            wait = False
-
-    def _write(self, job: str, message: Message) -> None:
-        channel = self._channel(job)
-        self.events_sent += 1
-        try:
-            self._store.add_event(job, channel.number + 1, encode_event(channel.number + 1, message))
-            channel.number += 1
-        except sqlite3.OperationalError as error:  # a full disk must not end the job that may free some of it
-            log.error("An event of job %s was lost: %s", job, error)
-        if isinstance(message, Job) and message.ended:
-            channel.ended = True
+                self._store.add_event(job, channel.number + 1, encode_event(channel.number + 1, message))
+                channel.number += 1
+            except sqlite3.OperationalError as error:  # a full disk must not end the job that may free some of it
+                log.error("An event of job %s was lost: %s", job, error)
+            if isinstance(message, Job) and message.ended:
+                channel.ended = True
         channel.notify()
 
     def show(self, job: str, snapshot: Snapshot) -> None:

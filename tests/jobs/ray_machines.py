@@ -41,11 +41,11 @@ class Machines:
     def address(self):
         return self.cluster.address
 
-    def add(self):
+    def add(self, cpus=1):
         """A machine with a name of its own."""
         self.count += 1
         return self.cluster.add_node(
-            wait=False, node_name=f"machine-{self.count}", num_cpus=1, num_gpus=0, object_store_memory=80 << 20
+            wait=False, node_name=f"machine-{self.count}", num_cpus=cpus, num_gpus=0, object_store_memory=80 << 20
         )
 
     def kill(self, node):
