@@ -17,8 +17,8 @@ from numba import njit, prange
 from ..priors.prompts import view_word
 from ..rendering import shading
 from ..rendering.cameras import DISTANCE, DISTANCE_JITTER, ELEVATION, FIELD_OF_VIEW, OBJECT_RADIUS, OVERHEAD
-from .primitives import BOX, CONE, CYLINDER, DOME, PRISM, SPHERE, TORUS, WIDTH
-from .shapes import COLOURS, FINISHES, FREQUENCY, NOUNS, Shape
+from .primitives import ARC, BOX, CONE, CYLINDER, DOME, GATE, LIMB, PRISM, SPHERE, TAPER, TORUS, WIDTH
+from .shapes import COLOURS, FINISHES, FREQUENCY, METAL, NOUNS, Shape
 
 RESOLUTION = 64
 # The corpus's own, because the weights in `model/` were trained with them; jobs draw other shares and ranges
@@ -64,6 +64,29 @@ def _part_distance(row, px, py, pz):
     if kind == PRISM:
         slope = (abs(x) * c + z * a - a * c) / math.sqrt(a * a + c * c)
         return max(max(slope, -z), abs(y) - b)
+    if kind == LIMB:
+        r, z = math.sqrt(x * x + y * y), z + c
+        lean = (a - b) / (2 * c)
+        up = math.sqrt(1 - lean * lean)
+        along = z * up - r * lean
+        if along < 0:
+            return math.sqrt(r * r + z * z) - a
+        if along > 2 * c * up:
+            return math.sqrt(r * r + (z - 2 * c) ** 2) - b
+        return r * up + z * lean - a
+    if kind == ARC:
+        sine, cosine = math.sin(c / a), math.cos(c / a)
+        x = abs(x)
+        along = x * sine + z * cosine if cosine * x > sine * z else math.sqrt(x * x + z * z)
+        return math.sqrt(max(x * x + y * y + z * z + a * a - 2 * a * along, 0.0)) - b
+    if kind == TAPER:
+        f = b * e / a
+        sx = (2 * c * (abs(x) - a) + (z + c) * (a - e)) / math.sqrt(4 * c * c + (a - e) ** 2)
+        sy = (2 * c * (abs(y) - b) + (z + c) * (b - f)) / math.sqrt(4 * c * c + (b - f) ** 2)
+        return max(max(sx, sy), abs(z) - c)
+    if kind == GATE:
+        outer = max(max(abs(x) - a, abs(y) - b), abs(z) - c)
+        return max(outer, e - math.sqrt(x * x + (z + c) ** 2))
     r = math.sqrt(x * x + y * y)
     outer = max(r - a, abs(z) - b)
     inner = max(r - a + c, -z - b + c)
@@ -185,9 +208,20 @@ def _render(rows, eyes, lights, ambient, diffuse, backgrounds, tangent, size, sa
                     norm = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
                     facing = (nx * lights[n, 0] + ny * lights[n, 1] + nz * lights[n, 2]) / norm
                     shade = ambient[n] + diffuse[n] * max(facing, 0.0)
-                    paint = 21 if one[20] > 0 and _on_pattern(int(one[20]), x, y, z) else 1
+                    finish = int(one[20])
+                    paint = 21 if 0 < finish < METAL and _on_pattern(finish, x, y, z) else 1
+                    spark = 0.0
+                    if finish >= METAL:  # Blinn's highlight, and for metal a bright sky above a dark ground
+                        nx, ny, nz = nx / norm, ny / norm, nz / norm
+                        hx, hy, hz = lights[n, 0] - dx, lights[n, 1] - dy, lights[n, 2] - dz
+                        half = math.sqrt(hx * hx + hy * hy + hz * hz)
+                        spark = 0.7 * max((nx * hx + ny * hy + nz * hz) / half, 0.0) ** 40
+                        if finish == METAL:
+                            up = dz - 2 * (nx * dx + ny * dy + nz * dz) * nz
+                            sky = min(max(2.5 * up + 0.35, 0.0), 1.0)
+                            shade = 0.45 * shade + 0.15 + 0.75 * sky
                     for k in range(3):
-                        v = min(one[paint + k] * shade, 1.0)
+                        v = min(one[paint + k] * shade + spark, 1.0)
                         total[k] += 12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055
                 for k in range(3):
                     out[n, row, column, k] = int(255 * total[k] / (samples * samples) + 0.5)
