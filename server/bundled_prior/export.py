@@ -10,11 +10,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .captions import vocabulary
+from .captions import full_vocabulary, vocabulary
 from .config import TrainConfig
 from .denoiser import SCHEDULE
 from .multi_view import export_cameras
-from .shapes import NOUNS
+from .shapes import ALL_NOUNS, NOUNS
 
 if TYPE_CHECKING:
     from diffusers.models import AutoencoderKL
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 
-def write_words(folder: Path) -> None:
-    """Write words.json: the things that the model draws, and every word of its captions, sorted."""
-    words = {"things": list(NOUNS), "words": vocabulary()}
+def write_words(folder: Path, views: int = 1) -> None:
+    """Write words.json: the things that a model of so many views draws, and every word of its captions, sorted."""
+    if views > 1:
+        words = {"things": list(ALL_NOUNS), "words": full_vocabulary()}
+    else:
+        words = {"things": list(NOUNS), "words": vocabulary()}
     (folder / "words.json").write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
 
 
@@ -51,7 +54,7 @@ def export_pipeline(vae: AutoencoderKL, denoiser: nn.ModuleDict, tokenizer: CLIP
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(fresh, safe_serialization=True)
-    write_words(fresh)
+    write_words(fresh, config.views)
     for file in sorted(p for p in fresh.rglob("*") if p.is_file()):
         target = config.output / file.relative_to(fresh)
         target.parent.mkdir(parents=True, exist_ok=True)

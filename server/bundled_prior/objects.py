@@ -105,7 +105,8 @@ def _distance(rows, x, y, z):
 
 
 @njit(cache=True)
-def _distances(rows, points):
+def distances(rows, points):
+    """Signed distance (N,), metres, of primitives (P, `primitives.WIDTH`) at points (N, 3)."""
     out = np.empty(points.shape[0])
     for i in range(points.shape[0]):
         out[i] = _distance(rows, points[i, 0], points[i, 1], points[i, 2])[0]
@@ -122,7 +123,7 @@ def signed_distance(noun: str, points: np.ndarray, seed: int | None = None) -> n
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points must have shape (N, 3), not {points.shape}.")
     rng = None if seed is None else np.random.default_rng(seed)
-    return _distances(Shape.build(noun, rng).parts, np.ascontiguousarray(points))
+    return distances(Shape.build(noun, rng).parts, np.ascontiguousarray(points))
 
 
 @njit(cache=True)
@@ -215,11 +216,11 @@ def _render(rows, eyes, lights, ambient, diffuse, backgrounds, tangent, size, sa
                         nx, ny, nz = nx / norm, ny / norm, nz / norm
                         hx, hy, hz = lights[n, 0] - dx, lights[n, 1] - dy, lights[n, 2] - dz
                         half = math.sqrt(hx * hx + hy * hy + hz * hz)
-                        spark = 0.7 * max((nx * hx + ny * hy + nz * hz) / half, 0.0) ** 40
+                        spark = 0.8 * max((nx * hx + ny * hy + nz * hz) / half, 0.0) ** 30
                         if finish == METAL:
                             up = dz - 2 * (nx * dx + ny * dy + nz * dz) * nz
-                            sky = min(max(2.5 * up + 0.35, 0.0), 1.0)
-                            shade = 0.45 * shade + 0.15 + 0.75 * sky
+                            sky = min(max(4 * up + 0.6, 0.0), 1.0)
+                            shade = 0.4 * shade + 0.1 + 1.1 * sky
                     for k in range(3):
                         v = min(one[paint + k] * shade + spark, 1.0)
                         total[k] += 12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055
@@ -283,8 +284,19 @@ def scene(
 
     angles: azimuth and elevation in degrees, random by default. vary: draw the proportions too, otherwise the middle.
     """
-    paint = np.clip(np.array(COLOURS[colour]) + rng.normal(0, 0.02, 3), 0.02, 0.98)
+    paint = shade(colour, rng)
     parts = Shape.build(noun, rng if vary else None).painted(paint, finish)
+    return seen(parts, paint, rng, angles)
+
+
+def shade(colour: str, rng: np.random.Generator | None) -> np.ndarray:
+    """A random shade (3,), sRGB, of a colour's word, gray for none; without a generator its own."""
+    own = np.array(COLOURS[colour or "gray"])
+    return np.clip(own + rng.normal(0, 0.02, 3), 0.02, 0.98) if rng else own
+
+
+def seen(parts: np.ndarray, paint: np.ndarray, rng: np.random.Generator, angles: np.ndarray | None = None) -> Scene:
+    """A random scene of painted parts, as `scene`, on a background that differs from the colour `paint` (3,), sRGB."""
     high = rng.uniform(*OVERHEAD) if rng.random() < OVERHEAD_SHARE else rng.uniform(*ELEVATION)
     azimuth, elevation = (rng.uniform(0, 360), high) if angles is None else angles
     eye = camera_position(azimuth, elevation, DISTANCE + rng.uniform(-DISTANCE_JITTER, DISTANCE_JITTER))

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from . import shapes
 from .captions import prompt
+from .shapes import NOUNS
 
 MODEL = Path(__file__).parent / "model"
 CONTROL = Path(__file__).parent / "control_depth"
@@ -43,17 +43,20 @@ def draw(pipe: Any, prompts: Sequence[str], steps: int, scale: float = 4.0, batc
     )
 
 
-def contact_sheet(folder: Path, path: Path, colours: tuple[str, ...], steps: int = 15) -> None:
-    """Draw every noun in four views with an exported folder, and save one picture of them."""
+def contact_sheet(
+    folder: Path, path: Path, colours: tuple[str, ...], nouns: Iterable[str] = NOUNS, steps: int = 15
+) -> None:
+    """Draw nouns in four views with an exported folder, and save one picture of them, two nouns a row."""
     from PIL import Image
 
     prompts = [
         prompt(c, noun, view)
-        for i, noun in enumerate(shapes.NOUNS)
+        for i, noun in enumerate(nouns)
         for c in [colours[i % len(colours)]]
         for view in ("front", "right side", "back", "overhead")
     ]
     pictures = draw(load_pipeline(folder), prompts, steps)
     size = pictures.shape[1]
+    pictures = np.concatenate([pictures, np.ones((-len(pictures) % 8, *pictures.shape[1:]))])
     grid = pictures.reshape(-1, 8, size, size, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 8 * size, 3)
     Image.fromarray((255 * grid + 0.5).astype(np.uint8)).save(path)

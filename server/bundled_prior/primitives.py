@@ -58,15 +58,13 @@ PARTS = (
     "spout",
     "cap",
     "label",
-    "blade",
+    "rotor",
     "ribbon",
-    "petals",
     "leaves",
     "icing",
     "candles",
     "neck",
     "trim",
-    "shell",
 )
 
 Vector = Sequence[float] | np.ndarray  # three numbers
@@ -215,6 +213,12 @@ def normalized(rows: np.ndarray, radius: float) -> np.ndarray:
     hull = np.concatenate([hull_points(row) for row in rows])
     centre = 0.5 * (hull.min(0) + hull.max(0))
     return moved(rows, -centre, radius / np.linalg.norm(hull - centre, axis=1).max())
+
+
+def bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest coordinates (3,) of primitives."""
+    hull = np.concatenate([hull_points(row) for row in rows])
+    return hull.min(0), hull.max(0)
 
 
 def moved(rows: np.ndarray, offset: Vector, scale: float) -> np.ndarray:

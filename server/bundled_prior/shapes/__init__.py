@@ -22,6 +22,7 @@ from .. import primitives as sdf
 from . import animals, buildings, classic, furniture, garden, household, vehicles
 from .palette import COLOURS as COLOURS
 from .palette import DARK, WHITE
+from .palette import Uniform as Uniform
 
 # Patterns of the captioned colour and a second one, fixed to the object.
 FINISHES = ("plain", "striped", "spotted", "checkered", "wooden")
@@ -72,7 +73,6 @@ ALL_NOUNS = NOUNS | {
     for f in (
         furniture.bed,
         furniture.bookshelf,
-        furniture.stool,
         furniture.piano,
         buildings.barn,
         buildings.lighthouse,
@@ -96,7 +96,6 @@ ALL_NOUNS = NOUNS | {
         household.guitar,
         household.hammer,
         household.sword,
-        household.key,
         household.umbrella,
         household.gift,
         garden.flower,
@@ -118,9 +117,8 @@ FREQUENCY |= dict.fromkeys(ALL_NOUNS.keys() - NOUNS.keys(), 3.0)
 # Numbers of a part that captions name.
 COUNTS = {
     "table": (3, 4, 6),
-    "castle": (2, 3, 4),
+    "castle": (2, 3, 4, 5),
     "cactus": (1, 2),
-    "stool": (3, 4),
     "bed": (1, 2),
     "bookshelf": (2, 3, 4),
     "bridge": (1, 2, 3),
@@ -138,11 +136,12 @@ def counted_part(noun: str) -> str:
 @cache
 def parts_of(noun: str) -> tuple[str, ...]:
     """The parts of a noun that can have a captioned colour, in the order of `primitives.PARTS`."""
-    named = {int(row[sdf.NAME]) for row in ALL_NOUNS[noun](_middle)} - {0}
+    named = {int(row[sdf.NAME]) for row in ALL_NOUNS[noun](middle)} - {0}
     return tuple(sdf.PARTS[i - 1] for i in sorted(named))
 
 
-def _middle(low: float, high: float) -> float:
+def middle(low: float, high: float) -> float:
+    """A range's middle, in the place of a random number from it."""
     return 0.5 * (low + high)
 
 
@@ -165,7 +164,7 @@ class Shape:
         """
         if noun not in ALL_NOUNS:
             raise ValueError(f"Unknown noun {noun!r}; choose one of: {', '.join(ALL_NOUNS)}.")
-        uniform = rng.uniform if rng else _middle
+        uniform = rng.uniform if rng else middle
         rows = np.stack(ALL_NOUNS[noun](uniform, *([count] if count else [])))
         if size:
             axis, low, high = SIZES[size]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import primitives as sdf
-from .palette import BARK, BEAK, BLACK, CREAM, DARK, WHITE, Uniform
+from .palette import BARK, BEAK, BLACK, CREAM, DARK, OLIVE, WHITE, Uniform
 
 SIDES = (-1, 1)
 
@@ -215,7 +215,7 @@ def elephant(u: Uniform) -> list[np.ndarray]:
 
 def turtle(u: Uniform) -> list[np.ndarray]:
     wide, long, high, head = u(0.44, 0.50), u(0.52, 0.58), u(0.34, 0.42), u(0.15, 0.18)
-    y = -long - 0.18
+    neck = -long - 0.18
     both = [
         row
         for x in SIDES
@@ -226,19 +226,19 @@ def turtle(u: Uniform) -> list[np.ndarray]:
                     0.15,
                     0.19,
                     0.12,
-                    sdf.MAIN,
+                    OLIVE,
                     sdf.rotation("z", x * side * 30),
                 )
                 for side in SIDES
             ],
-            sdf.ball((x * head * 0.6, y - head * 0.6, 0.15), 0.04, BLACK),
+            sdf.ball((x * head * 0.6, neck - head * 0.6, 0.15), 0.04, BLACK),
         )
     ]
     return [
-        *sdf.named("shell", sdf.part(sdf.DOME, (0, 0, -0.04), (wide, long, high), BARK)),
+        sdf.part(sdf.DOME, (0, 0, -0.04), (wide, long, high)),
         sdf.ellipsoid((0, 0, -0.04), wide + 0.05, long + 0.05, 0.075, CREAM),
-        sdf.limb((0, -long * 0.7, -0.06), (0, y, 0.08), 0.11, 0.11),
-        sdf.ellipsoid((0, y - 0.02, 0.10), head, head * 1.2, head),
-        sdf.cone((0, long + 0.08, -0.08), 0.07, 0.01, 0.12, sdf.MAIN, sdf.rotation("x", -90)),
+        sdf.limb((0, -long * 0.7, -0.06), (0, neck, 0.08), 0.11, 0.11, OLIVE),
+        sdf.ellipsoid((0, neck - 0.02, 0.10), head, head * 1.2, head, OLIVE),
+        sdf.cone((0, long + 0.08, -0.08), 0.07, 0.01, 0.12, OLIVE, sdf.rotation("x", -90)),
         *both,
     ]

@@ -40,6 +40,8 @@ def barn(u: Uniform) -> list[np.ndarray]:
         *sdf.named("roof", *slopes, sdf.part(sdf.PRISM, (0, 0, top - 0.02), (kink + 0.08, hy + 0.06, 2 * ridge), ROOF)),
         *sdf.named("door", *frame, *planks, sdf.box((0, -hy - 0.015, -hz + 2 * door), door, 0.025, 0.035, WHITE)),
         sdf.box((0, -hy, hz + eaves), 0.10, 0.03, 0.10, DARK, rounding=0.005),
+        sdf.box((0, 0, top + 2 * ridge), 0.15, 0.15, 0.13, rounding=0.01),
+        sdf.taper((0, 0, top + 2 * ridge + 0.20), 0.18, 0.18, 0.08, 0.02),
     ]
 
 
@@ -61,20 +63,17 @@ def lighthouse(u: Uniform) -> list[np.ndarray]:
 
 
 def bridge(u: Uniform, arches: int = 2) -> list[np.ndarray]:
-    deep, tall, hump, wall = u(0.20, 0.27), u(0.26, 0.32), u(0.06, 0.10), u(0.04, 0.055)
+    deep, crown, wall, rail = u(0.20, 0.27), u(0.09, 0.12), u(0.04, 0.055), u(0.07, 0.10)
     width = 0.82 / arches
-    hole = min(width * 0.74, 2 * tall * 0.78)
-    piers = [
-        sdf.gate((-0.82 + width * (2 * i + 1), 0, 0), width, deep, tall, hole, rounded)
-        for i, rounded in enumerate([sdf.MAIN] * arches)
-    ]
-    rails = [sdf.box((0, y * (deep - wall), tall + hump + 0.06), 0.84, wall, 0.11, rounding=0.01) for y in (-1, 1)]
+    hole = min(width * 0.80, 0.52)
+    tall = (hole + 2 * crown) / 2
+    piers = [sdf.gate((-0.82 + width * (2 * i + 1), 0, 0), width, deep, tall, hole) for i in range(arches)]
     return [
         *sdf.named("arches", *piers),
-        sdf.box((0, 0, tall + hump * 0.5), 0.84, deep + 0.02, hump * 0.5 + 0.02, DARK, rounding=0.005),
-        *rails,
+        sdf.box((0, 0, tall + 0.02), 0.84, deep - wall, 0.04, DARK, rounding=0.005),
+        *[sdf.box((0, y * (deep - wall), tall + rail), 0.84, wall, rail, rounding=0.01) for y in (-1, 1)],
         *[
-            sdf.box((x * 0.80, y * (deep - wall), tall + hump + 0.12), 0.06, 0.06, 0.18, rounding=0.01)
+            sdf.box((x * 0.80, y * (deep - wall), tall + rail + 0.05), 0.06, 0.06, rail + 0.06, rounding=0.01)
             for x in (-1, 1)
             for y in (-1, 1)
         ],

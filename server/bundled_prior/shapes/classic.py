@@ -273,6 +273,7 @@ def castle(u: Uniform, towers: int = 4) -> list[np.ndarray]:
         2: [(-half, -half), (half, -half)],
         3: [(-half, -half), (half, -half), (0, half)],
         4: [(x * half, y * half) for x in (-1, 1) for y in (-1, 1)],
+        5: [*[(x * half, y * half) for x in (-1, 1) for y in (-1, 1)], (0, half)],
     }[towers]
     return [
         sdf.box((0, 0, 0), half, half, wall, rounding=0.01),

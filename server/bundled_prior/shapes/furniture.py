@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import primitives as sdf
-from .palette import BARK, BLACK, CREAM, DARK, WHITE, Uniform
+from .palette import BARK, BLACK, CREAM, WHITE, Uniform
 
 
 def bed(u: Uniform, pillows: int = 2) -> list[np.ndarray]:
@@ -37,41 +37,19 @@ def bookshelf(u: Uniform, shelves: int = 3) -> list[np.ndarray]:
     wide, deep, tall, wall = u(0.44, 0.56), u(0.18, 0.24), u(0.74, 0.82), u(0.045, 0.06)
     step = 2 * (tall - wall) / shelves
     boards = [sdf.box((0, 0, -tall + wall + i * step), wide, deep, wall, rounding=0.01) for i in range(shelves + 1)]
-    books = []
-    for i in range(shelves):
-        floor, half = -tall + 2 * wall + i * step, 0.36 * step
-        for x, width, high in (
-            ((-0.48, 0.42, 0.8), (0.42, 0.44, 0.66)) if i % 2 else ((-0.3, 0.6, 0.72), (0.66, 0.22, 0.85))
-        ):
-            books.append(
-                sdf.box(
-                    (x * (wide - wall), 0.03, floor + half * high),
-                    width * (wide - wall),
-                    deep * 0.7,
-                    half * high,
-                    CREAM,
-                )
-            )
+    inner, rows = wide - wall, (((-0.48, 0.42, 0.8), (0.42, 0.44, 0.66)), ((-0.3, 0.6, 0.72), (0.66, 0.22, 0.85)))
+    books = [
+        sdf.box(
+            (x * inner, 0, -tall + 2 * wall + i * step + half), width * inner, deep * 0.75, half, CREAM, rounding=0.01
+        )
+        for i in range(shelves)
+        for x, width, high in rows[i % 2]
+        for half in [0.36 * step * high]
+    ]
     return [
         *boards,
         *[sdf.box((x * (wide - wall), 0, 0), wall, deep, tall, rounding=0.01) for x in (-1, 1)],
-        sdf.box((0, deep - 0.02, 0), wide, 0.02, tall, rounding=0.01),
         *sdf.named("books", *books),
-    ]
-
-
-def stool(u: Uniform, legs: int = 4) -> list[np.ndarray]:
-    wide, tall, splay, thick = u(0.38, 0.46), u(0.62, 0.74), u(0.08, 0.18), u(0.06, 0.075)
-    reach = wide * 0.72
-    posts = []
-    for i in range(legs):
-        angle = 2 * np.pi * (i + 0.5) / legs
-        out = np.array((np.sin(angle), -np.cos(angle)))
-        posts.append(sdf.limb((*(reach * out), 0), (*((reach + splay) * out), -tall), thick, thick * 0.9))
-    return [
-        *sdf.named("seat", sdf.cylinder((0, 0, 0.03), wide, u(0.075, 0.10), rounding=0.03)),
-        *sdf.named("legs", *posts),
-        sdf.part(sdf.TORUS, (0, 0, -tall * 0.55), (reach + splay * 0.55, 0.035), DARK),
     ]
 
 

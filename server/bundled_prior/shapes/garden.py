@@ -15,12 +15,12 @@ def flower(u: Uniform, petals: int = 5) -> list[np.ndarray]:
     tilt = sdf.rotation("x", 55)  # from upwards to the front
     top = np.array((0, -0.10, long + 0.10))
     width = min(0.15, 0.62 * reach * np.sin(np.pi / petals) * 1.5)
-    leaves = []
+    blossom = []
     for i in range(petals):
         turn = tilt @ sdf.rotation("z", 360 * i / petals)
-        leaves.append(sdf.ellipsoid(top + turn @ (0, reach, 0), width, reach * 0.68, 0.05, sdf.MAIN, turn))
+        blossom.append(sdf.ellipsoid(top + turn @ (0, reach, 0), width, reach * 0.68, 0.05, sdf.MAIN, turn))
     return [
-        *sdf.named("petals", *leaves),
+        *blossom,
         sdf.ellipsoid(top + tilt @ (0, 0, 0.02), heart, heart, 0.09, GLOW, tilt),
         *sdf.named(
             "stem",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import primitives as sdf
-from .palette import BARK, BLACK, CREAM, DARK, GLOW, STEEL, WHITE, Uniform
+from .palette import BARK, BLACK, CREAM, DARK, GLOW, GOLD, LAMP, Uniform
 
 
 def teapot(u: Uniform) -> list[np.ndarray]:
@@ -75,42 +75,24 @@ def guitar(u: Uniform) -> list[np.ndarray]:
 
 def hammer(u: Uniform) -> list[np.ndarray]:
     long, grip, head, thick = u(0.56, 0.64), u(0.065, 0.08), u(0.24, 0.29), u(0.13, 0.15)
-    across = sdf.rotation("y", 90)
+    side = head * 0.6 + 0.125
     return [
         *sdf.named("handle", sdf.cylinder((0, 0, 0), grip, long, BARK)),
-        *sdf.named(
-            "head",
-            sdf.box((0.02, 0, long), head * 0.6, thick * 0.72, thick * 0.72, rounding=0.015),
-            sdf.cylinder((head * 0.6 + 0.12, 0, long), thick, 0.12, sdf.MAIN, across, rounding=0.02),
-            sdf.taper(
-                (-head * 0.6 - 0.13, 0, long), thick * 0.72, thick * 0.8, 0.15, 0.02, sdf.MAIN, sdf.rotation("y", -90)
-            ),
-        ),
+        sdf.box((0.02, 0, long), head * 0.6, thick * 0.72, thick * 0.72, rounding=0.015),
+        sdf.cylinder((side, 0, long), thick, 0.12, turn=sdf.rotation("y", 90), rounding=0.02),
+        sdf.taper((-side, 0, long), thick * 0.72, thick * 0.8, 0.15, 0.02, turn=sdf.rotation("y", -90)),
     ]
 
 
 def sword(u: Uniform) -> list[np.ndarray]:
     """Stands on its point."""
-    wide, long, guard, grip = u(0.075, 0.095), u(0.46, 0.52), u(0.22, 0.28), u(0.12, 0.15)
+    wide, long, guard, grip = u(0.085, 0.11), u(0.44, 0.50), u(0.24, 0.29), u(0.12, 0.15)
     return [
-        *sdf.named(
-            "blade",
-            sdf.taper((0, 0, 0), wide * 0.9, 0.03, long, wide, STEEL),
-            sdf.taper((0, 0, -long - 0.10), wide * 0.9, 0.03, 0.10, 0.005, STEEL, sdf.rotation("x", 180)),
-        ),
-        sdf.box((0, 0, long + 0.03), guard, 0.065, 0.05, rounding=0.02),
-        *sdf.named("handle", sdf.cylinder((0, 0, long + 0.06 + grip), 0.055, grip)),
-        sdf.ball((0, 0, long + 0.10 + 2 * grip), 0.09),
-    ]
-
-
-def key(u: Uniform) -> list[np.ndarray]:
-    ring, long, tooth = u(0.22, 0.26), u(0.46, 0.54), u(0.13, 0.17)
-    return [
-        *sdf.named("head", sdf.part(sdf.TORUS, (0, 0, long + ring), (ring, 0.075), turn=sdf.rotation("x", 90))),
-        sdf.cylinder((0, 0, 0), 0.07, long + 0.03),
-        sdf.cylinder((0, 0, long - 0.08), 0.11, 0.04),
-        *[sdf.box((tooth, 0, -long + z), tooth, 0.055, 0.065, rounding=0.01) for z in (0.06, 0.30)],
+        sdf.taper((0, 0, 0), wide * 0.9, 0.045, long, wide),
+        sdf.taper((0, 0, -long - 0.10), wide * 0.9, 0.045, 0.10, 0.01, turn=sdf.rotation("x", 180)),
+        sdf.box((0, 0, long + 0.03), guard, 0.075, 0.055, GOLD, rounding=0.02),
+        *sdf.named("handle", sdf.cylinder((0, 0, long + 0.06 + grip), 0.06, grip, BARK)),
+        sdf.ball((0, 0, long + 0.10 + 2 * grip), 0.095, GOLD),
     ]
 
 
@@ -128,18 +110,18 @@ def gift(u: Uniform) -> list[np.ndarray]:
     wide, high, band = u(0.44, 0.52), u(0.32, 0.44), u(0.075, 0.10)
     top = high + 0.16
     loops = [
-        sdf.ellipsoid((x * 0.17, 0, top + 0.07), 0.17, 0.09, 0.085, WHITE, sdf.rotation("y", -x * 25)) for x in (-1, 1)
+        sdf.ellipsoid((x * 0.17, 0, top + 0.07), 0.17, 0.09, 0.085, LAMP, sdf.rotation("y", -x * 25)) for x in (-1, 1)
     ]
     return [
         sdf.box((0, 0, 0), wide, wide, high, rounding=0.01),
         sdf.box((0, 0, high), wide + 0.04, wide + 0.04, 0.10, rounding=0.01),
         *sdf.named(
             "ribbon",
-            sdf.box((0, 0, 0), wide + 0.012, band, high, WHITE, rounding=0.005),
-            sdf.box((0, 0, 0), band, wide + 0.012, high, WHITE, rounding=0.005),
-            sdf.box((0, 0, high), wide + 0.052, band, 0.112, WHITE, rounding=0.005),
-            sdf.box((0, 0, high), band, wide + 0.052, 0.112, WHITE, rounding=0.005),
-            sdf.ball((0, 0, top), 0.08, WHITE),
+            sdf.box((0, 0, 0), wide + 0.012, band, high, LAMP, rounding=0.005),
+            sdf.box((0, 0, 0), band, wide + 0.012, high, LAMP, rounding=0.005),
+            sdf.box((0, 0, high), wide + 0.052, band, 0.112, LAMP, rounding=0.005),
+            sdf.box((0, 0, high), band, wide + 0.052, 0.112, LAMP, rounding=0.005),
+            sdf.ball((0, 0, top), 0.08, LAMP),
             *loops,
         ),
     ]

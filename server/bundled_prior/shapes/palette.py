@@ -22,6 +22,6 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 CREAM, BARK, DARK, WHITE = (0.93, 0.87, 0.74), (0.36, 0.22, 0.10), (0.20, 0.20, 0.22), (0.93, 0.93, 0.93)
 ROOF, GLASS, BLACK, LEAF = (0.27, 0.21, 0.18), (0.08, 0.11, 0.30), (0.05, 0.05, 0.05), (0.15, 0.50, 0.10)
 BEAK, CLAY, LAMP = (0.95, 0.45, 0.05), (0.60, 0.27, 0.14), (0.45, 0.03, 0.05)
-GLOW, STEEL = (0.98, 0.90, 0.35), (0.66, 0.68, 0.72)
+GLOW, STEEL, GOLD, OLIVE = (0.98, 0.90, 0.35), (0.66, 0.68, 0.72), (0.72, 0.52, 0.14), (0.52, 0.56, 0.28)
 
 Uniform = Callable[[float, float], float]  # low, high -> a proportion

@@ -40,16 +40,16 @@ def train(u: Uniform) -> list[np.ndarray]:
 def truck(u: Uniform) -> list[np.ndarray]:
     wide, cargo, high, cab = u(0.30, 0.34), u(0.44, 0.52), u(0.30, 0.36), u(0.19, 0.23)
     front = -cargo - 2 * cab - 0.04
+    panes = [
+        sdf.box((x * (wide - 0.02), front + cab, 0.34), 0.02, cab * 0.6, 0.09, GLASS, rounding=0.005) for x in (-1, 1)
+    ]
     return [
         sdf.box((0, -cab, -0.04), wide - 0.04, cargo + cab, 0.06, DARK, rounding=0.01),
-        *sdf.named("cargo", sdf.box((0, 0, high), wide, cargo, high, WHITE, rounding=0.01)),
+        *sdf.named("cargo", sdf.box((0, 0, high), wide, cargo, high, rounding=0.01)),
         *sdf.named("cab", sdf.box((0, front + cab, 0.22), wide - 0.02, cab, 0.25, rounding=0.04)),
         sdf.box((0, front - 0.04, 0.08), wide - 0.03, 0.12, 0.12, rounding=0.03),
         sdf.box((0, front + 0.01, 0.34), wide - 0.08, 0.025, 0.09, GLASS, rounding=0.005),
-        *[
-            sdf.box((x * (wide - 0.02), front + cab, 0.34), 0.02, cab * 0.6, 0.09, GLASS, rounding=0.005)
-            for x in (-1, 1)
-        ],
+        *panes,
         *[sdf.ball((x * wide * 0.6, front - 0.15, 0.08), 0.06, GLOW) for x in (-1, 1)],
         *[sdf.box((x * wide * 0.75, cargo, 0.10), 0.06, 0.025, 0.05, LAMP) for x in (-1, 1)],
         *sdf.named("wheels", *_wheels(wide - 0.03, (front + cab * 0.9, cargo * 0.15, cargo * 0.72), -0.12, 0.15)),
@@ -99,7 +99,7 @@ def helicopter(u: Uniform) -> list[np.ndarray]:
         sdf.cylinder((0.06, boom + 0.14, 0.22), 0.13, 0.012, STEEL, sdf.rotation("y", 90), rounding=0.005),
         sdf.cylinder((0, 0, wide + 0.05), 0.05, 0.08, DARK, rounding=0.01),
         *sdf.named(
-            "blade",
+            "rotor",
             *[
                 sdf.box((0, 0, wide + 0.12), 0.05, span, 0.018, STEEL, sdf.rotation("z", a), rounding=0.005)
                 for a in (45, -45)
