@@ -212,11 +212,8 @@ def _read(phrase: str, text: str) -> Thing:
     first, part = words if len(words) == 2 else ("", "")
     if first in COLOURS and part in parts_of(thing.noun):
         return replace(thing, part=part, part_colour=first)
-    if (
-        first in _NUMBERS
-        and thing.noun in COUNTS
-        and part in (counted_part(thing.noun), _singular(counted_part(thing.noun)))
-    ):
+    counted = counted_part(thing.noun) if thing.noun in COUNTS else ""
+    if first in _NUMBERS and part and part in (counted, _singular(counted)):
         return replace(thing, count=_NUMBERS.index(first))
     raise ValueError(f"{text!r} must name a colour or a number of a part that a {thing.noun} has after 'with'.")
 

@@ -45,7 +45,6 @@ PARTS = (
     "roofs",
     "cushions",
     "pillow",
-    "blanket",
     "books",
     "keys",
     "arches",

@@ -111,9 +111,8 @@ def _run_stages(config: TrainConfig, halt: int | None) -> None:
     def export() -> None:
         export_pipeline(vae, denoiser, tokenizer, config)
         if config.sheet:
-            contact_sheet(
-                config.output, config.work / "sheet.png", config.sheet, ALL_NOUNS if config.views > 1 else NOUNS
-            )
+            nouns = ALL_NOUNS if config.views > 1 else NOUNS
+            contact_sheet(config.output, config.work / "sheet.png", config.sheet, nouns)
 
     if (
         fit("denoiser", denoiser, loss, config, config.minutes, config.steps, config.rate, export, halt)

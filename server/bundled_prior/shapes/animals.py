@@ -204,7 +204,7 @@ def elephant(u: Uniform) -> list[np.ndarray]:
         sdf.ball((0, y, z), head),
         *sdf.named("ears", *ears),
         *sdf.named(
-            "nose",
+            "trunk",
             sdf.limb((0, y - head * 0.7, z - 0.04), (0, y - head - 0.14, z - 0.36), 0.11, 0.08),
             sdf.limb((0, y - head - 0.14, z - 0.36), (0, y - head - 0.20, z - 0.66), 0.08, 0.06),
         ),

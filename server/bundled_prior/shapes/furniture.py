@@ -27,7 +27,7 @@ def bed(u: Uniform, pillows: int = 2) -> list[np.ndarray]:
         sdf.box((0, long, head - 0.16), wide + 0.03, 0.06, head, BARK, rounding=0.02),
         sdf.box((0, -long, 0.02), wide + 0.03, 0.06, low + 0.08, BARK, rounding=0.02),
         sdf.box((0, 0.02, low + 0.02), wide - 0.02, long - 0.06, 0.08, CREAM, rounding=0.04),
-        *sdf.named("blanket", sdf.box((0, -long * 0.26, low + 0.05), wide + 0.02, long * 0.72, 0.09, rounding=0.03)),
+        sdf.box((0, -long * 0.26, low + 0.05), wide + 0.02, long * 0.72, 0.09, rounding=0.03),
         *sdf.named("pillow", *heads),
         *posts,
     ]
