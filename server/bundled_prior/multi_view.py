@@ -20,7 +20,7 @@ from ..priors.files.layouts import MULTI_VIEW_FILE
 from ..priors.files.multi_view_layouts import CAMERA_WEIGHTS, CAMERA_WIDTH
 from ..priors.prompts import VIEWS, view_word
 from . import objects, scenes
-from .captions import describe
+from .captions import describe, plainest
 from .config import TrainConfig
 from .denoiser import noisy_latents
 from .descriptions import Description, decode, encode, random_description
@@ -77,6 +77,12 @@ def scenes_of(config: TrainConfig, i: int) -> tuple[Description, list[objects.Sc
     first = scenes.scene(description, rng)
     seen = [turned(first, 360 * k / config.views, rng) for k in range(config.views)]
     return description, [each for each, *_ in seen], [(azimuth, elevation) for _, azimuth, elevation in seen]
+
+
+def sheet_prompts(count: int = 48) -> list[str]:
+    """Prompts of random descriptions, for `pipeline.contact_sheet`."""
+    rng = np.random.default_rng(0)
+    return [plainest(random_description(rng), VIEWS[i % len(VIEWS)]) for i in range(count)]
 
 
 def add_cameras(unet: Any, start: Path | None) -> None:

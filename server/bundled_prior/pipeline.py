@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +43,17 @@ def draw(pipe: Any, prompts: Sequence[str], steps: int, scale: float = 4.0, batc
     )
 
 
-def contact_sheet(
-    folder: Path, path: Path, colours: tuple[str, ...], nouns: Iterable[str] = NOUNS, steps: int = 15
-) -> None:
-    """Draw nouns in four views with an exported folder, and save one picture of them, two nouns a row."""
+def contact_sheet(folder: Path, path: Path, prompts: Sequence[str], steps: int = 15) -> None:
+    """Draw prompts, a multiple of eight, with an exported folder, and save one picture of them, eight a line."""
     from PIL import Image
 
-    prompts = [
-        prompt(c, noun, view)
-        for i, noun in enumerate(nouns)
-        for c in [colours[i % len(colours)]]
-        for view in ("front", "right side", "back", "overhead")
-    ]
     pictures = draw(load_pipeline(folder), prompts, steps)
     size = pictures.shape[1]
-    pictures = np.concatenate([pictures, np.ones((-len(pictures) % 8, *pictures.shape[1:]))])
     grid = pictures.reshape(-1, 8, size, size, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 8 * size, 3)
     Image.fromarray((255 * grid + 0.5).astype(np.uint8)).save(path)
+
+
+def sheet_prompts(colours: Sequence[str]) -> list[str]:
+    """Every noun of the model that ships in four views."""
+    views = ("front", "right side", "back", "overhead")
+    return [prompt(colours[i % len(colours)], noun, view) for i, noun in enumerate(NOUNS) for view in views]

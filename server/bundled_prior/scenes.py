@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..geometry.colour import linear_to_srgb
 from . import objects
 from . import primitives as sdf
 from .descriptions import SUPPORTS, Description, Thing
@@ -29,6 +30,19 @@ def signed_distance(description: Description, points: np.ndarray, seed: int | No
     """As `objects.signed_distance`, of a description."""
     rng = None if seed is None else np.random.default_rng(seed)
     return objects.distances(build(description, rng), points)
+
+
+def truth_at(description: Description, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The middle object at points (N, 3) of its surface, metres.
+
+    Returns:
+        The names (N,) of the parts that they belong to, each of `primitives.PARTS` or empty, and their base colours
+        (N, 3), sRGB; a finish's second colour is left out.
+    """
+    rows = build(description)
+    nearest = rows[objects.nearest_part(rows, np.ascontiguousarray(points, np.float64))]
+    names = np.array(("", *sdf.PARTS))[nearest[:, sdf.NAME].astype(int)]
+    return names, linear_to_srgb(nearest[:, 1:4])
 
 
 def scene(

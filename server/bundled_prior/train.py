@@ -19,6 +19,7 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 from ..paths import expanded
+from . import multi_view
 from .captions import full_vocabulary
 from .config import TrainConfig
 from .corpus import load_corpus
@@ -26,8 +27,7 @@ from .denoiser import build_denoiser, denoiser_loss, transfer_text_encoder
 from .export import export_pipeline
 from .fitting import fit
 from .multi_view import add_cameras, load_views, views_loss
-from .pipeline import MODEL, contact_sheet, load_pipeline
-from .shapes import ALL_NOUNS, NOUNS
+from .pipeline import MODEL, contact_sheet, load_pipeline, sheet_prompts
 from .tokenizer import TOKENS, build_tokenizer
 from .vae import build_vae, encode, vae_loss, whiten
 from .workers import rank_and_size
@@ -111,8 +111,8 @@ def _run_stages(config: TrainConfig, halt: int | None) -> None:
     def export() -> None:
         export_pipeline(vae, denoiser, tokenizer, config)
         if config.sheet:
-            nouns = ALL_NOUNS if config.views > 1 else NOUNS
-            contact_sheet(config.output, config.work / "sheet.png", config.sheet, nouns)
+            prompts = multi_view.sheet_prompts() if config.views > 1 else sheet_prompts(config.sheet)
+            contact_sheet(config.output, config.work / "sheet.png", prompts)
 
     if (
         fit("denoiser", denoiser, loss, config, config.minutes, config.steps, config.rate, export, halt)

@@ -14,6 +14,7 @@ from server.bundled_prior.descriptions import Description, Thing, decode, encode
 from server.priors import Views, load
 from server.priors.base import MultiViewPrior
 from server.priors.prompts import VIEWS, view_word
+from server.rendering.cameras import OBJECT_RADIUS
 from tests.bundled_prior.test_train import TINY
 
 VIEWED = dataclasses.replace(TINY, images=32, batch=8, views=4)
@@ -73,6 +74,7 @@ def test_the_silhouettes_of_four_views_belong_to_one_object(i):
     seen = np.isfinite(objects.render_depth(scenes))
     axis = np.linspace(-0.85, 0.85, 96)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    points = points[np.linalg.norm(points, axis=1) < OBJECT_RADIUS]
     pixels = []
     for scene in scenes:
         forward = -scene.eye / np.linalg.norm(scene.eye)
