@@ -122,8 +122,8 @@ def _view_phrase(view: str, rng: np.random.Generator) -> str:
 def describe(description: Description, view: str, rng: np.random.Generator) -> str:
     """A random caption of a description, which `parse` reads back.
 
-    Those of one plain thing are as `caption`; one in five of the others leaves colours out. Where a view's phrase would
-    need more tokens than the model has, the shortest one is taken.
+    Those of one plain thing are as `caption`; one in five of the others leaves colours out. A caption of
+    more tokens than the model has is said in fewer words.
     """
     thing, other = description.thing, description.other
     if not (other or thing.size or thing.count or thing.part):
@@ -133,9 +133,13 @@ def describe(description: Description, view: str, rng: np.random.Generator) -> s
     if other:
         relation = str(rng.choice(_RELATIONS[description.relation]))
         text += f" {relation} {_phrase(other, rng, silent, ('a', 'a', 'the'))}"
+    if text.startswith("a") and rng.random() < 0.2:
+        text = f"a photo of {text}"
     phrase = _view_phrase(view, rng)
-    words = (text + phrase).replace(",", " ,").split()
-    return text + (phrase if len(words) <= MOST_WORDS else f", {view} view")
+    for shorter in (text + phrase, text.removeprefix("a photo of ") + phrase):
+        if len(shorter.replace(",", " ,").split()) <= MOST_WORDS:
+            return shorter
+    return f"{text.removeprefix('a photo of ')}, {view} view"
 
 
 def plainest(description: Description, view: str = "") -> str:

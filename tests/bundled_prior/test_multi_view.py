@@ -95,7 +95,7 @@ def test_captions_of_an_object_differ_in_the_view_only(tmp_path):
     labels = np.array([[*label, view] for _ in range(50) for view in (0, 2, 4, 6)], np.uint8)
     texts = multi_view.captions(labels, 4, VIEWED, 3)
     heads = [{text.split(",")[0] for text in texts[i : i + 4]} for i in range(0, len(texts), 4)]
-    assert all(len(each) == 1 for each in heads) and {""} in heads and len(set(map(frozenset, heads))) > 5
+    assert all(len(each) == 1 for each in heads) and {""} in heads and len(set(map(frozenset, heads))) > 4
     assert any("right side view" in text for text in texts)
     assert set(" ".join(texts).replace(",", " ,").split()) <= set(captions.full_vocabulary())
 
