@@ -122,8 +122,8 @@ def _view_phrase(view: str, rng: np.random.Generator) -> str:
 def describe(description: Description, view: str, rng: np.random.Generator) -> str:
     """A random caption of a description, which `parse` reads back.
 
-    Those of one plain thing are as `caption`; one in five of the others leaves colours out. A caption of
-    more tokens than the model has is said in fewer words.
+    Those of one thing with a colour and a finish only are as `caption`. One in five of the others leaves the colours
+    out, if no part has one, and none has more than `MOST_WORDS`.
     """
     thing, other = description.thing, description.other
     if not (other or thing.size or thing.count or thing.part):
