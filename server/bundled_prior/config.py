@@ -35,6 +35,7 @@ class TrainConfig:
     hidden: width of the text encoder.
     views: of one object, that the U-Net denoises at once and whose cameras it knows; 1 is a model of single pictures.
     single: share of the batches of such a model that are single pictures, without cameras.
+    pixels: edge of such a model's pictures; one of single pictures has `objects.RESOLUTION`.
     sheet: colours of the contact sheet that an export comes with; none, no sheet.
     """
 
@@ -64,4 +65,5 @@ class TrainConfig:
     hidden: int = 128
     views: int = 1
     single: float = 0.3
+    pixels: int = 64
     sheet: tuple[str, ...] = ("red", "green", "yellow", "blue", "white", "orange", "purple", "brown")

@@ -54,7 +54,7 @@ def build_denoiser(config: TrainConfig, tokenizer: CLIPTokenizer) -> Any:
     )
     depth = len(config.channels) - 1
     unet = UNet2DConditionModel(
-        sample_size=16,
+        sample_size=config.pixels // 4,
         block_out_channels=config.channels,
         layers_per_block=config.layers,
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * depth,

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .captions import balanced_prompts, prompt, vocabulary
+from .captions import full_vocabulary, prompt, vocabulary
 from .config import TrainConfig
 from .denoiser import SCHEDULE
 from .multi_view import export_cameras
-from .shapes import NOUNS
+from .shapes import ALL_NOUNS, COLOURS, NOUNS
 
 if TYPE_CHECKING:
     from diffusers.models import AutoencoderKL
@@ -22,13 +23,12 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 
-def write_words(folder: Path) -> None:
-    """Write words.json: the things that the model draws, every word of its captions, sorted, and a prompt for each
-    thing, in the order of their names."""
-    examples = sorted(
-        (prompt(colour, noun) for colour, noun in balanced_prompts(len(NOUNS))), key=lambda text: text.split()[-1]
-    )
-    words = {"things": list(NOUNS), "words": vocabulary(), "examples": examples}
+def write_words(folder: Path, views: int = 1) -> None:
+    """Write words.json for a model of so many views: the things that it draws, every word of its captions, sorted, and a
+    prompt for each thing, in the order of their names."""
+    things, known = (NOUNS, vocabulary()) if views == 1 else (ALL_NOUNS, full_vocabulary())
+    examples = {noun: prompt(colour, noun) for noun, colour in zip(things, itertools.cycle(COLOURS))}
+    words = {"things": list(things), "words": known, "examples": [examples[noun] for noun in sorted(things)]}
     (folder / "words.json").write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
 
 
@@ -55,7 +55,7 @@ def export_pipeline(vae: AutoencoderKL, denoiser: nn.ModuleDict, tokenizer: CLIP
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(fresh, safe_serialization=True)
-    write_words(fresh)
+    write_words(fresh, config.views)
     for file in sorted(p for p in fresh.rglob("*") if p.is_file()):
         target = config.output / file.relative_to(fresh)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The multi-view model of the bundled prior: its corpus, its loss and its export (docs/models.md)."""
+"""The multi-view model of the bundled prior: its corpus of descriptions, its loss and its export (docs/models.md)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from ..priors.families.multi_view import CameraEmbedding, JointAttention, camera
 from ..priors.files.layouts import MULTI_VIEW_FILE
 from ..priors.files.multi_view_layouts import CAMERA_WEIGHTS, CAMERA_WIDTH
 from ..priors.prompts import VIEWS, view_word
-from . import objects, shapes
-from .captions import caption
+from . import objects, scenes
+from .captions import describe, plainest
 from .config import TrainConfig
 from .denoiser import noisy_latents
+from .descriptions import Description, decode, encode, random_description
 from .workers import autocast, generator, rank_and_size, seeds
 
 
@@ -45,31 +46,43 @@ def turned(scene: objects.Scene, turn: float, rng: np.random.Generator) -> tuple
 
 
 def load_views(config: TrainConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures and labels as `corpus.load_corpus`, each object from `views` sides in a row; and angles (N, 2).
+    """Pictures uint8 (N, H, H, 3), labels uint8 (N, F + 1) and angles (N, 2), each object from `views` sides in a row.
 
-    The angles are the cameras' azimuth and elevation in degrees. Rendered into the work folder on the first call.
+    The labels' columns are those of `descriptions.FIELDS` and the view's index; the angles are the cameras' azimuth and
+    elevation in degrees. Rendered into the work folder on the first call; `scenes_of` gives a row's scene again.
     """
     paths = [config.work / f"{name}.npy" for name in ("views", "view_labels", "view_angles")]
     if not paths[2].exists() or len(np.load(paths[2], mmap_mode="r")) != config.images:
-        nouns, colours, size, views = list(shapes.NOUNS), list(shapes.COLOURS), objects.RESOLUTION, config.views
+        views, size = config.views, config.pixels
         out = np.lib.format.open_memmap(paths[0], "w+", np.uint8, (config.images, size, size, 3))
         labels, angles = [], []
         for start in range(0, config.images // views, 125):
-            rng = np.random.default_rng([config.seed, views, start])
-            picks = objects.sample_labels(min(125, config.images // views - start), rng)
-            scenes = []
-            for c, n, f in picks:
-                first = objects.scene(c, n, rng, finish=f)
-                for k in range(views):
-                    seen, azimuth, elevation = turned(first, 360 * k / views, rng)
-                    scenes.append(seen)
-                    angles.append((azimuth, elevation))
-                    labels.append((nouns.index(n), colours.index(c), VIEWS.index(seen.view), shapes.FINISHES.index(f)))
-            out[views * start : views * start + len(scenes)] = objects.render(scenes)
+            several = []
+            for i in range(start, min(start + 125, config.images // views)):
+                description, sides, cameras = scenes_of(config, i)
+                several += sides
+                angles += cameras
+                labels += [(*encode(description), VIEWS.index(each.view)) for each in sides]
+            out[views * start : views * start + len(several)] = objects.render(several, size)
         out.flush()
         np.save(paths[1], np.array(labels, np.uint8))
         np.save(paths[2], np.array(angles, np.float32))
     return np.load(paths[0], mmap_mode="r"), np.load(paths[1]), np.load(paths[2])
+
+
+def scenes_of(config: TrainConfig, i: int) -> tuple[Description, list[objects.Scene], list[tuple[float, float]]]:
+    """The i-th object of a configuration's corpus: its description, and its views with their angles in degrees."""
+    rng = np.random.default_rng([config.seed, config.views, i])
+    description = random_description(rng)
+    first = scenes.scene(description, rng)
+    seen = [turned(first, 360 * k / config.views, rng) for k in range(config.views)]
+    return description, [each for each, *_ in seen], [(azimuth, elevation) for _, azimuth, elevation in seen]
+
+
+def sheet_prompts(count: int = 48) -> list[str]:
+    """Prompts of random descriptions, for `pipeline.contact_sheet`."""
+    rng = np.random.default_rng(0)
+    return [plainest(random_description(rng), VIEWS[i % len(VIEWS)]) for i in range(count)]
 
 
 def add_cameras(unet: Any, start: Path | None) -> None:
@@ -117,13 +130,13 @@ def views_loss(
 
 
 def captions(labels: np.ndarray, views: int, config: TrainConfig, step: int) -> list[str]:
-    """As `corpus.draw_captions`; those of one object differ in the view's words only, or are all empty."""
-    nouns, colours, texts = list(shapes.NOUNS), list(shapes.COLOURS), []
+    """Captions of labels (B, F + 1); those of one object differ in the view's words only, or are all empty."""
+    texts = []
     for first in range(0, len(labels), views):
-        for n, c, v, f in labels[first : first + views]:
+        for *label, view in labels[first : first + views]:
             rng = np.random.default_rng([*seeds(config, step), first])
             empty = rng.random() < config.dropout
-            texts.append("" if empty else caption(colours[c], nouns[n], VIEWS[v], rng, shapes.FINISHES[f]))
+            texts.append("" if empty else describe(decode(label), VIEWS[view], rng))
     return texts
 
 

@@ -17,8 +17,8 @@ from numba import njit, prange
 from ..priors.prompts import view_word
 from ..rendering import shading
 from ..rendering.cameras import DISTANCE, DISTANCE_JITTER, ELEVATION, FIELD_OF_VIEW, OBJECT_RADIUS, OVERHEAD
-from .primitives import BOX, CONE, CYLINDER, DOME, PRISM, SPHERE, TORUS, WIDTH
-from .shapes import COLOURS, FINISHES, FREQUENCY, NOUNS, Shape
+from .primitives import ARC, BOX, CONE, CYLINDER, DOME, GATE, LIMB, PRISM, SPHERE, TAPER, TORUS, WIDTH
+from .shapes import COLOURS, FINISHES, FREQUENCY, METAL, NOUNS, Shape
 
 RESOLUTION = 64
 # The corpus's own, because the weights in `model/` were trained with them; jobs draw other shares and ranges
@@ -64,6 +64,29 @@ def _part_distance(row, px, py, pz):
     if kind == PRISM:
         slope = (abs(x) * c + z * a - a * c) / math.sqrt(a * a + c * c)
         return max(max(slope, -z), abs(y) - b)
+    if kind == LIMB:
+        r, z = math.sqrt(x * x + y * y), z + c
+        lean = (a - b) / (2 * c)
+        up = math.sqrt(1 - lean * lean)
+        along = z * up - r * lean
+        if along < 0:
+            return math.sqrt(r * r + z * z) - a
+        if along > 2 * c * up:
+            return math.sqrt(r * r + (z - 2 * c) ** 2) - b
+        return r * up + z * lean - a
+    if kind == ARC:
+        sine, cosine = math.sin(c / a), math.cos(c / a)
+        x = abs(x)
+        along = x * sine + z * cosine if cosine * x > sine * z else math.sqrt(x * x + z * z)
+        return math.sqrt(max(x * x + y * y + z * z + a * a - 2 * a * along, 0.0)) - b
+    if kind == TAPER:
+        f = b * e / a
+        sx = (2 * c * (abs(x) - a) + (z + c) * (a - e)) / math.sqrt(4 * c * c + (a - e) ** 2)
+        sy = (2 * c * (abs(y) - b) + (z + c) * (b - f)) / math.sqrt(4 * c * c + (b - f) ** 2)
+        return max(max(sx, sy), abs(z) - c)
+    if kind == GATE:
+        outer = max(max(abs(x) - a, abs(y) - b), abs(z) - c)
+        return max(outer, e - math.sqrt(x * x + (z + c) ** 2))
     r = math.sqrt(x * x + y * y)
     outer = max(r - a, abs(z) - b)
     inner = max(r - a + c, -z - b + c)
@@ -82,7 +105,8 @@ def _distance(rows, x, y, z):
 
 
 @njit(cache=True)
-def _distances(rows, points):
+def distances(rows, points):
+    """Signed distance (N,), metres, of primitives (P, `primitives.WIDTH`) at points (N, 3)."""
     out = np.empty(points.shape[0])
     for i in range(points.shape[0]):
         out[i] = _distance(rows, points[i, 0], points[i, 1], points[i, 2])[0]
@@ -99,7 +123,7 @@ def signed_distance(noun: str, points: np.ndarray, seed: int | None = None) -> n
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points must have shape (N, 3), not {points.shape}.")
     rng = None if seed is None else np.random.default_rng(seed)
-    return _distances(Shape.build(noun, rng).parts, np.ascontiguousarray(points))
+    return distances(Shape.build(noun, rng).parts, np.ascontiguousarray(points))
 
 
 @njit(cache=True)
@@ -185,9 +209,20 @@ def _render(rows, eyes, lights, ambient, diffuse, backgrounds, tangent, size, sa
                     norm = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
                     facing = (nx * lights[n, 0] + ny * lights[n, 1] + nz * lights[n, 2]) / norm
                     shade = ambient[n] + diffuse[n] * max(facing, 0.0)
-                    paint = 21 if one[20] > 0 and _on_pattern(int(one[20]), x, y, z) else 1
+                    finish = int(one[20])
+                    paint = 21 if 0 < finish < METAL and _on_pattern(finish, x, y, z) else 1
+                    spark = 0.0
+                    if finish >= METAL:  # Blinn's highlight, and for metal a bright sky above a dark ground
+                        nx, ny, nz = nx / norm, ny / norm, nz / norm
+                        hx, hy, hz = lights[n, 0] - dx, lights[n, 1] - dy, lights[n, 2] - dz
+                        half = math.sqrt(hx * hx + hy * hy + hz * hz)
+                        spark = 0.8 * max((nx * hx + ny * hy + nz * hz) / half, 0.0) ** 30
+                        if finish == METAL:
+                            up = dz - 2 * (nx * dx + ny * dy + nz * dz) * nz
+                            sky = min(max(4 * up + 0.6, 0.0), 1.0)
+                            shade = 0.4 * shade + 0.1 + 1.1 * sky
                     for k in range(3):
-                        v = min(one[paint + k] * shade, 1.0)
+                        v = min(one[paint + k] * shade + spark, 1.0)
                         total[k] += 12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055
                 for k in range(3):
                     out[n, row, column, k] = int(255 * total[k] / (samples * samples) + 0.5)
@@ -249,8 +284,19 @@ def scene(
 
     angles: azimuth and elevation in degrees, random by default. vary: draw the proportions too, otherwise the middle.
     """
-    paint = np.clip(np.array(COLOURS[colour]) + rng.normal(0, 0.02, 3), 0.02, 0.98)
+    paint = shade(colour, rng)
     parts = Shape.build(noun, rng if vary else None).painted(paint, finish)
+    return seen(parts, paint, rng, angles)
+
+
+def shade(colour: str, rng: np.random.Generator | None) -> np.ndarray:
+    """A random shade (3,), sRGB, of a colour's word, gray for none; without a generator its own."""
+    own = np.array(COLOURS[colour or "gray"])
+    return np.clip(own + rng.normal(0, 0.02, 3), 0.02, 0.98) if rng else own
+
+
+def seen(parts: np.ndarray, paint: np.ndarray, rng: np.random.Generator, angles: np.ndarray | None = None) -> Scene:
+    """A random scene of painted parts, as `scene`, on a background that differs from the colour `paint` (3,), sRGB."""
     high = rng.uniform(*OVERHEAD) if rng.random() < OVERHEAD_SHARE else rng.uniform(*ELEVATION)
     azimuth, elevation = (rng.uniform(0, 360), high) if angles is None else angles
     eye = camera_position(azimuth, elevation, DISTANCE + rng.uniform(-DISTANCE_JITTER, DISTANCE_JITTER))

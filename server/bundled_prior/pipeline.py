@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import shapes
 from .captions import prompt
+from .shapes import NOUNS
 
 MODEL = Path(__file__).parent / "model"
 CONTROL = Path(__file__).parent / "control_depth"
@@ -43,17 +43,17 @@ def draw(pipe: Any, prompts: Sequence[str], steps: int, scale: float = 4.0, batc
     )
 
 
-def contact_sheet(folder: Path, path: Path, colours: tuple[str, ...], steps: int = 15) -> None:
-    """Draw every noun in four views with an exported folder, and save one picture of them."""
+def contact_sheet(folder: Path, path: Path, prompts: Sequence[str], steps: int = 15) -> None:
+    """Draw prompts, a multiple of eight, with an exported folder, and save one picture of them, eight a line."""
     from PIL import Image
 
-    prompts = [
-        prompt(c, noun, view)
-        for i, noun in enumerate(shapes.NOUNS)
-        for c in [colours[i % len(colours)]]
-        for view in ("front", "right side", "back", "overhead")
-    ]
     pictures = draw(load_pipeline(folder), prompts, steps)
     size = pictures.shape[1]
     grid = pictures.reshape(-1, 8, size, size, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 8 * size, 3)
     Image.fromarray((255 * grid + 0.5).astype(np.uint8)).save(path)
+
+
+def sheet_prompts(colours: Sequence[str]) -> list[str]:
+    """Every noun of the model that ships in four views."""
+    views = ("front", "right side", "back", "overhead")
+    return [prompt(colours[i % len(colours)], noun, view) for i, noun in enumerate(NOUNS) for view in views]

@@ -31,12 +31,12 @@ def _merges(words: list[str]) -> list[tuple[str, str]]:
     return merges
 
 
-def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Save and return a CLIPTokenizer in which each word of the captions is one token."""
+def build_tokenizer(folder: Path, words: list[str] | None = None) -> CLIPTokenizer:
+    """Save and return a CLIPTokenizer in which each word is one token: by default those of `captions.vocabulary`."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
-    letters, merges = sorted(ByteLevel.alphabet()), _merges(vocabulary())
+    letters, merges = sorted(ByteLevel.alphabet()), _merges(words or vocabulary())
     tokens = [*letters, *(c + "</w>" for c in letters), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)  # type: ignore[arg-type]

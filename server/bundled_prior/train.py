@@ -19,13 +19,15 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 from ..paths import expanded
+from . import multi_view
+from .captions import full_vocabulary
 from .config import TrainConfig
 from .corpus import load_corpus
 from .denoiser import build_denoiser, denoiser_loss, transfer_text_encoder
 from .export import export_pipeline
 from .fitting import fit
 from .multi_view import add_cameras, load_views, views_loss
-from .pipeline import MODEL, contact_sheet, load_pipeline
+from .pipeline import MODEL, contact_sheet, load_pipeline, sheet_prompts
 from .tokenizer import TOKENS, build_tokenizer
 from .vae import build_vae, encode, vae_loss, whiten
 from .workers import rank_and_size
@@ -41,7 +43,7 @@ def train(config: TrainConfig, halt: int | None = None) -> None:
     pictures = load_views(config)[0] if config.views > 1 else load_corpus(config)[0]
     print(f"corpus: {len(pictures)} pictures", flush=True)
     if not (config.work / "tokenizer").exists():
-        build_tokenizer(config.work / "tokenizer")
+        build_tokenizer(config.work / "tokenizer", full_vocabulary() if config.views > 1 else None)
     if config.workers == 1:
         _run_stages(config, halt)
     else:
@@ -109,7 +111,8 @@ def _run_stages(config: TrainConfig, halt: int | None) -> None:
     def export() -> None:
         export_pipeline(vae, denoiser, tokenizer, config)
         if config.sheet:
-            contact_sheet(config.output, config.work / "sheet.png", config.sheet)
+            prompts = multi_view.sheet_prompts() if config.views > 1 else sheet_prompts(config.sheet)
+            contact_sheet(config.output, config.work / "sheet.png", prompts)
 
     if (
         fit("denoiser", denoiser, loss, config, config.minutes, config.steps, config.rate, export, halt)
@@ -142,6 +145,9 @@ def main() -> None:
         default=TrainConfig.views,
         help="of an object, that the U-Net denoises at once and whose cameras it knows; 1 is a model of single "
         "pictures. Batch and number of images are multiples of it",
+    )
+    parser.add_argument(
+        "--pixels", type=int, default=TrainConfig.pixels, help="edge of the pictures of several views, a multiple of 32"
     )
     parser.add_argument("--vae-minutes", type=float, default=TrainConfig.vae_minutes)
     parser.add_argument("--minutes", type=float, default=TrainConfig.minutes, help="wall clock of the U-Net's training")

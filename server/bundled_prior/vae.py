@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed as dist
 
-from . import objects
 from .config import TrainConfig
 from .workers import autocast, generator, rank_and_size
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def build_vae(config: TrainConfig) -> Any:
-    """An untrained autoencoder of pictures (B, 3, 64, 64) in [-1, 1] and latents (B, 4, 16, 16).
+    """An untrained autoencoder of pictures (B, 3, H, W) in [-1, 1] and latents (B, 4, H/4, W/4).
 
     It has two normalization groups, because many small groups wash out flat colours.
     """
@@ -33,7 +32,7 @@ def build_vae(config: TrainConfig) -> Any:
         up_block_types=("UpDecoderBlock2D",) * depth,
         latent_channels=4,
         norm_num_groups=2,
-        sample_size=objects.RESOLUTION,
+        sample_size=config.pixels,
         mid_block_add_attention=False,
     )
 
@@ -61,12 +60,12 @@ def vae_loss(vae: AutoencoderKL, pictures: np.ndarray, config: TrainConfig, step
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: np.ndarray, config: TrainConfig) -> torch.Tensor:
-    """Mean latents (N, 4, 16, 16) of all pictures, unscaled, float32, cached in the work folder."""
+    """Mean latents (N, 4, H/4, W/4) of all pictures (N, H, W, 3), unscaled, float32, cached in the work folder."""
     path = config.work / "latents.safetensors"
     if path.exists():
         return load_file(path)["latents"]
     rank, workers = rank_and_size()
-    latents = torch.zeros(len(pictures), 4, 16, 16)
+    latents = torch.zeros(len(pictures), 4, *[edge // 4 for edge in pictures.shape[1:3]])
     for start in range(250 * rank, len(pictures), 250 * workers):
         x = _pixels(pictures[start : start + 250]).to(config.device, memory_format=torch.channels_last)
         with autocast(config):

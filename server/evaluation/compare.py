@@ -11,7 +11,8 @@ import torch
 import trimesh
 from scipy.spatial import cKDTree
 
-from ..bundled_prior import objects
+from ..bundled_prior import objects, scenes
+from ..bundled_prior.descriptions import Description
 from ..geometry.marching import marching_tetrahedra
 from ..rendering.cameras import OBJECT_RADIUS
 
@@ -34,16 +35,22 @@ class ShapeScores:
     chamfer: float
 
 
-def ground_truth(noun: str, edge: int = 96) -> trimesh.Trimesh:
-    """The surface of a noun with middle proportions, metres, Z up, front towards -Y.
+def ground_truth(what: str | Description, edge: int = 96) -> trimesh.Trimesh:
+    """The surface of a noun or a description with middle proportions, metres, Z up, front towards -Y.
 
     edge: points along an edge of the grid that it is extracted from.
     """
     axis = np.linspace(-1, 1, edge)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)[..., ::-1].reshape(-1, 3)  # z slowest
-    values = -objects.signed_distance(noun, points).reshape(edge, edge, edge)
+    values = -_signed_distance(what, points).reshape(edge, edge, edge)
     positions, faces = marching_tetrahedra(torch.from_numpy(values))
     return trimesh.Trimesh(positions.numpy(), faces.numpy())
+
+
+def _signed_distance(what: str | Description, points: np.ndarray) -> np.ndarray:
+    if isinstance(what, str):
+        return objects.signed_distance(what, points)
+    return scenes.signed_distance(what, points)
 
 
 def load_glb(path: Path) -> trimesh.Trimesh:
@@ -94,14 +101,16 @@ def _similarity(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float, np.nda
     return turn, scale, goal - scale * turn @ centre
 
 
-def compare_shapes(mesh: trimesh.Trimesh, noun: str, seed: int = 0) -> ShapeScores:
-    """Scores of a mesh against a noun with middle proportions, after `align`; seed: of the surface samples.
+def compare_shapes(mesh: trimesh.Trimesh, what: str | Description, seed: int = 0) -> ShapeScores:
+    """Scores of a mesh against a noun or a description with middle proportions, after `align`.
+
+    seed: of the surface samples.
 
     Raises ValueError for a mesh without faces.
     """
     if not len(mesh.faces):
         raise ValueError("The mesh has no faces: there is nothing to compare.")
-    real = ground_truth(noun)
+    real = ground_truth(what)
     diameter = 2 * np.linalg.norm(real.vertices - _middle(real.vertices), axis=1).max()
     ours, faces = trimesh.sample.sample_surface(mesh, POINTS, seed=seed)
     theirs, _ = trimesh.sample.sample_surface(real, POINTS, seed=seed)
@@ -111,7 +120,7 @@ def compare_shapes(mesh: trimesh.Trimesh, noun: str, seed: int = 0) -> ShapeScor
     precision, recall = (there < THRESHOLD).mean(), (back < THRESHOLD).mean()
     axis = np.linspace(-1.1, 1.1, EDGE) * OBJECT_RADIUS
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    inside = objects.signed_distance(noun, grid) < 0
+    inside = _signed_distance(what, grid) < 0
     filled = _inside(mesh.copy().apply_transform(place), grid)
     return ShapeScores(
         iou=float((inside & filled).sum() / max(1, (inside | filled).sum())),

@@ -2,16 +2,19 @@
 """The training of a multi-view model, tiny and short."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from server.bundled_prior import captions, multi_view, objects, train
+from server.bundled_prior import captions, multi_view, objects, shapes, train
+from server.bundled_prior.descriptions import Description, Thing, decode, encode
 from server.priors import Views, load
 from server.priors.base import MultiViewPrior
 from server.priors.prompts import VIEWS, view_word
+from server.rendering.cameras import OBJECT_RADIUS
 from tests.bundled_prior.test_train import TINY
 
 VIEWED = dataclasses.replace(TINY, images=32, batch=8, views=4)
@@ -43,23 +46,58 @@ def test_the_corpus_sees_an_object_at_right_angles_with_one_elevation(tmp_path):
     turns = (azimuth - azimuth[:, :1]) % 360
     np.testing.assert_allclose(turns, np.broadcast_to([0, 90, 180, 270], turns.shape), atol=1e-3)
     np.testing.assert_allclose(elevation, np.broadcast_to(elevation[:, :1], elevation.shape), atol=1e-3)
-    assert (labels[..., [0, 1, 3]] == labels[:, :1, [0, 1, 3]]).all()  # noun, colour, finish
+    assert (labels[..., :-1] == labels[:, :1, :-1]).all() and len(np.unique(labels[:, 0, 0])) > 3
     assert (pictures[:, :, 0, 0] == pictures[:, :1, 0, 0]).all()  # the background
     assert (pictures[:, 0] != pictures[:, 1]).any()
-    for row, a, e in zip(labels.reshape(-1, 4), azimuth.ravel(), elevation.ravel()):
-        assert VIEWS[row[2]] == view_word(float(a), float(e))
+    for row, a, e in zip(labels.reshape(32, -1), azimuth.ravel(), elevation.ravel()):
+        assert VIEWS[row[-1]] == view_word(float(a), float(e))
     (tmp_path / "again").mkdir()
     again = multi_view.load_views(at(VIEWED, tmp_path / "again"))[0]
     assert (again.reshape(pictures.shape) == pictures).all()
+    description, scenes, _ = multi_view.scenes_of(config, 5)  # from the label's row alone
+    assert decode(labels[5, 0, :-1]) == description
+    assert (objects.render(scenes) == pictures[5]).all()
+
+
+def test_pictures_may_be_larger(tmp_path):
+    config = at(VIEWED, tmp_path, images=4, pixels=96)
+    pictures = multi_view.load_views(config)[0]
+    assert pictures.shape == (4, 96, 96, 3)
+    small = objects.render(multi_view.scenes_of(config, 0)[1], 32).astype(float)
+    assert np.abs(pictures.reshape(4, 32, 3, 32, 3, 3).mean((2, 4)) - small).mean() < 4
+
+
+@pytest.mark.parametrize("i", range(6))
+def test_the_silhouettes_of_four_views_belong_to_one_object(i):
+    """Their visual hull covers each of them."""
+    scenes = multi_view.scenes_of(VIEWED, i)[1]
+    seen = np.isfinite(objects.render_depth(scenes))
+    axis = np.linspace(-0.85, 0.85, 96)
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    points = points[np.linalg.norm(points, axis=1) < OBJECT_RADIUS]
+    pixels = []
+    for scene in scenes:
+        forward = -scene.eye / np.linalg.norm(scene.eye)
+        right = np.cross(forward, (0, 0, 1))
+        right /= np.linalg.norm(right)
+        up, away = np.cross(right, forward), points - scene.eye
+        scale = 32 / (away @ forward * np.tan(np.radians(objects.FIELD_OF_VIEW / 2)))
+        pixels.append((np.floor(32 - away @ up * scale).astype(int), np.floor(32 + away @ right * scale).astype(int)))
+    hull = np.all([silhouette[place] for silhouette, place in zip(seen, pixels)], axis=0)
+    for silhouette, (row, column) in zip(seen, pixels):
+        covered = np.zeros_like(silhouette)
+        covered[row[hull], column[hull]] = True
+        assert (covered & silhouette).sum() / (covered | silhouette).sum() > 0.93
 
 
 def test_captions_of_an_object_differ_in_the_view_only(tmp_path):
-    labels = np.array([[0, 0, view, 0] for _ in range(50) for view in (0, 2, 4, 6)], np.uint8)
+    label = encode(Description(Thing("chair", "red", part="seat", part_colour="blue")))
+    labels = np.array([[*label, view] for _ in range(50) for view in (0, 2, 4, 6)], np.uint8)
     texts = multi_view.captions(labels, 4, VIEWED, 3)
     heads = [{text.split(",")[0] for text in texts[i : i + 4]} for i in range(0, len(texts), 4)]
-    assert all(len(each) == 1 for each in heads) and {""} in heads and len(set(map(frozenset, heads))) > 5
+    assert all(len(each) == 1 for each in heads) and {""} in heads and len(set(map(frozenset, heads))) > 4
     assert any("right side view" in text for text in texts)
-    assert set(" ".join(texts).replace(",", " ,").split()) <= set(captions.vocabulary())
+    assert set(" ".join(texts).replace(",", " ,").split()) <= set(captions.full_vocabulary())
 
 
 def test_it_begins_as_the_model_of_single_pictures(single, tmp_path):
@@ -76,6 +114,8 @@ def test_it_begins_as_the_model_of_single_pictures(single, tmp_path):
 def test_a_run_exports_a_model_of_both_kinds(finished):
     from diffusers import StableDiffusionPipeline
 
+    words = json.loads((finished.output / "words.json").read_text(encoding="utf-8"))
+    assert words == {"things": list(shapes.ALL_NOUNS), "words": captions.full_vocabulary()}
     prior = load(finished.output)
     assert isinstance(prior, MultiViewPrior) and prior.views_at_once == 4 and prior.elevation is None
     assert prior._view_texts(Views(torch.zeros(1), torch.zeros(1)), "a cat", "", None)[0] == ["a cat, front view"]

@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 import trimesh
 
-from server.bundled_prior import objects
+from server.bundled_prior import objects, shapes
+from server.bundled_prior.descriptions import Description, Thing
+from server.bundled_prior.scenes import truth_at
 from server.evaluation import compare
 
 
@@ -58,3 +60,19 @@ def test_glb_comes_back_in_our_axes(tmp_path):
 def test_nothing_can_not_be_compared():
     with pytest.raises(ValueError, match="no faces"):
         compare.compare_shapes(trimesh.Trimesh(), "mug")
+
+
+@pytest.mark.slow
+def test_a_description_has_its_own_truth():
+    """Its mesh, and the names and colours of its parts on it."""
+    three, four = (Description(Thing("table", "red", count=n, part="legs", part_colour="blue")) for n in (3, 4))
+    mesh = compare.ground_truth(three, 64)
+    assert mesh.is_watertight
+    scores = compare.compare_shapes(mesh, three)
+    assert scores.f_score > 0.999 and scores.iou > 0.9
+    assert compare.compare_shapes(mesh, four).chamfer > 2 * scores.chamfer
+    names, colours = truth_at(three, mesh.vertices)
+    assert set(names) == {"top", "legs"}
+    blue, red = (np.array(shapes.COLOURS[each]) for each in ("blue", "red"))
+    np.testing.assert_allclose(colours, np.where((names == "legs")[:, None], blue, red), atol=1e-6)
+    assert (mesh.vertices[names == "legs", 2] < mesh.vertices[:, 2].max() - 0.1).all()
