@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 def write_words(folder: Path, views: int = 1) -> None:
-    """Write words.json for a model of so many views: the things that it draws, every word of its captions, sorted, and a
-    prompt for each thing, in the order of their names."""
+    """Write words.json for a model of so many views: the things that it draws, every word of its captions, sorted, and
+    a prompt for each thing, in the order of their names."""
     things, known = (NOUNS, vocabulary()) if views == 1 else (ALL_NOUNS, full_vocabulary())
     examples = {noun: prompt(colour, noun) for noun, colour in zip(things, itertools.cycle(COLOURS))}
     words = {"things": list(things), "words": known, "examples": [examples[noun] for noun in sorted(things)]}
