@@ -115,7 +115,8 @@ def test_a_run_exports_a_model_of_both_kinds(finished):
     from diffusers import StableDiffusionPipeline
 
     words = json.loads((finished.output / "words.json").read_text(encoding="utf-8"))
-    assert words == {"things": list(shapes.ALL_NOUNS), "words": captions.full_vocabulary()}
+    assert (words["things"], words["words"]) == (list(shapes.ALL_NOUNS), captions.full_vocabulary())
+    assert [text.split()[-1] for text in words["examples"]] == sorted(shapes.ALL_NOUNS)
     prior = load(finished.output)
     assert isinstance(prior, MultiViewPrior) and prior.views_at_once == 4 and prior.elevation is None
     assert prior._view_texts(Views(torch.zeros(1), torch.zeros(1)), "a cat", "", None)[0] == ["a cat, front view"]
