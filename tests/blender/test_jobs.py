@@ -357,7 +357,7 @@ def _new_file(object: Any) -> None:
 
 
 def _delete(object: Any) -> None:
-    if object:
+    if object and object.mode == "OBJECT":  # Blender's Delete refuses in other modes
         with bpy.context.temp_override(selected_objects=[object], active_object=object):
             bpy.ops.object.delete()
 

@@ -86,6 +86,7 @@ def test_a_number_that_is_shown_is_the_one_used(place: str) -> None:
             settings.model, settings.remesh = place, mode == "refine"
             for switch in (*FIRST_VALUES, "elevation"):
                 setattr(settings, f"sets_{switch}", True)
+            settings.sets_view, settings.view = True, (30, 20)
             run = Optimization(
                 settings.request(),
                 lambda _: None,
