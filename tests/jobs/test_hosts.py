@@ -128,7 +128,7 @@ def test_a_host_that_is_cut_off_for_a_minute_loses_no_job_and_runs_none_twice(ho
     jobs but its own wait, and the client's requests fail until it is back."""
 
     def submit():
-        """A job that mostly does not wait for checkpoints: it goes on after the cut, until its actor's lease is over."""
+        """A job that seldom waits for checkpoints: it goes on after the cut, until its actor's lease is over."""
         return client.submit(JobRequest("every 400", iterations=1200)).id
 
     jobs = [submit() for _ in range(9)]
