@@ -191,7 +191,10 @@ def main() -> None:
             if "overhead" in chosen:
                 overhead(cluster, local, given.turns, given.steps)
                 if given.real:
-                    overhead(cluster, local, given.turns, given.real, "real red mushroom")
+                    true = Bench([LocalProcess])
+                    true.wait(1)
+                    overhead(cluster, true, given.turns, given.real, "real red mushroom")
+                    true.close()
             local.close()
             if "throughput" in chosen:
                 throughput(machines, cluster, 3, given.steps)
