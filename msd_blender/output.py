@@ -163,8 +163,7 @@ class Output:
         scene_object.set_properties(versions={**content.get("versions", {}), "blender": bpy.app.version_string})
         try:
             with self._atomic_write(self.blend) as path:
-                with _silenced_stdout():
-                    bpy.ops.wm.save_as_mainfile(filepath=str(path), copy=True)
+                _save_blend(path)
             with self._atomic_write(self.glb) as path:
                 if not self._download(client, session.job, "mesh.glb", path):
                     _export_glb(scene_object.object, path)
@@ -261,6 +260,17 @@ def _last_line(error: Exception) -> str:
     """The message of a failed operator, without the traceback of an operator written in Python."""
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Location:")]
     return lines[-1].strip().removeprefix("Error: ") if lines else type(error).__name__
+
+
+def _save_blend(path: Path) -> None:
+    """Save the scene. Raises RuntimeError, also for a file that a full disk has cut, which Blender 5.2 calls saved."""
+    with _silenced_stdout():
+        bpy.ops.wm.save_as_mainfile(filepath=str(path), copy=True)
+        try:
+            with bpy.data.libraries.load(str(path)):
+                pass
+        except OSError as error:
+            raise RuntimeError("only a part of it could be written") from error
 
 
 def _export_glb(object: bpy.types.Object, path: Path) -> None:

@@ -79,6 +79,8 @@ def allowed_model(model: str, roots: list[Path] | None) -> bool:
         return True
     try:
         place = locate(model).resolve()
+        if any(each.is_symlink() for each in (place, *place.parents)):  # a circle, which Python 3.13 leaves as it is
+            return False
         return any(place.is_relative_to(root.resolve()) for root in roots)
     except (OSError, RuntimeError, ValueError):
         return False

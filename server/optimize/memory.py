@@ -24,7 +24,8 @@ WAITING = 500  # instead of a volume's, for a view that is rendered once more wh
 GRADIENT = 1.6  # times as much comes and goes while a render's gradient is taken
 SURFACE = 5.0  # square metres of an object before the cameras, Suzanne's
 POINTS_A_CELL = 3  # of a sparse grid, for each square of the surface that is as wide as its cells
-LIBRARIES = round(0.6 * GIB)  # what a process holds before it works; not as it is now, see `limit_of`
+# What a process holds before it works, more with a PyTorch for cards; not as it is now, see `limit_of`.
+LIBRARIES = round((0.9 if torch.version.cuda or torch.version.hip else 0.6) * GIB)
 COUNTING = ("cuda", "xpu")  # types of devices with memory of their own; Apple's is the machine's
 LONG = 1800.0  # seconds of a job, from which on a user is told before
 SLOW = 1e10  # operations a second that any machine does

@@ -171,11 +171,11 @@ def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
     printed = elsewhere(f"""
 import resource
 from msd_blender.errors import OutputError
-from msd_blender.output import Output, _export_glb
+from msd_blender.output import Output, _export_glb, _save_blend
 bpy.ops.mesh.primitive_uv_sphere_add(segments=99, ring_count=99)
 files = Output({str(tmp_path / "x.blend")!r}, ["generate"])
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-for path, write in ((files.blend, lambda part: bpy.ops.wm.save_as_mainfile(filepath=str(part), copy=True)),
+for path, write in ((files.blend, _save_blend),
                     (files.glb, lambda part: _export_glb(bpy.context.object, part))):
     try:
         with files._atomic_write(path) as part:
