@@ -48,7 +48,7 @@ def test_a_table_and_sheets_from_a_short_run_that_goes_on(tmp_path, capsys):
     main(*first, "--work", tmp_path / "jobs", "--guidance", "msd", "sds")
     table = json.loads((output / "text-to-3d.json").read_text())
     assert table["msd"] == rows and [row["prompt"] for row in table["sds"]] == ["blue sphere"]
-    assert table["sds"][0]["iterations"] > 6  # it asks the denoiser less in an iteration
+    assert table["sds"][0]["iterations"] >= 4  # what fits into the same time, by the machine's own measure
     assert (output / "msd.png").read_bytes() == kept["msd.png"]
 
 

@@ -161,7 +161,7 @@ def test_an_actor_that_was_thought_dead_and_speaks_again_is_not_heard(server, fo
     until(lambda: started(folder, job, 3))
     pid = journal(folder, job)[0][1]
     os.kill(pid, signal.SIGSTOP)
-    until(lambda: server.store.attempts(job) == 2, LEASE + 20)
+    until(lambda: server.store.attempts(job) == 2, LEASE + 60)
     os.kill(pid, signal.SIGCONT)
     assert server.until(job, FINISHED) and server.result(job) == "count 200"
     assert in_turn(journal(folder, job)) and not psutil.pid_exists(pid)
