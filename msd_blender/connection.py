@@ -264,11 +264,13 @@ class Monitor(Generic[T]):
         self._requested_at = -self.max_age
 
     def close(self) -> None:
-        """Abort the request that is under way."""
+        """Abort the request that is under way, and forget the answer: the next server may be another one."""
         if self._client is not None:
             self._client.close()
         if self._thread is not None:
             self._thread.join(5)
+        self.answer, self.problem = None, ""
+        self.expire()
 
     def _start_thread(self, target: Callable[..., object], *arguments: object) -> None:
         self._thread = threading.Thread(target=target, args=arguments, daemon=True, name="msd-monitor")

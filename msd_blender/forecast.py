@@ -67,7 +67,7 @@ def unregister() -> None:
     if bpy.app.timers.is_registered(_take_answer):
         bpy.app.timers.unregister(_take_answer)
     monitor.close()
-    monitor.answer, _asked = None, ""
+    _asked = ""
 
 
 def register() -> None:

@@ -562,8 +562,9 @@ def _placeholder(layout: Any, settings: Any, name: str, text: str) -> None:
 
 def _wrapped_text(layout: Any, text: str, context: bpy.types.Context, icon: str = "NONE") -> None:
     """A sentence in as many labels as the sidebar's width needs."""
-    scale = context.preferences.system.ui_scale
-    width = max(10, int(context.region.width / (7.2 * scale)) - (8 if icon == "NONE" else 11))
+    scale = context.preferences.system.ui_scale or 1.0
+    pixels = context.region.width if context.region else NARROW  # nothing is drawn in the background
+    width = max(10, int(pixels / (7.2 * scale)) - (8 if icon == "NONE" else 11))
     column = layout.column(align=True)
     column.scale_y = 0.8
     for part in textwrap.wrap(text, width):

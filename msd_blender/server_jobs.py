@@ -58,7 +58,6 @@ def unregister() -> None:
         bpy.app.timers.unregister(_take_answer)
     monitor.close()
     _shown = []
-    monitor.answer = None
 
 
 def register() -> None:

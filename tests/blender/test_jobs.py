@@ -66,6 +66,13 @@ def test_the_panel_says_why_no_job_can_run(remote: LocalServer) -> None:
     assert sentence in said and "Ready" not in said
 
 
+def test_an_extension_that_is_turned_off_forgets_the_server(remote: LocalServer) -> None:
+    assert worker_state()
+    msd_blender.unregister()
+    msd_blender.register()
+    assert health_monitor.answer is None and not health_monitor.problem
+
+
 def test_versions_are_kept_restored_and_discarded(remote: LocalServer, tiny: dict[str, Any]) -> None:
     start_job(tiny)
     start_job(tiny, "a blue chair", seed=5)
