@@ -56,7 +56,8 @@ long: setup
 	$(PY) -m pytest -q --long -m long
 
 cluster: setup
-	$(PY) -m pytest -q --long tests/jobs/test_ray.py tests/jobs/test_hosts.py tests/api/test_executors.py
+	$(PY) -m pytest -q --long tests/jobs/test_ray.py tests/jobs/test_hosts.py tests/api/test_executors.py \
+	    tests/blender/test_cluster.py
 
 meshes: setup
 	$(PY) scripts/meshes.py

@@ -111,6 +111,7 @@ class ColourGrid(nn.Module):
         optimizer = torch.optim.Adam(
             [{"params": group["params"], "lr": 0.2 * group["lr_scale"]} for group in self.param_groups()],
             betas=(0.9, 0.99),
+            fused=True,  # two thirds of the time: the grids are read once a step
         )
         for _ in range(steps):
             pick = torch.randint(len(points), (batch,), generator=generator).to(points.device)
