@@ -3,13 +3,14 @@
 
 Without bpy, so that threads and tests can use them outside of Blender:
 
-    protocol            messages and arrays on the wire; the only module that the server imports too
+    protocol            messages and arrays on the wire; the server imports it too, and `version`
     errors              the exceptions, each with one sentence for the user
     client              HTTP requests; reconnects a broken event stream
     local_server        finds, starts and stops a server process on this machine
     job_session         one job on the server, followed in threads; **retries a lost connection**
     pixels, thumbnails  texture bytes as Blender's floats, sRGB and linear; small pictures of a job's asset
-    commands            the command line (imports bpy when it runs)
+    commands, __main__  the command line (imports bpy when it runs)
+    version             the version number
 
 With bpy, on the main thread only:
 
@@ -26,6 +27,7 @@ With bpy, on the main thread only:
     forecast            what the server says of a job before it starts
     model_list          what the server has: lists to choose from, and sentences on what does not fit
     operators, panels, properties, presets, preferences, icons      the user interface
+    shipped/            the presets that come with it
     output, api         files of a job without a window; functions for scripts
 
 An update goes server -> `JobSession` (threads) -> `jobs.tick` (timer) -> `LiveJob.update` -> `SceneObject.apply`.

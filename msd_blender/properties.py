@@ -119,7 +119,7 @@ class RequestProperties:
         items=[
             ("DRAFT", "Draft", "Quick: fewer iterations and a small texture"),
             ("STANDARD", "Standard", "Iterations and texture size are chosen by the server"),
-            ("HIGH", "High", "Slow: three times the iterations and a texture of 2048 pixels"),
+            ("HIGH", "High", "Slow: 1200 iterations and a texture of 2048 pixels"),
         ],
         default="STANDARD",
     )

@@ -28,6 +28,16 @@ docstrings of `server/api/app.py` and the fields of `msd_blender/protocol` inste
 A server that listens beyond its own machine wants `Authorization: Bearer TOKEN`, with the token of `server.json` in its
 data folder. Every error is `{"detail": "one sentence that says what to do"}`. The frames of snapshots and uploads are
 described in `msd_blender/protocol/frames.py`.
+
+| status | |
+|---|---|
+| 401, 403 | the token is missing or wrong; another host, or a model outside of `--models` |
+| 404 | no such job, upload or file |
+| 408, 413 | an upload took more than 120 s; a body is over 64 KiB, a picture over 32 MiB, or a mesh over 256 MiB |
+| 409 | the job's state or the model does not allow it |
+| 422 | a value is out of its range |
+| 429 | more than 600 jobs a minute from one address, 1,000 jobs that wait, 200 open streams, or 4 uploads at once |
+| 507 | the disk is full |
 """
 
 

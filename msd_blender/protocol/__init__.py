@@ -20,7 +20,7 @@ POST    /jobs/{id}/finish          `Job`; it grows no more, and what is there be
 POST    /jobs/{id}/edit            `Edit` -> `Job`; the artist's changes, from which the job goes on
 GET     /jobs/{id}/events          server-sent events, each data a `Progress`, `Log` or `Job`
 GET     /jobs/{id}/snapshots       chunked stream of length-prefixed `Snapshot` frames
-GET     /jobs/{id}/files/{name}    a finished job's file, see `FILES`
+GET     /jobs/{id}/files/{name}    an ended job's file, see `FILES`
 ======  =========================  =====================================================
 
 An error answer is ``{"detail": "one sentence that says what to do"}`` with a 4xx or 5xx status.

@@ -351,7 +351,7 @@ def create_app(
         },
     )
     def file(id: JobId, name: Annotated[str, PathParameter(max_length=64)]) -> FileResponse:
-        """A file that an ended job left."""
+        """A file that an ended job left: mesh.glb, texture.png, turntable.png or job.json."""
         if name not in FILES or name not in job_of(id).files:
             raise HTTPException(404, f"Job {id!r} has no file {name!r}.")
         return FileResponse(queue.store.folder(id) / name, media_type=KINDS[Path(name).suffix])
