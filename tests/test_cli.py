@@ -49,7 +49,8 @@ def test_a_server_that_was_killed_leaves_nothing_in_the_way(start_server, tmp_pa
     (tmp_path / ".server.json").touch(mode=0o666)  # as if killed while it wrote
     (tmp_path / "server.json").unlink()
     second = start_server(tmp_path)
-    assert second.url != first.url and (tmp_path / "server.json").stat().st_mode & 0o777 == 0o600
+    found = find(tmp_path)
+    assert found and found.pid == second.process.pid and (tmp_path / "server.json").stat().st_mode & 0o777 == 0o600
     assert second.stop() == 0
 
 
