@@ -146,7 +146,7 @@ class JobRequest:
         None,
         description="azimuth and elevation of the view that counts most: half of the cameras stand near it",
         unit="degrees",
-        none="all sides count the same",
+        none="all sides alike",
         low=-180,
         high=180,
         syntax="AZIMUTH ELEVATION",
