@@ -278,6 +278,7 @@ def test_a_job_goes_where_its_model_is_and_fails_in_a_sentence_where_none_has_it
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"weights")
     wish = {"model": str(model)}
+    until(lambda: server.queue.executor_states == ["idle"] * len(machines.nodes))  # none is dead and not known to be
     ids = [node.node_id for node in machines.nodes]
     for id in ids:
         job = server.submit(f"only {id}", 3, **wish)
@@ -338,7 +339,7 @@ def test_a_server_that_is_killed_leaves_its_job_to_the_next_one(head, folder, tm
         assert again.until(job, FINISHED) and again.result(job) == "count 150"
         lines = journal(folder, job)
         first = next(int(what.removeprefix("step-")) for *_, attempt, what in lines if attempt == 2)
-        assert in_turn(lines) and again.store.attempts(job) == 2 and first >= 20
+        assert in_turn(lines) and again.store.attempts(job) >= 2 and first >= 20  # a busy machine may end a lease, too
     finally:
         again.close()
 
