@@ -73,6 +73,7 @@ def used(run: Optimization) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_a_number_that_is_shown_is_the_one_used(place: str, request: pytest.FixtureRequest) -> None:
     settings = bpy.context.scene.msd
     prior = load(place or None, "cpu")
