@@ -5,8 +5,8 @@
 
 The cluster is raylets on this machine. Its jobs wait where real ones compute: what is left is what the queue, the
 network and Ray add. Turns of the local executor and of Ray alternate. Real jobs run on both at the same time, a core
-each, because a shared machine's speed differs more from one turn to the next than the two do. For the ceiling, jobs take no time: they are run
-by objects in the server's process, which leaves the queue alone, and by real actors.
+each, because a shared machine's speed differs more from one turn to the next than the two do. For the ceiling, jobs
+take no time: they are run by objects in the server's process, which leaves the queue alone, and by real actors.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def side_by_side(cluster: Bench, local: Bench, turns: int, iterations: int) -> N
     print(f"real jobs of {iterations} iterations, one of each at the same time, {turns} turns:")
     print(
         f"  Ray against local: {100 * (middle - 1):+.1f} % in the median, "
-        f"{100 * (statistics.mean(ratios) - 1):+.1f} % in the mean, {100 * (low - 1):+.1f} to {100 * (high - 1):+.1f} % "
-        f"in the middle half; first snapshot {statistics.median(firsts):+.3f} s",
+        f"{100 * (statistics.mean(ratios) - 1):+.1f} % in the mean, {100 * (low - 1):+.1f} to "
+        f"{100 * (high - 1):+.1f} % in the middle half; first snapshot {statistics.median(firsts):+.3f} s",
         flush=True,
     )
 
