@@ -5,12 +5,14 @@ The hosts are network namespaces on a bridge, with host names and temporary fold
 first, and its client here, on the other side of the bridge. Ray's own limits of time are as they come.
 """
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -37,14 +39,27 @@ def ip(*arguments):
 
 
 class Network:
-    """A bridge of this host, whose address ends in 254, and hosts on it, whose addresses end in 1, 2, …"""
+    """A bridge of this host, whose address ends in 254, and hosts on it, whose addresses end in 1, 2, …
+
+    Each has names of its own, since the kernel takes a network down some time after it was deleted.
+    """
+
+    _numbers = itertools.count()
 
     def __init__(self, folder, count):
-        self._folder, self._bridge, self._processes = folder, f"msd{os.getpid()}", []
+        number = next(self._numbers)
+        self._folder, self._bridge, self._processes = folder, f"msd{os.getpid()}-{number}", []
         self._names = [f"{self._bridge}-{i}" for i in range(1, count + 1)]
-        third = os.getpid() % 250
+        third = (os.getpid() + number) % 250
         self.addresses = [f"10.77.{third}.{i}" for i in range(1, count + 1)]
         Path("/tmp/ray").mkdir(exist_ok=True)
+        try:
+            self._make(third)
+        except subprocess.CalledProcessError:
+            self.close()
+            raise
+
+    def _make(self, third):
         ip("link", "add", self._bridge, "type", "bridge")
         ip("address", "add", f"10.77.{third}.254/24", "dev", self._bridge)
         ip("link", "set", self._bridge, "up")
@@ -89,9 +104,10 @@ class Network:
             for child in with_all:
                 if child.is_running():
                     child.kill()
-        for name in self._names:
-            ip("netns", "delete", name)
-        ip("link", "delete", self._bridge)
+        made = [("link", name) for name in (*self._names, self._bridge)] + [("netns", name) for name in self._names]
+        for kind, name in made:
+            with suppress(subprocess.CalledProcessError):  # it was not made
+                ip(kind, "delete", name)
 
 
 @pytest.fixture
@@ -100,8 +116,12 @@ def hosts(tmp_path, request):
         pytest.skip("runs with make cluster")
     try:
         made = Network(tmp_path, 3)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"network namespaces need root and iproute2: {getattr(error, 'stderr', error)}")
+    except FileNotFoundError:
+        pytest.skip("network namespaces need iproute2")
+    except subprocess.CalledProcessError as error:
+        if "not permitted" not in error.stderr:
+            raise
+        pytest.skip(f"network namespaces need root: {error.stderr}")
     yield made
     made.close()
 
