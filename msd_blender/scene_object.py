@@ -11,6 +11,7 @@ and redo change the tag, so a state that undo brought back is not taken for an e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import bpy
@@ -67,7 +68,7 @@ class SceneObject:
             object = self._create(location if location is not None else bpy.context.scene.cursor.location)
         else:
             self._written["positions"] = read_positions(object.data)
-        self.adopt(object)
+        self.adopt([object])
         if not str(object.data.get(SNAPSHOT_PROPERTY, "")).startswith(self.key + ":"):
             object.data[SNAPSHOT_PROPERTY] = self._tag
         self._shown_tag = object.data[SNAPSHOT_PROPERTY]
@@ -103,8 +104,14 @@ class SceneObject:
         self._name = found.name
         return found
 
-    def adopt(self, object: bpy.types.Object) -> None:
+    @property
+    def objects(self) -> list[bpy.types.Object]:
+        """The object alone, see `JoinedObjects`. Raises `ObjectDeletedError`."""
+        return [self.object]
+
+    def adopt(self, objects: Sequence[bpy.types.Object]) -> None:
         """Go on in this object of the same job."""
+        (object,) = objects
         self._uid, self._name = object.session_uid, object.name
 
     @property
