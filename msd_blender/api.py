@@ -41,7 +41,6 @@ __all__ = [
 ]
 
 _FileName = str | os.PathLike[str]
-_Objects = bpy.types.Object | Sequence[bpy.types.Object]
 BadInput, Unfit = InvalidInputError, InvalidMeshError  # former names, to be removed after 0.1
 
 
@@ -66,7 +65,12 @@ def generate(prompt: str, output: _FileName | None = None, **settings: Any) -> b
 
 
 def texture(
-    object: _Objects, prompt: str, output: _FileName | None = None, *, lock: str = "", **settings: Any
+    object: bpy.types.Object | Sequence[bpy.types.Object],
+    prompt: str,
+    output: _FileName | None = None,
+    *,
+    lock: str = "",
+    **settings: Any,
 ) -> bpy.types.Object:
     """Paint a mesh object, whose vertices and UVs stay as they are, and return it.
 
@@ -77,7 +81,12 @@ def texture(
 
 
 def refine(
-    object: _Objects, prompt: str, output: _FileName | None = None, *, lock: str = "", **settings: Any
+    object: bpy.types.Object | Sequence[bpy.types.Object],
+    prompt: str,
+    output: _FileName | None = None,
+    *,
+    lock: str = "",
+    **settings: Any,
 ) -> bpy.types.Object:
     """Paint a mesh object and move its vertices, and return it.
 
@@ -89,7 +98,7 @@ def refine(
 
 def _run(
     mode: str,
-    object: _Objects | None,
+    object: bpy.types.Object | Sequence[bpy.types.Object] | None,
     prompt: str,
     output: _FileName | None = None,
     lock: str = "",
@@ -113,7 +122,9 @@ def _run(
         **settings,
     }
     request = JobRequest(prompt, mode=mode, **settings).validate(uploaded=False)
-    objects = [] if object is None else [object] if isinstance(object, bpy.types.Object) else list(object)
+    objects: list[bpy.types.Object] = []
+    if object is not None:
+        objects = [object] if isinstance(object, bpy.types.Object) else list(object)
     if mode != "generate" and not objects:
         raise InvalidInputError("There is no object to work on: give one.")
     for each in objects:

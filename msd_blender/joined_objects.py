@@ -102,7 +102,10 @@ def split(arrays: dict[str, np.ndarray], captured: Sequence[CapturedMesh]) -> li
         own = each.arrays
         of_vertices = slice(vertex, vertex + len(own["positions"]))
         of_faces = slice(face, face + len(own["faces"]))
-        part = {name: arrays[name][of_vertices] for name in ("positions", "colours") if name in arrays}
+        part: dict[str, np.ndarray] = {}
+        for name in ("positions", "colours"):
+            if name in arrays:
+                part[name] = arrays[name][of_vertices]
         unmoved = (part["positions"] == _placed(each)).all(1, keepdims=True)  # these keep their bits
         part["positions"] = np.where(unmoved, own["positions"], part["positions"] - np.float32(each.offset))
         part["faces"] = arrays["faces"][of_faces] - np.int32(vertex)

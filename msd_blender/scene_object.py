@@ -72,18 +72,6 @@ class SceneObject:
         if not str(object.data.get(SNAPSHOT_PROPERTY, "")).startswith(self.key + ":"):
             object.data[SNAPSHOT_PROPERTY] = self._tag
         self._shown_tag = object.data[SNAPSHOT_PROPERTY]
-        self.set_properties(
-            key=self.key,
-            mode=request.mode,
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            seed=request.seed,
-            guidance=request.guidance,
-            iterations=request.iterations,
-            guidance_scale=request.guidance_scale,
-            model=request.model,
-            versions={"msd_blender": __version__, "blender": bpy.app.version_string},
-        )
 
     def _create(self, location: Vector) -> bpy.types.Object:
         name = object_name(self.request.prompt)
@@ -113,6 +101,24 @@ class SceneObject:
         """Go on in this object of the same job."""
         (object,) = objects
         self._uid, self._name = object.session_uid, object.name
+        if object.get(KEY_PROPERTY) != self.key:  # it is new, or undo has gone back to before the job
+            self._describe()
+
+    def _describe(self) -> None:
+        """Record on the object how it is made."""
+        request = self.request
+        self.set_properties(
+            key=self.key,
+            mode=request.mode,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            seed=request.seed,
+            guidance=request.guidance,
+            iterations=request.iterations,
+            guidance_scale=request.guidance_scale,
+            model=request.model,
+            versions={"msd_blender": __version__, "blender": bpy.app.version_string},
+        )
 
     @property
     def shows_older_state(self) -> bool:

@@ -52,6 +52,14 @@ def values(objects: list[Any]) -> list[list[int]]:
     return [[shown(slot.material) for slot in object.material_slots] for object in objects]
 
 
+def reopened(path: Path) -> None:
+    for image in bpy.data.images:
+        if image.has_data and image.is_dirty:  # else Blender does not save its pixels
+            image.pack()
+    bpy.ops.wm.save_as_mainfile(filepath=str(path))
+    bpy.ops.wm.open_mainfile(filepath=str(path))
+
+
 def select(objects: list[Any]) -> None:
     bpy.ops.object.select_all(action="DESELECT")
     assert history.select(*objects)
@@ -197,8 +205,7 @@ def test_one_job_paints_the_selected_meshes(remote: LocalServer, tiny: dict[str,
     assert bpy.ops.msd.restore() == {"FINISHED"}  # the result, and the object that was deleted
     (record,) = records()
     assert len(history.objects_of(record)) == 3 and values(objects[:2]) != before
-    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "x.blend"))
-    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "x.blend"))
+    reopened(tmp_path / "x.blend")
     (record,) = records()
     assert len(history.objects_of(record)) == 3 and all(part.before and part.result for part in record.parts)
     bpy.ops.msd.again(start=False)
@@ -235,8 +242,7 @@ def test_a_job_on_several_objects_through_undo_deletion_and_the_file(
     bpy.ops.ed.undo()
     update_until(lambda: live_job.session.state == RUNNING)
     assert len(live_job.objects) == 3 and not live_job.waits_for_object
-    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "x.blend"))
-    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "x.blend"))
+    reopened(tmp_path / "x.blend")
     (live_job,) = running_jobs
     update_until(lambda: live_job.session.update_milliseconds)
     (record,) = records()
