@@ -19,8 +19,9 @@ With bpy, on the main thread only:
     nodes, materials    which image a shader shows; reading, replacing and writing that image
     attribute_transfer  new topology for a mesh, with the artist's attributes kept
     scene_object        protocol arrays -> mesh and textures; **detects an artist's edit**
+    joined_objects      several objects as one mesh, and each one's share of what comes back
     live_job            a `JobSession` and its `SceneObject`; **sends an artist's edit**
-    history             the record of each job in the .blend, and the versions of its object
+    history             the record of each job in the .blend, and the versions of its objects
     jobs                the timer and the handlers (load, save, undo) that drive the live jobs
     undo                undo and redo while jobs run: **one record and one object for each job**
     server_jobs         all jobs that the server has under way

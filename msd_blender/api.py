@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,30 +65,40 @@ def generate(prompt: str, output: _FileName | None = None, **settings: Any) -> b
 
 
 def texture(
-    object: bpy.types.Object, prompt: str, output: _FileName | None = None, *, lock: str = "", **settings: Any
+    object: bpy.types.Object | Sequence[bpy.types.Object],
+    prompt: str,
+    output: _FileName | None = None,
+    *,
+    lock: str = "",
+    **settings: Any,
 ) -> bpy.types.Object:
     """Paint a mesh object, whose vertices and UVs stay as they are, and return it.
 
-    lock: name of a vertex group; faces between its members keep their texture. The other arguments are those of
-    `generate`.
+    object: or several, which are painted as one, as they stand; the first is returned. lock: name of a vertex group;
+    faces between its members keep their texture. The other arguments are those of `generate`.
     """
     return _run("texture", object, prompt, output, lock, **settings)
 
 
 def refine(
-    object: bpy.types.Object, prompt: str, output: _FileName | None = None, *, lock: str = "", **settings: Any
+    object: bpy.types.Object | Sequence[bpy.types.Object],
+    prompt: str,
+    output: _FileName | None = None,
+    *,
+    lock: str = "",
+    **settings: Any,
 ) -> bpy.types.Object:
     """Paint a mesh object and move its vertices, and return it.
 
-    lock: name of a vertex group whose members do not move. settings: among them max_displacement (metres) and remesh.
-    The other arguments are those of `generate`.
+    object: as in `texture`; remesh takes one only. lock: name of a vertex group whose members do not move. settings:
+    among them max_displacement (metres) and remesh. The other arguments are those of `generate`.
     """
     return _run("refine", object, prompt, output, lock, **settings)
 
 
 def _run(
     mode: str,
-    object: bpy.types.Object | None,
+    object: bpy.types.Object | Sequence[bpy.types.Object] | None,
     prompt: str,
     output: _FileName | None = None,
     lock: str = "",
@@ -112,8 +122,16 @@ def _run(
         **settings,
     }
     request = JobRequest(prompt, mode=mode, **settings).validate(uploaded=False)
-    if object is not None and object.type != "MESH":
-        raise InvalidInputError(f"{object.name!r} is no mesh: convert it with Object > Convert > Mesh.")
+    objects: list[bpy.types.Object] = []
+    if object is not None:
+        objects = [object] if isinstance(object, bpy.types.Object) else list(object)
+    if mode != "generate" and not objects:
+        raise InvalidInputError("There is no object to work on: give one.")
+    for each in objects:
+        if each.type != "MESH":
+            raise InvalidInputError(f"{each.name!r} is no mesh: convert it with Object > Convert > Mesh.")
+    if request.remesh and len(objects) > 1:
+        raise InvalidInputError("Remesh takes one object: give one, or leave out remesh.")
 
     def place(path: str) -> str:
         return expand_path(path, server) if server else str(Path(path).expanduser().absolute())
@@ -122,10 +140,10 @@ def _run(
         if path := getattr(request, name):
             setattr(request, name, place(path))
     request.loras = [join_lora(place(file), weight) for file, weight in map(split_lora, request.loras)]
-    files = Output(output, command_key(mode, prompt, object), overwrite) if output is not None else None
+    files = Output(output, command_key(mode, prompt, *objects), overwrite) if output is not None else None
     try:
         with connected_client(server, token) as client:
-            live_job = LiveJob(request, lambda: client, object, lock, picture=picture)
+            live_job = LiveJob(request, lambda: client, objects, lock, picture=picture)
             interrupted = False
             try:
                 follow(live_job, progress, log)

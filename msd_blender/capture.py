@@ -36,6 +36,7 @@ class CapturedMesh:
     alphas: slot -> (H, W) uint8, where the base colour image is not opaque.
     notes: sentences for the user on materials that are left out or changed.
     linear: (3, 3) matrix from the mesh's own coordinates to those on the wire.
+    offset: (3,) metres from the job's first object, where the job has several.
     local_positions: (V, 3) in the mesh's own coordinates.
     triangle_loops: (F, 3) loop indices; triangle_polygons: (F,) polygon indices; corner_vertices: (L,) the vertex of
         each loop.
@@ -47,6 +48,7 @@ class CapturedMesh:
     alphas: dict[int, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     linear: np.ndarray = field(default_factory=lambda: np.eye(3))
+    offset: np.ndarray = field(default_factory=lambda: np.zeros(3))
     local_positions: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.float32))
     triangle_loops: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int32))
     triangle_polygons: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
@@ -144,6 +146,8 @@ def capture(
     captured = CapturedMesh(
         slots=[(0, FIRST_TILE)], linear=linear, corner_vertices=corners, local_positions=read_positions(mesh)
     )
+    if previous is not None:
+        captured.offset = previous.offset
     if previous is not None and np.array_equal(corners, previous.corner_vertices):
         captured.triangle_loops, captured.triangle_polygons = previous.triangle_loops, previous.triangle_polygons
     else:

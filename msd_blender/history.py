@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The scene's records of its jobs, saved in the .blend: their requests, their server, and versions of their objects.
+"""The scene's records of its jobs, saved in the .blend: their requests, their server, and versions of their
+objects.
 
 A version of an object is a hidden copy of its mesh and materials: from before a job, and its result.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import bpy
@@ -20,6 +21,7 @@ from bpy.props import (
     StringProperty,
 )
 
+from .capture import CapturedMesh
 from .icons import set_object_preview
 from .job_session import format_seconds
 from .live_job import find_live_job
@@ -43,7 +45,21 @@ def _set_lock(record: Any, context: bpy.types.Context) -> None:
         live_job.lock = record.lock
 
 
-class MSD_PG_job(bpy.types.PropertyGroup):
+class _Part:
+    """One of a job's objects, as its record has it. The property names are in saved files, so they stay as they are."""
+
+    linear: FloatVectorProperty(size=9)  # `CapturedMesh.linear`
+    offset: FloatVectorProperty(size=3)  # `CapturedMesh.offset`
+    object: PointerProperty(type=bpy.types.Object)
+    before: PointerProperty(type=bpy.types.Mesh)  # the version from before the job
+    result: PointerProperty(type=bpy.types.Mesh)  # the version from the job's end
+
+
+class MSD_PG_part(_Part, bpy.types.PropertyGroup):
+    """One of several objects of a job, but the first, which is the record's own."""
+
+
+class MSD_PG_job(_Part, bpy.types.PropertyGroup):
     """The record of one job. Its property names are in saved files, so they stay as they are."""
 
     key: StringProperty()  # `JobRequest.client_key`, by which the server knows the job
@@ -60,16 +76,18 @@ class MSD_PG_job(bpy.types.PropertyGroup):
         description="Vertex group that must not move or change: its members with a weight above one half",
         update=_set_lock,
     )
-    linear: FloatVectorProperty(size=9)  # `CapturedMesh.linear`
     place: FloatVectorProperty(size=3)  # location of a new object
     kept: BoolProperty()  # the artist stopped it and kept what was reached
     picture: StringProperty()  # the thumbnail, by `encode_thumbnail`
     seconds: FloatProperty()  # of work, by the server's last report
-    faces: IntProperty()  # of the object when the job ended
-    object: PointerProperty(type=bpy.types.Object)
+    faces: IntProperty()  # of the objects when the job ended
     image_prompt: PointerProperty(type=bpy.types.Image)
-    before: PointerProperty(type=bpy.types.Mesh)  # the version from before the job
-    result: PointerProperty(type=bpy.types.Mesh)  # the version from the job's end
+    others: CollectionProperty(type=MSD_PG_part)
+
+    @property
+    def parts(self) -> list[Any]:
+        """A part for each object; the first is the record itself."""
+        return [self, *self.others]
 
     @property
     def request(self) -> JobRequest:
@@ -94,21 +112,28 @@ class MSD_PG_job(bpy.types.PropertyGroup):
 
 
 def add_record(
-    scene: bpy.types.Scene, request: JobRequest, lock: str, linear: np.ndarray | None, object: bpy.types.Object | None
+    scene: bpy.types.Scene,
+    request: JobRequest,
+    lock: str,
+    objects: Sequence[bpy.types.Object] = (),
+    captured: Sequence[CapturedMesh] = (),
 ) -> MSD_PG_job:
-    """Add the record of a new job, and the version of its object from before.
+    """Add the record of a new job, and the versions of the artist's objects from before.
 
-    linear: `CapturedMesh.linear`, None for a new object.
+    captured: of each object.
     """
     record = scene.msd_jobs.add()
     record.key, record.state = request.client_key, "connecting"
     record.request = request
     record.name = object_name(request.prompt)
     record.prompt, record.lock = record.name, lock
-    record.linear = np.asarray(np.eye(3) if linear is None else linear, np.float32).ravel()
+    record.linear = np.eye(3).ravel()
     record.place = scene.cursor.location
-    if object is not None:
-        record.object, record.before = object, copy_version(object)
+    for _ in objects[1:]:
+        record.others.add()
+    for part, object, each, version in zip(record.parts, objects, captured, copy_versions(objects)):
+        part.object, part.before = object, version
+        part.linear, part.offset = each.linear.ravel(), each.offset
     scene.msd_job = len(scene.msd_jobs) - 1
     return record
 
@@ -120,9 +145,10 @@ def find_record(key: str) -> Any:
 
 def remove_record(record: MSD_PG_job) -> None:
     """Remove a record and its versions."""
-    for mesh in (record.before, record.result):
-        if mesh is not None:
-            remove_mesh(mesh)
+    for part in record.parts:
+        for mesh in (part.before, part.result):
+            if mesh is not None:
+                remove_mesh(mesh)
     for scene in bpy.data.scenes:
         for index, each in enumerate(scene.msd_jobs):
             if each.key == record.key:
@@ -132,10 +158,16 @@ def remove_record(record: MSD_PG_job) -> None:
 
 
 def object_of(record: MSD_PG_job) -> bpy.types.Object | None:
-    """The record's object, None where it was deleted: then a duplicate is not taken for it."""
+    """The record's first object, None where it was deleted: then a duplicate is not taken for it."""
     if record.object is None:
         return find_object(record.key)
     return record.object if record.object.users_scene else None
+
+
+def objects_of(record: MSD_PG_job) -> list[bpy.types.Object]:
+    """The record's objects that are there."""
+    others = (part.object for part in record.others)
+    return [object for object in (object_of(record), *others) if object is not None and object.users_scene]
 
 
 def details(record: MSD_PG_job) -> str:
@@ -144,25 +176,24 @@ def details(record: MSD_PG_job) -> str:
     return ", ".join(faces + ([format_seconds(record.seconds)] if record.seconds else []))
 
 
-def select(object: bpy.types.Object) -> bool:
-    """Make the object the only one that is selected; False where the scene's view layer does not show it, or the artist
-    is in another mode."""
+def select(*objects: bpy.types.Object) -> bool:
+    """Make the objects the only ones that are selected, and the first the active one; False where the scene's view
+    layer does not show that, or the artist is in another mode."""
     layer = bpy.context.view_layer
     active = layer.objects.active
-    if object.name not in layer.objects or (active is not None and active.mode != "OBJECT"):
+    if not objects or objects[0].name not in layer.objects or (active is not None and active.mode != "OBJECT"):
         return False
     for each in layer.objects:
-        each.select_set(each == object)
-    layer.objects.active = object
+        each.select_set(each in objects)
+    layer.objects.active = objects[0]
     return True
 
 
 def _show(scene: bpy.types.Scene, index: int) -> None:
-    """A click into the list shows a job, and selects its object."""
+    """A click into the list shows a job, and selects its objects."""
     scene.msd_job = index
-    object = object_of(scene.msd_jobs[index])
-    if object is not None and scene == bpy.context.scene:
-        select(object)
+    if scene == bpy.context.scene:
+        select(*objects_of(scene.msd_jobs[index]))
 
 
 def variants_of(record: MSD_PG_job) -> list[MSD_PG_job]:
@@ -194,34 +225,39 @@ def mark_asset(object: bpy.types.Object, record: MSD_PG_job) -> None:
 # Versions.
 
 
-def copy_version(object: bpy.types.Object) -> bpy.types.Mesh:
-    """A hidden copy of the object's mesh, its materials and their node groups."""
-    mesh = object.data.copy()
-    mesh.name = _HIDDEN_PREFIX + object.data.name
+def copy_versions(objects: Iterable[bpy.types.Object]) -> list[bpy.types.Mesh]:
+    """Hidden copies of the objects' meshes, their materials and node groups."""
     copies = _Copies(lambda name: _HIDDEN_PREFIX + name)
-    for index, slot in enumerate(object.material_slots):
-        mesh.materials[index] = slot.material and copies.of_material(slot.material)
-    return mesh
+    meshes = []
+    for object in objects:
+        mesh = object.data.copy()
+        mesh.name = _HIDDEN_PREFIX + object.data.name
+        for index, slot in enumerate(object.material_slots):
+            mesh.materials[index] = slot.material and copies.of_material(slot.material)
+        meshes.append(mesh)
+    return meshes
 
 
-def restore_version(object: bpy.types.Object, version: bpy.types.Mesh) -> None:
-    """Give the object and its linked duplicates a copy of a version, which stays in the file.
+def restore_versions(versions: Sequence[tuple[bpy.types.Object, bpy.types.Mesh]]) -> None:
+    """Give each object and its linked duplicates a copy of a version, which stays in the file.
 
     Materials and node groups that no job has painted, because other objects use them too, are taken as they are.
     """
-    old, name = object.data, object.data.name
-    used = {slot.material for slot in object.material_slots if slot.material}
-    for slot in object.material_slots:
-        slot.material = None
-    mesh = version.copy()
-    old.user_remap(mesh)
-    bpy.data.meshes.remove(old)
+    used = {slot.material for object, _ in versions for slot in object.material_slots if slot.material}
+    for object, version in versions:
+        old, name = object.data, object.data.name
+        for slot in object.material_slots:
+            slot.material = None
+        mesh = version.copy()
+        old.user_remap(mesh)
+        bpy.data.meshes.remove(old)
+        mesh.name = name
     _remove_unused(used)
-    mesh.name = name
     copies = _Copies(lambda name: name.removeprefix(_HIDDEN_PREFIX), reuse=True)
-    for index, slot in enumerate(object.material_slots):
-        material = version.materials[index] if index < len(version.materials) else None
-        slot.material = material and copies.of_material(material)
+    for object, version in versions:
+        for index, slot in enumerate(object.material_slots):
+            material = version.materials[index] if index < len(version.materials) else None
+            slot.material = material and copies.of_material(material)
 
 
 class _Copies:
@@ -300,6 +336,7 @@ def groups_of(material: bpy.types.Material) -> list[bpy.types.NodeTree]:
 
 
 def register() -> None:
+    bpy.utils.register_class(MSD_PG_part)
     bpy.utils.register_class(MSD_PG_job)
     bpy.types.Scene.msd_jobs = CollectionProperty(type=MSD_PG_job)
     bpy.types.Scene.msd_job = IntProperty(name="Job", description="The job that the panel shows")
@@ -309,3 +346,4 @@ def register() -> None:
 def unregister() -> None:
     del bpy.types.Scene.msd_jobs, bpy.types.Scene.msd_job, bpy.types.Scene.msd_shown_job
     bpy.utils.unregister_class(MSD_PG_job)
+    bpy.utils.unregister_class(MSD_PG_part)

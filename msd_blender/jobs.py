@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import traceback
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import bpy
@@ -13,6 +14,7 @@ from bpy.app.handlers import persistent
 from mathutils import Vector
 
 from . import connection, history, icons, undo
+from .capture import CapturedMesh
 from .connection import client_factory, server_location
 from .errors import ClientError
 from .history import MSD_PG_job
@@ -36,15 +38,16 @@ _drawn: list[tuple] = []  # what the panel shows of each running job
 
 
 def start(
-    request: JobRequest, object: bpy.types.Object | None = None, lock: str = "", image: bpy.types.Image | None = None
+    request: JobRequest, objects: Sequence[bpy.types.Object] = (), lock: str = "", image: bpy.types.Image | None = None
 ) -> LiveJob:
     """Submit a job to the server of the preferences and record it in the scene. Raises ValueError and
     `ClientError`.
 
-    image: of the image prompt.
+    objects: that it works on, as one mesh. image: of the image prompt.
     """
-    if object is not None and find_live_job_on(object):
-        raise ValueError(f"A job works on the mesh of {object.name!r} already: stop it first.")
+    for object in objects:
+        if find_live_job_on(object):
+            raise ValueError(f"A job works on the mesh of {object.name!r} already: stop it first.")
     request.client_key = uuid.uuid4().hex
     picture = None if image is None else encode_image(image)
     if picture is not None:
@@ -52,12 +55,11 @@ def start(
         request.validate(uploaded=False)
     connection.shared_server.allow_start()
     location = free_place(bpy.context.scene.cursor.location)
-    live_job = LiveJob(request, client_factory(), object, lock, location=location, lasting=True, picture=picture)
+    live_job = LiveJob(request, client_factory(), objects, lock, location=location, lasting=True, picture=picture)
     live_job.server, live_job.image = server_location(), image.session_uid if image else 0
     undo.write_back(live_job)
     running_jobs.append(live_job)
-    if object is not None:
-        undo.mark(object, request.client_key)
+    undo.mark(objects, request.client_key)
     undo.push(_step_name(request))
     return live_job
 
@@ -94,16 +96,16 @@ def attach(record: MSD_PG_job) -> LiveJob:
     if record.server != server_location():
         raise ValueError(f"The job runs on {record.server}: set that server in the extension's preferences.")
     request = record.request
-    object = history.object_of(record)
-    if object is None and request.mode != "generate":
+    objects = history.objects_of(record)
+    if len(objects) < len(record.parts) and request.mode != "generate":
         raise ValueError("The job's object was deleted.")
     live_job = LiveJob(
         request,
         client_factory(),
-        object,
+        objects,
         record.lock,
         record.job,
-        np.array(record.linear).reshape(3, 3),
+        [CapturedMesh(linear=np.reshape(each.linear, (3, 3)), offset=np.array(each.offset)) for each in record.parts],
         record.place[:],
         lasting=True,
     )
@@ -143,8 +145,9 @@ def discard(record: MSD_PG_job) -> None:
         live_job.session.close()
         undo.remember(live_job, record, CANCELLED)
     object = history.object_of(record)
-    if record.before is not None and object is not None:
-        history.restore_version(object, record.before)
+    if record.before is not None:
+        parts = [part for part in record.parts if part.object is not None and part.object.users_scene]
+        history.restore_versions([(part.object, part.before) for part in parts])
     elif object is not None:
         mesh = object.data
         bpy.data.objects.remove(object)
@@ -206,35 +209,37 @@ def _update_record(live_job: LiveJob) -> None:
     if record.state != session.state or record.error != session.error or record.job != session.id:
         record.state, record.error, record.job = session.state, session.error, session.id
         connection.health_monitor.expire()  # the worker has become busy or idle
-    object = live_job.object
-    if object is not None and record.object != object:
-        if record.object is None and live_job.request.mode == "generate":
-            history.select(object)
-        record.object = object
-        record.object["msd_server"] = record.server
+    for part, object in zip(record.parts, live_job.objects):
+        if part.object != object:
+            if part.object is None and live_job.request.mode == "generate":
+                history.select(object)
+            part.object = object
+            object["msd_server"] = record.server
 
 
 def _end(live_job: LiveJob) -> None:
     """Disconnect an ended job, keep its result as a version, and make it one step of undo."""
     session, record = live_job.session, history.find_record(live_job.request.client_key)
     session.close()
-    object = live_job.object
-    if record is not None and object is not None and session.state in (FINISHED, CANCELLED):
+    objects = live_job.objects
+    if record is not None and objects and session.state in (FINISHED, CANCELLED):
         if session.snapshot is not None:
             image = render_thumbnail(session.snapshot.arrays)
             icons.set_icon(record.key, image)
-            icons.set_object_preview(object, image)
             record.picture = encode_thumbnail(image)
-        if record.result is not None:
-            history.remove_mesh(record.result)
-        record.result = history.copy_version(object)
-        record.faces = len(object.data.polygons)
+            for object in objects:
+                icons.set_object_preview(object, image)
+        for part, version in zip(record.parts, history.copy_versions(objects)):
+            if part.result is not None:
+                history.remove_mesh(part.result)
+            part.result = version
+        record.faces = sum(len(object.data.polygons) for object in objects)
     if record is not None:
         record.seconds = session.progress.elapsed if session.progress else 0
         tell(record)
     undo.remember(live_job, record, session.state)
     undo.unmark(live_job.request.client_key)
-    if object is not None:
+    if objects:
         undo.push(_step_name(live_job.request))
 
 

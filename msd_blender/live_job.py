@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A running job and its object in the scene: snapshots go into the object, the artist's edits go to the server.
+"""A running job and its objects in the scene: snapshots go into the object, the artist's edits go to the server.
 
 Where an artist's edit is detected and sent: `LiveJob.update` calls `LiveJob.send_edits` every
 `EDIT_CHECK_SECONDS`, and before each snapshot that would write over the artist's data. That asks
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -19,10 +19,11 @@ import bpy
 import numpy as np
 from mathutils import Vector
 
-from .capture import CapturedMesh, capture, lock_mask
+from .capture import CapturedMesh, lock_mask
 from .client import Client
 from .errors import InvalidMeshError, ObjectDeletedError
 from .job_session import JobSession
+from .joined_objects import JoinedObjects, capture_all, join
 from .protocol import PAUSED, QUEUED, RUNNING, Edit, JobRequest, Snapshot
 from .scene_object import SceneObject, object_name
 
@@ -35,26 +36,27 @@ class LiveJob:
     Args:
         request: with a `client_key`.
         connect: see `JobSession`.
-        object: the artist's mesh object, for texture and refine; None: the first snapshot makes a new object.
+        objects: the artist's mesh objects, for texture and refine, which become one mesh; none: the first snapshot
+            makes a new object.
         lock: name of the vertex group that must not change.
-        job_id: the server's id of a job to follow again, on its `object`.
-        linear: (3, 3), `CapturedMesh.linear` of that job.
+        job_id: the server's id of a job to follow again, on its `objects`.
+        sent: of that job, a mesh for each object, with `linear` and `offset` alone.
         location: (3,) of a new object.
         lasting: a job of the panel. It waits for a lost server; and where the artist deletes its object, paused, until
             undo brings that back, or `resume` makes it anew. Another job fails.
         picture: see `JobSession`.
 
-    Raises `InvalidMeshError` where the object cannot be sent.
+    Raises `InvalidMeshError` where an object cannot be sent.
     """
 
     def __init__(
         self,
         request: JobRequest,
         connect: Callable[[], Client],
-        object: bpy.types.Object | None = None,
+        objects: Sequence[bpy.types.Object] = (),
         lock: str = "",
         job_id: str = "",
-        linear: np.ndarray | None = None,
+        sent: Sequence[CapturedMesh] = (),
         location: Vector | None = None,
         lasting: bool = False,
         picture: bytes | None = None,
@@ -62,26 +64,38 @@ class LiveJob:
         self.request, self.location = request, location
         self.server = ""  # as the job's record names it
         self.image = 0  # session_uid of the image prompt's
-        self.scene_object: SceneObject | None = None
+        self.scene_object: SceneObject | JoinedObjects | None = None
         self.waits_for_object = False  # the artist deleted it
         self._resumes_with_object = False  # since it was that which paused the job
         self._lasting = lasting
         self._lock, self._lock_changed = lock, False
         self._edits_checked_at = 0.0
-        captured = None
+        arrays = None
         if request.mode != "generate":
-            previous = None if linear is None else CapturedMesh(linear=linear)
-            captured = capture(object, request.mode, lock, ("texture", *request.maps), previous, request.texture_size)
-        if object is not None:
-            self.scene_object = SceneObject(request, object, captured)
-        self._sent_lock_mask = captured.arrays.get("locked") if captured else None
-        arrays = captured.arrays if captured and not job_id else None
-        self.session = JobSession(request, connect, arrays, job_id, lasting, picture)
+            kinds = "texture", *request.maps
+            captured = capture_all(objects, request.mode, lock, kinds, sent, request.texture_size)
+            arrays = join(captured)
+            one = len(objects) == 1
+            self.scene_object = (
+                SceneObject(request, objects[0], captured[0]) if one else JoinedObjects(request, objects, captured)
+            )
+        elif objects:
+            self.scene_object = SceneObject(request, objects[0])
+        self._sent_lock_mask = arrays.get("locked") if arrays else None
+        self.session = JobSession(request, connect, None if job_id else arrays, job_id, lasting, picture)
         self._log_notes()
 
     def _log_notes(self) -> None:
-        notes = self.scene_object.captured.notes if self.scene_object else []
-        self.session.log += [note for note in notes if note not in self.session.log]
+        for captured in self.captured:
+            self.session.log += [note for note in captured.notes if note not in self.session.log]
+
+    @property
+    def captured(self) -> list[CapturedMesh]:
+        """The mesh of each object as it was sent last."""
+        scene_object = self.scene_object
+        if isinstance(scene_object, JoinedObjects):
+            return scene_object.captured
+        return [scene_object.captured] if scene_object else []
 
     @property
     def lock(self) -> str:
@@ -94,12 +108,17 @@ class LiveJob:
             self._lock, self._lock_changed = name, True
 
     @property
-    def object(self) -> bpy.types.Object | None:
-        """The Blender object, None before the first snapshot and after its deletion."""
+    def objects(self) -> list[bpy.types.Object]:
+        """The job's objects in Blender, none before the first snapshot and after the deletion of one."""
         try:
-            return self.scene_object.object if self.scene_object else None
+            return self.scene_object.objects if self.scene_object else []
         except ObjectDeletedError:
-            return None
+            return []
+
+    @property
+    def object(self) -> bpy.types.Object | None:
+        """The first of the `objects`."""
+        return next(iter(self.objects), None)
 
     def update(self) -> bool:
         """Send the artist's edits, show the newest snapshot; at the job's end complete the object and return False."""
@@ -129,12 +148,12 @@ class LiveJob:
             self.session.resume()
         self.waits_for_object = missing
 
-    def adopt(self, object: bpy.types.Object) -> None:
-        """Go on in this object, which undo or redo has restored."""
+    def adopt(self, objects: Sequence[bpy.types.Object]) -> None:
+        """Go on in these objects, which undo or redo has restored."""
         if self.scene_object is None:
-            self.scene_object = SceneObject(self.request, object)
+            self.scene_object = SceneObject(self.request, objects[0])
         else:
-            self.scene_object.adopt(object)
+            self.scene_object.adopt(objects)
 
     def show_again(self) -> None:
         """Show the last snapshot once more, after undo or redo: in a new object where the job's own is not there."""
@@ -166,9 +185,9 @@ class LiveJob:
             return False
         if session.state not in (QUEUED, RUNNING, PAUSED):
             return False
-        object = scene_object.object
+        objects = scene_object.objects
         changed = scene_object.has_edits(snapshot) or (
-            snapshot is None and not scene_object.is_being_edited and self._lock_mask_differs(object)
+            snapshot is None and not scene_object.is_being_edited and self._lock_mask_differs(objects)
         )
         if changed:
             self._lock_changed = False
@@ -181,15 +200,18 @@ class LiveJob:
                 session.reject_edit(str(error))
         return changed
 
-    def _lock_mask_differs(self, object: bpy.types.Object) -> bool:
+    def _lock_mask_differs(self, objects: Sequence[bpy.types.Object]) -> bool:
         """Whether the locked vertices are others than the server knows. Python reads vertex groups one vertex at a
         time, so this is checked only after another group was chosen, and while the job is paused."""
         if self.session.state != PAUSED and not self._lock_changed:
             return False
-        now = (
-            lock_mask(object, self.lock)
-            if self.lock in object.vertex_groups
-            else np.zeros(len(object.data.vertices), np.uint8)
+        now = np.concatenate(
+            [
+                lock_mask(object, self.lock)
+                if self.lock in object.vertex_groups
+                else np.zeros(len(object.data.vertices), np.uint8)
+                for object in objects
+            ]
         )
         sent = self._sent_lock_mask
         if sent is None or len(sent) != len(now):
@@ -204,7 +226,7 @@ class LiveJob:
             return
         old_name, self.request.prompt = object_name(self.request.prompt), prompt
         self.session.edit(Edit(prompt=prompt))
-        if (object := self.object) is not None:
+        for object in self.objects:
             object["msd_prompt"] = prompt
             if object.name == old_name[: len(object.name)] and self.request.mode == "generate":
                 object.name = object.data.name = object_name(prompt)
@@ -257,4 +279,4 @@ def find_live_job_on(object: bpy.types.Object | None) -> LiveJob | None:
     """The running job on an object, or on another object with the same mesh."""
     if object is None:
         return None
-    return next((job for job in running_jobs if job.object is not None and job.object.data == object.data), None)
+    return next((job for job in running_jobs if any(each.data == object.data for each in job.objects)), None)

@@ -62,19 +62,20 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
         return {"CANCELLED"} if errors or not self._started else {"FINISHED"}
 
     def _start(self, context: bpy.types.Context, variants: int = 1) -> None:
-        """Start the jobs: one for each variant, or for each selected mesh."""
+        """Start the jobs: one for each variant, one for the selected meshes or for each of them."""
         self._started: list[LiveJob] = []
         first = self.seed
         try:
             if self.mode == "generate":
                 for number in range(variants):
                     self.seed = (first + number) % _SEED_LIMIT
-                    self._started.append(jobs.start(self.request(), None, self.lock, self._image()))
+                    self._started.append(jobs.start(self.request(), lock=self.lock, image=self._image()))
             elif problem := capture_problem(context):
                 raise ValueError(problem + ".")
             else:
-                for object in selected_meshes(context):
-                    self._started.append(jobs.start(self.request(), object, self.lock, self._image()))
+                chosen = selected_meshes(context)
+                for objects in [chosen] if self.is_joined else [[object] for object in chosen]:
+                    self._started.append(jobs.start(self.request(), objects, self.lock, self._image()))
         except (ValueError, ClientError) as error:
             self.report({"ERROR"}, str(error))
 
@@ -236,12 +237,13 @@ class MSD_OT_again(_JobOperator, bpy.types.Operator):
         settings = context.scene.msd
         settings.set_from(request)
         settings.lock, settings.image_prompt = record.lock, record.image_prompt
-        object = history.object_of(record)
-        if request.mode != "generate" and object is not None:
+        if request.mode != "generate" and (objects := history.objects_of(record)):
+            settings.together = len(record.parts) > 1
             for each in context.selected_objects:
                 each.select_set(False)
-            object.select_set(True)
-            context.view_layer.objects.active = object
+            for object in objects:
+                object.select_set(True)
+            context.view_layer.objects.active = objects[0]
         if self.start and bpy.ops.msd.generate.poll():
             bpy.ops.msd.generate("INVOKE_DEFAULT")
         return {"FINISHED"}
@@ -258,26 +260,27 @@ class MSD_OT_restore(_JobOperator, bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         record = self.record(context)
-        version = record.before if self.before else record.result
-        object = history.object_of(record)
+        parts = [(each, each.before if self.before else each.result) for each in record.parts]
+        parts = [(part, version) for part, version in parts if version is not None]
+        objects = history.objects_of(record)
         problem = (
             "This job left no version."
-            if version is None
+            if not parts
             else "A job works on this object: stop it first."
-            if object and find_live_job_on(object)
+            if any(map(find_live_job_on, objects))
             else "Leave the object's mode first."
-            if object and object.mode != "OBJECT"
+            if any(object.mode != "OBJECT" for object in objects)
             else ""
         )
         if problem:
             self.report({"ERROR"}, problem)
             return {"CANCELLED"}
-        if object is None:  # it was deleted: make it again
-            object = bpy.data.objects.new(record.name, version.copy())
-            context.collection.objects.link(object)
-            object.location = record.place
-            record.object = object
-        history.restore_version(object, version)
+        for part, version in parts:
+            if part.object not in objects:  # it was deleted: make it again
+                part.object = bpy.data.objects.new(record.name, version.copy())
+                context.collection.objects.link(part.object)
+                part.object.location = Vector(record.place) + Vector(part.offset)
+        history.restore_versions([(part.object, version) for part, version in parts])
         return {"FINISHED"}
 
 
@@ -306,16 +309,16 @@ class MSD_OT_asset(_JobOperator, bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         record = self.record(context)
-        object = history.object_of(record)
-        if object is None:
+        if not (objects := history.objects_of(record)):
             self.report({"ERROR"}, "The job has no object: restore it first.")
             return {"CANCELLED"}
-        history.mark_asset(object, record)
+        for object in objects:
+            history.mark_asset(object, record)
         return {"FINISHED"}
 
 
 class MSD_OT_show(_JobOperator, bpy.types.Operator):
-    """Select the job's object and bring it into view"""
+    """Select the job's objects and bring them into view"""
 
     bl_idname = "msd.show"
     bl_label = "Show"
@@ -323,8 +326,7 @@ class MSD_OT_show(_JobOperator, bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         record = self.record(context)
-        object = history.object_of(record) if record else None
-        if object is None or not history.select(object):
+        if record is None or not history.select(*history.objects_of(record)):
             self.report({"ERROR"}, "The object is not in this view layer, or another one is being edited.")
             return {"CANCELLED"}
         region = next((each for each in context.area.regions if each.type == "WINDOW"), None) if context.area else None
@@ -391,7 +393,7 @@ class MSD_OT_mask(bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         live_job = find_live_job(self.key) if self.key else None
-        object = context.object if live_job is None else live_job.object
+        object = context.object if live_job is None or context.object in live_job.objects else live_job.object
         if object is None or (object != context.object and not history.select(object)):
             self.report({"ERROR"}, "The object is not there: leave the mode of the other one first.")
             return {"CANCELLED"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -75,12 +76,11 @@ def files_in_use() -> list[Path]:
     return inputs + [Path(path) for path in (bpy.data.filepath, *bpy.utils.blend_paths(absolute=True)) if path]
 
 
-def command_key(mode: str, prompt: str, object: bpy.types.Object | None = None) -> list[str]:
-    """The same for two runs of one command, whose settings may differ: the mode, the prompt, and the object that is
-    worked on with its file."""
-    if object is None:
-        return [mode, prompt]
-    return [mode, prompt, str(_source_files.get(object.session_uid, bpy.data.filepath)), object.name]
+def command_key(mode: str, prompt: str, *objects: bpy.types.Object) -> list[str]:
+    """The same for two runs of one command, whose settings may differ: the mode, the prompt, and the objects that are
+    worked on, each with its file."""
+    read_from = ((str(_source_files.get(each.session_uid, bpy.data.filepath)), each.name) for each in objects)
+    return [mode, prompt, *itertools.chain.from_iterable(read_from)]
 
 
 class Output:
@@ -147,8 +147,8 @@ class Output:
 
     def save(self, live_job: LiveJob, client: Client) -> None:
         """Write the files. Raises `OutputError` when one of them could not be written."""
-        session, scene_object = live_job.session, live_job.scene_object
-        assert scene_object is not None
+        session, scene_object, object = live_job.session, live_job.scene_object, live_job.object
+        assert scene_object is not None and object is not None
         results = {name: known for name, known in self._results().items() if (self.blend.parent / name).is_file()}
         content: dict[str, Any] = {}
         with self._atomic_write(self.job_json) as path:
@@ -159,14 +159,14 @@ class Output:
             content["error"] = session.error
         content["blender"] = live_job.timing()
         if bpy.context.scene.camera is None:
-            add_camera_and_light(scene_object.object)
+            add_camera_and_light(object)
         scene_object.set_properties(versions={**content.get("versions", {}), "blender": bpy.app.version_string})
         try:
             with self._atomic_write(self.blend) as path:
                 _save_blend(path)
             with self._atomic_write(self.glb) as path:
                 if not self._download(client, session.job, "mesh.glb", path):
-                    _export_glb(scene_object.object, path)
+                    _export_glb(object, path)
             with self._atomic_write(self.turntable) as path:
                 self._download(client, session.job, "turntable.png", path)
         finally:

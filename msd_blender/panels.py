@@ -138,7 +138,9 @@ class MSD_PT_generate(_Panel, bpy.types.Panel):
             if problem := capture_problem(context):
                 _wrapped_text(layout, translated(problem), context, icon="INFO")
             elif len(chosen) > 1:
-                _wrapped_text(layout, translated("One job for each of {} meshes").format(len(chosen)), context, "INFO")
+                _props(layout, settings, "together")
+                text = "One job for {} meshes, as they stand" if settings.is_joined else "One job for each of {} meshes"
+                _wrapped_text(layout, translated(text).format(len(chosen)), context, "INFO")
         model_list.refresh()
         server_jobs.refresh()
         for problem in model_list.problems(settings):

@@ -103,8 +103,8 @@ class MSD_PG_lora(bpy.types.PropertyGroup):
 class RequestProperties:
     """Mixed into the scene's settings and the operator. (Annotations as values: Blender reads them so.)
 
-    Each is named as the option of `JobRequest` that it sets, but for quality, lock, the two ends of the elevation and
-    the switch of the view; the image prompt is the name of an image.
+    Each is named as the option of `JobRequest` that it sets, but for quality, lock, together, the two ends of the
+    elevation and the switch of the view; the image prompt is the name of an image.
     """
 
     mode: _property("mode", "Mode", items=[(name, *_MODE_NAMES[name], i) for i, name in enumerate(MODES)])
@@ -130,6 +130,12 @@ class RequestProperties:
     maps: _property("maps", "Maps")
     lock: StringProperty(
         name="Lock", description="Vertex group that must not move or change: its members with a weight above one half"
+    )
+    together: BoolProperty(
+        name="Together",
+        description="Of several selected meshes: one job for all, which the model sees as one object, as they stand; "
+        "else a job for each",
+        default=True,
     )
     max_displacement: _property("max_displacement", "Move at Most", subtype="DISTANCE", soft_max=10)
     remesh: _property("remesh", "Remesh")
@@ -167,6 +173,11 @@ class RequestProperties:
     memory_limit: _property("memory_limit", "Memory Limit", soft_max=64)
     rasterizer: _property("rasterizer", "Rasterizer")
     priority: _property("priority", "Priority")
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether one job is to work on all selected meshes."""
+        return bool(self.together and not (self.mode == "refine" and self.remesh))
 
     def request(self) -> JobRequest:
         """The request with the options that apply to the mode; its mesh is uploaded later. Raises `ProtocolError`."""
@@ -257,6 +268,8 @@ class MSD_PG_settings(RequestProperties, bpy.types.PropertyGroup):
             return False
         if name == "variants":
             return bool(self.mode == "generate")
+        if name == "together":
+            return not (self.mode == "refine" and self.remesh)
         if name in ("diversity", "sharpness"):
             return bool(self.guidance == "msd")
         return not (name == "target_faces" and self.mode == "refine" and not self.remesh)

@@ -11,6 +11,7 @@ and redo change the tag, so a state that undo brought back is not taken for an e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import bpy
@@ -67,22 +68,10 @@ class SceneObject:
             object = self._create(location if location is not None else bpy.context.scene.cursor.location)
         else:
             self._written["positions"] = read_positions(object.data)
-        self.adopt(object)
+        self.adopt([object])
         if not str(object.data.get(SNAPSHOT_PROPERTY, "")).startswith(self.key + ":"):
             object.data[SNAPSHOT_PROPERTY] = self._tag
         self._shown_tag = object.data[SNAPSHOT_PROPERTY]
-        self.set_properties(
-            key=self.key,
-            mode=request.mode,
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            seed=request.seed,
-            guidance=request.guidance,
-            iterations=request.iterations,
-            guidance_scale=request.guidance_scale,
-            model=request.model,
-            versions={"msd_blender": __version__, "blender": bpy.app.version_string},
-        )
 
     def _create(self, location: Vector) -> bpy.types.Object:
         name = object_name(self.request.prompt)
@@ -103,9 +92,33 @@ class SceneObject:
         self._name = found.name
         return found
 
-    def adopt(self, object: bpy.types.Object) -> None:
+    @property
+    def objects(self) -> list[bpy.types.Object]:
+        """The object alone, see `JoinedObjects`. Raises `ObjectDeletedError`."""
+        return [self.object]
+
+    def adopt(self, objects: Sequence[bpy.types.Object]) -> None:
         """Go on in this object of the same job."""
+        (object,) = objects
         self._uid, self._name = object.session_uid, object.name
+        if object.get(KEY_PROPERTY) != self.key:  # it is new, or undo has gone back to before the job
+            self._describe()
+
+    def _describe(self) -> None:
+        """Record on the object how it is made."""
+        request = self.request
+        self.set_properties(
+            key=self.key,
+            mode=request.mode,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            seed=request.seed,
+            guidance=request.guidance,
+            iterations=request.iterations,
+            guidance_scale=request.guidance_scale,
+            model=request.model,
+            versions={"msd_blender": __version__, "blender": bpy.app.version_string},
+        )
 
     @property
     def shows_older_state(self) -> bool:

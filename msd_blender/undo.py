@@ -14,6 +14,7 @@ server and goes on; `restore` brings the file back in line with it, from what th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 
 import bpy
@@ -36,15 +37,16 @@ def push(message: str) -> None:
         bpy.ops.ed.undo_push(message=message)
 
 
-def mark(object: bpy.types.Object, key: str) -> None:
-    """Let undo restore the object's materials to before its job: call it before `push` makes the job's start a step.
+def mark(objects: Iterable[bpy.types.Object], key: str) -> None:
+    """Let undo restore the objects' materials to before its job: call it before `push` makes the job's start a step.
 
     Blender's undo leaves a data-block as it is in memory where two steps have the same one, although the timer has
     painted it since. A custom property, which `unmark` takes away, makes the steps differ.
     """
-    for slot in object.material_slots:
-        if slot.material is not None and not is_linked(slot.material):
-            slot.material[STARTED_PROPERTY] = key
+    for object in objects:
+        for slot in object.material_slots:
+            if slot.material is not None and not is_linked(slot.material):
+                slot.material[STARTED_PROPERTY] = key
 
 
 def unmark(key: str) -> None:
@@ -81,8 +83,8 @@ def restore() -> None:
             live_job.lock = record.lock
         if record.object is None:
             record.object = live_job.object
-        elif record.object.users_scene:
-            live_job.adopt(record.object)
+        elif all(part.object is not None and part.object.users_scene for part in record.parts):
+            live_job.adopt([part.object for part in record.parts])
         else:
             continue  # deleted in this step too
         live_job.show_again()
@@ -91,13 +93,9 @@ def restore() -> None:
 
 def write_back(live_job: LiveJob) -> MSD_PG_job:
     """Add the record of a running job anew, which undo took, or the deletion of a scene."""
-    object, scene_object = live_job.object, live_job.scene_object
+    objects = live_job.objects if live_job.request.mode != "generate" else []
     record = history.add_record(
-        bpy.context.scene,
-        live_job.request,
-        live_job.lock,
-        scene_object.captured.linear if scene_object else None,
-        object if live_job.request.mode != "generate" else None,
+        bpy.context.scene, live_job.request, live_job.lock, objects, live_job.captured if objects else []
     )
     record.server = live_job.server
     record.image_prompt = next((each for each in bpy.data.images if each.session_uid == live_job.image), None)
@@ -122,8 +120,8 @@ def remove_copies(always: bool = False) -> None:
             if scene.msd_jobs[index].key in keys:
                 scene.msd_jobs.remove(index)
         keys.update(record.key for record in scene.msd_jobs)
-    owners = {job.request.client_key: job.object for job in running_jobs if job.object is not None}
+    owners = {job.request.client_key: job.objects for job in running_jobs if job.objects}
     for object in bpy.data.objects:
-        owner = owners.get(object.get(KEY_PROPERTY))
-        if owner is not None and object != owner and not is_linked(object):
+        own = owners.get(object.get(KEY_PROPERTY))
+        if own is not None and object not in own and not is_linked(object):
             del object[KEY_PROPERTY]

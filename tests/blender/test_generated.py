@@ -337,7 +337,7 @@ def run(seed: int, server: LocalServer, tiny: dict[str, Any]) -> str:
         for object in (scene.object, scene.other)
     ]
     try:
-        live_job = jobs.start(request, scene.object)
+        live_job = jobs.start(request, [scene.object])
     except InvalidMeshError as refused:
         assert str(refused).endswith(".") and "\n" not in str(refused)
         assert (looks(), pictures(), shape(scene.object)) == (before, given, form)

@@ -208,14 +208,15 @@ def test_several_meshes_are_painted_in_one_press(remote: LocalServer, tiny: dict
     for object in (*boxes, lamp):
         object.select_set(True)
     bpy.context.view_layer.objects.active = boxes[0]
-    settings().mode = "texture"
+    settings().mode, settings().together = "texture", False
     assert "One job for each of 2 meshes" in said(drawn(panels.MSD_PT_generate))
-    given = {**tiny, "iterations": 2, "texture_size": 64}
+    given = {**tiny, "iterations": 2, "texture_size": 64, "together": False}
     assert bpy.ops.msd.generate(mode="texture", prompt="a crate", **given) == {"FINISHED"}
     assert [record.state for record in records()] == [FINISHED] * 2
     assert [record.object for record in records()] == boxes and bpy.context.active_object == boxes[0]
     assert all(object["msd_prompt"] == "a crate" and object.data.materials[0] for object in boxes)
-    jobs.start(JobRequest("a chest", **{**given, "mode": "texture", "iterations": 3000}), boxes[1])
+    del given["together"]
+    jobs.start(JobRequest("a chest", **{**given, "mode": "texture", "iterations": 3000}), [boxes[1]])
     assert not bpy.ops.msd.generate.poll()
     running_jobs[0].session.cancel()
     finish_jobs()

@@ -85,7 +85,7 @@ def test_a_lock_that_is_chosen_while_it_runs_holds_from_then_on(remote: LocalSer
     low = read_positions(object.data)[:, 2] < 0
     object.vertex_groups.new(name="low").add(np.flatnonzero(low).tolist(), 1.0, "REPLACE")
     request = api.JobRequest("a wooden crate", mode="refine", **{**tiny, "iterations": 100})
-    live_job = jobs.start(request, object)
+    live_job = jobs.start(request, [object])
     session = live_job.session
     update_until(lambda: session.snapshot is not None and session.snapshot.iteration > 0)
     before = read_positions(object.data)
@@ -102,9 +102,9 @@ def test_two_jobs_do_not_work_on_one_mesh(remote: LocalServer, tiny: dict[str, A
     twin = bpy.data.objects.new("twin", object.data)
     bpy.context.collection.objects.link(twin)
     request = api.JobRequest("a wooden crate", mode="refine", **{**tiny, "iterations": 100})
-    jobs.start(request, object)
+    jobs.start(request, [object])
     with pytest.raises(ValueError, match="mesh of 'twin' already"):
-        jobs.start(api.JobRequest("a crate", mode="refine", **tiny), twin)
+        jobs.start(api.JobRequest("a crate", mode="refine", **tiny), [twin])
     bpy.ops.msd.discard()
 
 
@@ -112,7 +112,7 @@ def test_a_painted_patch_stays_as_it_is(remote: LocalServer, tiny: dict[str, Any
     object = crate()
     request = api.JobRequest("a wooden crate", texture_size=64, **{**tiny, "iterations": 30})
     request.mode = "texture"
-    live_job = jobs.start(request, object)
+    live_job = jobs.start(request, [object])
     session = live_job.session
 
     def image() -> Any:

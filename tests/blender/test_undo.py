@@ -39,7 +39,7 @@ def delete(object: Any) -> None:
 
 
 def start_job(tiny: dict[str, Any], object: Any = None, **settings: Any) -> LiveJob:
-    return jobs.start(JobRequest("a red mushroom", **{**tiny, **settings}), object)
+    return jobs.start(JobRequest("a red mushroom", **{**tiny, **settings}), [object] if object else [])
 
 
 def growing(tiny: dict[str, Any], object: Any = None, **settings: Any) -> LiveJob:

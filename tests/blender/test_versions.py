@@ -29,11 +29,11 @@ def test_restoring_gives_names_and_linked_duplicates_back(make: Any) -> None:
     twin = object.copy()
     bpy.context.collection.objects.link(twin)
     before = names()
-    version = history.copy_version(object)
+    version = history.copy_versions([object])[0]
     paint(object)
     assert shown(object.material_slots[0].material) == 100 and names() == before
     for _ in range(2):
-        history.restore_version(object, version)
+        history.restore_versions([(object, version)])
         assert names() == before and twin.data == object.data != version
         assert shown(object.material_slots[0].material) == 9
     assert object.data.materials[0].name == "Wood"
@@ -42,19 +42,19 @@ def test_restoring_gives_names_and_linked_duplicates_back(make: Any) -> None:
 def test_a_material_that_others_use_is_theirs_again() -> None:
     wood = material("Wood", picture("wood", 9))
     object, other = cube(wood), cube(wood)
-    version = history.copy_version(object)
+    version = history.copy_versions([object])[0]
     paint(object)
     assert object.material_slots[0].material != wood
-    history.restore_version(object, version)
+    history.restore_versions([(object, version)])
     assert object.material_slots[0].material == other.material_slots[0].material == wood and shown(wood) == 9
 
 
 def test_a_result_that_others_use_is_not_taken_for_the_version_before() -> None:
     object = cube(material("Wood", picture("wood", 9)))
-    version = history.copy_version(object)
+    version = history.copy_versions([object])[0]
     paint(object)
     other = cube(object.material_slots[0].material)
-    history.restore_version(object, version)
+    history.restore_versions([(object, version)])
     assert shown(object.material_slots[0].material) == 9 and shown(other.material_slots[0].material) == 100
 
 
