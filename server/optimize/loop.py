@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from torch import Tensor
 from msd_blender.protocol import WRITING, JobRequest, Log, Progress, Snapshot
 
 from .. import guidance
-from ..assets import ASSETS, Asset, AssetState, BuildContext, MeshAsset, RefineAsset
+from ..assets import ASSETS, Asset, BuildContext, MeshAsset, RefineAsset
 from ..checkpoint import NOT_WRITTEN, load_optimizer, optimizer_tensors
 from ..geometry.mesh import Mesh
 from ..guidance import Guidance, GuidanceStep
@@ -36,6 +35,7 @@ from .clock import Clock
 from .device import choose_device, deterministic
 from .output import preview, write_files
 from .record import write_record
+from .run_state import Checkpoint, CheckpointStore, Counters
 from .settings import Phase, Settings
 
 Report = Callable[[Progress | Log | Snapshot], None]
@@ -49,61 +49,6 @@ STAGE_SECONDS = 0.5  # from one report of a stage's share to the next at least
 
 class Paused(Exception):
     """The run ended at a checkpoint because it was asked to pause."""
-
-
-class CheckpointStore(Protocol):
-    """Where a run keeps its checkpoints, such as `checkpoint.Checkpoints`."""
-
-    @property
-    def step(self) -> int:
-        """Of the newest checkpoint; -1 where there is none."""
-        ...
-
-    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, object]) -> None:
-        """Keep the checkpoint of a step. Raises OSError where it cannot be written; older ones then stay."""
-        ...
-
-    def newest(self) -> tuple[dict[str, Tensor], dict[str, object]] | None:
-        """The tensors and state of the newest checkpoint that can be read."""
-        ...
-
-
-@dataclass
-class Counters:
-    """The state of a run that is no tensor, as a checkpoint keeps it."""
-
-    phase: int  # number in the plan
-    asset: str  # key in `ASSETS`
-    edit: str  # the last edit that was taken up
-    iteration: int
-    denoiser_calls: int
-    version: int  # of the last snapshot
-    seconds: dict[str, float]
-    elapsed: float
-    details: bool = False  # see `AssetState.keep_details`
-    prompts: list[str] | None = None  # the prompt and the negative one; None: not known
-    finish_at: int | None = None  # the iteration at which the run was asked to finish
-
-    @classmethod
-    def of(cls, state: Mapping[str, object]) -> Counters:
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in state.items() if name in known})  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A run at one iteration."""
-
-    tensors: dict[str, Tensor]
-    counters: Counters
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin so, under the rest of their names."""
-        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
-
-    @property
-    def asset(self) -> AssetState:
-        return AssetState(self.counters.asset, self.part("asset."), self.counters.details)
 
 
 class Optimization:
@@ -171,6 +116,7 @@ class Optimization:
         # Drawn on the CPU, so that a seed means the same on every device.
         self.generator = torch.Generator().manual_seed(request.seed)
         self.plan = list(self.settings.phases(request.mode).values())
+        self.repeated = [0] * len(self.plan)
         self.ends_growth: bool = finish
         self.finish_at: int | None = None
         self.iteration = self.denoiser_calls = self.version = 0
@@ -189,6 +135,7 @@ class Optimization:
         if checkpoint:
             self._restore(checkpoint)
             if checkpoint.counters.prompts not in (None, self._prompts):  # an edit has changed them
+                self._begin_anew(checkpoint.counters.phase)
                 self.report_prompt_warnings()
             if self.ends_growth and self.finish_at is None:
                 self.finish_at = self.iteration
@@ -222,13 +169,25 @@ class Optimization:
         """Leave out what the plan has after an iteration, but for the last phase of mode generate."""
         first = 0
         for number, phase in enumerate(self.plan[:-1] if self.request.mode == "generate" else self.plan):
+            first += self.repeated[number]
             self.plan[number] = replace(phase, iterations=max(0, min(phase.iterations, iteration - first)))
             first += self.plan[number].iterations
+
+    def _begin_anew(self, number: int) -> None:
+        """Begin a phase anew from what is there: toward another prompt, a bandwidth that has already fallen would lead
+        to something between the two, and after most of the phase to no change at all."""
+        if done := self.iteration - self._start_of(number):
+            self.repeated[number] += done
+            self.report(Log("The prompt has changed: this phase begins anew, from what is there."))
+
+    def _start_of(self, number: int) -> int:
+        """The iteration at which a phase begins, or has begun anew."""
+        return sum(phase.iterations for phase in self.plan[:number]) + sum(self.repeated[: number + 1])
 
     @property
     def iterations(self) -> int:
         """Of the whole run."""
-        return sum(phase.iterations for phase in self.plan)
+        return sum(phase.iterations for phase in self.plan) + sum(self.repeated)
 
     def _context(self, phase: Phase) -> BuildContext:
         return BuildContext(
@@ -247,7 +206,7 @@ class Optimization:
     def _run_phase(self, number: int, asset: Asset, guide: Guidance, optimizer_state: dict[str, Tensor] | None) -> None:
         """Optimize one asset through the plan's phase `number`."""
         settings, phase = self.settings, self.plan[number]
-        first = sum(before.iterations for before in self.plan[:number])
+        first = self._start_of(number)
         groups = [dict(group) for group in asset.param_groups()]
         optimizer = torch.optim.Adam(groups, lr=phase.learning_rate, betas=(0.9, 0.99))
         if optimizer_state:
@@ -367,6 +326,7 @@ class Optimization:
                 state.keep_details,
                 self._prompts,
                 self.finish_at,
+                self.repeated,
             )
             self.checkpoints.save(self.iteration, tensors, asdict(counters))
         self.saved = self.clock.elapsed
@@ -401,6 +361,7 @@ class Optimization:
         self.generator.set_state(checkpoint.tensors["generator"])
         self.iteration, self.denoiser_calls, self.edit = counters.iteration, counters.denoiser_calls, counters.edit
         self.finish_at = counters.finish_at
+        self.repeated = counters.repeated or self.repeated
         # Readers may have seen later snapshots than this one's: versions only grow.
         self.version = counters.version + self.iterations
         self.clock.resume(counters.seconds, counters.elapsed)

@@ -3,6 +3,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -86,6 +87,32 @@ def test_a_run_that_finishes_is_resumed_to_the_same_bytes(tiny, tmp_path):
     for name in FILES:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
     assert json.loads((folders[1] / "job.json").read_text())["iterations"] == 9
+
+
+# Of nine iterations of mode generate the phases have 5, 3 and 1.
+@pytest.mark.parametrize("mode, stop, more", [("generate", 3, 3), ("generate", 6, 1), ("texture", 4, 4)])
+def test_another_prompt_begins_the_phase_anew(tiny, tmp_path, mode, stop, more):
+    options = {"mode": mode} if mode == "generate" else {"mode": mode, "mesh": "x"}
+    request = JobRequest(**{"prompt": "a red mushroom", **tiny, **options, "iterations": 9, "texture_size": 64})
+    edited = replace(request, prompt="a blue mushroom")
+    mesh, whole = None if mode == "generate" else ball(), []
+    run(tmp_path / "whole", request, messages=whole, mesh=mesh)
+    bandwidths = [message.bandwidth for message in whole if isinstance(message, Progress) and message.bandwidth]
+    for folder in (tmp_path / "once", tmp_path / "stopped"):
+        checkpoints, messages = Checkpoints(tmp_path / f"kept-{folder.name}"), []
+        with pytest.raises(Paused):
+            run(folder, request, stop, checkpoints, mesh=mesh)
+        if folder.name == "stopped":
+            with pytest.raises(Paused):
+                run(folder, edited, 1, checkpoints, messages, mesh=mesh)
+        run(folder, edited, None, checkpoints, messages, mesh=mesh)
+        progress = [message for message in messages if isinstance(message, Progress)]
+        assert {message.iterations for message in progress} == {9 + more} and progress[-1].iteration == 9 + more
+        assert [each.bandwidth for each in progress if each.bandwidth] == bandwidths[stop - more :]
+        assert sum("begins anew" in message.message for message in messages if isinstance(message, Log)) == 1
+        assert json.loads((folder / "job.json").read_text())["iterations"] == 9 + more
+    for name in FILES:
+        assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes(), name
 
 
 @pytest.mark.slow
