@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.rendering import cameras
@@ -26,6 +26,7 @@ def degrees_apart(views, placed):
     return (torch.nn.functional.normalize(views.position.double(), dim=1) @ wanted).clamp(-1, 1).acos().rad2deg()
 
 
+@settings(deadline=None)
 @given(
     placed=st.lists(ANGLES, max_size=6),
     groups=st.integers(1, 9),
