@@ -153,9 +153,9 @@ class JobRequest:
     )
     cameras: list[str] = option(
         [],
-        description="a side that the cameras favour: its azimuth and elevation in degrees, and if wanted a prompt for "
-        "its pictures in place of the job's, as 30,10 or 30,10:a smiling face; half of the cameras stand near these "
-        "sides, in turns",
+        description="a side that the cameras favour: its azimuth (-180 to 180) and elevation (-90 to 90) in degrees, "
+        "and if wanted a prompt for its pictures in place of the job's, as 30,10 or 30,10:a smiling face; half of the "
+        "cameras stand near these sides, in turns",
         syntax="AZIMUTH,ELEVATION:PROMPT",
         pattern=CAMERA,
         most=MAX_CAMERAS,
