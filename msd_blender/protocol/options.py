@@ -31,7 +31,7 @@ class Option:
         modes: those that the option has an effect in.
         folder: the text is a folder on the server's machine, "" for none; in a list, each is a file there.
         syntax: the text of one item of a list of texts, as FILE:WEIGHT.
-        pattern: the regular expression of one item of a list of texts, for the API's schema; `JobRequest.validate`
+        form: the regular expression of one item of a list of texts, for the API's schema; `JobRequest.validate`
             checks the items.
         most: greatest number of items of a list of texts, None for any.
         internal: set by clients themselves, so that no person is asked for it.
@@ -51,7 +51,7 @@ class Option:
     modes: tuple[str, ...] = MODES
     folder: bool = False
     syntax: str = ""
-    pattern: str = ""
+    form: str = ""
     most: int | None = None
     internal: bool = False
 
@@ -145,12 +145,12 @@ def option(
     modes: tuple[str, ...] = MODES,
     folder: bool = False,
     syntax: str = "",
-    pattern: str = "",
+    form: str = "",
     most: int | None = None,
     internal: bool = False,
 ) -> Any:
     """A dataclass field that declares an `Option`, whose name and type are the field's own."""
-    declared = {
+    declared = {  # pydantic reads it too, so that a name of its own, such as pattern, would change the API's answers
         "description": description,
         "unit": unit,
         "none": none,
@@ -161,7 +161,7 @@ def option(
         "modes": modes,
         "folder": folder,
         "syntax": syntax,
-        "pattern": pattern,
+        "form": form,
         "most": most,
         "internal": internal,
     }

@@ -157,7 +157,7 @@ class JobRequest:
         "and if wanted a prompt for its pictures in place of the job's, as 30,10 or 30,10:a smiling face; half of the "
         "cameras stand near these sides, in turns",
         syntax="AZIMUTH,ELEVATION:PROMPT",
-        pattern=CAMERA,
+        form=CAMERA,
         most=MAX_CAMERAS,
     )
     background: str = option(

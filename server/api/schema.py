@@ -79,7 +79,7 @@ def _value(option: Option) -> Schema:
         value["enum"] = list(option.choices)
     elif option.type is str:
         visible = option.required or option.texts
-        value["pattern"] = option.pattern or (VISIBLE_TEXT if visible else TEXT)
+        value["pattern"] = option.form or (VISIBLE_TEXT if visible else TEXT)
         if visible:
             value["minLength"] = 1
         if option.length is not None:
