@@ -58,12 +58,12 @@ class ColourPrior:
     def condition(
         self,
         views: Views,
-        prompt: str,
+        prompt: str | Sequence[str],
         negative_prompt: str = "",
         guidance_scale: float = 5.0,
         against_overhead: Tensor | None = None,
     ) -> ColourCondition:
-        return self.text_condition([prompt] * len(views))
+        return self.text_condition([prompt] * len(views) if isinstance(prompt, str) else prompt)
 
     def text_condition(
         self, prompts: Sequence[str], negative: str | Sequence[str] = "", guidance_scale: float = 5.0

@@ -27,6 +27,7 @@ With bpy, on the main thread only:
     server_jobs         all jobs that the server has under way
     forecast            what the server says of a job before it starts
     model_list          what the server has: lists to choose from, and sentences on what does not fit
+    cameras             the cameras of the scene that jobs favour
     operators, panels, properties, presets, preferences, icons      the user interface
     shipped/            the presets that come with it
     output, api         files of a job without a window; functions for scripts
@@ -44,6 +45,7 @@ from .version import __version__ as __version__
 
 def _modules() -> tuple[ModuleType, ...]:
     from . import (
+        cameras,
         commands,
         forecast,
         history,
@@ -61,6 +63,7 @@ def _modules() -> tuple[ModuleType, ...]:
     return (
         preferences,
         icons,
+        cameras,
         properties,
         history,
         jobs,

@@ -50,7 +50,8 @@ def forecast(settings: Any) -> Forecast | None:
         return None
     answered, answer = monitor.answer
     if answered != key:
-        return Forecast([word for word in answer.unknown if word in request.prompt.lower()])
+        prompts = " ".join(request.prompts()).lower()
+        return Forecast([word for word in answer.unknown if word in prompts])
     return answer
 
 

@@ -2,14 +2,12 @@
 """The operators. Called from a button, Generate returns at once and a timer updates the object; called by a script
 (`execute`), it returns when the object is finished."""
 
-import math
 import random
 import subprocess
 from typing import Any
 
 import bpy
 from bpy.props import BoolProperty, IntProperty, StringProperty
-from mathutils import Quaternion, Vector
 
 from . import history, jobs
 from .capture import capture_problem, selected_meshes
@@ -44,6 +42,7 @@ class MSD_OT_generate(RequestProperties, bpy.types.Operator):
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         settings = context.scene.msd
+        context.view_layer.update()  # a script may just have moved a camera
         for name in RequestProperties.__annotations__:
             if not self.properties.is_property_set(name):
                 self.take_from(settings, name)
@@ -406,29 +405,6 @@ class MSD_OT_mask(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class MSD_OT_view(bpy.types.Operator):
-    """Let the side that this viewport shows count most: half of the cameras stand there"""
-
-    bl_idname = "msd.from_view"
-    bl_label = "From This View"
-    bl_options = {"REGISTER", "UNDO"}
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        return context.region_data is not None
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        settings = context.scene.msd
-        settings.sets_view, settings.view = True, angles(context.region_data.view_rotation)
-        return {"FINISHED"}
-
-
-def angles(rotation: Quaternion) -> tuple[float, float]:
-    """Azimuth and elevation in degrees of a camera with this rotation, from -Y and from the horizon."""
-    x, y, z = rotation @ Vector((0, 0, 1))
-    return math.degrees(math.atan2(x, -y)), math.degrees(math.asin(max(-1.0, min(1.0, z))))
-
-
 class MSD_OT_prompt(bpy.types.Operator):
     """Take this prompt"""
 
@@ -566,7 +542,6 @@ _CLASSES = (
     MSD_OT_choose,
     MSD_OT_colours,
     MSD_OT_mask,
-    MSD_OT_view,
     MSD_OT_prompt,
     MSD_OT_report,
     MSD_OT_dice,

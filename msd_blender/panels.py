@@ -188,10 +188,30 @@ class MSD_PT_cameras(_Settings, bpy.types.Panel):
     bl_label = "Cameras"
 
     def draw(self, context: bpy.types.Context) -> None:
-        _props(self.layout, context.scene.msd, "field_of_view", "background")
-        _switched(self.layout, context.scene.msd, "elevation", "Elevation", "elevation_min", "elevation_max")
-        _switched(self.layout, context.scene.msd, "view", "View", "view")
-        self.layout.operator("msd.from_view", icon="VIEW_CAMERA")
+        layout, settings = self.layout, context.scene.msd
+        _props(layout, settings, "field_of_view", "background")
+        _switched(layout, settings, "elevation", "Elevation", "elevation_min", "elevation_max")
+        _switched(layout, settings, "view", "View", "view")
+        layout.operator("msd.from_view", icon="VIEW_CAMERA")
+        column = layout.column(align=True)
+        for index, camera in enumerate(settings.cameras):
+            _draw_camera(column, camera, index)
+        column.operator("msd.camera_add", icon="ADD")
+
+
+def _draw_camera(column: Any, camera: Any, index: int) -> None:
+    """A placed camera by its name, or by its angles where no object has them, and its prompt."""
+    narrow = is_narrow(bpy.context)
+    row = column.row(align=True)
+    row.use_property_split = False
+    name = camera.object.name if camera.object else translated("Camera")
+    if camera.is_gone:
+        row.label(text=translated("{} is gone").format(name), icon="ERROR")
+    else:
+        title = row if narrow else row.split(factor=0.4, align=True)
+        title.label(text=camera.angles.replace(",", "°, ") + "°" if camera.angles else name, icon="CAMERA_DATA")
+        _placeholder(column if narrow else title, camera, "prompt", "the job's prompt")
+    row.operator("msd.camera_remove", text="", icon="X").index = index
 
 
 class MSD_PT_shape(_Settings, bpy.types.Panel):

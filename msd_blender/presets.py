@@ -20,6 +20,7 @@ _NOT_SAVED = {
     "priority",
     "sets_view",
     "view",
+    "cameras",
 }  # these belong to one job
 
 

@@ -16,6 +16,7 @@ from bpy.props import (
     StringProperty,
 )
 
+from .cameras import MSD_PG_camera, MSD_PG_text
 from .connection import expand_path, preferences
 from .protocol import GUIDANCES, MAX_LORA_WEIGHT, MODES, OPTIONS, PATHS, JobRequest, Option, join_lora, split_lora
 
@@ -104,7 +105,7 @@ class RequestProperties:
     """Mixed into the scene's settings and the operator. (Annotations as values: Blender reads them so.)
 
     Each is named as the option of `JobRequest` that it sets, but for quality, lock, together, the two ends of the
-    elevation and the switch of the view; the image prompt is the name of an image.
+    elevation and the switch of the view; the image prompt is the name of an image, and a camera is a text.
     """
 
     mode: _property("mode", "Mode", items=[(name, *_MODE_NAMES[name], i) for i, name in enumerate(MODES)])
@@ -160,6 +161,7 @@ class RequestProperties:
     view: FloatVectorProperty(
         name="View", description=OPTIONS["view"].text, size=2, min=-180, max=180, precision=0, step=100
     )
+    cameras: CollectionProperty(type=MSD_PG_text, name="Cameras", description=OPTIONS["cameras"].text)
     background: _property("background", "Background")
     model: _property("model", "Model", subtype="FILE_PATH")
     loras: CollectionProperty(type=MSD_PG_lora, name="LoRAs", description=OPTIONS["loras"].text)
@@ -211,6 +213,8 @@ class RequestProperties:
                 self.sets_view, self.view = True, value
             elif name == "loras":
                 self.set_loras(map(split_lora, value))
+            elif name == "cameras":
+                self.set_cameras(value)
             elif option.many:
                 setattr(self, name, set(value))
             else:
@@ -220,6 +224,8 @@ class RequestProperties:
         """Set a property as `other` has it."""
         if name == "loras":
             self.set_loras((each.file, each.weight) for each in other.loras)
+        elif name == "cameras":
+            self.set_cameras(each.text for each in other.cameras if each.text)
         elif name == "image_prompt":
             self.image_prompt = other.image_prompt.name_full if other.image_prompt else ""
         else:
@@ -232,6 +238,12 @@ class RequestProperties:
             each = self.loras.add()
             each.file, each.weight = file, weight
 
+    def set_cameras(self, texts: Iterable[str]) -> None:
+        """Set the list of placed cameras, each as a request has it."""
+        self.cameras.clear()
+        for text in texts:
+            self.cameras.add().text = text
+
     def _value(self, option: Option) -> Any:
         """The value of an option, as the protocol has it."""
         if option.name == "elevation":
@@ -241,6 +253,8 @@ class RequestProperties:
             return [round(angle, 6) for angle in self.view] if self.sets_view else None
         if option.name == "loras":
             return [join_lora(each.file, round(each.weight, 6)) for each in self.loras if each.file]
+        if option.name == "cameras":
+            return [each.text for each in self.cameras if each.text]
         value = getattr(self, option.name)
         if option.many:
             return [choice for choice in option.choices if choice in value]
@@ -254,9 +268,11 @@ class RequestProperties:
 class MSD_PG_settings(RequestProperties, bpy.types.PropertyGroup):
     """The panel's values, saved with the scene."""
 
-    image_prompt: PointerProperty(  # which an operator cannot have
+    # Pointers, which an operator cannot have.
+    image_prompt: PointerProperty(
         type=bpy.types.Image, name="Image Prompt", description="Image that the model follows beside the prompt"
     )
+    cameras: CollectionProperty(type=MSD_PG_camera, name="Cameras", description=OPTIONS["cameras"].text)
 
     variants: IntProperty(
         name="Variants", description="Number of objects, of successive seeds, side by side", default=1, min=1, max=16

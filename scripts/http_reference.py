@@ -114,7 +114,8 @@ def _type(field: dict[str, Any]) -> str:
         return ", ".join(f"`{json.dumps(value)}`" for value in field["enum"])
     words = str(field.get("type", "any"))
     if words == "array":
-        return f"list of {_type(field.get('items', {}))}"
+        most = field.get("maxItems") if "minItems" not in field else None
+        return f"list of {_type(field.get('items', {}))}" + (f", at most {most}" if most else "")
     low, high = field.get("minimum"), field.get("maximum")
     if low is not None or high is not None:
         words += f", {_number(low)} to {_number(high)}"

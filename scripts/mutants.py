@@ -292,6 +292,20 @@ MUTANTS = [  # formula, file, right, wrong, tests
         "/ math.tan(math.radians(field_of_view / 2))",
         "rendering/test_textures.py",
     ),
+    (
+        "turns of placed views",
+        "server/rendering/cameras.py",
+        "turn = (begin + order // 2) % len(placed)",
+        "turn = (order // 2) % len(placed)",
+        "rendering/test_placed_cameras.py",
+    ),
+    (
+        "prompts of placed cameras",
+        "server/optimize/loop.py",
+        "[texts[number] for number in drawn.placed.tolist()]",
+        "[texts[number + 1 - len(texts)] for number in drawn.placed.tolist()]",
+        "optimize/test_placed_cameras.py",
+    ),
 ]
 
 

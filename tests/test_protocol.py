@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from msd_blender.protocol import (
     ARRAYS,
+    MAX_CAMERAS,
     MAX_PROMPT,
     OPTIONS,
     SLOT_ARRAYS,
@@ -18,6 +19,7 @@ from msd_blender.protocol import (
     Job,
     JobRequest,
     Log,
+    PlacedCamera,
     Progress,
     ProtocolError,
     Snapshot,
@@ -28,7 +30,9 @@ from msd_blender.protocol import (
     encode_event,
     encode_snapshot,
     from_dict,
+    join_camera,
     read_snapshot,
+    split_camera,
     to_dict,
 )
 
@@ -197,6 +201,79 @@ def test_whole_numbers_are_whole_however_json_writes_them():
 def test_options_out_of_range_are_refused_in_a_sentence(changes, says):
     with pytest.raises(ProtocolError, match=says):
         JobRequest("a chair", **changes).validate()
+
+
+@pytest.mark.parametrize(
+    "written, camera",
+    [
+        ("30,10", PlacedCamera(30, 10)),
+        ("-180,-90:", PlacedCamera(-180, -90)),
+        ("+180.0, 90.", PlacedCamera(180, 90)),
+        (" 0.5 , -.25 : a face: smiling, front view ", PlacedCamera(0.5, -0.25, "a face: smiling, front view")),
+        ("90,0:30,10:x", PlacedCamera(90, 0, "30,10:x")),
+        (f"0,0:{'x' * MAX_PROMPT}", PlacedCamera(0, 0, "x" * MAX_PROMPT)),
+    ],
+)
+def test_placed_cameras_are_read(written, camera):
+    assert split_camera(written) == camera
+    request = JobRequest("a red mushroom", cameras=[written]).validate()
+    assert request.placed_cameras() == [camera]
+    assert request.prompts() == (["a red mushroom", camera.prompt] if camera.prompt else ["a red mushroom"])
+
+
+thousandths = st.integers(-90_000, 90_000).map(lambda number: number / 1000)
+
+
+@given(azimuth=thousandths.map(lambda angle: 2 * angle), elevation=thousandths, prompt=text.map(str.strip))
+def test_placed_cameras_round_trip(azimuth, elevation, prompt):
+    camera = PlacedCamera(azimuth, elevation, prompt.replace("\0", ""))
+    if camera.prompt == camera.prompt.strip():
+        assert split_camera(join_camera(camera)) == camera
+
+
+@given(
+    st.one_of(text, st.from_regex(r"[-+]?[0-9]{0,4}\.?[0-9]{0,3},[-+]?[0-9]{0,3}\.?[0-9]{0,3}(:.*)?", fullmatch=True))
+)
+def test_any_text_is_a_camera_within_the_range_or_refused_in_a_sentence(written):
+    try:
+        camera = split_camera(written)
+    except ProtocolError as error:
+        assert "AZIMUTH,ELEVATION" in str(error) and len(str(error)) < 600
+    else:
+        assert abs(camera.azimuth) <= 180 and abs(camera.elevation) <= 90
+
+
+@pytest.mark.parametrize(
+    "cameras, says",
+    [
+        (["30"], "AZIMUTH,ELEVATION:PROMPT, as '30,10:a smiling face'.* not '30'"),
+        (["a smiling face"], "AZIMUTH,ELEVATION"),
+        (["30:10"], "AZIMUTH,ELEVATION"),
+        (["180.1,0"], "azimuth from -180 to 180"),
+        (["0,-90.5"], "elevation from -90 to 90"),
+        (["nan,0"], "not 'nan,0'"),
+        (["0,inf:x"], "not '0,inf:x'"),
+        (["1e1,0"], "not '1e1,0'"),
+        (["١,0"], "AZIMUTH,ELEVATION"),
+        (["0,0,0"], "AZIMUTH,ELEVATION"),
+        ([f"0,0:{'x' * (MAX_PROMPT + 1)}"], "A camera's prompt has 1,001 characters; shorten it to at most 1,000"),
+        (["0,0"] * (MAX_CAMERAS + 1), "There are 33 cameras; give at most 32"),
+        (["0,0:\0"], "plain Unicode"),
+        ([""], "texts that are not empty"),
+        ([[30, 10]], "plain Unicode"),
+        ("30,10", "a list of texts"),
+        (None, "a list of texts"),
+    ],
+)
+def test_cameras_that_cannot_be_read_are_refused_in_a_sentence(cameras, says):
+    with pytest.raises(ProtocolError, match=says):
+        JobRequest("a red mushroom", cameras=cameras).validate()
+
+
+def test_requests_of_earlier_versions_have_no_cameras():
+    old = to_dict(JobRequest("a red mushroom"))
+    del old["cameras"]
+    assert from_dict(JobRequest, old).validate().cameras == []
 
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.name)

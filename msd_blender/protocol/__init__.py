@@ -27,6 +27,7 @@ An error answer is ``{"detail": "one sentence that says what to do"}`` with a 4x
 """
 
 from .arguments import add_options
+from .cameras import MAX_CAMERAS, PlacedCamera, join_camera, split_camera
 from .errors import ProtocolError
 from .frames import (
     ARRAYS,
@@ -78,7 +79,7 @@ from .messages import (
     from_dict,
     to_dict,
 )
-from .options import MODES, Option
+from .options import MAX_PROMPT, MODES, Option
 from .pictures import MAX_PICTURE, MAX_PIXELS, picture_id, read_picture
 from .places import data_folder
 from .request import (
@@ -90,7 +91,6 @@ from .request import (
     MAPS,
     MAX_ITERATIONS,
     MAX_PRIORITY,
-    MAX_PROMPT,
     MAX_SEED,
     OPTIONS,
     PATHS,
@@ -119,6 +119,7 @@ __all__ = [
     "JobRequest",
     "Log",
     "MAPS",
+    "MAX_CAMERAS",
     "MAX_FACES",
     "MAX_FRAME",
     "MAX_ITERATIONS",
@@ -140,6 +141,7 @@ __all__ = [
     "PAUSED",
     "PROTOCOL_VERSION",
     "Picture",
+    "PlacedCamera",
     "Progress",
     "ProtocolError",
     "QUEUED",
@@ -164,10 +166,12 @@ __all__ = [
     "encode_event",
     "encode_snapshot",
     "from_dict",
+    "join_camera",
     "join_lora",
     "picture_id",
     "read_picture",
     "read_snapshot",
+    "split_camera",
     "split_lora",
     "to_dict",
 ]

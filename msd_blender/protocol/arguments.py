@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -26,6 +27,7 @@ def add_options(
         folder: makes a path of what was typed, for options that name a folder.
         without: options that have no meaning on this command line.
     """
+    command._negative_number_matcher = re.compile(r"-[\d.]")  # -30,10 is a value, as -30 is
     for option in OPTIONS.values():
         if not option.internal and mode in option.modes and option.name not in ("mode", *without):
             name = option.name if option.required else option.flag

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from .errors import ProtocolError
 
 MODES = ("generate", "texture", "refine")
+MAX_PROMPT = 1000  # characters
 OptionType = type[str] | type[int] | type[float] | type[bool]
 
 
@@ -30,6 +31,9 @@ class Option:
         modes: those that the option has an effect in.
         folder: the text is a folder on the server's machine, "" for none; in a list, each is a file there.
         syntax: the text of one item of a list of texts, as FILE:WEIGHT.
+        form: the regular expression of one item of a list of texts, for the API's schema; `JobRequest.validate`
+            checks the items.
+        most: greatest number of items of a list of texts, None for any.
         internal: set by clients themselves, so that no person is asked for it.
     """
 
@@ -47,6 +51,8 @@ class Option:
     modes: tuple[str, ...] = MODES
     folder: bool = False
     syntax: str = ""
+    form: str = ""
+    most: int | None = None
     internal: bool = False
 
     @property
@@ -79,6 +85,8 @@ class Option:
         elif self.texts:
             if not isinstance(value, list):
                 raise self._unfit("a list of texts", value)
+            if self.most is not None and len(value) > self.most:
+                raise ProtocolError(f"There are {len(value):,} {self.name}; give at most {self.most}.")
             for each in value:
                 self._check_text(each)
                 if not _is_visible(each):
@@ -137,10 +145,12 @@ def option(
     modes: tuple[str, ...] = MODES,
     folder: bool = False,
     syntax: str = "",
+    form: str = "",
+    most: int | None = None,
     internal: bool = False,
 ) -> Any:
     """A dataclass field that declares an `Option`, whose name and type are the field's own."""
-    declared = {
+    declared = {  # pydantic reads it too, so that a name of its own, such as pattern, would change the API's answers
         "description": description,
         "unit": unit,
         "none": none,
@@ -151,6 +161,8 @@ def option(
         "modes": modes,
         "folder": folder,
         "syntax": syntax,
+        "form": form,
+        "most": most,
         "internal": internal,
     }
     if isinstance(default, list):

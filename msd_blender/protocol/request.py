@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .cameras import CAMERA, MAX_CAMERAS, PlacedCamera, split_camera
 from .errors import ProtocolError
 from .frames import MAX_FACES, MAX_TEXTURE_SIZE
-from .options import MODES, Option, option, options_of
+from .options import MAX_PROMPT, MODES, Option, option, options_of
 
-MAX_PROMPT = 1000  # characters
 MAX_ITERATIONS = 100_000
 MAX_SEED = 2**53 - 1  # the largest integer that every reader of JSON keeps exact
 MAX_PRIORITY = 100
@@ -151,6 +151,15 @@ class JobRequest:
         high=180,
         syntax="AZIMUTH ELEVATION",
     )
+    cameras: list[str] = option(
+        [],
+        description="a side that the cameras favour: its azimuth (-180 to 180) and elevation (-90 to 90) in degrees, "
+        "and if wanted a prompt for its pictures in place of the job's, as 30,10 or 30,10:a smiling face; half of the "
+        "cameras stand near these sides, in turns",
+        syntax="AZIMUTH,ELEVATION:PROMPT",
+        form=CAMERA,
+        most=MAX_CAMERAS,
+    )
     background: str = option(
         "random", description="background behind the object while it is optimized", choices=BACKGROUNDS
     )
@@ -193,6 +202,7 @@ class JobRequest:
         """
         for name, each in OPTIONS.items():
             each.check(getattr(self, name))
+        self.placed_cameras()
         if self.control and self.mode == "generate":
             raise ProtocolError("A ControlNet follows a mesh, which mode generate has not: leave out control.")
         if self.image_prompt and not self.ip_adapter:
@@ -202,6 +212,14 @@ class JobRequest:
         if uploaded and self.mode != "generate" and not self.mesh:
             raise ProtocolError(f"Mode {self.mode} needs a mesh: upload it first.")
         return self
+
+    def placed_cameras(self) -> list[PlacedCamera]:
+        """Those of `cameras`. Raises `ProtocolError` where one cannot be read."""
+        return [split_camera(each) for each in self.cameras]
+
+    def prompts(self) -> list[str]:
+        """The prompt and those of the cameras, each once."""
+        return list(dict.fromkeys([self.prompt, *(each.prompt for each in self.placed_cameras() if each.prompt)]))
 
 
 OPTIONS: dict[str, Option] = options_of(JobRequest)

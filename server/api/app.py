@@ -37,6 +37,7 @@ from ..jobs.store import MIN_FREE_BYTES
 from ..jobs.uploads import Meshes, Pictures, UploadNotFound
 from ..priors import PriorError, Selection, check, reading
 from ..priors.catalogue import catalogue
+from ..priors.prompts import unread_loras
 from . import metrics
 from .auth import Guard, RateLimit, allowed_model
 from .schema import edit_schema, request_schema
@@ -244,10 +245,13 @@ def create_app(
         if (known := reading(job_request.model)) is None:
             return Forecast(seconds=seconds)
         read, distilled = known
-        prompt, negative_prompt = job_request.prompt, job_request.negative_prompt
+        prompts, negative_prompt = job_request.prompts(), job_request.negative_prompt
         against_overhead = job_request.mode == "generate" and not distilled
-        cuts = read.cuts(prompt, negative_prompt, against_overhead)
-        return Forecast(read.unknown(prompt), cuts + read.unheeded(prompt, negative_prompt), seconds)
+        unknown = [word for prompt in prompts for word in read.unknown(prompt)]
+        warnings = [each for prompt in prompts for each in read.cuts(prompt, negative_prompt, against_overhead)]
+        warnings += [each for prompt in prompts for each in read.unheeded(prompt, negative_prompt)]
+        warnings += unread_loras(prompts)
+        return Forecast(list(dict.fromkeys(unknown)), list(dict.fromkeys(warnings)), seconds)
 
     @app.post(
         "/v1/jobs",

@@ -79,7 +79,7 @@ def _value(option: Option) -> Schema:
         value["enum"] = list(option.choices)
     elif option.type is str:
         visible = option.required or option.texts
-        value["pattern"] = VISIBLE_TEXT if visible else TEXT
+        value["pattern"] = option.form or (VISIBLE_TEXT if visible else TEXT)
         if visible:
             value["minLength"] = 1
         if option.length is not None:
@@ -88,9 +88,10 @@ def _value(option: Option) -> Schema:
         value |= {"minimum": option.low, "maximum": option.high}
     if not option.many:
         return value
-    return {"type": "array", "items": value} | (
-        {} if option.choices or option.texts else {"minItems": 2, "maxItems": 2}
-    )
+    several: Schema = {"type": "array", "items": value}
+    if option.most is not None:
+        several["maxItems"] = option.most
+    return several if option.choices or option.texts else several | {"minItems": 2, "maxItems": 2}
 
 
 def _description(option: Option) -> str:

@@ -113,7 +113,7 @@ class ExactViews:
     def condition(
         self,
         views: Views,
-        prompt: str,
+        prompt: str | Sequence[str],
         negative_prompt: str = "",
         guidance_scale: float = 5.0,
         against_overhead: Tensor | None = None,
@@ -180,7 +180,7 @@ class WordViews(ExactViews):
     def condition(
         self,
         views: Views,
-        prompt: str,
+        prompt: str | Sequence[str],
         negative_prompt: str = "",
         guidance_scale: float = 5.0,
         against_overhead: Tensor | None = None,

@@ -74,7 +74,7 @@ PAGE = 500  # events in one read
 FEW = 16  # waiting jobs in one read: the first one nearly always fits
 SIMILAR = 5  # earlier jobs by which a job's time is told
 # Options that do not tell how long a job takes, or that only its own mesh or picture could.
-_OWN = ("prompt", "negative_prompt", "seed", "client_key", "priority", "mesh", "image_prompt")
+_OWN = ("prompt", "negative_prompt", "cameras", "seed", "client_key", "priority", "mesh", "image_prompt")
 LAST = "last.snapshot"  # a frame, in the folder of an ended job
 SPARE_BYTES = 4 << 20  # reserved, so that the end of a job can be written on a full disk
 MIN_FREE_BYTES = 48 << 20  # of the disk, for the server to take a job or an upload

@@ -28,6 +28,7 @@ from ..priors.additions.ip_adapter_files import TakesImagePrompt
 from ..priors.base import MayBeDistilled
 from ..priors.conditions import Light
 from ..priors.one_by_one import one_by_one
+from ..priors.prompts import unread_loras
 from ..rendering import cameras, rasterize
 from ..rendering.shading import Lights, backgrounds
 from . import memory
@@ -252,7 +253,7 @@ class Optimization:
                 elevation=settings.elevation,
                 field_of_view=settings.field_of_view,
                 together=settings.views_at_once,
-                view=settings.view,
+                placed=[(each.azimuth, each.elevation) for each in settings.placed],
             )
             views = drawn.to(self.device)
             lights = Lights.sample(views, self.generator)
@@ -272,7 +273,7 @@ class Optimization:
             scale = settings.guidance_scale * Linear(phase.guidance_boost, 1)(2 * progress)
             against_overhead = torch.rand(settings.views, generator=self.generator) < phase.against_overhead
             condition = self.prior.condition(
-                described, request.prompt, request.negative_prompt, scale, against_overhead
+                described, self._prompts_of(drawn), request.negative_prompt, scale, against_overhead
             )
             step = guide.step(self.prior, latents, condition, progress, self.generator)
         with self.clock("encode"):
@@ -288,6 +289,14 @@ class Optimization:
             asset.apply_constraints()
         self.memory.check()
         return step
+
+    def _prompts_of(self, drawn: cameras.Cameras) -> str | list[str]:
+        """The prompt of all views; where a placed camera has one of its own, that of each."""
+        prompt, placed = self.request.prompt, self.settings.placed
+        if drawn.placed is None or not any(each.prompt for each in placed):
+            return prompt
+        texts = [*(each.prompt or prompt for each in placed), prompt]  # the last, -1, is that of all other cameras
+        return [texts[number] for number in drawn.placed.tolist()]
 
     def _describe(
         self, asset: Asset, drawn: cameras.Cameras, views: cameras.Cameras, lights: Lights, behind: Tensor
@@ -344,9 +353,13 @@ class Optimization:
         return [self.request.prompt, self.request.negative_prompt]
 
     def report_prompt_warnings(self) -> None:
-        """Tell the user which of the prompt's words the prior does not know, or cuts off."""
+        """Tell the user which words of the prompts the prior does not know, or cuts off."""
         against_overhead = any(phase.against_overhead for phase in self.plan)
-        for warning in self.prior.prompt_warnings(self.request.prompt, self.request.negative_prompt, against_overhead):
+        prompts, negative_prompt = self.request.prompts(), self.request.negative_prompt
+        warnings = [
+            each for prompt in prompts for each in self.prior.prompt_warnings(prompt, negative_prompt, against_overhead)
+        ]
+        for warning in dict.fromkeys(warnings + unread_loras(prompts)):
             self.report(Log(warning, "warning"))
 
     def _report_failed_checkpoint(self, error: OSError) -> None:

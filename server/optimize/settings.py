@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from msd_blender.protocol import MAX_TEXTURE_SIZE, JobRequest
+from msd_blender.protocol import MAX_TEXTURE_SIZE, JobRequest, PlacedCamera
 
 from ..assets import Asset, MeshOptions, RefineAsset, Surface, TextureAsset, Volume
 from ..assets.colour_grid import levels_for
@@ -63,7 +63,8 @@ class Settings:
         made_texture_size: pixels, of a mesh that was made from nothing; texture_size: of any other. None: twice as many
             as the prior has, and at least 512 and 1024.
         views_at_once: of one object, that a multi-view prior denoises together; `views` is a multiple of it.
-        elevation, field_of_view, view: of the cameras, as `rendering.cameras.sample`.
+        elevation, field_of_view: of the cameras, as `rendering.cameras.sample`.
+        placed: the views that half of the cameras stand near, and the prompts of those cameras.
     """
 
     views: int = 4
@@ -84,7 +85,7 @@ class Settings:
     texture_size: int | None = None
     elevation: tuple[float, float] | None = None
     field_of_view: float = FIELD_OF_VIEW
-    view: tuple[float, float] | None = None
+    placed: tuple[PlacedCamera, ...] = ()
 
     def phases(self, mode: str) -> dict[str, Phase]:
         """The phases of a mode, in order, by their names in these settings."""
@@ -166,8 +167,10 @@ class Settings:
             settings = replace(settings, elevation=(float(min(request.elevation)), float(max(request.elevation))))
         if request.field_of_view is not None:
             settings = replace(settings, field_of_view=float(request.field_of_view))
+        placed = request.placed_cameras()
         if request.view is not None:
-            settings = replace(settings, view=(float(request.view[0]), float(request.view[1])))
+            placed.append(PlacedCamera(float(request.view[0]), float(request.view[1])))
+        settings = replace(settings, placed=tuple(placed))
         names, phases = list(settings.phases(request.mode)), list(settings.phases(request.mode).values())
         if request.iterations is not None:
             phases = [

@@ -105,7 +105,7 @@ class TextToImagePrior(Denoiser, HasStudent, Protocol):
     def condition(
         self,
         views: Views,
-        prompt: str,
+        prompt: str | Sequence[str],
         negative_prompt: str = "",
         guidance_scale: float = 5.0,
         against_overhead: Tensor | None = None,
@@ -114,6 +114,7 @@ class TextToImagePrior(Denoiser, HasStudent, Protocol):
 
         Args:
             views: of the B pictures.
+            prompt: one for all pictures, or one for each.
             guidance_scale: w of classifier-free guidance (Ho & Salimans 2022, equation 6); 1 turns it off.
             against_overhead: (B,) bool, the pictures whose negative prompt is the object seen from overhead.
         """

@@ -64,17 +64,22 @@ def without_view(prompt: str) -> str:
     return _OWN_VIEW.sub(" ", prompt).replace(" ,", ",").strip(" ,") or prompt
 
 
-def view_prompts(prompt: str, azimuth: ArrayLike, elevation: ArrayLike) -> list[str]:
+def view_prompts(prompt: str | Sequence[str], azimuth: ArrayLike, elevation: ArrayLike) -> list[str]:
     """The prompt once per camera, with its view in place of one of its own: "a red chair, right side view".
 
-    azimuth, elevation: degrees, numbers or (B,) arrays that broadcast.
+    Args:
+        prompt: one for all cameras, or one for each.
+        azimuth, elevation: degrees, numbers or (B,) arrays that broadcast.
     """
     angles = np.broadcast_arrays(np.atleast_1d(azimuth), np.atleast_1d(elevation))
-    prompt = without_view(prompt)
-    return [f"{prompt}, {view_word(float(a), float(e))} view" for a, e in zip(*angles, strict=True)]
+    words = [view_word(float(a), float(e)) for a, e in zip(*angles, strict=True)]
+    texts = [prompt] * len(words) if isinstance(prompt, str) else prompt
+    return [f"{without_view(text)}, {word} view" for text, word in zip(texts, words, strict=True)]
 
 
-def negative_prompts(prompt: str, elevation: ArrayLike, negative_prompt: str, against_overhead: ArrayLike) -> list[str]:
+def negative_prompts(
+    prompt: str | Sequence[str], elevation: ArrayLike, negative_prompt: str, against_overhead: ArrayLike
+) -> list[str]:
     """The negative prompt once per camera, preceded by the overhead view of the prompt where `against_overhead` asks.
 
     For "a red mushroom" and "blurry" that is "a red mushroom, overhead view, blurry"; cameras that are overhead
@@ -84,15 +89,16 @@ def negative_prompts(prompt: str, elevation: ArrayLike, negative_prompt: str, ag
     beside the empty one; drawing one of the two at random costs nothing.
 
     Args:
+        prompt: one for all cameras, or one for each.
         elevation: (B,) degrees.
         against_overhead: (B,) bool; both broadcast.
     """
-    (overhead,) = view_prompts(prompt, 0, 90)
-    against = f"{overhead}, {negative_prompt}" if negative_prompt else overhead
     pairs = np.broadcast_arrays(np.atleast_1d(elevation), np.atleast_1d(against_overhead))
+    overhead = view_prompts(prompt, np.zeros(pairs[0].shape), 90)
+    against = [f"{text}, {negative_prompt}" if negative_prompt else text for text in overhead]
     return [
-        against if yes and view_word(0, float(angle)) != "overhead" else negative_prompt
-        for angle, yes in zip(*pairs, strict=True)
+        text if yes and view_word(0, float(angle)) != "overhead" else negative_prompt
+        for text, angle, yes in zip(against, *pairs, strict=True)
     ]
 
 
@@ -219,6 +225,16 @@ def _packed(tokens: Sequence[_Token], room: int) -> list[list[_Token]]:
 def lora_tags(prompt: str) -> list[tuple[str, str]]:
     """The tags of a prompt that name LoRAs, each whole and its content: ("<lora:shiny:0.8>", "shiny:0.8")."""
     return [(match[0], match[1]) for match in _LORA_TAG.finditer(prompt)]
+
+
+def unread_loras(prompts: Sequence[str]) -> list[str]:
+    """A sentence on the tags of LoRAs that only prompts of cameras have, if there are any.
+
+    prompts: the job's, and then those of its cameras.
+    """
+    read, *others = ([tag for tag, _ in lora_tags(prompt)] for prompt in prompts)
+    tags = dict.fromkeys(tag for tags in others for tag in tags if tag not in read)
+    return [f"{', '.join(tags)} in a camera's prompt loads nothing: write it in the job's prompt."] if tags else []
 
 
 def fitting(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> str:

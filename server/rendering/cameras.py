@@ -8,6 +8,7 @@ counter-clockwise seen from above, so 90 degrees is at +X. Row 0 of every image 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,25 +24,29 @@ ELEVATION = (-10.0, 45.0)  # degrees, from the sides
 OVERHEAD = (58.0, 72.0)  # degrees, from above
 OVERHEAD_SHARE = 0.15  # of the cameras
 ORBIT_ELEVATION = 20.0  # degrees, of a turntable's cameras
-NEAR = 15.0  # degrees either side of a view that counts most
+NEAR = 15.0  # degrees either side of a placed view
 OBJECT_RADIUS = 0.85  # metres: an object fills the ball of this radius around the origin
 
 
 @dataclass(frozen=True)
 class Cameras:
-    """B cameras, each field (B,): azimuth and elevation in radians, distance in metres, fov in radians."""
+    """B cameras, each field (B,): azimuth and elevation in radians, distance in metres, fov in radians.
+
+    placed: the number of the placed view that each stands near, -1 for none; None where no view was placed.
+    """
 
     azimuth: Tensor
     elevation: Tensor
     distance: Tensor
     fov: Tensor
+    placed: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.azimuth)
 
     def to(self, device: str | torch.device) -> Cameras:
-        parts = self.azimuth, self.elevation, self.distance, self.fov
-        return Cameras(*(part.to(device, non_blocking=True) for part in parts))
+        parts = {name: part for name, part in vars(self).items() if part is not None}
+        return Cameras(**{name: part.to(device, non_blocking=True) for name, part in parts.items()})
 
     @property
     def position(self) -> Tensor:
@@ -100,7 +105,7 @@ def sample(
     field_of_view: float = FIELD_OF_VIEW,
     distance: tuple[float, float] | None = None,
     together: int = 1,
-    view: tuple[float, float] | None = None,
+    placed: Sequence[tuple[float, float]] = (),
 ) -> Cameras:
     """Random training cameras: azimuths spread evenly round the circle from a random start, with jitter.
 
@@ -111,8 +116,8 @@ def sample(
             distances from which the ball of radius 1 fills as much of the picture.
         together: cameras in a row that differ only in azimuth, by equal parts of the circle, and see one object at
             once; `batch` is a multiple of it.
-        view: azimuth and elevation, degrees; each second camera, or the first of each second `together`, stands at most
-            `NEAR` away from it.
+        placed: azimuth and elevation of views, degrees; each second camera, or the first of each second `together`,
+            stands at most `NEAR` away from one of them. Several views take turns from a random one on.
     """
     groups = batch // together
 
@@ -129,14 +134,22 @@ def sample(
     overhead = torch.rand(groups, generator=generator) < (OVERHEAD_SHARE if elevation is None else 0)
     fov = torch.full((groups,), math.radians(field_of_view))
     up = torch.deg2rad(torch.where(overhead, high, low))
-    if view is not None:
-        near = torch.arange(groups) % 2 == 0
-        beside, above = (math.radians(angle) + torch.deg2rad(uniform(-NEAR, NEAR)) for angle in view)
+    near: Tensor | None = None  # the placed view of each group, -1 for none
+    if placed:
+        order = torch.arange(groups)
+        begin = torch.randint(len(placed), (1,), generator=generator) if len(placed) > 1 else torch.tensor([0])
+        turn = (begin + order // 2) % len(placed)
+        near = torch.where(order % 2 == 0, turn, -1)
+        angles = torch.tensor([[math.radians(angle) for angle in view] for view in placed])[turn]
+        beside, above = (angle + torch.deg2rad(uniform(-NEAR, NEAR)) for angle in angles.unbind(dim=1))
         beside, above = beside + math.pi * (above.cos() < 0), torch.asin(above.sin())  # beyond a pole is another side
-        azimuth, up = torch.where(near, beside, azimuth), torch.where(near, above, up)
+        azimuth, up = torch.where(near >= 0, beside, azimuth), torch.where(near >= 0, above, up)
     first = azimuth, up, uniform(*distance), fov
-    azimuth, *others = (each.repeat_interleave(together) for each in first)
-    return Cameras(azimuth + part * torch.arange(together).repeat(groups), *others).to(device)
+    azimuth, up, far, fov = (each.repeat_interleave(together) for each in first)
+    place = torch.arange(together).repeat(groups)
+    if near is not None:
+        near = torch.where(place == 0, near.repeat_interleave(together), -1)
+    return Cameras(azimuth + part * place, up, far, fov, near).to(device)
 
 
 def orbit(count: int, elevation: float = ORBIT_ELEVATION, device: str | torch.device = "cpu") -> Cameras:

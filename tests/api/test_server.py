@@ -140,6 +140,12 @@ def test_what_is_known_of_a_job_before_it_is_submitted(server, tiny):
     job = client.submit(JobRequest("a red mushroom", **{**tiny, "iterations": 5}))
     last = [message for message in client.events(job.id) if isinstance(message, Progress)][-1]
     assert client.forecast(request).seconds == last.elapsed
+    told = client.forecast(
+        JobRequest("a red dragon", mode="texture", cameras=["0,0:a blue unicorn", "9,9:a dragon <lora:x>"])
+    )
+    assert told.unknown == ["dragon", "unicorn"] and told.warnings == [
+        "<lora:x> in a camera's prompt loads nothing: write it in the job's prompt."
+    ]
     with pytest.raises(ClientError, match="no-model"):
         client.forecast(JobRequest("a chair", model="/no-model"))
 

@@ -68,7 +68,7 @@ def used(run: Optimization) -> dict[str, Any]:
         "regularization": first.penalty / usual.penalty,
         "memory_limit": run.memory._limit,
         "elevation": settings.elevation,
-        "view": settings.view,
+        "view": [(each.azimuth, each.elevation) for each in settings.placed],
         "seed": run.generator.initial_seed(),
     }
 
@@ -100,7 +100,7 @@ def test_a_number_that_is_shown_is_the_one_used(place: str, request: pytest.Fixt
             for name in FIRST_VALUES:
                 if name in shown:
                     assert values[name] == pytest.approx(getattr(settings, name)), (mode, guidance, name)
-            assert values["view"] == tuple(settings.view)
+            assert values["view"] == [tuple(settings.view)]
             assert values["elevation"] == (settings.elevation_min, settings.elevation_max)
             assert values["seed"] == settings.seed
             hidden = {name for name in FIRST_VALUES if name not in shown}

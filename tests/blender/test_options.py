@@ -32,6 +32,8 @@ def value_of(option: Option) -> Any:
     """A value that is not the default."""
     if option.choices:
         return [option.choices[-1]] if option.many else option.choices[-1]
+    if option.name == "cameras":
+        return ["-30,10:a smiling face", "90,-20.5"]
     if option.texts:
         return ["/a/shiny.safetensors:0.8", "/a/flat.safetensors"]
     if option.many:
@@ -103,6 +105,9 @@ def test_panel(option: Option) -> None:
         names = ["file", "weight"]
         settings.set_loras(map(split_lora, value))
         settings.loras[0].expanded = True
+    elif option.name == "cameras":
+        names = ["prompt"]
+        settings.set_cameras(value)
     else:
         names = [option.name]
         setattr(settings, option.name, set(value) if option.many else value)

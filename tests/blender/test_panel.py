@@ -14,7 +14,7 @@ import bpy
 import pytest
 from mathutils import Euler, Vector
 
-from msd_blender import forecast, history, jobs, operators, panels, server_jobs
+from msd_blender import cameras, forecast, history, jobs, panels, server_jobs
 from msd_blender.client import Client
 from msd_blender.live_job import running_jobs
 from msd_blender.local_server import LocalServer
@@ -189,7 +189,7 @@ def test_the_history_is_searched(remote: LocalServer, tiny: dict[str, Any]) -> N
 def test_the_viewports_side_is_told_in_angles() -> None:
     for azimuth, elevation in ((0, 0), (90, 0), (-135, 30), (20, -60)):
         camera = Euler((math.radians(90 - elevation), 0, math.radians(azimuth))).to_quaternion()
-        assert operators.angles(camera) == pytest.approx((azimuth, elevation), abs=1e-3)
+        assert cameras.angles(camera @ Vector((0, 0, 1))) == pytest.approx((azimuth, elevation), abs=1e-3)
 
 
 def test_a_mask_is_painted(addon: Any) -> None:

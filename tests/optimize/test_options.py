@@ -29,6 +29,7 @@ COMMON = {
     "regularization": [None, 0, 3.0],
     "elevation": [None, [0, 0], [-90.0, 90]],
     "view": [None, [30, 20.5], [-180, 90]],
+    "cameras": [[], ["-30,10"], ["0,90:a blue ball", "180,-90", "30,10:a face"]],
     "field_of_view": [None, 5, 120],
     "texture_size": [64, 65],
     "iterations": [1, 3],

@@ -219,6 +219,15 @@ def test_prompts_have_the_words_and_the_end_that_the_model_was_trained_with(fold
         ["a cat, 3d asset"],
         ["ugly"],
     )
+    own = ["a dog", *["a cat"] * 3]  # the first of a group stands near a placed camera
+    assert prior._view_texts(around(0.0), own, "ugly", torch.tensor([True] * VIEWS)) == (
+        ["a dog, front view", *texts[0][1:]],
+        ["a dog, overhead view, ugly", *texts[1][1:]],
+    )
+    assert plain._view_texts(around(), own, "ugly", None) == (
+        ["a dog, 3d asset", *["a cat, 3d asset"] * 3],
+        ["ugly"] * VIEWS,
+    )
     fits = "w" * 55  # with a view's words, and 75 tokens at most
     assert not prior.prompt_warnings(fits) and plain.prompt_warnings(fits)
 
@@ -271,6 +280,19 @@ def test_a_job_runs_through_it(folder, tmp_path, job):
     stop_and_go_on(request, mesh, tmp_path)
     record = json.loads((tmp_path / "job.json").read_text())
     assert (record["settings"]["views"], record["settings"]["views_at_once"]) == (4, 4)
+
+
+@pytest.mark.parametrize("words", [True, False])
+def test_a_job_with_a_prompt_of_a_camera_runs_through_it(folders, tmp_path, words):
+    place = make_folder(folders["v_prediction"], tmp_path / "model", view_words=words)
+    prior, cameras = load(place), ["-90,10:a blue door", "90,10"]
+    condition = prior.condition(around(), ["a dog", *["a cat"] * 3], "ugly", 4.0)
+    different = prior.condition(around(), "a cat", "ugly", 4.0)
+    answers = [prior.denoise(latents(prior), torch.ones(VIEWS), each) for each in (condition, different)]
+    assert (answers[0] - answers[1])[0].abs().max() > 1e-4
+    request, mesh = request_of("texture with maps", str(place), device="cpu", cameras=cameras)
+    (tmp_path / "out").mkdir()
+    stop_and_go_on(request, mesh, tmp_path / "out")
 
 
 def test_a_job_takes_whole_groups_from_the_models_own_elevations(folders, tmp_path):

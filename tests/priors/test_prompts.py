@@ -15,6 +15,7 @@ from server.priors.prompts import (
     Reading,
     negative_prompts,
     tokenize,
+    unread_loras,
     unweighted,
     view_prompts,
     view_word,
@@ -88,6 +89,29 @@ def test_overhead_is_the_negative_prompt_of_chosen_side_views_only():
     assert negative_prompts("a red chair", [10, 70], "blurry", torch.tensor([True, True])) == [
         "a red chair, overhead view, blurry",
         "blurry",
+    ]
+
+
+def test_each_camera_may_have_a_prompt_of_its_own():
+    own = ["a red chair, front view", "a door", "a red chair"]
+    assert view_prompts(own, [0, 180, 90], [0, 0, 80]) == [
+        "a red chair, front view",
+        "a door, back view",
+        "a red chair, overhead view",
+    ]
+    assert negative_prompts(own, [0, 0, 80], "ugly", [True, True, True]) == [
+        "a red chair, overhead view, ugly",
+        "a door, overhead view, ugly",
+        "ugly",
+    ]
+    assert negative_prompts(own, 0, "", [False, True, False]) == ["", "a door, overhead view", ""]
+
+
+def test_tags_of_cameras_load_nothing():
+    job, tag, other = "a chair <lora:shiny:1>", "<lora:old>", "<lora:shiny:1>"
+    assert unread_loras([job]) == unread_loras([job, f"a door {other}", "a <hypernet:x>"]) == []
+    assert unread_loras(["a chair", f"a {tag} door {other}", tag]) == [
+        f"{tag}, {other} in a camera's prompt loads nothing: write it in the job's prompt."
     ]
 
 

@@ -10,8 +10,8 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from server import priors
 from server.guidance import create
-from server.priors import PriorError, load
-from server.priors.families.diffusers_prior import MAX_EMBEDDINGS
+from server.priors import PriorError, Views, load
+from server.priors.families.diffusers_prior import MAX_EMBEDDINGS, _Visit
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 
@@ -203,6 +203,33 @@ def test_the_bundled_model():
 def test_guidance_does_not_import_diffusers():
     code = "import sys, server.guidance.msd; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_each_view_may_have_a_prompt_of_its_own(folders):
+    """Encoded as alone, bit for bit; one prompt for each that is the same is as one for all."""
+    prior, views = load(folders["epsilon"], "cpu"), Views(torch.tensor([0.0, 90.0, 180.0]), torch.zeros(3))
+    own, against = ["a cat", "a dog with a hat", "a cat"], torch.tensor([True, True, False])
+    condition = prior.condition(views, own, "ugly", 4.0, against)
+    for i, prompt in enumerate(own):
+        view = Views(views.azimuth[i : i + 1], views.elevation[i : i + 1])
+        alone = load(folders["epsilon"], "cpu").condition(view, prompt, "ugly", 4.0, against[i : i + 1])
+        assert torch.equal(condition.embeddings[i : i + 1], alone.embeddings)
+        assert torch.equal(condition.negative[i : i + 1], alone.negative)
+    assert not torch.equal(condition.embeddings[0], condition.embeddings[1])
+    one, same = (prior.condition(views, prompt, "ugly", 4.0, against) for prompt in ("a cat", ["a cat"] * 3))
+    assert torch.equal(one.embeddings, same.embeddings) and torch.equal(one.negative, same.negative)
+    with pytest.raises(ValueError, match="shorter|longer"):
+        prior.condition(views, own[:2])
+
+
+def test_the_encoders_are_visited_once_for_the_views_of_all_prompts(folders, monkeypatch):
+    visits, encode = [], _Visit.encode
+    monkeypatch.setattr(_Visit, "encode", lambda self, *given: visits.append(given[0]) or encode(self, *given))
+    prior = load(folders["epsilon"], "cpu")
+    for azimuth in range(0, 360, 20):
+        views = Views(torch.tensor([azimuth, azimuth + 180.0]), torch.tensor([10.0, 80.0 * (azimuth % 40 == 0)]))
+        prior.condition(views, ["a cat", "a dog"] if azimuth % 60 else ["a dog", "a cat"], "ugly")
+    assert len(visits) == 1 and len(visits[0]) == len(set(visits[0])) == 2 * 9 + 1
 
 
 def test_the_embedding_cache_is_bounded_and_does_not_change_results(folders):

@@ -122,20 +122,3 @@ def test_lights_come_from_the_cameras_side():
     lights = Lights.sample(views, torch.Generator().manual_seed(1))
     cosine = (lights.direction * views.position / views.distance[:, None]).sum(dim=1)
     assert cosine.min() > math.cos(math.radians(51))
-
-
-@pytest.mark.parametrize(("together", "view"), [(1, (150, 40)), (4, (-170, -20)), (1, (0, 170))])
-def test_half_of_the_cameras_stand_near_a_view_that_counts_most(together, view):
-    def drawn(**given):
-        return cameras.sample(400, torch.Generator().manual_seed(3), together=together, **given)
-
-    seen, plain = drawn(view=view), drawn()
-    azimuth, elevation = (torch.tensor(float(angle)).deg2rad() for angle in view)
-    flat = elevation.cos()
-    wanted = torch.stack([azimuth.sin() * flat, -azimuth.cos() * flat, elevation.sin()])
-    first = torch.nn.functional.normalize(seen.position[::together], dim=1) @ wanted
-    away = first.clamp(-1, 1).acos().rad2deg()
-    assert (away[::2] < 1.5 * cameras.NEAR).all() and seen.elevation.abs().max() <= math.pi / 2
-    others = torch.arange(400) // together % 2 == 1
-    assert torch.equal(seen.azimuth[others], plain.azimuth[others])
-    assert away[1::2].max() > 90

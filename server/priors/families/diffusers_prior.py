@@ -28,7 +28,7 @@ from ..lora_denoiser import LoRADenoiser
 from ..noise_models import NoiseModel
 from ..prompts import Reading, negative_prompts, view_prompts
 
-MAX_EMBEDDINGS = 64  # encoded texts in memory: a job's views and its negatives are some 20
+MAX_EMBEDDINGS = 64  # encoded texts in memory: the views and negatives of a prompt are some 20
 ALL_VIEWS = Views(torch.tensor([*range(0, 360, 45), 0]), torch.tensor([0] * 8 + [90]))  # one for each of `VIEWS`
 
 
@@ -129,7 +129,7 @@ class DiffusersPrior(ABC):
     def condition(
         self,
         views: Views,
-        prompt: str,
+        prompt: str | Sequence[str],
         negative_prompt: str = "",
         guidance_scale: float = 5.0,
         against_overhead: Tensor | None = None,
@@ -138,11 +138,13 @@ class DiffusersPrior(ABC):
         prompts, negatives = self._view_texts(views, prompt, negative_prompt, against_overhead)
         used = prompts if guidance_scale == 1 else [*prompts, *negatives]
         if any(text not in self._embeddings for text in used):  # one visit of the encoders serves the whole job
-            self._encode_texts([*used, *self._view_texts(ALL_VIEWS, prompt, negative_prompt, None)[0]])
+            every = [prompt] if isinstance(prompt, str) else dict.fromkeys(prompt)
+            later = [text for each in every for text in self._view_texts(ALL_VIEWS, each, negative_prompt, None)[0]]
+            self._encode_texts([*used, *later])
         return self.text_condition(prompts, negatives, guidance_scale)
 
     def _view_texts(
-        self, views: Views, prompt: str, negative_prompt: str, against_overhead: Tensor | None
+        self, views: Views, prompt: str | Sequence[str], negative_prompt: str, against_overhead: Tensor | None
     ) -> tuple[list[str], list[str]]:
         """The prompts and the negative prompts of views, one for each or one for all."""
         azimuth, elevation = views.azimuth.tolist(), views.elevation.tolist()

@@ -7,6 +7,7 @@ embedding of each camera is added to that of the timestep. Everything else is St
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -117,7 +118,7 @@ class MultiView(StableDiffusion):
     def condition(
         self,
         views: Views,
-        prompt: str,
+        prompt: str | Sequence[str],
         negative_prompt: str = "",
         guidance_scale: float = 5.0,
         against_overhead: Tensor | None = None,
@@ -128,12 +129,15 @@ class MultiView(StableDiffusion):
         return MultiViewCondition(**vars(text), cameras=cameras, views_at_once=self.group.views)
 
     def _view_texts(
-        self, views: Views, prompt: str, negative_prompt: str, against_overhead: Tensor | None
+        self, views: Views, prompt: str | Sequence[str], negative_prompt: str, against_overhead: Tensor | None
     ) -> tuple[list[str], list[str]]:
         """As `DiffusersPrior._view_texts`, without words for the views unless the model was trained with them."""
+        suffix = self.group.suffix
         if self.view_words:
-            return super()._view_texts(views, prompt + self.group.suffix, negative_prompt, against_overhead)
-        return [without_view(prompt) + self.group.suffix], [negative_prompt]
+            whole = prompt + suffix if isinstance(prompt, str) else [text + suffix for text in prompt]
+            return super()._view_texts(views, whole, negative_prompt, against_overhead)
+        texts = [without_view(text) + suffix for text in ([prompt] if isinstance(prompt, str) else prompt)]
+        return texts, [negative_prompt] * len(texts)
 
     def prompt_warnings(self, prompt: str, negative_prompt: str = "", against_overhead: bool = False) -> list[str]:
         """As `TextToImagePrior.prompt_warnings`."""

@@ -69,7 +69,7 @@ class Sana(DiffusersPrior):
         return super().text_condition(instructed, negative, guidance_scale)
 
     def _view_texts(
-        self, views: Views, prompt: str, negative_prompt: str, against_overhead: Tensor | None
+        self, views: Views, prompt: str | Sequence[str], negative_prompt: str, against_overhead: Tensor | None
     ) -> tuple[list[str], list[str]]:
         prompts, negatives = super()._view_texts(views, prompt, negative_prompt, against_overhead)
         return [_instructed(each) for each in prompts], negatives

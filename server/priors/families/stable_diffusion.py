@@ -80,7 +80,7 @@ class StableDiffusion(DiffusersPrior):
     def condition(
         self,
         views: Views,
-        prompt: str,
+        prompt: str | Sequence[str],
         negative_prompt: str = "",
         guidance_scale: float = 5.0,
         against_overhead: Tensor | None = None,
