@@ -28,7 +28,10 @@ With bpy, on the main thread only:
     forecast            what the server says of a job before it starts
     model_list          what the server has: lists to choose from, and sentences on what does not fit
     cameras             the cameras of the scene that jobs favour
-    operators, panels, properties, presets, preferences, icons      the user interface
+    properties, operators, panels, presets      the settings of a job, and its start
+    job_operators, job_panels                   what runs, and the history
+    server_panel, preferences                   the server's state, and where it is
+    layout, icons                               pieces of panels
     shipped/            the presets that come with it
     output, api         files of a job without a window; functions for scripts
 
@@ -50,6 +53,8 @@ def _modules() -> tuple[ModuleType, ...]:
         forecast,
         history,
         icons,
+        job_operators,
+        job_panels,
         jobs,
         model_list,
         operators,
@@ -58,6 +63,7 @@ def _modules() -> tuple[ModuleType, ...]:
         presets,
         properties,
         server_jobs,
+        server_panel,
     )
 
     return (
@@ -68,11 +74,14 @@ def _modules() -> tuple[ModuleType, ...]:
         history,
         jobs,
         operators,
+        job_operators,
         presets,
         model_list,
         server_jobs,
         forecast,
         panels,
+        job_panels,
+        server_panel,
         commands,
     )
 

@@ -8,8 +8,8 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
 from .connection import health_monitor, shared_server
-from .panels import draw_server
 from .protocol import DEFAULT_HOST, DEFAULT_PORT
+from .server_panel import draw_server
 
 
 class MSD_Preferences(bpy.types.AddonPreferences):

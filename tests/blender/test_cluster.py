@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from msd_blender import panels, server_jobs
+from msd_blender import job_panels, server_jobs
 from msd_blender.protocol import FINISHED, RUNNING
 from tests.blender.helpers import finish_jobs, start_job, update_until
 from tests.blender.test_panel import drawn, records
@@ -24,7 +24,7 @@ def lines() -> list[str]:
     """The panel's list of what runs, as it is once the server's answer is there."""
     server_jobs.refresh()
     server_jobs._take_answer()
-    return [call.kwargs["text"] for call in drawn(panels.MSD_PT_jobs).label.call_args_list if "text" in call.kwargs]
+    return [call.kwargs["text"] for call in drawn(job_panels.MSD_PT_jobs).label.call_args_list if "text" in call.kwargs]
 
 
 def test_one_line_says_what_the_job_waits_for(

@@ -34,7 +34,7 @@ bpy.ops.extensions.package_install_files(filepath=ZIP, repo="user_default", enab
 types, scene, operator = ours()
 assert {"MSD_PT_generate", "MSD_OT_generate", "MSD_OT_stop"} <= types and scene and operator
 jobs = importlib.import_module(NAME + ".jobs")
-panels = importlib.import_module(NAME + ".panels")
+server_panel = importlib.import_module(NAME + ".server_panel")
 preferences = bpy.context.preferences.addons[NAME].preferences
 preferences.place, preferences.url = "URL", URL
 
@@ -70,7 +70,7 @@ for _ in range(2):
     addon_utils.disable(NAME)
     assert ours() == (set(), False, False) and handlers() == []
     assert threading.enumerate() == [threading.main_thread()]
-    assert not any(bpy.app.timers.is_registered(timer) for timer in (jobs.tick, panels._redraw))
+    assert not any(bpy.app.timers.is_registered(timer) for timer in (jobs.tick, server_panel._redraw))
     addon_utils.enable(NAME)
 addon_utils.disable(NAME)
 print("used")

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import msd_blender
-from msd_blender import history, jobs, materials, panels
+from msd_blender import history, jobs, materials, server_panel
 from msd_blender.capture import read_positions
 from msd_blender.client import Client
 from msd_blender.connection import health_monitor, terminal_command
@@ -60,7 +60,7 @@ def test_the_panel_says_why_no_job_can_run(remote: LocalServer) -> None:
     region = SimpleNamespace(width=4000)
     prefs = SimpleNamespace(system=SimpleNamespace(ui_scale=1.0))  # which is 0 without a window
     room = SimpleNamespace(preferences=prefs, scene=bpy.context.scene, region=region)
-    panels.draw_server(layout, room)  # type: ignore[arg-type]
+    server_panel.draw_server(layout, room)  # type: ignore[arg-type]
     said = [call.kwargs["text"] for call in layout.label.call_args_list]
     health_monitor.expire()
     assert sentence in said and "Ready" not in said

@@ -14,7 +14,7 @@ import bpy
 import pytest
 from mathutils import Euler, Vector
 
-from msd_blender import cameras, forecast, history, jobs, panels, server_jobs
+from msd_blender import cameras, forecast, history, job_panels, jobs, panels, server_jobs
 from msd_blender.client import Client
 from msd_blender.live_job import running_jobs
 from msd_blender.local_server import LocalServer
@@ -116,14 +116,14 @@ def test_jobs_of_others_are_listed_with_their_places(remote: LocalServer, tiny: 
         update_until(lambda: listed()[:2] == [first.id, last.id])
         own = server_jobs.find(mine.session.id)
         assert own is not None and (own.place, own.waits_for) == (1, "Another job runs.")
-        text = said(drawn(panels.MSD_PT_jobs))
+        text = said(drawn(job_panels.MSD_PT_jobs))
         assert "their house" in text and "Waiting 2" in text and "Place 1 in the queue. Another job runs." in text
         for job in (first, last):
             client.cancel(job.id)
     mine.session.cancel()
     finish_jobs()
     update_until(lambda: not listed())
-    assert not panels.MSD_PT_jobs.poll(bpy.context)
+    assert not job_panels.MSD_PT_jobs.poll(bpy.context)
 
 
 def cube(x: float = 0.0, size: float = 2.0) -> Any:
@@ -162,7 +162,7 @@ def test_variants_stand_side_by_side_and_one_is_chosen(remote: LocalServer, tiny
     assert [job.request.seed for job in (first, second, third)] == [0, 1, 2]
     bpy.context.scene.msd_shown_job = 1  # a click
     assert bpy.context.scene.msd_job == 1 and bpy.context.view_layer.objects.active == second.object
-    layout = drawn(panels.MSD_PT_history)
+    layout = drawn(job_panels.MSD_PT_history)
     shown = [call.kwargs.get("text") for call in layout.operator.call_args_list]
     assert {"#0", "#1", "#2"} <= set(shown)
     kept = second.object.name
@@ -177,13 +177,13 @@ def test_the_history_is_searched(remote: LocalServer, tiny: dict[str, Any]) -> N
 
     def found(words: str) -> list[str]:
         stub: Any = SimpleNamespace(filter_name=words, bitflag_filter_item=1)
-        flags, order = panels.MSD_UL_jobs.filter_items(stub, bpy.context, bpy.context.scene, "msd_jobs")
+        flags, order = job_panels.MSD_UL_jobs.filter_items(stub, bpy.context, bpy.context.scene, "msd_jobs")
         return [records()[i].name for i in sorted(range(3), key=lambda i: order[i]) if flags[i]]
 
     assert found("") == ["a red chair", "a blue chair", "a red mushroom"]
     assert found("CHAIR red") == ["a red chair"] and found("#4") == ["a red mushroom"] and not found("texture")
     assert found("generate finished blue") == ["a blue chair"]
-    assert "Generate, seed 14" in said(drawn(panels.MSD_PT_history))
+    assert "Generate, seed 14" in said(drawn(job_panels.MSD_PT_history))
 
 
 def test_the_viewports_side_is_told_in_angles() -> None:
