@@ -32,7 +32,7 @@ def prepare() -> None:
 def show_tab(area: bpy.types.Area) -> float | None:
     try:
         region_of(area, "UI").active_panel_category = "MSD"
-    except TypeError:  # not drawn yet
+    except (AttributeError, TypeError):  # not drawn yet
         return 0.2
     return None
 
@@ -117,6 +117,7 @@ def state() -> dict:
     live_job, connection = import_module(PACKAGE + ".live_job"), import_module(PACKAGE + ".connection")
     scene, (_, area), health = bpy.context.scene, viewport(), connection.health_monitor.answer
     settings = scene.msd
+    present = {name for each in bpy.data.scenes for name in each.objects.keys()}
     return {
         "loads": loads,
         "mode": bpy.context.mode,
@@ -135,7 +136,7 @@ def state() -> dict:
                 "material": material(object),
             }
             for object in bpy.data.objects
-            if object.users_scene
+            if object.name in present
         },
         "selected": [object.name for object in scene.objects if object.select_get()],
         "records": [
@@ -145,7 +146,7 @@ def state() -> dict:
                 "state": record.state,
                 "kept": record.kept,
                 "error": record.error,
-                "object": record.object.name if record.object and record.object.users_scene else "",
+                "object": record.object.name if record.object and record.object.name in present else "",
             }
             for scene in bpy.data.scenes
             for record in scene.msd_jobs

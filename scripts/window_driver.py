@@ -45,7 +45,7 @@ KEYS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "new": ("F12", "wm.read_homefile", {"use_factory_startup": True}),
 }
 MARGIN = 60  # pixels of the sidebar's width that its buttons leave free, the tabs among them
-STEP = 12  # pixels: less than a button's height
+STEP = 16  # pixels: less than a button's height
 
 State = dict[str, Any]
 
@@ -99,33 +99,36 @@ class Window:
         """Move the mouse away from the viewport and its sidebar, into the timeline."""
         self.move(1000, 960)
 
-    def press_button(self, button: str, across: float = 0.25, times: int = 1) -> None:
+    def press_button(self, button: str, across: float = 0.25, times: int = 1, last: bool = False) -> None:
         """Click a button of the sidebar, see `find`."""
-        self.click(self.find(button, across), times)
+        self.click(self.find(button, across, last), times)
 
-    def find(self, button: str, across: float = 0.25) -> tuple[int, int]:
+    def find(self, button: str, across: float = 0.25, last: bool = False) -> tuple[int, int]:
         """The pixel of a button in the sidebar. The mouse goes down the panels while Blender says what it is over.
 
         button: a pattern of its Python command, or of its property's path, as Ctrl+C over it copies them. across: where
-        in its row, 0 to 1. Raises AssertionError where there is none.
+        in its row, 0 to 1. last: it is in the last panel, so the mouse goes up from there. Raises AssertionError where
+        there is none.
         """
         left, top, right, bottom = self.state()["sidebar"]
         x = left + 12 + round(across * (right - left - MARGIN))
-        if last := self._places.get(button):
-            heights = range(max(top, last - 4 * STEP), min(bottom, last + 4 * STEP), STEP)
-            if y := self.go_down(button, x, heights):
+        if known := self._places.get(button):
+            heights = range(max(top, known - 4 * STEP), min(bottom, known + 4 * STEP), STEP)
+            if y := self.follow(button, x, heights):
                 return x, y
-        for turns, wheel in (("40", "4"), ("8", "5"), ("8", "5"), ("8", "5")):  # to the top, then down
+        up, down = "4", "5"  # the mouse wheel
+        for turns, wheel in [("40", down if last else up), *3 * [("8", up if last else down)]]:
             self.move(left + 4, top + 60)
             self._xdotool("click", "--repeat", turns, "--delay", "20", wheel)
-            if y := self.go_down(button, x, range(top + 4, bottom, STEP)):
+            heights = range(top + 4, bottom, STEP)
+            if y := self.follow(button, x, heights[::-1] if last else heights):
                 self._places[button] = y
                 return x, y
         raise AssertionError(f"the sidebar has no button {button}")
 
-    def go_down(self, button: str, x: int, heights: range) -> int:
-        """The height at which the mouse is over a button of the sidebar, or of a menu that it has opened; 0 where it is
-        over none.
+    def follow(self, button: str, x: int, heights: range) -> int:
+        """The height at which the mouse comes over a button of the sidebar, or of a menu that it has opened; 0 where it
+        is over none.
 
         Between buttons Blender names the last one still, so a button counts only after something else was named.
         """
@@ -134,11 +137,12 @@ class Window:
         try:
             for y in heights:
                 self.move(x, y)
-                self.state()  # in which Blender may not have seen the mouse yet
-                if not re.search(button, self.state()["under"]):
+                for _ in range(3):  # in the first two Blender may not have seen the mouse yet
+                    under = self.state()["under"]
+                if not re.search(button, under):
                     was_elsewhere = True
                 elif was_elsewhere:
-                    return y + 2
+                    return y + (2 if heights.step > 0 else -2)
         finally:
             asking.unlink()
         return 0
@@ -171,6 +175,7 @@ class Window:
 
     def picture(self, name: str) -> Path:
         """A picture of the whole window in the folder for them."""
+        time.sleep(1.5)  # in which Blender draws the state that was seen
         made, path = self.folder / "it.png", self.pictures / f"{name}.png"
         _run("import", "-window", "root", str(self.inside / made.name))
         path.parent.mkdir(parents=True, exist_ok=True)

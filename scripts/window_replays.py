@@ -105,9 +105,10 @@ def local_server(window: Window) -> None:
     stopped while a job ran was started again by that job."""
     window.press("local")
     try:
-        window.press_button(START)
+        window.press_button(START, last=True)
         window.leave()
         window.wait("Start: the server starts", lambda s: s["worker"] == "starting")
+        time.sleep(1)
         starting = window.picture("3-starting")
         window.wait("and is ready", lambda s: s["worker"] == "idle")
         time.sleep(3)
@@ -116,7 +117,7 @@ def local_server(window: Window) -> None:
         assert differing(starting, ready, area), "the panel has not been drawn anew since the server is ready"
         window.press_button(GENERATE)
         window.wait("Generate: a mushroom grows", grown)
-        window.press_button(STOP)
+        window.press_button(STOP, last=True)
         window.leave()
         window.wait("Stop: the job waits", lambda s: "was stopped" in s["jobs"][0]["connection"])
         until = time.monotonic() + HOLDS
@@ -125,13 +126,13 @@ def local_server(window: Window) -> None:
             time.sleep(0.5)
         window.picture("2-stopped")
         updates = window.state()["jobs"][0]["updates"]
-        window.press_button(START)
+        window.press_button(START, last=True)
         window.wait("Start: the job goes on", lambda s: s["jobs"][0]["updates"] > updates)
         window.leave()
         window.picture("2-started-again")
         window.press("discard")
         window.wait("Discard: no job is left", lambda s: not s["jobs"])
-        window.press_button(STOP)
+        window.press_button(STOP, last=True)
     finally:
         window.press("url")
 
@@ -147,7 +148,6 @@ def solid_view(window: Window) -> None:
     window.press_button(SHOW_COLOURS)
     window.leave()
     state = window.wait("Show Colours: the view shows textures", lambda s: s["shading"] == "TEXTURE")
-    time.sleep(1)
     red = window.picture("5-colours")
     (name,) = made(state)
     material = state["objects"][name]["material"]
@@ -168,7 +168,6 @@ def restore(window: Window) -> None:
     window.wait("Texture: the job ends", finished, 400)
     window.press_button(SHOW_COLOURS)
     window.leave()
-    time.sleep(1)
     window.picture("6-painted")
     for turn in ("once", "twice"):
         window.press_button(RESTORE_BEFORE)
@@ -189,7 +188,7 @@ def presets(window: Window) -> None:
     menu = right - 68, y - 30  # in the panel's head, above its first row
     window.click(menu)
     time.sleep(1)
-    game_prop = window.go_down(r"execute_preset\(.*Game_Prop", menu[0] - 30, range(y - 20, y + 160, 8))
+    game_prop = window.follow(r"execute_preset\(.*Game_Prop", menu[0] - 30, range(y - 20, y + 160, 8))
     window.picture("7-presets")
     assert game_prop, "the menu has no preset Game Prop"
     window.click((menu[0] - 30, game_prop))
@@ -222,7 +221,6 @@ def keep(window: Window) -> None:
     window.leave()
     state = window.wait("Keep: the job has ended", lambda s: not s["jobs"])
     assert [(each["state"], each["kept"]) for each in state["records"]] == [("cancelled", True)], state["records"]
-    time.sleep(1)
     window.picture("7-kept")
     window.hover()
     window.key("ctrl+z")
