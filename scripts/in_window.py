@@ -156,6 +156,7 @@ def state() -> dict:
                 "key": job.request.client_key,
                 "state": job.session.state,
                 "connection": job.session.connection_error,
+                "pending": job.session.pending_action,
                 "waits": job.waits_for_object,
                 "updates": len(job.session.update_milliseconds),
             }

@@ -89,7 +89,14 @@ class Window:
 
     def click(self, pixel: tuple[int, int] | list[int], times: int = 1) -> None:
         repeat = ["--repeat", str(times), "--delay", "100"] if times > 1 else []
-        self._xdotool("mousemove", *map(str, pixel), "sleep", "0.2", "click", *repeat, "1", "sleep", "0.2")
+        self.move(*pixel)
+        self.settle()  # else Blender presses a button before it has seen that the mouse is over it
+        self._xdotool("click", *repeat, "1", "sleep", "0.2")
+
+    def settle(self) -> None:
+        """Wait until Blender has seen the mouse where it is."""
+        for _ in range(3):
+            self.state()
 
     def hover(self) -> None:
         """Move the mouse over an empty corner of the viewport, so that its keys are the viewport's."""
@@ -99,9 +106,25 @@ class Window:
         """Move the mouse away from the viewport and its sidebar, into the timeline."""
         self.move(1000, 960)
 
-    def press_button(self, button: str, across: float = 0.25, times: int = 1, last: bool = False) -> None:
-        """Click a button of the sidebar, see `find`."""
-        self.click(self.find(button, across, last), times)
+    def press_button(
+        self,
+        button: str,
+        until: Callable[[State], object],
+        across: float = 0.25,
+        last: bool = False,
+        seconds: float = 20,
+    ) -> State:
+        """Click a button of the sidebar, see `find`, as a person does: once more where nothing has happened.
+
+        until: what the click brings about, within these seconds. Raises AssertionError where it does not.
+        """
+        for _ in range(3):
+            self.click(self.find(button, across, last))
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                if until(state := self.state()):
+                    return state
+        raise AssertionError(f"clicks on {button} have no effect: {json.dumps(state)}")
 
     def find(self, button: str, across: float = 0.25, last: bool = False) -> tuple[int, int]:
         """The pixel of a button in the sidebar. The mouse goes down the panels while Blender says what it is over.
@@ -113,14 +136,14 @@ class Window:
         left, top, right, bottom = self.state()["sidebar"]
         x = left + 12 + round(across * (right - left - MARGIN))
         if known := self._places.get(button):
-            heights = range(max(top, known - 4 * STEP), min(bottom, known + 4 * STEP), STEP)
+            heights = range(max(top, known - 4 * STEP), min(bottom - 2 * STEP, known + 4 * STEP), STEP)
             if y := self.follow(button, x, heights):
                 return x, y
         up, down = "4", "5"  # the mouse wheel
         for turns, wheel in [("40", down if last else up), *3 * [("8", up if last else down)]]:
             self.move(left + 4, top + 60)
             self._xdotool("click", "--repeat", turns, "--delay", "20", wheel)
-            heights = range(top + 4, bottom, STEP)
+            heights = range(top + 4, bottom - 2 * STEP, STEP)  # not where a button is cut off
             if y := self.follow(button, x, heights[::-1] if last else heights):
                 self._places[button] = y
                 return x, y
@@ -137,9 +160,8 @@ class Window:
         try:
             for y in heights:
                 self.move(x, y)
-                for _ in range(3):  # in the first two Blender may not have seen the mouse yet
-                    under = self.state()["under"]
-                if not re.search(button, under):
+                self.settle()
+                if not re.search(button, self.state()["under"]):
                     was_elsewhere = True
                 elif was_elsewhere:
                     return y + (2 if heights.step > 0 else -2)
@@ -250,7 +272,7 @@ def window(server: LocalServer, pictures: Path) -> Iterator[Window]:
                     raise Gone("Blender does not open its window: " + shown.log()[-2000:])
                 time.sleep(0.2)
             time.sleep(2)
-            shown.click([200, 700])  # the first event of a new window is its own
+            shown.click((200, 700))  # the first event of a new window is its own
             yield shown
         finally:
             for process in reversed(processes):

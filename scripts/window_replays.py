@@ -69,7 +69,7 @@ def finished(state: State) -> bool:
 
 def undo(window: Window) -> None:
     """Undo and redo while a job runs: it once lost its record and its object."""
-    window.press_button(GENERATE)
+    window.press_button(GENERATE, lambda s: s["jobs"])
     state = window.wait("Generate: a mushroom grows", grown)
     window.click(state["objects"]["Cube"]["pixel"])
     window.wait("a click: the cube is selected", lambda s: s["selected"] == ["Cube"])
@@ -105,9 +105,8 @@ def local_server(window: Window) -> None:
     stopped while a job ran was started again by that job."""
     window.press("local")
     try:
-        window.press_button(START, last=True)
+        window.press_button(START, lambda s: s["worker"] == "starting", last=True, seconds=60)
         window.leave()
-        window.wait("Start: the server starts", lambda s: s["worker"] == "starting")
         time.sleep(1)
         starting = window.picture("3-starting")
         window.wait("and is ready", lambda s: s["worker"] == "idle")
@@ -115,9 +114,9 @@ def local_server(window: Window) -> None:
         ready = window.picture("3-ready")
         area = window.state()["sidebar"]
         assert differing(starting, ready, area), "the panel has not been drawn anew since the server is ready"
-        window.press_button(GENERATE)
+        window.press_button(GENERATE, lambda s: s["jobs"])
         window.wait("Generate: a mushroom grows", grown)
-        window.press_button(STOP, last=True)
+        window.press_button(STOP, lambda s: s["jobs"][0]["connection"], last=True, seconds=60)
         window.leave()
         window.wait("Stop: the job waits", lambda s: "was stopped" in s["jobs"][0]["connection"])
         until = time.monotonic() + HOLDS
@@ -126,13 +125,13 @@ def local_server(window: Window) -> None:
             time.sleep(0.5)
         window.picture("2-stopped")
         updates = window.state()["jobs"][0]["updates"]
-        window.press_button(START, last=True)
+        window.press_button(START, lambda s: not s["jobs"][0]["connection"], last=True, seconds=60)
         window.wait("Start: the job goes on", lambda s: s["jobs"][0]["updates"] > updates)
         window.leave()
         window.picture("2-started-again")
         window.press("discard")
         window.wait("Discard: no job is left", lambda s: not s["jobs"])
-        window.press_button(STOP, last=True)
+        window.press_button(STOP, lambda s: find(window.jobs) is None, last=True)
     finally:
         window.press("url")
 
@@ -141,13 +140,12 @@ def solid_view(window: Window) -> None:
     """A finished object stayed grey in Solid view, because its material's active node was not the image; and a node
     for the vertices' colours was left in it."""
     window.press("few")
-    window.press_button(GENERATE)
+    window.press_button(GENERATE, lambda s: s["jobs"])
     window.wait("Generate: the job ends", finished, 400)
     window.leave()
     grey = window.picture("5-grey")
-    window.press_button(SHOW_COLOURS)
+    state = window.press_button(SHOW_COLOURS, lambda s: s["shading"] == "TEXTURE")
     window.leave()
-    state = window.wait("Show Colours: the view shows textures", lambda s: s["shading"] == "TEXTURE")
     red = window.picture("5-colours")
     (name,) = made(state)
     material = state["objects"][name]["material"]
@@ -166,14 +164,14 @@ def restore(window: Window) -> None:
     window.press("few")
     window.press("texture")
     window.wait("Texture: the job ends", finished, 400)
-    window.press_button(SHOW_COLOURS)
+    window.press_button(SHOW_COLOURS, lambda s: s["shading"] == "TEXTURE")
     window.leave()
     window.picture("6-painted")
     for turn in ("once", "twice"):
-        window.press_button(RESTORE_BEFORE)
+        window.click(window.find(RESTORE_BEFORE))
         window.leave()
         time.sleep(1)
-        state = window.wait(f"Restore From Before, {turn}", lambda s: s["materials"] == before["materials"])
+        state = window.wait(f"Restore From Before, {turn}", lambda s: s["materials"] == before["materials"], 20)
         for name in ("Cube", "Cube.001"):
             now, then = state["objects"][name], before["objects"][name]
             assert now["mesh"] == then["mesh"] == "Cube", f"{name} has the mesh {now['mesh']}"
@@ -203,9 +201,9 @@ def presets(window: Window) -> None:
 
 def keep(window: Window) -> None:
     """Keep once ended as "Cancelled", and after Ctrl+Z the record said "Paused"; a changed prompt left the old name."""
-    window.press_button(GENERATE)
+    window.press_button(GENERATE, lambda s: s["jobs"])
     window.wait("Generate: a mushroom grows", grown)
-    window.press_button(r"msd_jobs\[0\]\.prompt", times=2)
+    window.click(window.find(r"msd_jobs\[0\]\.prompt"), times=2)
     window.key("ctrl+a")
     window.type("a blue mushroom")
     window.key("Return")
@@ -217,7 +215,7 @@ def keep(window: Window) -> None:
     check(state)
     window.leave()
     window.picture("7-prompt")
-    window.press_button(KEEP, across=0.75)
+    window.press_button(KEEP, lambda s: not s["jobs"] or s["jobs"][0]["pending"] == "stop", across=0.75)
     window.leave()
     state = window.wait("Keep: the job has ended", lambda s: not s["jobs"])
     assert [(each["state"], each["kept"]) for each in state["records"]] == [("cancelled", True)], state["records"]
