@@ -290,8 +290,14 @@ def _after_load(*_: Any) -> None:
 
 
 @persistent
+def _before_undo(*_: Any) -> None:
+    undo.before_undo()
+
+
+@persistent
 def _on_undo(*_: Any) -> None:
     global _was_undone
+    undo.after_undo()
     _was_undone = True
     if not running_jobs:  # then no timer calls `tick`
         tick()
@@ -301,6 +307,8 @@ _HANDLERS = (
     (bpy.app.handlers.save_post, _on_save),
     (bpy.app.handlers.load_pre, _before_load),
     (bpy.app.handlers.load_post, _after_load),
+    (bpy.app.handlers.undo_pre, _before_undo),
+    (bpy.app.handlers.redo_pre, _before_undo),
     (bpy.app.handlers.undo_post, _on_undo),
     (bpy.app.handlers.redo_post, _on_undo),
 )

@@ -28,6 +28,7 @@ from .scene_object import KEY_PROPERTY
 STARTED_PROPERTY = "msd_started"  # on the data that a job will write, see `mark`
 
 _ended: dict[str, dict[str, object]] = {}  # key -> properties of the record of a job that ended in this Blender
+_preferences: list[bool] = []  # as they were before an undo or redo that is under way
 _seen = (0, 0)  # number of objects and of scenes when copies were looked for
 
 
@@ -53,6 +54,27 @@ def unmark(key: str) -> None:
     for material in bpy.data.materials:
         if material.get(STARTED_PROPERTY) == key and not is_linked(material):
             del material[STARTED_PROPERTY]
+
+
+def before_undo() -> None:
+    """Let Blender read the whole step while jobs run. Call it in the handlers before undo and redo.
+
+    Otherwise Blender keeps a data-block in memory where two steps have the same one, and frees what is in neither. The
+    timer makes objects and images after a step, so a collection or a material that is kept would point at a freed one,
+    and Blender would crash. The switch for it is an experimental preference that needs the developers' one.
+    """
+    if running_jobs and not _preferences:
+        chosen = bpy.context.preferences
+        _preferences.extend((chosen.view.show_developer_ui, chosen.experimental.use_undo_legacy))
+        chosen.view.show_developer_ui = chosen.experimental.use_undo_legacy = True
+
+
+def after_undo() -> None:
+    """Set the preferences of `before_undo` back."""
+    if _preferences:
+        chosen = bpy.context.preferences
+        chosen.view.show_developer_ui, chosen.experimental.use_undo_legacy = _preferences
+        _preferences.clear()
 
 
 def remember(live_job: LiveJob, record: MSD_PG_job, state: str) -> None:

@@ -66,7 +66,7 @@ assert "set the server folder" in generate(prompt="a red mushroom")
 assert [item.state for item in bpy.context.scene.msd_jobs] == ["finished", "cancelled"]
 
 for _ in range(2):
-    assert len(handlers()) == 6
+    assert len(handlers()) == 8
     addon_utils.disable(NAME)
     assert ours() == (set(), False, False) and handlers() == []
     assert threading.enumerate() == [threading.main_thread()]

@@ -100,6 +100,28 @@ def test_a_start_is_a_step_and_what_undo_takes_comes_back(remote: LocalServer, t
     check_one_of_each()
 
 
+def test_undo_keeps_no_pointer_to_an_object_that_no_step_has(remote: LocalServer, tiny: dict[str, Any]) -> None:
+    """The steps before and after have the same collection, and the object is made after both: Blender once crashed."""
+    things = bpy.data.collections.new("Things")
+    bpy.context.scene.collection.children.link(things)
+    layer = bpy.context.view_layer
+    layer.active_layer_collection = layer.layer_collection.children["Things"]
+    live_job = start_job(tiny, iterations=LONG)
+    bpy.context.scene["mine"] = 1
+    bpy.ops.ed.undo_push(message="the artist's own")
+    for step in (bpy.ops.ed.undo, bpy.ops.ed.redo):  # both take away what is in neither of the steps
+        update_until(lambda: live_job.object is not None)
+        assert live_job.object.name in bpy.data.collections["Things"].objects
+        step()
+        assert not bpy.data.collections["Things"].objects.keys() and not bpy.data.objects.keys()
+        chosen = bpy.context.preferences
+        assert not chosen.view.show_developer_ui and not chosen.experimental.use_undo_legacy
+        jobs.tick()
+        check_one_of_each()
+    update_until(lambda: live_job.object is not None)
+    check_one_of_each()
+
+
 def test_a_deleted_object_waits_for_undo(remote: LocalServer, tiny: dict[str, Any]) -> None:
     live_job = growing(tiny)
     session = live_job.session
