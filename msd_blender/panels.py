@@ -69,6 +69,8 @@ class MSD_PT_generate(SidebarPanel, bpy.types.Panel):
             props(layout, settings, "variants")
         elif context.object is not None and context.object.type == "MESH":
             lock_row(layout, settings, context.object)
+        if settings.mode != "generate" and len(selected_meshes(context)) > 1:
+            props(layout, settings, "together")
         row = layout.row()
         row.scale_y = 1.4
         row.operator(
@@ -82,7 +84,6 @@ class MSD_PT_generate(SidebarPanel, bpy.types.Panel):
             if problem := capture_problem(context):
                 wrapped_text(layout, translated(problem), context, icon="INFO")
             elif len(chosen) > 1:
-                props(layout, settings, "together")
                 text = "One job for {} meshes, as they stand" if settings.is_joined else "One job for each of {} meshes"
                 wrapped_text(layout, translated(text).format(len(chosen)), context, "INFO")
         model_list.refresh()
