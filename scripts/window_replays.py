@@ -149,7 +149,7 @@ def solid_view(window: Window) -> None:
     red = window.picture("5-colours")
     (name,) = made(state)
     material = state["objects"][name]["material"]
-    assert "texture" in (material["image"] or ""), f"the active node shows {material['image']}"
+    assert material["image"] == material["name"], f"the active node shows {material['image']}, not the base colour"
     assert "VERTEX_COLOR" not in material["nodes"], f"nodes {material['nodes']}"
     before, after = coloured(grey, state["sidebar"]), coloured(red, state["sidebar"])
     assert after > before + 1000, f"{after} coloured pixels, {before} before"
