@@ -61,8 +61,8 @@ def before_undo() -> None:
     timer makes objects and images after a step, so a collection or a material that is kept would point at a freed one,
     and Blender would crash. The switch for it is an experimental preference that needs the developers' one.
     """
-    if running_jobs and not _preferences:
-        chosen = bpy.context.preferences
+    chosen = bpy.context.preferences
+    if running_jobs and not _preferences and hasattr(chosen.experimental, "use_undo_legacy"):
         _preferences.extend((chosen.view.show_developer_ui, chosen.experimental.use_undo_legacy))
         chosen.view.show_developer_ui = chosen.experimental.use_undo_legacy = True
 
