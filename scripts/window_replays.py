@@ -181,12 +181,14 @@ def restore(window: Window) -> None:
 
 def presets(window: Window) -> None:
     """The menu of presets once said "* Missing Paths *"."""
-    x, y = window.find(r"scene.*msd\.mode|\.msd\.mode")
-    left, _, right, _ = window.state()["sidebar"]
-    menu = right - 68, y - 30  # in the panel's head, above its first row
-    window.click(menu)
-    time.sleep(1)
-    game_prop = window.follow(r"execute_preset\(.*Game_Prop", menu[0] - 30, range(y - 20, y + 160, 8))
+    window.find(r"\.msd\.mode")  # which scrolls to the panel's top
+    _, top, right, _ = window.state()["sidebar"]
+    menu, below = (right - 68, top + 16), range(top + 40, top + 200, 8)  # the menu is in the panel's head
+    for _ in range(3):
+        window.click(menu)
+        time.sleep(1)
+        if game_prop := window.follow(r"execute_preset\(.*Game_Prop", menu[0] - 30, below):
+            break
     window.picture("7-presets")
     assert game_prop, "the menu has no preset Game Prop"
     window.click((menu[0] - 30, game_prop))
