@@ -33,7 +33,7 @@ import numpy as np
 from .client import Client
 from .errors import ClientError
 from .pixels import PreparedSnapshot
-from .protocol import CANCELLED, FAILED, RUNNING, Edit, Job, JobRequest, Log, Message, Progress, Snapshot
+from .protocol import CANCELLED, FAILED, PAUSED, RUNNING, Edit, Job, JobRequest, Log, Message, Progress, Snapshot
 from .thumbnails import render_thumbnail
 
 CONNECTING = "connecting"  # the state before the server knows the job; then it is one of protocol.STATES
@@ -65,6 +65,7 @@ class JobSession:
         connection_error: why the server cannot be reached at the moment, "" while it can.
         edit_error: why the server did not take an edit, "" without such an edit.
         pending_action: "pause", "finish" or "stop" while the server has not carried that out yet, else "".
+        wants_pause: whether it shall be paused, by the last request or, before one, as the server had it.
         update_milliseconds: main-thread time of each update of the scene.
     """
 
@@ -85,6 +86,7 @@ class JobSession:
         self.thumbnail: np.ndarray | None = None
         self.log: list[str] = []
         self.error = self.connection_error = self.edit_error = self.pending_action = ""
+        self.wants_pause = False
         self.update_milliseconds: list[float] = []
         self._connect, self._wait_for_server = connect, wait_for_server
         self._arrays, self._picture = arrays, picture
@@ -160,17 +162,17 @@ class JobSession:
         self._commands.put((lambda client: client.cancel(self._job_id), False))
 
     def pause(self) -> None:
-        self.pending_action = "pause"
+        self.pending_action, self.wants_pause = "pause", True
         self._commands.put((lambda client: client.pause(self._job_id), False))
 
     def finish(self) -> None:
         """Ask the server to grow the job no more, and to make its result of what is there."""
-        self.edit_error, self.pending_action = "", "finish"
+        self.edit_error, self.pending_action, self.wants_pause = "", "finish", False
         self._commands.put((lambda client: client.finish(self._job_id), False))
 
     def resume(self) -> None:
         """Resume a paused job; an edit that was refused is given up."""
-        self.edit_error = self.pending_action = ""
+        self.edit_error, self.pending_action, self.wants_pause = "", "", False
         self._commands.put((lambda client: client.resume(self._job_id), False))
 
     def edit(self, edit: Edit, arrays: Arrays | None = None) -> None:
@@ -209,6 +211,7 @@ class JobSession:
         elif isinstance(message, Log):
             self.log.append(message.message)
         else:
+            self.wants_pause |= self.job is None and message.state == PAUSED
             self.job = message
             self.error = message.error  # a failed job may have been resumed
             if message.state != RUNNING:

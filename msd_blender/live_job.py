@@ -141,7 +141,7 @@ class LiveJob:
         """Pause the job when its object is deleted, and let it go on when undo has brought the object back."""
         missing = self.scene_object is not None and self.object is None
         if missing and not self.waits_for_object:
-            self._resumes_with_object = self.session.state != PAUSED and self.session.pending_action != "pause"
+            self._resumes_with_object = not self.session.wants_pause  # the state may be from before the last request
             if self._resumes_with_object:
                 self.session.pause()
         elif self.waits_for_object and not missing and self._resumes_with_object:

@@ -122,6 +122,35 @@ def test_undo_keeps_no_pointer_to_an_object_that_no_step_has(remote: LocalServer
     check_one_of_each()
 
 
+def test_a_job_waits_though_its_object_goes_again_before_the_server_has_answered(
+    remote: LocalServer, tiny: dict[str, Any]
+) -> None:
+    live_job = growing(tiny)
+    session = live_job.session
+    bpy.ops.ed.undo_push(message="something")
+    delete(live_job.object)
+    update_until(lambda: session.state == PAUSED)
+    states = []
+    for step in (bpy.ops.ed.undo, bpy.ops.ed.redo):
+        step()
+        jobs.tick()
+        states.append(session.state)
+    assert states == [PAUSED, PAUSED]  # the server has not answered yet
+    waited = time.monotonic() + 3
+    update_until(lambda: time.monotonic() > waited)
+    assert session.state == PAUSED and live_job.waits_for_object
+    bpy.ops.ed.undo()
+    update_until(lambda: session.state == RUNNING and live_job.object is not None)
+    session.pause()
+    update_until(lambda: session.state == PAUSED)
+    for step in (bpy.ops.ed.redo, bpy.ops.ed.undo):
+        step()
+        jobs.tick()
+    waited = time.monotonic() + 3
+    update_until(lambda: time.monotonic() > waited)
+    assert session.state == PAUSED and not live_job.waits_for_object  # it was the artist who paused it
+
+
 def test_a_deleted_object_waits_for_undo(remote: LocalServer, tiny: dict[str, Any]) -> None:
     live_job = growing(tiny)
     session = live_job.session
