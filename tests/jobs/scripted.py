@@ -164,7 +164,8 @@ class Bench:
         return self.job(id)
 
     def ended(self, id):
-        until(lambda: self.job(id).ended)
+        """The job, once its end is in the store and, a moment later, among its events."""
+        until(lambda: self.job(id).ended and any(message.ended for message in self.messages(id, Job)))
         return self.job(id)
 
     def messages(self, id, kind):
