@@ -127,12 +127,4 @@ class MSD_OT_view(bpy.types.Operator):
 
 _CLASSES = (MSD_PG_text, MSD_PG_camera, MSD_OT_camera_add, MSD_OT_camera_remove, MSD_OT_view)
 
-
-def register() -> None:
-    for cls in _CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    for cls in reversed(_CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(_CLASSES)

@@ -237,12 +237,4 @@ def _about(record: Any) -> str:
 
 _CLASSES = (MSD_PT_jobs, MSD_UL_jobs, MSD_PT_history)
 
-
-def register() -> None:
-    for cls in _CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    for cls in reversed(_CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(_CLASSES)

@@ -135,12 +135,4 @@ class MSD_OT_dice(bpy.types.Operator):
 
 _CLASSES = (MSD_OT_generate, MSD_OT_lora_add, MSD_OT_lora_remove, MSD_OT_prompt, MSD_OT_dice)
 
-
-def register() -> None:
-    for cls in _CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    for cls in reversed(_CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(_CLASSES)
